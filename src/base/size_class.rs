@@ -1,0 +1,180 @@
+//! Size classes: which block size serves a request.
+//!
+//! Up to 128 bytes a class every 16 bytes; above it eight classes to a doubling, so that a block is at most
+//! 1/9 (11.1 %) larger than the request. A class size is a multiple of every power of two that divides the
+//! request rounded up to it, so an aligned request needs no classes of its own: see [`class_of_aligned`].
+
+use super::address::SLICE;
+
+/// Bytes in the smallest block; every block is a multiple of it and aligned to it.
+pub const MIN_BLOCK: usize = 16;
+
+/// Largest request in bytes that is a block of a slab; above it, a request is a run of slices.
+pub const SMALL_MAX: usize = 32 << 10;
+
+/// Largest request in bytes whose slab is a single slice: the fast paths know no other.
+pub const QUICK_MAX: usize = 8 << 10;
+
+/// Classes below the first doubling: 16, 32, ... 128 bytes.
+const LINEAR: usize = 8;
+const LINEAR_MAX: usize = LINEAR * MIN_BLOCK;
+const STEPS_LOG2: u32 = 3;
+
+/// Number of size classes: 72.
+pub const CLASSES: usize = LINEAR + ((SMALL_MAX / LINEAR_MAX).ilog2() as usize) * (1 << STEPS_LOG2);
+
+/// What is fixed for all slabs of one size class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassInfo {
+    /// Bytes in a block.
+    pub size: u32,
+    /// Blocks in a slab.
+    pub capacity: u32,
+    /// Slices in a slab: 1 for every class up to [`QUICK_MAX`].
+    pub slices: u32,
+    /// ceil(2^64 / size): `offset * reciprocal` modulo 2^64 is below `reciprocal` exactly when `size` divides
+    /// `offset`, and its upper half is the quotient (Lemire, Kaser, Kurz: "Faster remainder by direct
+    /// computation", 2019), for offsets and sizes below 2^32.
+    pub reciprocal: u64,
+}
+
+/// The class whose blocks hold `size` bytes. `size` is at most [`SMALL_MAX`]; zero is served as one byte.
+#[inline(always)]
+pub const fn class_of(size: usize) -> usize {
+    debug_assert!(size <= SMALL_MAX);
+    if size <= LINEAR_MAX {
+        return if size == 0 { 0 } else { (size - 1) / MIN_BLOCK };
+    }
+    // `last` has its top bit in the doubling that the request falls into; the three bits below it are the step.
+    let last = size - 1;
+    let doubling = last.ilog2();
+    let step = (last >> (doubling - STEPS_LOG2)) & ((1 << STEPS_LOG2) - 1);
+    LINEAR + ((doubling - LINEAR_MAX.ilog2()) as usize) * (1 << STEPS_LOG2) + step
+}
+
+/// The class whose blocks hold `size` bytes at a multiple of `align`, or `None` if only a run of slices can.
+///
+/// `align` is a power of two. A multiple of `align` is either a class size or shares a class with sizes that are
+/// multiples of `align` too, and slabs start on a slice: so every block of the class is aligned.
+#[inline(always)]
+pub const fn class_of_aligned(size: usize, align: usize) -> Option<usize> {
+    debug_assert!(align.is_power_of_two());
+    if align <= MIN_BLOCK {
+        return if size <= SMALL_MAX { Some(class_of(size)) } else { None };
+    }
+    if size > SMALL_MAX || align > SMALL_MAX {
+        return None;
+    }
+    let rounded = (if size == 0 { 1 } else { size } + align - 1) & !(align - 1);
+    if rounded <= SMALL_MAX { Some(class_of(rounded)) } else { None }
+}
+
+/// Bytes in a block of `class`.
+#[inline(always)]
+pub const fn class_size(class: usize) -> usize {
+    debug_assert!(class < CLASSES);
+    if class < LINEAR {
+        return (class + 1) * MIN_BLOCK;
+    }
+    let doubling = (class - LINEAR) >> STEPS_LOG2;
+    let step = (class - LINEAR) & ((1 << STEPS_LOG2) - 1);
+    (LINEAR_MAX + (step + 1) * (LINEAR_MAX >> STEPS_LOG2)) << doubling
+}
+
+const fn describe(class: usize) -> ClassInfo {
+    let size = class_size(class);
+    let mut slices = 1;
+    if size > QUICK_MAX {
+        // At least eight blocks, and at most 1/16 of the slab left over behind the last.
+        slices = (8 * size).div_ceil(SLICE);
+        while (slices * SLICE) % size > slices * SLICE / 16 {
+            slices += 1;
+        }
+    }
+    ClassInfo {
+        size: size as u32,
+        capacity: (slices * SLICE / size) as u32,
+        slices: slices as u32,
+        reciprocal: (u64::MAX / size as u64) + 1,
+    }
+}
+
+static INFO: [ClassInfo; CLASSES] = {
+    let mut table = [ClassInfo { size: 0, capacity: 0, slices: 0, reciprocal: 0 }; CLASSES];
+    let mut class = 0;
+    while class < CLASSES {
+        table[class] = describe(class);
+        class += 1;
+    }
+    table
+};
+
+/// What is fixed for all slabs of `class`.
+#[inline(always)]
+pub fn class_info(class: usize) -> &'static ClassInfo {
+    &INFO[class]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_request_gets_the_smallest_class_that_holds_it() {
+        let mut class = 0;
+        for size in 0..=SMALL_MAX {
+            if size > class_size(class) {
+                class += 1;
+            }
+            assert_eq!(class_of(size), class, "request of {size}");
+        }
+        assert_eq!(class, CLASSES - 1);
+        assert_eq!(class_size(CLASSES - 1), SMALL_MAX);
+    }
+
+    #[test]
+    fn waste_is_at_most_an_eighth_above_128_bytes() {
+        for size in 129..=SMALL_MAX {
+            let block = class_size(class_of(size));
+            assert!((block - size) * 8 <= block, "request of {size} gets {block}");
+        }
+    }
+
+    #[test]
+    fn every_alignment_up_to_a_slice_is_met_by_every_block() {
+        for shift in 0..=15 {
+            let align = 1usize << shift;
+            for size in 0..=SMALL_MAX {
+                if let Some(class) = class_of_aligned(size, align) {
+                    assert!(class_size(class) >= size && class_size(class) % align == 0, "{size} at {align}");
+                }
+            }
+        }
+        assert_eq!(class_of_aligned(1, SMALL_MAX), Some(CLASSES - 1));
+        assert_eq!(class_of_aligned(1, 2 * SMALL_MAX), None);
+        assert_eq!(class_of_aligned(SMALL_MAX + 1, 1), None);
+    }
+
+    #[test]
+    fn slabs_hold_eight_blocks_and_waste_little() {
+        for class in 0..CLASSES {
+            let info = class_info(class);
+            let bytes = info.slices as usize * SLICE;
+            assert!(info.capacity >= 7 && (info.slices == 1) == (info.size as usize <= QUICK_MAX));
+            assert!(info.capacity as usize * info.size as usize <= bytes);
+            assert!(bytes - info.capacity as usize * info.size as usize <= bytes / 8, "class {class}");
+        }
+    }
+
+    #[test]
+    fn the_reciprocal_divides_every_offset_of_every_slab() {
+        for class in 0..CLASSES {
+            let info = class_info(class);
+            for offset in 0..(info.slices as u64 * SLICE as u64) {
+                let wide = u128::from(offset) * u128::from(info.reciprocal);
+                assert_eq!((wide >> 64) as u64, offset / u64::from(info.size));
+                assert_eq!((wide as u64) < info.reciprocal, offset % u64::from(info.size) == 0);
+            }
+        }
+    }
+}

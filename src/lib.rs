@@ -1,0 +1,6 @@
+//! specmalloc: a general-purpose memory allocator for Linux.
+#![warn(missing_docs)]
+
+pub mod base;
+pub mod pal;
+pub mod sync;

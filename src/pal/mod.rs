@@ -1,0 +1,121 @@
+//! `pal`: the platform abstraction layer. The only system calls of the allocator, behind one trait.
+//!
+//! May import `base` and `sync`. `Linux` is the real thing; `Simulated` (tests and models) is one more platform, with
+//! an address space of its own, page contents, a count of mappings and a failure to inject at each call.
+//!
+//! Every failure is an [`Errno`]; nothing here allocates, retries or aborts.
+
+use crate::sync::atomic::AtomicU32;
+use core::ffi::CStr;
+
+/// An error number of the operating system, never zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+/// What a mapping may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing: reserved address space or a guard.
+    None,
+    /// Reading and writing.
+    ReadWrite,
+}
+
+/// How often each kind of system call was made by this process: the figures behind "no mapping in steady state".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallCounts {
+    /// `mmap` calls that succeeded.
+    pub map: u64,
+    /// `munmap` calls that succeeded.
+    pub unmap: u64,
+    /// `mprotect` calls that succeeded.
+    pub protect: u64,
+    /// `mremap` calls that succeeded.
+    pub remap: u64,
+    /// `madvise(MADV_DONTNEED)` calls that succeeded.
+    pub purge: u64,
+    /// `membarrier` calls that succeeded.
+    pub barrier: u64,
+    /// Calls of any kind that failed.
+    pub failed: u64,
+}
+
+/// What the allocator asks of an operating system. Lengths and addresses are in bytes, multiples of
+/// [`Platform::page_size`] unless a method says otherwise.
+///
+/// # Safety
+///
+/// An implementation returns from `map` only memory that is zero, readable and writable as asked, and that nothing else
+/// in the process uses; the allocator builds its own safety on that.
+pub unsafe trait Platform: Send + Sync + 'static {
+    /// Bytes in a page, read from the system at run time: 4, 16 or 64 KiB.
+    fn page_size(&self) -> usize;
+
+    /// Maps `len` bytes of private anonymous zero memory without reserving swap, and returns its address.
+    ///
+    /// With `at` the mapping starts exactly there or the call fails with `EEXIST` (nothing that is mapped is ever
+    /// replaced); without it the system chooses. Fails with `ENOMEM` when memory, address space or mappings run out.
+    fn map(&self, at: Option<usize>, len: usize, access: Access) -> Result<usize, Errno>;
+
+    /// Unmaps `len` bytes at `addr`.
+    ///
+    /// # Safety
+    /// The range was mapped by this platform and nobody uses it any more.
+    unsafe fn unmap(&self, addr: usize, len: usize) -> Result<(), Errno>;
+
+    /// Changes what the range may be used for.
+    ///
+    /// # Safety
+    /// The range was mapped by this platform; with [`Access::None`] nobody uses it any more.
+    unsafe fn protect(&self, addr: usize, len: usize, access: Access) -> Result<(), Errno>;
+
+    /// Gives the pages of the range back: they read as zero afterwards (MADV_DONTNEED).
+    ///
+    /// # Safety
+    /// The range lies inside one mapping of this platform and nobody uses its contents any more.
+    unsafe fn purge(&self, addr: usize, len: usize) -> Result<(), Errno>;
+
+    /// Grows or shrinks a mapping from `old` to `new` bytes where it is; fails with `ENOMEM` if what follows is taken.
+    ///
+    /// # Safety
+    /// The range is one mapping of this platform; what is cut off is not used any more.
+    unsafe fn resize(&self, addr: usize, old: usize, new: usize) -> Result<(), Errno>;
+
+    /// Moves the `len` bytes of pages mapped at `from` to `to`, which must lie in a mapping of this platform and is
+    /// replaced. `from` stays mapped, without pages (MREMAP_DONTUNMAP), so that late readers see zeros, never a hole.
+    ///
+    /// # Safety
+    /// Both ranges were mapped by this platform, do not overlap, and nobody uses the contents of `to`.
+    unsafe fn move_pages(&self, from: usize, to: usize, len: usize) -> Result<(), Errno>;
+
+    /// Names the range in /proc/self/maps. A hint: may do nothing.
+    fn name(&self, addr: usize, len: usize, name: &'static CStr);
+
+    /// Prepares [`Platform::heavy_barrier`] for this process; an error means that there is none.
+    fn register_barrier(&self) -> Result<(), Errno>;
+
+    /// Makes every running thread of the process execute a full fence before this returns: the heavy half of
+    /// [`crate::sync::light_barrier`].
+    fn heavy_barrier(&self) -> Result<(), Errno>;
+
+    /// Sleeps while `word` is `expected`, until woken or until `timeout_ms` have passed. May return early for no reason.
+    fn wait(&self, word: &AtomicU32, expected: u32, timeout_ms: Option<u32>);
+
+    /// Wakes up to `count` threads that wait on `word`.
+    fn wake(&self, word: &AtomicU32, count: u32);
+
+    /// Lets another thread run.
+    fn yield_now(&self);
+
+    /// Milliseconds on a clock that never goes back (coarse).
+    fn now_ms(&self) -> u64;
+
+    /// Bytes of address space that the process may still be allowed in all (RLIMIT_AS), or `usize::MAX`.
+    fn address_space_limit(&self) -> usize;
+
+    /// Random bits for secrets and placement; not for cryptography.
+    fn entropy(&self) -> u64;
+
+    /// How often each kind of call was made.
+    fn calls(&self) -> CallCounts;
+}

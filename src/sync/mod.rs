@@ -1,0 +1,68 @@
+//! `sync`: the one door to atomics. `core` in a normal build, loom or shuttle under a model checker.
+//!
+//! May import `base` only. Everything above takes its atomics from here, so that the models run the real code.
+//!
+//! Two things differ under a checker, and are named here once: an atomic may not be zero bytes when it is zero
+//! ([`ZERO_IS_VALID`]), and membarrier does not exist there ([`light_barrier`] is a full fence).
+
+mod seeded;
+
+#[cfg(not(any(loom, shuttle)))]
+pub use core::sync::atomic;
+#[cfg(loom)]
+pub use loom::sync::atomic;
+#[cfg(shuttle)]
+pub use shuttle::sync::atomic;
+
+pub use crossbeam_utils::CachePadded;
+#[cfg(any(loom, shuttle))]
+pub use seeded::plant;
+pub use seeded::{SeededBug, seeded};
+
+/// Whether freshly mapped (zero) memory is a valid value of every type made of this module's atomics. Where it is
+/// not, constructors write each field in place.
+pub const ZERO_IS_VALID: bool = !cfg!(any(loom, shuttle));
+
+/// Half of an asymmetric barrier: orders this thread's earlier accesses before its later ones, provided that the
+/// other side runs a heavy barrier (membarrier) between its own. Costs no instruction; only the compiler is held.
+///
+/// Under a model checker it is a full fence, and so is the heavy side: that is what the pair amounts to.
+#[inline(always)]
+pub fn light_barrier() {
+    #[cfg(not(any(loom, shuttle)))]
+    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+    #[cfg(any(loom, shuttle))]
+    atomic::fence(atomic::Ordering::SeqCst);
+}
+
+/// Keeps the compiler from moving accesses across, for code that a signal handler on the same thread may interrupt.
+#[inline(always)]
+pub fn signal_fence() {
+    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+}
+
+/// Tells the processor, or the model's scheduler, that this thread waits for another.
+#[inline(always)]
+pub fn spin_hint() {
+    #[cfg(not(any(loom, shuttle)))]
+    core::hint::spin_loop();
+    #[cfg(loom)]
+    loom::thread::yield_now();
+    #[cfg(shuttle)]
+    shuttle::thread::yield_now();
+}
+
+/// Defines a constructor that is `const` with core's atomics, and an ordinary function with a checker's, whose
+/// atomics cannot be made in a constant.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! const_unless_model {
+    ($(#[$attr:meta])* $vis:vis fn $name:ident($($arg:ident : $ty:ty),* $(,)?) -> $ret:ty $body:block) => {
+        #[cfg(not(any(loom, shuttle)))]
+        $(#[$attr])*
+        $vis const fn $name($($arg: $ty),*) -> $ret $body
+        #[cfg(any(loom, shuttle))]
+        $(#[$attr])*
+        $vis fn $name($($arg: $ty),*) -> $ret $body
+    };
+}
