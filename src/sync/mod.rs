@@ -66,3 +66,16 @@ macro_rules! const_unless_model {
         $vis fn $name($($arg: $ty),*) -> $ret $body
     };
 }
+
+/// An array of atomics that all start alike: a constant with core's atomics, built at run time with a checker's.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! atomic_array {
+    ($init:expr; $len:expr) => {{
+        #[cfg(not(any(loom, shuttle)))]
+        let array = [const { $init }; $len];
+        #[cfg(any(loom, shuttle))]
+        let array = core::array::from_fn::<_, { $len }, _>(|_| $init);
+        array
+    }};
+}
