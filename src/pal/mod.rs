@@ -5,6 +5,12 @@
 //!
 //! Every failure is an [`Errno`]; nothing here allocates, retries or aborts.
 
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod conformance;
+mod linux;
+
+pub use linux::Linux;
+
 use crate::sync::atomic::AtomicU32;
 use core::ffi::CStr;
 

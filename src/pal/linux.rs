@@ -1,0 +1,397 @@
+//! The Linux kernel, through libc.
+//!
+//! Works from the first instruction of a process that may call malloc, allocates nothing, and leaves the caller's
+//! `errno` as it was whatever happens: the caller is inside malloc or free, and only the C interface above decides
+//! what `errno` becomes.
+
+use super::{Access, CallCounts, Errno, Platform};
+use crate::const_unless_model;
+use crate::sync::CachePadded;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::ffi::{CStr, c_int, c_long, c_ulong, c_void};
+
+/// The operating system that the process runs on.
+///
+/// Small enough for a static of its own; the values in it are counters and what was found out about the kernel.
+pub struct Linux {
+    /// Bytes in a page, or zero before the first question.
+    page_size: AtomicUsize,
+    /// Set when the kernel turned out not to name anonymous mappings.
+    nameless: AtomicBool,
+    /// On a line of their own: threads that map at the same time write here.
+    counters: CachePadded<Counters>,
+}
+
+struct Counters {
+    map: AtomicU64,
+    unmap: AtomicU64,
+    protect: AtomicU64,
+    remap: AtomicU64,
+    purge: AtomicU64,
+    barrier: AtomicU64,
+    failed: AtomicU64,
+}
+
+const MAP_FLAGS: c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+
+impl Linux {
+    const_unless_model! {
+        /// The platform with nothing counted and nothing asked yet.
+        pub fn new() -> Linux {
+            Linux {
+                page_size: AtomicUsize::new(0),
+                nameless: AtomicBool::new(false),
+                counters: CachePadded::new(Counters {
+                    map: AtomicU64::new(0),
+                    unmap: AtomicU64::new(0),
+                    protect: AtomicU64::new(0),
+                    remap: AtomicU64::new(0),
+                    purge: AtomicU64::new(0),
+                    barrier: AtomicU64::new(0),
+                    failed: AtomicU64::new(0),
+                }),
+            }
+        }
+    }
+
+    /// Counts an outcome under `kind`, or as failed, and hands it on.
+    fn counted<T>(&self, kind: &AtomicU64, outcome: Result<T, Errno>) -> Result<T, Errno> {
+        let counter = if outcome.is_ok() { kind } else { &self.counters.failed };
+        // Relaxed: a statistic; no other memory is published by it and only `calls` reads it.
+        counter.fetch_add(1, Ordering::Relaxed);
+        outcome
+    }
+}
+
+impl Default for Linux {
+    fn default() -> Linux {
+        Linux::new()
+    }
+}
+
+/// Makes one call of libc and turns its failure value into the error number; `errno` is what it was before.
+fn kept_errno<T: PartialEq>(failure: T, call: impl FnOnce() -> T) -> Result<T, Errno> {
+    // SAFETY: libc answers with the address of this thread's errno, which lives as long as the thread.
+    let errno = unsafe { &mut *libc::__errno_location() };
+    let before = *errno;
+    let returned = call();
+    if returned != failure {
+        return Ok(returned);
+    }
+    // SAFETY: as above. Asked again, so that no reference is held across `call`, which writes errno.
+    let errno = unsafe { &mut *libc::__errno_location() };
+    Err(Errno(core::mem::replace(errno, before)))
+}
+
+/// The same for calls that answer 0 or -1.
+fn done(call: impl FnOnce() -> c_int) -> Result<(), Errno> {
+    kept_errno(-1, call).map(|_| ())
+}
+
+/// The address that the kernel knows `word` by; `None` under a model checker, whose atomics are no plain words.
+fn futex_word(word: &AtomicU32) -> Option<*mut u32> {
+    #[cfg(not(any(loom, shuttle)))]
+    return Some(word.as_ptr());
+    #[cfg(any(loom, shuttle))]
+    {
+        let _ = word;
+        None
+    }
+}
+
+/// `membarrier(command, 0)`.
+fn membarrier(command: c_int) -> Result<(), Errno> {
+    // SAFETY: membarrier reads and writes no memory of ours.
+    kept_errno(-1, || unsafe {
+        libc::syscall(libc::SYS_membarrier, command as c_long, 0 as c_long, 0 as c_long)
+    })
+    .map(|_| ())
+}
+
+/// What the kernel handed to the process at exec under `key`, or zero.
+fn auxiliary(key: c_ulong) -> usize {
+    // SAFETY: getauxval only looks `key` up.
+    kept_errno(0, || unsafe { libc::getauxval(key) }).map_or(0, |value| value as usize)
+}
+
+/// `getrandom` for one word, without waiting for the kernel's pool.
+fn kernel_random(flags: libc::c_uint) -> Option<u64> {
+    let mut word = 0u64;
+    // SAFETY: getrandom writes at most the eight bytes of `word`.
+    let got = kept_errno(-1, || unsafe {
+        libc::syscall(libc::SYS_getrandom, &raw mut word, size_of::<u64>(), c_ulong::from(flags))
+    });
+    (got == Ok(size_of::<u64>() as c_long)).then_some(word)
+}
+
+/// The finalizer of splitmix64 (Steele, Lea, Flood, 2014): a bijection in which every input bit reaches every output bit.
+fn scramble(mut word: u64) -> u64 {
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+fn protection(access: Access) -> c_int {
+    match access {
+        Access::None => libc::PROT_NONE,
+        Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+    }
+}
+
+// SAFETY: `map` returns what mmap gave for MAP_PRIVATE | MAP_ANONYMOUS, which is zero and ours alone; a hint becomes
+// a demand through MAP_FIXED_NOREPLACE and the comparison behind it, so nothing that is mapped is ever replaced.
+unsafe impl Platform for Linux {
+    fn page_size(&self) -> usize {
+        // Relaxed: every thread that finds zero here computes the same value from the system; nothing else hangs on it.
+        let known = self.page_size.load(Ordering::Relaxed);
+        if known != 0 {
+            return known;
+        }
+        let size = match auxiliary(libc::AT_PAGESZ) {
+            // SAFETY: reads a constant of the system.
+            0 => unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize },
+            size => size,
+        };
+        // Relaxed: as the load above.
+        self.page_size.store(size, Ordering::Relaxed);
+        size
+    }
+
+    fn map(&self, at: Option<usize>, len: usize, access: Access) -> Result<usize, Errno> {
+        let (hint, placed) = match at {
+            Some(address) => (address, libc::MAP_FIXED_NOREPLACE),
+            None => (0, 0),
+        };
+        // SAFETY: without MAP_FIXED, mmap takes only addresses that nothing occupies.
+        let mapped = kept_errno(libc::MAP_FAILED, || unsafe {
+            libc::mmap(hint as *mut c_void, len, protection(access), MAP_FLAGS | placed, -1, 0)
+        });
+        let mapped = match mapped {
+            // A kernel before 4.17 ignores the flag and takes the address for a hint.
+            Ok(address) if at.is_some_and(|at| at != address as usize) => {
+                // SAFETY: the range was mapped just now and nobody else knows of it.
+                let _ = done(|| unsafe { libc::munmap(address, len) });
+                Err(Errno(libc::EEXIST))
+            }
+            other => other.map(|address| address as usize),
+        };
+        self.counted(&self.counters.map, mapped)
+    }
+
+    unsafe fn unmap(&self, addr: usize, len: usize) -> Result<(), Errno> {
+        // SAFETY: the caller vouches that the range is ours and unused.
+        let outcome = done(|| unsafe { libc::munmap(addr as *mut c_void, len) });
+        self.counted(&self.counters.unmap, outcome)
+    }
+
+    unsafe fn protect(&self, addr: usize, len: usize, access: Access) -> Result<(), Errno> {
+        // SAFETY: the caller vouches that the range is ours, and unused if it becomes inaccessible.
+        let outcome = done(|| unsafe { libc::mprotect(addr as *mut c_void, len, protection(access)) });
+        self.counted(&self.counters.protect, outcome)
+    }
+
+    unsafe fn purge(&self, addr: usize, len: usize) -> Result<(), Errno> {
+        // SAFETY: the caller vouches that the range is ours and its contents are not needed.
+        let outcome = done(|| unsafe { libc::madvise(addr as *mut c_void, len, libc::MADV_DONTNEED) });
+        self.counted(&self.counters.purge, outcome)
+    }
+
+    unsafe fn resize(&self, addr: usize, old: usize, new: usize) -> Result<(), Errno> {
+        // SAFETY: the caller vouches for the range; without MREMAP_MAYMOVE it stays where it is and grows only into
+        // address space that nothing occupies.
+        let outcome =
+            kept_errno(libc::MAP_FAILED, || unsafe { libc::mremap(addr as *mut c_void, old, new, 0) });
+        self.counted(&self.counters.remap, outcome.map(|_| ()))
+    }
+
+    unsafe fn move_pages(&self, from: usize, to: usize, len: usize) -> Result<(), Errno> {
+        const FLAGS: c_int = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+        // SAFETY: the caller vouches that both ranges are ours and that what `to` holds may be replaced.
+        let outcome = kept_errno(libc::MAP_FAILED, || unsafe {
+            libc::mremap(from as *mut c_void, len, len, FLAGS, to as *mut c_void)
+        });
+        self.counted(&self.counters.remap, outcome.map(|_| ()))
+    }
+
+    fn name(&self, addr: usize, len: usize, name: &'static CStr) {
+        // Relaxed: a hint; a thread that misses the store makes one more call that fails.
+        if self.nameless.load(Ordering::Relaxed) {
+            return;
+        }
+        // SAFETY: the kernel copies the string and changes no memory.
+        let outcome = done(|| unsafe {
+            libc::prctl(libc::PR_SET_VMA, libc::PR_SET_VMA_ANON_NAME as c_ulong, addr, len, name.as_ptr())
+        });
+        if outcome == Err(Errno(libc::EINVAL)) {
+            // Relaxed: as the load above.
+            self.nameless.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn register_barrier(&self) -> Result<(), Errno> {
+        membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
+    }
+
+    fn heavy_barrier(&self) -> Result<(), Errno> {
+        self.counted(&self.counters.barrier, membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED))
+    }
+
+    fn wait(&self, word: &AtomicU32, expected: u32, timeout_ms: Option<u32>) {
+        let Some(address) = futex_word(word) else { return self.yield_now() };
+        let timeout = timeout_ms.map(|ms| libc::timespec {
+            tv_sec: libc::time_t::from((ms / 1000) as i32),
+            tv_nsec: c_long::from((ms % 1000) as i32) * 1_000_000,
+        });
+        let timeout = timeout.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
+        // A wake, another value, a signal and a timeout are all the same to the caller, who looks at the word again.
+        // SAFETY: the kernel reads the word, which the reference keeps alive, and `timeout`, which is null or on our stack.
+        let _ = kept_errno(-1, || unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                address,
+                libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+                expected,
+                timeout,
+            )
+        });
+    }
+
+    fn wake(&self, word: &AtomicU32, count: u32) {
+        let Some(address) = futex_word(word) else { return };
+        let count = i32::try_from(count).unwrap_or(i32::MAX);
+        // SAFETY: to the kernel the word is an address to compare, not memory to touch.
+        let _ = kept_errno(-1, || unsafe {
+            libc::syscall(libc::SYS_futex, address, libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, count)
+        });
+    }
+
+    fn yield_now(&self) {
+        if cfg!(any(loom, shuttle)) {
+            return crate::sync::spin_hint();
+        }
+        // SAFETY: no memory is involved.
+        let _ = done(|| unsafe { libc::sched_yield() });
+    }
+
+    fn now_ms(&self) -> u64 {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the call writes `now` and nothing else.
+        let _ = done(|| unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) });
+        now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+    }
+
+    fn address_space_limit(&self) -> usize {
+        let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+        // SAFETY: the call writes `limit` and nothing else.
+        let asked = done(|| unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) });
+        match asked {
+            Ok(()) if limit.rlim_cur != libc::RLIM_INFINITY => {
+                usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
+            }
+            _ => usize::MAX,
+        }
+    }
+
+    fn entropy(&self) -> u64 {
+        // Sixteen bytes that the kernel leaves for each exec, the same until then: libc uses them too, so they are
+        // hashed and never handed out as they are.
+        let seed = match auxiliary(libc::AT_RANDOM) as *const [u64; 2] {
+            at if at.is_null() => [0; 2],
+            // SAFETY: the kernel left sixteen bytes at this address, at the far end of the first thread's stack.
+            at => unsafe { at.read_unaligned() },
+        };
+        // GRND_INSECURE (5.6) never blocks; before it, GRND_NONBLOCK fails until the pool is ready.
+        let fresh = kernel_random(libc::GRND_NONBLOCK | libc::GRND_INSECURE)
+            .or_else(|| kernel_random(libc::GRND_NONBLOCK))
+            .unwrap_or_else(|| self.now_ms());
+        scramble(seed[0] ^ scramble(seed[1] ^ scramble(fresh)))
+    }
+
+    fn calls(&self) -> CallCounts {
+        // Relaxed: each counter is a statistic of its own; they are not read as one moment.
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counters { map, unmap, protect, remap, purge, barrier, failed } = &*self.counters;
+        CallCounts {
+            map: read(map),
+            unmap: read(unmap),
+            protect: read(protect),
+            remap: read(remap),
+            purge: read(purge),
+            barrier: read(barrier),
+            failed: read(failed),
+        }
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::pal::conformance;
+
+    static LINUX: Linux = Linux::new();
+
+    /// Runs in a process of its own: a thread of another test could map something into the holes that the checks make.
+    #[test]
+    fn does_what_every_platform_does() {
+        const CHILD: &str = "SPECMALLOC_TEST_CONFORMANCE";
+        if std::env::var_os(CHILD).is_some() {
+            return conformance::run(&Linux::new());
+        }
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "pal::linux::tests::does_what_every_platform_does",
+                "--test-threads=1",
+                "--nocapture",
+            ])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let output = String::from_utf8_lossy(&child.stdout);
+        assert!(
+            child.status.success() && output.contains("1 passed"),
+            "{output}{}",
+            String::from_utf8_lossy(&child.stderr)
+        );
+    }
+
+    #[test]
+    fn errno_is_the_callers() {
+        // SAFETY: this thread's errno.
+        let errno = || unsafe { &mut *libc::__errno_location() };
+        *errno() = libc::EDOM;
+        let page = LINUX.page_size();
+        assert_eq!(LINUX.map(Some(page * 16 + 1), page, Access::None), Err(Errno(libc::EINVAL)));
+        assert_eq!(LINUX.map(None, usize::MAX & !(page - 1), Access::None), Err(Errno(libc::ENOMEM)));
+        // SAFETY: the address is no page, so nothing is done.
+        assert_eq!(unsafe { LINUX.unmap(page + 1, page) }, Err(Errno(libc::EINVAL)));
+        // SAFETY: nothing is mapped in the first page.
+        assert_eq!(unsafe { LINUX.purge(0, page) }, Err(Errno(libc::ENOMEM)));
+        LINUX.wait(&AtomicU32::new(0), 1, None);
+        LINUX.name(0, page, c"nothing is here");
+        assert_eq!(*errno(), libc::EDOM);
+        assert_eq!(LINUX.calls().failed, 4);
+    }
+
+    #[test]
+    fn barriers_are_counted_once_registered() {
+        let linux = Linux::new();
+        match linux.register_barrier() {
+            Ok(()) => {
+                assert_eq!(linux.heavy_barrier(), Ok(()));
+                assert_eq!(linux.calls().barrier, 1);
+            }
+            // A sandbox, or a kernel before 4.14.
+            Err(Errno(code)) => assert!([libc::ENOSYS, libc::EINVAL, libc::EPERM].contains(&code)),
+        }
+    }
+
+    #[test]
+    fn the_process_can_tell_its_limits_and_has_secrets() {
+        let linux = Linux::new();
+        let draws: [u64; 4] = core::array::from_fn(|_| linux.entropy());
+        assert!(draws.windows(2).all(|pair| pair[0] != pair[1]), "{draws:x?}");
+        // SAFETY: sysconf reads a constant of the system.
+        assert_eq!(linux.page_size(), unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize);
+    }
+}
