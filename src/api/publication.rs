@@ -110,7 +110,7 @@ impl<const WORDS: usize> Publication<WORDS> {
 
 /// The seeded bugs of this module.
 #[cfg(any(loom, shuttle))]
-pub const SEEDED: &[SeededBug] = &[
+pub(crate) const SEEDED: &[SeededBug] = &[
     SeededBug {
         name: "api.publish.take",
         removes: "acquire when a publisher takes the sequence",

@@ -1,5 +1,5 @@
 //! Figures in memory shared with another process, so that they outlive the process that they are about.
-//! Imports `pal` (for `Errno`), [`super::statistics`] and [`super::publication`]; makes its own few system calls.
+//! Imports `pal` (for `Errno`) and its neighbours here; makes its own few system calls.
 //!
 //! A reader (the command `specmalloc`) makes a [`StatisticsFile`]; every process that finds its path in the
 //! environment as `SPECMALLOC_STATS` opens it as a [`SharedRecord`]: it maps the file, closes the descriptor, claims one
