@@ -1,6 +1,7 @@
 //! specmalloc: a general-purpose memory allocator for Linux.
 #![warn(missing_docs)]
 
+pub mod api;
 pub mod base;
 pub mod pal;
 pub mod sync;

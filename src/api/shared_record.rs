@@ -1,0 +1,421 @@
+//! Figures in memory shared with another process, so that they outlive the process that they are about.
+//! Imports `pal` (for `Errno`) and its neighbours here; makes its own few system calls.
+//!
+//! A reader (the command `specmalloc`) makes a [`StatisticsFile`]; every process that finds its path in the
+//! environment as `SPECMALLOC_STATS` opens it as a [`SharedRecord`]: it maps the file, closes the descriptor, claims one
+//! record and publishes into it from time to time. The file is a header and an array of records; a record is claimed
+//! by stepping a counter and never given back. Processes beyond the capacity are counted and have no figures.
+//!
+//! Nothing is trusted by its path: what is not a file of exactly this layout and size is refused before it is mapped,
+//! and the maker seals the size, so that no access can run past the end.
+
+use super::publication::Publication;
+use super::statistics::{Statistics, WORDS};
+use crate::pal::Errno;
+use core::ffi::CStr;
+use core::mem::{MaybeUninit, offset_of};
+use core::ptr::NonNull;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+/// The environment variable that carries the path of the file.
+pub const VARIABLE: &CStr = c"SPECMALLOC_STATS";
+
+/// Records in a file that nobody asked otherwise: 16 MiB of address space, of which only used records have memory.
+pub const CAPACITY: usize = 4096;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"specstat");
+const VERSION: u64 = 1;
+
+const RUNNING: u64 = 1;
+const FINISHED: u64 = 2;
+
+#[repr(C)]
+struct Header {
+    magic: u64,
+    version: u64,
+    record_bytes: u64,
+    capacity: u64,
+    /// Records claimed, those beyond the capacity included.
+    claimed: AtomicU64,
+    _pad: [u64; 3],
+}
+
+#[repr(C)]
+struct Record {
+    /// Process id in the low half, parent's in the high half. Zero until the fields below it are written.
+    process: AtomicU64,
+    started_ns: AtomicU64,
+    state: AtomicU64,
+    name: [AtomicU64; 2],
+    figures: Publication<WORDS>,
+}
+
+const _: () = assert!(size_of::<Header>() == 64 && offset_of!(Record, figures) == 40);
+
+/// What one process wrote: the reader's view of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessRecord {
+    /// Process id, as the process itself sees it.
+    pub pid: u32,
+    /// Parent's process id when the record was claimed.
+    pub parent: u32,
+    /// CLOCK_MONOTONIC in nanoseconds when the record was claimed.
+    pub started_ns: u64,
+    /// Program name as the kernel has it: at most 15 bytes, then zeros.
+    pub name: [u8; 16],
+    /// Whether the process said that it is ending. Not said by one that was killed, called `_exit` or ran `exec`.
+    pub finished: bool,
+    /// The last complete figures, if there were any.
+    pub statistics: Option<Statistics>,
+}
+
+/// A mapped file. Never unmapped: the processes that write keep it to their end, and a reader has few.
+#[derive(Clone, Copy)]
+struct Mapped {
+    base: NonNull<Header>,
+}
+
+// SAFETY: `base` leads to a mapping that is never undone, whose only mutable contents are atomics.
+unsafe impl Send for Mapped {}
+// SAFETY: as above.
+unsafe impl Sync for Mapped {}
+
+impl Mapped {
+    fn new(fd: RawFd, bytes: usize) -> Result<Self, Errno> {
+        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: a new mapping at an address that the system chooses touches nothing that exists.
+        let base = unsafe { libc::mmap(core::ptr::null_mut(), bytes, access, flags, fd, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(last_error());
+        }
+        NonNull::new(base.cast()).map(|base| Self { base }).ok_or(Errno(libc::ENOMEM))
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: the mapping is page-aligned and at least a header long (both makers check the size); it lives as long
+        // as the process, and only its atomic field changes after the maker wrote it.
+        unsafe { self.base.as_ref() }
+    }
+
+    /// Claims a record for the calling process under `name`; `None` when all are taken.
+    fn claim(&self, name: [u64; 2]) -> Option<NonNull<Record>> {
+        // Relaxed: the counter only deals out distinct indices; a record is published by its own `process` field.
+        let index = self.header().claimed.fetch_add(1, Ordering::Relaxed);
+        let record = self.record(index)?;
+        // SAFETY: no arguments, no memory; they always succeed.
+        let (pid, parent) = unsafe { (libc::getpid(), libc::getppid()) };
+        // Relaxed, all three: ordered by the store of `process` below.
+        record.started_ns.store(monotonic_ns(), Ordering::Relaxed);
+        record.state.store(RUNNING, Ordering::Relaxed);
+        for (shared, word) in record.name.iter().zip(name) {
+            shared.store(word, Ordering::Relaxed);
+        }
+        // Release: partner is the acquire load in `StatisticsFile::records`, which sees the fields above.
+        record.process.store(u64::from(pid as u32) | u64::from(parent as u32) << 32, Ordering::Release);
+        Some(NonNull::from(record))
+    }
+
+    fn record(&self, index: u64) -> Option<&'static Record> {
+        if index >= self.header().capacity {
+            return None;
+        }
+        // SAFETY: the file is `file_bytes(capacity)` long, so records below the capacity lie inside the mapping, which
+        // is never undone. A record is atomics only, for which zero is valid and shared access is allowed.
+        Some(unsafe { &*self.base.as_ptr().add(1).cast::<Record>().add(index as usize) })
+    }
+}
+
+/// One process's place in the file: what the allocator writes to.
+pub struct SharedRecord {
+    file: Mapped,
+    /// The record of this process, null when there was none left.
+    own: AtomicPtr<Record>,
+}
+
+impl SharedRecord {
+    /// Opens the file at `path` and claims a record for this process. No descriptor stays open; allocates nothing.
+    ///
+    /// `EPERM` in a process that runs with more rights than its caller (setuid), `EINVAL` for a file of another layout.
+    pub fn open(path: &CStr) -> Result<Self, Errno> {
+        // SAFETY: reads the auxiliary vector; no memory of ours is involved.
+        if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
+            return Err(Errno(libc::EPERM));
+        }
+        // SAFETY: `path` ends in a zero byte.
+        let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK) };
+        if fd < 0 {
+            return Err(last_error());
+        }
+        // SAFETY: `fd` was just opened and nobody else knows it; it is closed at the end of this function.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let file = Mapped::new(fd.as_raw_fd(), check(fd.as_raw_fd())?)?;
+        let record = Self { file, own: AtomicPtr::new(core::ptr::null_mut()) };
+        record.claim(process_name());
+        Ok(record)
+    }
+
+    /// Claims a record of its own for a child that came out of fork with its parent's. Call it in the child, before
+    /// anything publishes. Async-signal-safe.
+    pub fn after_fork(&self) {
+        let name = self.own().map(|parent| {
+            // Relaxed: written before the fork.
+            [parent.name[0].load(Ordering::Relaxed), parent.name[1].load(Ordering::Relaxed)]
+        });
+        self.claim(name.unwrap_or_else(process_name));
+    }
+
+    /// Publishes figures. Costs a copy of some 2 KiB, no system call; async-signal-safe, never waits.
+    ///
+    /// Answers `false` if another thread is publishing, which is as good, or if the process has no record.
+    pub fn publish(&self, statistics: &Statistics) -> bool {
+        self.own().is_some_and(|record| record.figures.publish(statistics.words()))
+    }
+
+    /// Publishes the last figures and notes that the process is ending by itself.
+    pub fn finish(&self, statistics: &Statistics) {
+        self.publish(statistics);
+        if let Some(record) = self.own() {
+            // Release: partner is the acquire load in `StatisticsFile::records`; the last figures come first.
+            record.state.store(FINISHED, Ordering::Release);
+        }
+    }
+
+    fn own(&self) -> Option<&Record> {
+        // Acquire: partner is the release store in `claim`, which this process, or the parent before a fork, made.
+        // SAFETY: null or a record of the mapping, which lives as long as the process.
+        unsafe { self.own.load(Ordering::Acquire).as_ref() }
+    }
+
+    fn claim(&self, name: [u64; 2]) {
+        let record = self.file.claim(name).map_or(core::ptr::null_mut(), NonNull::as_ptr);
+        // Release: partner is the acquire load in `own`.
+        self.own.store(record, Ordering::Release);
+    }
+}
+
+/// The file as its maker sees it: made empty, handed down by path, read at any time.
+pub struct StatisticsFile {
+    file: Mapped,
+    fd: OwnedFd,
+}
+
+impl StatisticsFile {
+    /// Makes a file in memory with room for `capacity` processes. It has no name in any directory and is gone with its
+    /// last user; others open it as `/proc/PID/fd/N` with this process's id and [`StatisticsFile::fd`].
+    pub fn create(capacity: usize) -> Result<Self, Errno> {
+        let bytes = file_bytes(capacity as u64).ok_or(Errno(libc::EINVAL))?;
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+        // SAFETY: the name ends in a zero byte.
+        let fd = unsafe { libc::memfd_create(c"specmalloc statistics".as_ptr(), flags) };
+        if fd < 0 {
+            return Err(last_error());
+        }
+        // SAFETY: `fd` was just made and nobody else knows it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        // SAFETY: `fd` is open; neither call touches memory of this process.
+        let sealed = unsafe {
+            libc::ftruncate(fd.as_raw_fd(), bytes as libc::off_t) == 0
+                && libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) == 0
+        };
+        if !sealed {
+            return Err(last_error());
+        }
+        let file = Mapped::new(fd.as_raw_fd(), bytes)?;
+        let (record_bytes, capacity) = (size_of::<Record>() as u64, capacity as u64);
+        let claimed = AtomicU64::new(0);
+        // SAFETY: the mapping is new, long enough, aligned to a page, and nobody else has opened the file yet.
+        unsafe {
+            file.base.write(Header {
+                magic: MAGIC,
+                version: VERSION,
+                record_bytes,
+                capacity,
+                claimed,
+                _pad: [0; 3],
+            });
+        }
+        Ok(Self { file, fd })
+    }
+
+    /// The descriptor, which is closed on exec.
+    pub fn fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    /// Processes that asked for a record, those that found none left included.
+    pub fn claimed(&self) -> u64 {
+        // Relaxed: a figure on its own.
+        self.file.header().claimed.load(Ordering::Relaxed)
+    }
+
+    /// The records claimed so far, in the order of claiming.
+    pub fn records(&self) -> impl Iterator<Item = ProcessRecord> + '_ {
+        (0..self.claimed()).map_while(|index| self.file.record(index)).filter_map(|record| {
+            // Acquire: partner is the release store in `Mapped::claim`. Zero: claimed but not written yet.
+            let process = record.process.load(Ordering::Acquire);
+            // Acquire: partner is the release store in `SharedRecord::finish`, so that a finished process's last
+            // figures are read below.
+            let finished = record.state.load(Ordering::Acquire) == FINISHED;
+            let mut name = [0; 16];
+            for (bytes, word) in name.chunks_exact_mut(8).zip(&record.name) {
+                // Relaxed: ordered by the load of `process`.
+                bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+            }
+            let statistics = record.figures.read().map(|words| {
+                let mut statistics = Statistics::new();
+                *statistics.words_mut() = words;
+                statistics
+            });
+            (process != 0).then(|| ProcessRecord {
+                pid: process as u32,
+                parent: (process >> 32) as u32,
+                // Relaxed: ordered by the load of `process`.
+                started_ns: record.started_ns.load(Ordering::Relaxed),
+                name,
+                finished,
+                statistics,
+            })
+        })
+    }
+}
+
+/// Bytes in a file of `capacity` records, or `None` if that is more than a file may have.
+fn file_bytes(capacity: u64) -> Option<usize> {
+    let records = capacity.checked_mul(size_of::<Record>() as u64)?;
+    let bytes = records.checked_add(size_of::<Header>() as u64)?;
+    isize::try_from(bytes).ok().map(|bytes| bytes as usize)
+}
+
+/// The length of the file behind `fd`, if it is one of ours.
+fn check(fd: RawFd) -> Result<usize, Errno> {
+    let mut status = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: `status` is valid for the write of one `stat`.
+    if unsafe { libc::fstat(fd, status.as_mut_ptr()) } != 0 {
+        return Err(last_error());
+    }
+    // SAFETY: filled in by the call that succeeded.
+    let status = unsafe { status.assume_init() };
+    let mut head = [0u64; 4];
+    // SAFETY: `head` is valid for the write of its own size.
+    let read = unsafe { libc::pread(fd, head.as_mut_ptr().cast(), size_of_val(&head), 0) };
+    let [magic, version, record_bytes, capacity] = head;
+    let ours = status.st_mode & libc::S_IFMT == libc::S_IFREG
+        && read == size_of_val(&head) as isize
+        && (magic, version, record_bytes) == (MAGIC, VERSION, size_of::<Record>() as u64);
+    match file_bytes(capacity) {
+        Some(bytes) if ours && status.st_size == bytes as libc::off_t => Ok(bytes),
+        _ => Err(Errno(libc::EINVAL)),
+    }
+}
+
+fn process_name() -> [u64; 2] {
+    let mut name = [0u64; 2];
+    // SAFETY: PR_GET_NAME writes at most 16 bytes, which is what `name` has.
+    unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+    name
+}
+
+fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is valid for the write; the clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+fn last_error() -> Errno {
+    Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CString;
+    use std::os::unix::fs::{FileExt, MetadataExt};
+
+    fn path(file: &StatisticsFile) -> CString {
+        CString::new(format!("/proc/{}/fd/{}", std::process::id(), file.fd())).unwrap()
+    }
+
+    fn figures(live: u64) -> Statistics {
+        Statistics { live_bytes: live, ..Statistics::new() }
+    }
+
+    #[test]
+    fn what_is_published_is_read() {
+        let file = StatisticsFile::create(4).unwrap();
+        assert_eq!((file.claimed(), file.records().count()), (0, 0));
+        let record = SharedRecord::open(&path(&file)).unwrap();
+        let before = file.records().next().unwrap();
+        assert_eq!((before.pid, before.finished, before.statistics), (std::process::id(), false, None));
+        assert!(record.publish(&figures(7)));
+        record.finish(&figures(9));
+        let after: Vec<_> = file.records().collect();
+        assert_eq!(after.len(), 1);
+        assert_eq!((after[0].finished, after[0].statistics), (true, Some(figures(9))));
+        let name = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+        assert!(after[0].name.starts_with(name.trim_end().as_bytes()));
+    }
+
+    #[test]
+    fn a_killed_child_of_fork_has_its_own_record_and_figures() {
+        let file = StatisticsFile::create(4).unwrap();
+        let record = SharedRecord::open(&path(&file)).unwrap();
+        record.publish(&figures(1));
+        let last = figures(2);
+        // SAFETY: the child only calls async-signal-safe functions and never returns.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            record.after_fork();
+            record.publish(&last);
+            // SAFETY: ends the child.
+            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        }
+        let mut status = 0;
+        // SAFETY: `status` is valid for the write.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        let records: Vec<_> = file.records().collect();
+        assert_eq!((records[0].pid, records[0].statistics), (std::process::id(), Some(figures(1))));
+        assert_eq!((records[1].pid, records[1].parent), (child as u32, std::process::id()));
+        assert_eq!((records[1].name, records[1].finished), (records[0].name, false));
+        assert_eq!(records[1].statistics, Some(figures(2)));
+    }
+
+    #[test]
+    fn processes_beyond_the_capacity_are_counted_and_do_no_harm() {
+        let file = StatisticsFile::create(1).unwrap();
+        let first = SharedRecord::open(&path(&file)).unwrap();
+        let second = SharedRecord::open(&path(&file)).unwrap();
+        assert!(first.publish(&figures(1)) && !second.publish(&figures(2)));
+        second.finish(&figures(2));
+        assert_eq!((file.claimed(), file.records().count()), (2, 1));
+        assert_eq!(file.records().next().unwrap().statistics, Some(figures(1)));
+    }
+
+    #[test]
+    fn other_files_are_refused_and_no_descriptor_stays() {
+        let refused = |path: &CStr| SharedRecord::open(path).err();
+        assert_eq!(refused(c"/proc/self/no such file"), Some(Errno(libc::ENOENT)));
+        assert_eq!(refused(c"/dev/null"), Some(Errno(libc::EINVAL)));
+        assert_eq!(refused(c"/proc/self/comm"), Some(Errno(libc::EINVAL)));
+        let file = StatisticsFile::create(1).unwrap();
+        let inode = |path: &std::path::Path| std::fs::metadata(path).map(|file| file.ino()).ok();
+        let ours = inode(path(&file).to_str().unwrap().as_ref());
+        let descriptors = || {
+            let links = std::fs::read_dir("/proc/self/fd").unwrap();
+            links.filter(|link| inode(&link.as_ref().unwrap().path()) == ours).count()
+        };
+        let _record = SharedRecord::open(&path(&file)).unwrap();
+        assert_eq!(descriptors(), 1, "the maker's own, and no other");
+        // A file of the right layout and the wrong length: the header of a larger one.
+        let mut head = [0; 64];
+        let maker = std::fs::File::open(path(&file).to_str().unwrap()).unwrap();
+        maker.read_exact_at(&mut head, 0).unwrap();
+        let short = std::env::temp_dir().join(format!("specmalloc-short-{}", std::process::id()));
+        std::fs::write(&short, head).unwrap();
+        assert_eq!(refused(&CString::new(short.to_str().unwrap()).unwrap()), Some(Errno(libc::EINVAL)));
+        std::fs::remove_file(short).unwrap();
+    }
+}
