@@ -3,4 +3,5 @@
 
 pub mod base;
 pub mod pal;
+pub mod rcu;
 pub mod sync;
