@@ -110,7 +110,7 @@ impl Grace {
     /// Frees the lock if its holder vanished.
     pub(super) fn child_after_fork(&self, own: Option<&ReaderSlot>) {
         // Relaxed: the child of a fork has one thread.
-        if self.holder.load(Ordering::Relaxed) != Self::identity(own) {
+        if self.holder.load(Ordering::Relaxed) != Self::identity(own) && !seeded("rcu.child_keeps_lock") {
             // Relaxed: as above.
             self.holder.store(NOBODY, Ordering::Relaxed);
         }
@@ -164,6 +164,9 @@ impl Rcu {
                 return false;
             }
             self.grace.go_to(CUTTING);
+        }
+        if seeded("rcu.idle_before_cut") {
+            self.grace.go_to(IDLE);
         }
         self.retired.cut_batch();
         self.grace.go_to(IDLE);

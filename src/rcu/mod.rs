@@ -42,6 +42,8 @@ mod interrupt;
 mod retire;
 mod slot;
 
+#[cfg(all(test, loom))]
+pub(crate) mod models;
 #[cfg(test)]
 mod test_os;
 #[cfg(all(test, not(any(loom, shuttle))))]
@@ -159,17 +161,25 @@ impl Rcu {
     /// The slot is attached to this `Rcu` and belongs to the calling thread: no other enters or leaves on it.
     #[inline(always)]
     pub unsafe fn enter<'a>(&'a self, slot: &'a ReaderSlot) -> Section<'a> {
-        let nested = seeded("rcu.nested_without_barrier") && slot.is_inside();
+        let bare = seeded("rcu.nested_without_barrier") && slot.is_inside();
         slot.word().enter_owned();
-        if self.flavour() == Flavour::Membarrier {
-            if !seeded("rcu.light_barrier") && !nested {
-                light_barrier();
-            }
-        } else if !seeded("rcu.entry_fence") && !nested {
-            fence(Ordering::SeqCst);
+        if !bare {
+            self.light();
         }
         interrupt::point();
         Section::opened(slot.word(), None)
+    }
+
+    /// The reader's half of the barrier, between the mark and the first look.
+    #[inline(always)]
+    fn light(&self) {
+        match self.flavour() {
+            Flavour::Membarrier if seeded("rcu.light_barrier") => {}
+            Flavour::Membarrier => light_barrier(),
+            Flavour::Fence if seeded("rcu.entry_fence") => {}
+            Flavour::Undecided if seeded("rcu.undecided_entry") => {}
+            Flavour::Fence | Flavour::Undecided => fence(Ordering::SeqCst),
+        }
     }
 
     /// Enters a reader section on a thread that has no slot: before its heap exists, or after it is gone. A few
@@ -213,7 +223,7 @@ impl Rcu {
     /// The calling thread is the only one of the process, since a fork.
     pub unsafe fn child_after_fork(&self, own: Option<&ReaderSlot>) {
         for slot in self.slots.from(self.slots.head()) {
-            if !own.is_some_and(|own| core::ptr::eq(own, slot)) {
+            if !own.is_some_and(|own| core::ptr::eq(own, slot)) && !seeded("rcu.child_keeps_sections") {
                 slot.word().reset();
             }
         }

@@ -87,8 +87,8 @@ impl RetireList {
         loop {
             // Relaxed: the release below publishes it.
             link.next.store(head, Ordering::Relaxed);
-            // Release: partner is the acquire load in `note_batch`: the unlinking, which came before, comes before the
-            // reclaimer's heavy barrier.
+            // Release: partner is the heavy barrier behind `note_batch`, or the acquire in `cut_batch` for a link above
+            // the batch: the unlinking, which came before, comes before the barrier of the link's grace period.
             let order = if seeded("rcu.retire_relaxed") { Ordering::Relaxed } else { Ordering::Release };
             match self.pending.compare_exchange_weak(head, new, order, Ordering::Relaxed) {
                 Ok(_) => return,
@@ -98,12 +98,11 @@ impl RetireList {
     }
 
     /// Makes everything that is retired by now the batch; `false` if that is nothing. May be repeated until the heavy
-    /// barrier that follows it.
+    /// barrier that follows it, and nothing is done with the batch before that.
     pub(super) fn note_batch(&self) -> bool {
-        // Acquire: partner is the release in `push`. Later pushes are read-modify-writes and carry on what earlier ones
-        // released, so the top link publishes all below it.
-        let order = if seeded("rcu.batch_relaxed") { Ordering::Relaxed } else { Ordering::Acquire };
-        let top = self.pending.load(order);
+        // Relaxed: the heavy barrier is a full fence, so this load followed by it acquires what `push` released. Later
+        // pushes are read-modify-writes and carry on what earlier ones released, so the top link publishes all below it.
+        let top = self.pending.load(Ordering::Relaxed);
         // Relaxed: the reclaimer's lock orders the accesses to `batch`.
         self.batch.store(top, Ordering::Relaxed);
         !top.is_null()
@@ -114,13 +113,10 @@ impl RetireList {
     pub(super) fn cut_batch(&self) {
         // Relaxed: the reclaimer's lock orders the accesses to `batch`.
         let top = self.batch.load(Ordering::Relaxed);
-        // Relaxed: the batch was acquired when it was noted, and the stack is empty afterwards.
-        let whole =
-            self.pending.compare_exchange(top, ptr::null_mut(), Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        interrupt::point();
-        if !whole {
-            // Acquire: partner is the release in `push`, for the `next` of the links above the batch.
-            let mut above = self.pending.load(Ordering::Acquire);
+        // Acquire (if there is more): partner is the release in `push`, for the `next` of the links above the batch.
+        // Relaxed (if not): the batch was acquired by the heavy barrier, and the stack is empty afterwards.
+        let more = if seeded("rcu.above_relaxed") { Ordering::Relaxed } else { Ordering::Acquire };
+        if let Err(mut above) = self.pending.compare_exchange(top, ptr::null_mut(), Ordering::Relaxed, more) {
             // SAFETY: links on the stack live until they are handed to `done`, which is after this, and only the
             // holder of the lock, that is this thread, takes links off the stack.
             while let Some(link) = unsafe { above.as_ref() } {

@@ -263,7 +263,8 @@ impl SlotList {
     pub(super) fn head(&self) -> *mut ReaderSlot {
         // Acquire: partner is the release in `push`. Later pushes are read-modify-writes and carry on what earlier ones
         // released, so the newest slot publishes all.
-        self.head.load(Ordering::Acquire)
+        let order = if seeded("rcu.head_relaxed") { Ordering::Relaxed } else { Ordering::Acquire };
+        self.head.load(order)
     }
 
     /// The slots from `first` on, which is a slot of this list or null.

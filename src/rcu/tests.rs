@@ -1,7 +1,7 @@
 use super::interrupt::arm;
 use super::test_os::TestOs;
 use super::*;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 
 /// Slots and links live forever here as they do in a process.
@@ -233,7 +233,7 @@ fn a_fork_may_interrupt_a_reclaimer_anywhere() {
             }
             let reached = arm(
                 points,
-                || std::panic::panic_any("vanished"),
+                || resume_unwind(Box::new("vanished")),
                 || {
                     let outcome = catch_unwind(AssertUnwindSafe(|| {
                         rcu.reclaim(os, Some(vanished), count);
