@@ -1,0 +1,268 @@
+//! Grace periods: one that a batch of retired links goes through in steps, and one that a caller waits for.
+
+use super::slot::{ReaderSlot, SectionWord, Snapshot};
+use super::{Flavour, Rcu, RetireLink};
+use crate::const_unless_model;
+use crate::pal::Platform;
+use crate::rcu::interrupt;
+use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering, fence};
+use crate::sync::{seeded, spin_hint};
+use core::ptr;
+
+/// Why a grace period was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GraceError {
+    /// The calling thread is inside a reader section and would wait for itself.
+    InsideSection,
+    /// There is no barrier: [`Rcu::start`] has not run, or membarrier fails by now (a seccomp filter, say).
+    NoBarrier,
+}
+
+/// Looks at a slot before the caller of [`Rcu::synchronize`] lets others run.
+const SPINS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 100 };
+
+/// No batch is on its way; links may be ready to be handed over.
+const IDLE: u8 = 0;
+/// The heavy barrier is behind the batch; sections of the snapshot may be open.
+const WAITING: u8 = 1;
+/// The grace period is over; the batch is being cut off the stack.
+const CUTTING: u8 = 2;
+
+/// Nobody holds the reclaimer's lock.
+const NOBODY: usize = 0;
+/// A thread without a slot holds it. Otherwise the address of the holder's slot does.
+const GUEST: usize = 1;
+
+/// The reclaimer's state. Everything but `holder` and `completed` belongs to the holder, and each step can be repeated
+/// by the next one should the holder vanish in a fork.
+pub(super) struct Grace {
+    holder: AtomicUsize,
+    step: AtomicU8,
+    /// The first slot whose snapshot is not known to have ended.
+    cursor: AtomicPtr<ReaderSlot>,
+    completed: AtomicUsize,
+}
+
+/// A word for threads without a slot, and what the reclaimer notes about it.
+pub(super) struct Guest {
+    pub(super) word: SectionWord,
+    snapshot: Snapshot,
+}
+
+impl Guest {
+    const_unless_model! {
+        pub(super) fn new() -> Guest {
+            Guest { word: SectionWord::new(), snapshot: Snapshot::new() }
+        }
+    }
+}
+
+impl Grace {
+    const_unless_model! {
+        pub(super) fn new() -> Grace {
+            Grace {
+                holder: AtomicUsize::new(NOBODY),
+                step: AtomicU8::new(IDLE),
+                cursor: AtomicPtr::new(ptr::null_mut()),
+                completed: AtomicUsize::new(0),
+            }
+        }
+    }
+
+    pub(super) fn completed(&self) -> usize {
+        // Relaxed: a count, not a promise.
+        self.completed.load(Ordering::Relaxed)
+    }
+
+    fn count(&self) {
+        // Relaxed: a count, not a promise.
+        self.completed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn identity(own: Option<&ReaderSlot>) -> usize {
+        own.map_or(GUEST, |slot| ptr::from_ref(slot).addr())
+    }
+
+    fn try_lock(&self, own: Option<&ReaderSlot>) -> bool {
+        // Acquire: partner is the release in `unlock`: the holder's fields are as the last one left them.
+        let order = if seeded("rcu.lock_relaxed") { Ordering::Relaxed } else { Ordering::Acquire };
+        self.holder.compare_exchange(NOBODY, Self::identity(own), order, Ordering::Relaxed).is_ok()
+    }
+
+    fn unlock(&self) {
+        // Release: partner is the acquire in `try_lock`.
+        let order = if seeded("rcu.unlock_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+        self.holder.store(NOBODY, order);
+    }
+
+    fn step(&self) -> u8 {
+        // Relaxed: the lock orders it.
+        self.step.load(Ordering::Relaxed)
+    }
+
+    fn go_to(&self, step: u8) {
+        interrupt::point();
+        // Relaxed: the lock orders it.
+        self.step.store(step, Ordering::Relaxed);
+        interrupt::point();
+    }
+
+    /// Frees the lock if its holder vanished.
+    pub(super) fn child_after_fork(&self, own: Option<&ReaderSlot>) {
+        // Relaxed: the child of a fork has one thread.
+        if self.holder.load(Ordering::Relaxed) != Self::identity(own) && !seeded("rcu.child_keeps_lock") {
+            // Relaxed: as above.
+            self.holder.store(NOBODY, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Rcu {
+    /// Moves what is retired towards its end, and passes each link whose grace period is over to `done`; returns how
+    /// many. `own` is the calling thread's slot if it has one. Never waits: what is not over yet is left to later calls.
+    ///
+    /// `done` may retire, and may call this again, to no effect. It must not unwind. It may free what holds the link.
+    pub fn reclaim<P: Platform>(
+        &self,
+        os: &P,
+        own: Option<&ReaderSlot>,
+        mut done: impl FnMut(&RetireLink),
+    ) -> usize {
+        if self.retired.len() == 0 || !self.grace.try_lock(own) {
+            return 0;
+        }
+        interrupt::point();
+        // What a vanished holder left comes first: no batch may be ready when the next one is cut off.
+        let mut handed = self.hand_over(&mut done);
+        if self.advance(os) {
+            handed += self.hand_over(&mut done);
+        }
+        self.grace.unlock();
+        handed
+    }
+
+    /// One move of the batch; `true` if its grace period is over and its links are ready. For the lock's holder.
+    fn advance<P: Platform>(&self, os: &P) -> bool {
+        if self.grace.step() == IDLE {
+            if !self.retired.note_batch() {
+                return false;
+            }
+            interrupt::point();
+            if seeded("rcu.snapshot_early") {
+                self.take_snapshots();
+            }
+            if self.heavy(os).is_err() {
+                return false;
+            }
+            if !seeded("rcu.snapshot_early") {
+                self.take_snapshots();
+            }
+            self.grace.go_to(WAITING);
+        }
+        if self.grace.step() == WAITING {
+            if !self.snapshots_ended() {
+                return false;
+            }
+            self.grace.go_to(CUTTING);
+        }
+        if seeded("rcu.idle_before_cut") {
+            self.grace.go_to(IDLE);
+        }
+        self.retired.cut_batch();
+        self.grace.go_to(IDLE);
+        self.grace.count();
+        true
+    }
+
+    fn hand_over(&self, done: &mut impl FnMut(&RetireLink)) -> usize {
+        let mut handed = 0;
+        while self.grace.step() == IDLE {
+            let Some(link) = self.retired.pop_ready() else { break };
+            done(link);
+            handed += 1;
+        }
+        handed
+    }
+
+    fn take_snapshots(&self) {
+        let first = self.slots.head();
+        for slot in self.slots.from(first) {
+            slot.snapshot().take(slot.word());
+        }
+        for guest in &self.guests {
+            guest.snapshot.take(&guest.word);
+        }
+        // Relaxed: the lock orders it.
+        self.grace.cursor.store(first, Ordering::Relaxed);
+    }
+
+    /// Whether all sections of the snapshots have ended. Slots found so are not looked at again.
+    fn snapshots_ended(&self) -> bool {
+        if seeded("rcu.no_wait") {
+            return true;
+        }
+        // Relaxed: the lock orders it.
+        for slot in self.slots.from(self.grace.cursor.load(Ordering::Relaxed)) {
+            // Relaxed: as above.
+            self.grace.cursor.store(ptr::from_ref(slot).cast_mut(), Ordering::Relaxed);
+            if !slot.snapshot().ended(slot.word()) {
+                return false;
+            }
+        }
+        // Relaxed: as above.
+        self.grace.cursor.store(ptr::null_mut(), Ordering::Relaxed);
+        seeded("rcu.guests_ignored") || self.guests.iter().all(|guest| guest.snapshot.ended(&guest.word))
+    }
+
+    /// Waits for a grace period: every section that was open when this was called has ended when it returns. Spins
+    /// a little, then lets other threads run between looks.
+    ///
+    /// `own` is the calling thread's slot. A caller without one must not be inside a guest's section.
+    ///
+    /// # Errors
+    /// The grace period has not passed: see [`GraceError`].
+    pub fn synchronize<P: Platform>(&self, os: &P, own: Option<&ReaderSlot>) -> Result<(), GraceError> {
+        if own.is_some_and(ReaderSlot::is_inside) {
+            return Err(GraceError::InsideSection);
+        }
+        self.heavy(os)?;
+        for slot in self.slots.from(self.slots.head()) {
+            wait_out(os, slot.word());
+        }
+        for guest in &self.guests {
+            wait_out(os, &guest.word);
+        }
+        self.grace.count();
+        Ok(())
+    }
+
+    /// The waiter's half of the barrier.
+    fn heavy<P: Platform>(&self, os: &P) -> Result<(), GraceError> {
+        match self.flavour() {
+            Flavour::Undecided => Err(GraceError::NoBarrier),
+            Flavour::Fence => {
+                if !seeded("rcu.heavy_fence") {
+                    fence(Ordering::SeqCst);
+                }
+                Ok(())
+            }
+            // It may fail for one thread (a filter of its own) or for a time, so the next caller tries again.
+            Flavour::Membarrier if seeded("rcu.heavy_barrier") => Ok(()),
+            Flavour::Membarrier => os.heavy_barrier().map_err(|_| GraceError::NoBarrier),
+        }
+    }
+}
+
+/// Waits until every section that is open on `word` has ended.
+fn wait_out<P: Platform>(os: &P, word: &SectionWord) {
+    let first = word.read();
+    let mut looks = 0;
+    while !first.ended_by(word.read()) {
+        looks += 1;
+        if looks <= SPINS {
+            spin_hint();
+        } else {
+            os.yield_now();
+        }
+    }
+}

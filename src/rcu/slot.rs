@@ -1,0 +1,323 @@
+//! The word that says whether a thread is inside a reader section, and the slot it lives in.
+
+use crate::const_unless_model;
+use crate::rcu::interrupt;
+use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::sync::{CachePadded, seeded};
+use core::marker::PhantomData;
+use core::ptr;
+
+/// The lower half of the word counts the sections that are open; the upper half is the generation.
+const DEPTH_BITS: u32 = usize::BITS / 2;
+const DEPTH: usize = (1 << DEPTH_BITS) - 1;
+const GENERATION: usize = 1 << DEPTH_BITS;
+
+/// One reading of a [`SectionWord`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reading(usize);
+
+impl Reading {
+    /// How many sections are open.
+    fn depth(self) -> usize {
+        self.0 & DEPTH
+    }
+
+    /// Whether a section is open.
+    pub(super) fn inside(self) -> bool {
+        self.depth() != 0
+    }
+
+    /// Whether every section that was open at `self` has ended at `now`, a later reading of the same word.
+    ///
+    /// "Outside or changed": a reader that is inside again has left in between, so a busy one cannot starve a
+    /// waiter. An equal generation proves nothing, for it may have wrapped or been put back by an interrupted
+    /// entry; then the answer is `false` and the waiter looks again, so every such mistake is on the safe side.
+    pub(super) fn ended_by(self, now: Reading) -> bool {
+        if seeded("rcu.any_change") {
+            return self != now;
+        }
+        !self.inside() || !now.inside() || now.0 / GENERATION != self.0 / GENERATION
+    }
+
+    /// The word after one more section was opened.
+    fn entered(self) -> usize {
+        debug_assert!(self.depth() < DEPTH, "more open sections than the depth can count");
+        self.0 + 1
+    }
+
+    /// The word after one section was closed. The generation moves on when the last one is.
+    fn left(self) -> usize {
+        debug_assert!(self.inside(), "a section is closed twice");
+        let generation = if self.depth() == 1 && !seeded("rcu.same_generation") { GENERATION } else { 0 };
+        (self.0 - 1).wrapping_add(generation)
+    }
+}
+
+/// A reading that a waiter keeps. For the holder of the reclaimer's lock, which orders the accesses.
+pub(super) struct Snapshot(AtomicUsize);
+
+impl Snapshot {
+    const_unless_model! {
+        pub(super) fn new() -> Snapshot {
+            Snapshot(AtomicUsize::new(0))
+        }
+    }
+
+    /// Notes which sections are open on `word`.
+    pub(super) fn take(&self, word: &SectionWord) {
+        // Relaxed: the reclaimer's lock orders it.
+        self.0.store(word.read().0, Ordering::Relaxed);
+    }
+
+    /// Whether those sections have ended on `word`.
+    pub(super) fn ended(&self, word: &SectionWord) -> bool {
+        // Relaxed: the reclaimer's lock orders it.
+        Reading(self.0.load(Ordering::Relaxed)).ended_by(word.read())
+    }
+}
+
+/// Depth and generation of the sections of one reader (or, for guests, of those that share the word).
+///
+/// One word and not two, so that there is no instruction between them at which a signal handler could find one changed
+/// and the other not. A handler closes every section that it opened, so between the load and the store of the
+/// interrupted step the word moved at most to another generation at the same depth, and the store puts back the old
+/// generation: see [`Reading::ended_by`].
+pub(super) struct SectionWord(AtomicUsize);
+
+impl SectionWord {
+    const_unless_model! {
+        pub(super) fn new() -> SectionWord {
+            SectionWord(AtomicUsize::new(0))
+        }
+    }
+
+    /// Opens a section on a word that only the calling thread writes. The caller's barrier follows.
+    #[inline(always)]
+    pub(super) fn enter_owned(&self) {
+        interrupt::point();
+        // Relaxed: only this thread writes the word.
+        let before = Reading(self.0.load(Ordering::Relaxed));
+        interrupt::point();
+        // Release: partner is the acquire load in `read`. A waiter that finds this value instead of that of the
+        // leave before it takes the section before it as ended, so this store must carry that section's loads too.
+        let order = if seeded("rcu.enter_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+        self.0.store(before.entered(), order);
+        interrupt::point();
+    }
+
+    /// Closes a section on a word that only the calling thread writes.
+    #[inline(always)]
+    pub(super) fn leave_owned(&self) {
+        interrupt::point();
+        // Relaxed: only this thread writes the word.
+        let before = Reading(self.0.load(Ordering::Relaxed));
+        interrupt::point();
+        // Release: partner is the acquire load in `read`: what the section loaded, it loaded before the waiter goes on.
+        let order = if seeded("rcu.leave_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+        self.0.store(before.left(), order);
+        interrupt::point();
+    }
+
+    /// Opens a section on a word that several threads write, and returns the word; `None` if `only_free` and another
+    /// section is open on it.
+    pub(super) fn enter_shared(&self, only_free: bool) -> Option<Reading> {
+        // Relaxed: a first guess, which the compare-exchange corrects.
+        let mut before = Reading(self.0.load(Ordering::Relaxed));
+        while !(only_free && before.inside()) {
+            // Relaxed: a read-modify-write carries on what earlier leavers released (their release sequence), and the
+            // caller's full fence orders the section after it.
+            match self.0.compare_exchange_weak(
+                before.0,
+                before.entered(),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Some(Reading(before.entered())),
+                Err(now) => before = Reading(now),
+            }
+        }
+        None
+    }
+
+    /// Closes a section that `enter_shared` opened with `entry`. If the word has another generation by now, a fork
+    /// has reset it in this child: then there is nothing to close.
+    pub(super) fn leave_shared(&self, entry: Reading) {
+        // Relaxed: a first guess, which the compare-exchange corrects.
+        let mut before = Reading(self.0.load(Ordering::Relaxed));
+        while before.0 / GENERATION == entry.0 / GENERATION {
+            // Release: partner is the acquire load in `read`, as in `leave_owned`.
+            let order = if seeded("rcu.guest_leave_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+            match self.0.compare_exchange_weak(before.0, before.left(), order, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => before = Reading(now),
+            }
+        }
+    }
+
+    /// Reads the word as a waiter.
+    pub(super) fn read(&self) -> Reading {
+        // Acquire: partner is the release of the section's end (or of the next entry): what is freed after this was
+        // loaded by that section before.
+        let order = if seeded("rcu.read_relaxed") { Ordering::Relaxed } else { Ordering::Acquire };
+        Reading(self.0.load(order))
+    }
+
+    /// Reads the word as the thread that owns it.
+    pub(super) fn read_own(&self) -> Reading {
+        // Relaxed: only this thread writes the word.
+        Reading(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Closes all sections of a thread that does not exist in this process (the child of a fork).
+    pub(super) fn reset(&self) {
+        // Relaxed: the child of a fork has one thread.
+        let before = Reading(self.0.load(Ordering::Relaxed));
+        if before.inside() {
+            // Relaxed: as above.
+            self.0.store((before.0 & !DEPTH).wrapping_add(GENERATION), Ordering::Relaxed);
+        }
+    }
+}
+
+/// What one thread reads through: its [`SectionWord`], and what a waiter keeps about it.
+///
+/// A slot lives forever once it is attached. When its thread exits it stays attached, outside any section, and goes to
+/// a later thread together with the structure it is embedded in; that hand-over must synchronise, as that of any
+/// memory does.
+///
+/// 1. `word` is written by the owning thread only, and by the child of a fork.
+/// 2. `snapshot` is read and written only by who holds the reclaimer's lock.
+/// 3. `next` is written once, before the slot is attached.
+pub struct ReaderSlot {
+    /// Alone on its line: the owner writes it twice per section.
+    word: CachePadded<SectionWord>,
+    snapshot: Snapshot,
+    next: AtomicPtr<ReaderSlot>,
+}
+
+impl ReaderSlot {
+    const_unless_model! {
+        /// A slot that is not attached, outside any section.
+        pub fn new() -> ReaderSlot {
+            ReaderSlot {
+                word: CachePadded::new(SectionWord::new()),
+                snapshot: Snapshot::new(),
+                next: AtomicPtr::new(ptr::null_mut()),
+            }
+        }
+    }
+
+    /// Whether the calling thread, which owns the slot, is inside a section.
+    pub fn is_inside(&self) -> bool {
+        self.word.read_own().inside()
+    }
+
+    pub(super) fn word(&self) -> &SectionWord {
+        &self.word
+    }
+
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+}
+
+impl Default for ReaderSlot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// All slots that were ever attached, newest first. Only ever grows.
+pub(super) struct SlotList {
+    head: AtomicPtr<ReaderSlot>,
+}
+
+impl SlotList {
+    const_unless_model! {
+        pub(super) fn new() -> SlotList {
+            SlotList { head: AtomicPtr::new(ptr::null_mut()) }
+        }
+    }
+
+    /// Adds `slot`.
+    ///
+    /// # Safety
+    /// The slot lives forever and was in no list before.
+    pub(super) unsafe fn push(&self, slot: &ReaderSlot) {
+        let new = ptr::from_ref(slot).cast_mut();
+        // Relaxed: a first guess, which the compare-exchange corrects.
+        let mut head = self.head.load(Ordering::Relaxed);
+        loop {
+            // Relaxed: the release below publishes it.
+            slot.next.store(head, Ordering::Relaxed);
+            // Release: partner is the acquire load in `head`: who finds the slot finds the slots behind it.
+            let order = if seeded("rcu.attach_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+            match self.head.compare_exchange_weak(head, new, order, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// The newest slot, or null.
+    pub(super) fn head(&self) -> *mut ReaderSlot {
+        // Acquire: partner is the release in `push`. Later pushes are read-modify-writes and carry on what earlier ones
+        // released, so the newest slot publishes all.
+        let order = if seeded("rcu.head_relaxed") { Ordering::Relaxed } else { Ordering::Acquire };
+        self.head.load(order)
+    }
+
+    /// The slots from `first` on, which is a slot of this list or null.
+    pub(super) fn from(&self, first: *mut ReaderSlot) -> Slots<'_> {
+        Slots { next: first, list: PhantomData }
+    }
+}
+
+/// Iterates over slots.
+pub(super) struct Slots<'a> {
+    next: *mut ReaderSlot,
+    list: PhantomData<&'a SlotList>,
+}
+
+impl<'a> Iterator for Slots<'a> {
+    type Item = &'a ReaderSlot;
+
+    fn next(&mut self) -> Option<&'a ReaderSlot> {
+        // SAFETY: `next` is null or a slot of the list, and slots live forever once they are in it.
+        let slot = unsafe { self.next.as_ref() }?;
+        // Relaxed: `next` is written once, before the release that published the slot.
+        self.next = slot.next.load(Ordering::Relaxed);
+        Some(slot)
+    }
+}
+
+/// The right to follow what the index and other published structures point to: what was reachable when or after the
+/// section was entered is not freed before it is dropped. Sections nest; their order of dropping is free.
+///
+/// A section is short: nothing inside it waits for another thread, or grace periods wait for both.
+#[must_use = "a section that is dropped at once protects nothing"]
+pub struct Section<'a> {
+    word: &'a SectionWord,
+    /// For a guest, the word as it was right after the entry.
+    guest: Option<Reading>,
+    /// A section belongs to the thread that entered it.
+    not_send: PhantomData<*const ()>,
+}
+
+impl<'a> Section<'a> {
+    /// A section opened by [`SectionWord::enter_owned`], or, with `guest`, by [`SectionWord::enter_shared`].
+    #[inline(always)]
+    pub(super) fn opened(word: &'a SectionWord, guest: Option<Reading>) -> Section<'a> {
+        Section { word, guest, not_send: PhantomData }
+    }
+}
+
+impl Drop for Section<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        match self.guest {
+            None => self.word.leave_owned(),
+            Some(entry) => self.word.leave_shared(entry),
+        }
+    }
+}

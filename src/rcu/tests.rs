@@ -1,0 +1,359 @@
+use super::interrupt::arm;
+use super::test_os::TestOs;
+use super::*;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+
+/// Slots and links live forever here as they do in a process.
+fn forever<T>(value: T) -> &'static T {
+    Box::leak(Box::new(value))
+}
+
+fn started(os: &TestOs) -> &'static Rcu {
+    let rcu = forever(Rcu::new());
+    rcu.start(os);
+    rcu
+}
+
+fn attached(rcu: &Rcu) -> &'static ReaderSlot {
+    let slot = forever(ReaderSlot::new());
+    // SAFETY: a fresh slot that lives forever.
+    unsafe { rcu.attach(slot) };
+    slot
+}
+
+fn retired(rcu: &Rcu) -> &'static RetireLink {
+    let link = forever(RetireLink::new());
+    // SAFETY: a fresh link that nobody can find.
+    unsafe { rcu.retire(link) };
+    link
+}
+
+/// Enters on behalf of the slot's thread: the tests with one thread play all of them.
+fn enter(rcu: &'static Rcu, slot: &'static ReaderSlot) -> Section<'static> {
+    // SAFETY: the slot is attached, and only this thread enters on it.
+    unsafe { rcu.enter(slot) }
+}
+
+#[test]
+fn the_flavour_follows_the_platform_and_is_decided_once() {
+    let rcu = Rcu::new();
+    assert_eq!(rcu.statistics().flavour, Flavour::Undecided);
+    assert_eq!(rcu.synchronize(&TestOs::with_barrier(), None), Err(GraceError::NoBarrier));
+    rcu.start(&TestOs::without_barrier());
+    assert_eq!(rcu.statistics().flavour, Flavour::Fence);
+    rcu.start(&TestOs::with_barrier());
+    assert_eq!(rcu.statistics().flavour, Flavour::Fence);
+    assert_eq!(rcu.synchronize(&TestOs::without_barrier(), None), Ok(()));
+    assert_eq!(started(&TestOs::with_barrier()).statistics().flavour, Flavour::Membarrier);
+}
+
+#[test]
+fn a_batch_waits_for_the_sections_that_were_open_and_for_no_others() {
+    for os in [TestOs::with_barrier(), TestOs::without_barrier()] {
+        let rcu = started(&os);
+        let (early, late) = (attached(rcu), attached(rcu));
+        let links = [retired(rcu), retired(rcu)];
+        let section = enter(rcu, early);
+        assert_eq!(rcu.reclaim(&os, None, |_| panic!("a section is open")), 0);
+        let _newer = enter(rcu, late);
+        let newer_link = retired(rcu);
+        assert_eq!(rcu.reclaim(&os, None, |_| panic!("a section is open")), 0);
+        drop(section);
+        let mut seen = Vec::new();
+        assert_eq!(rcu.reclaim(&os, None, |link| seen.push(core::ptr::from_ref(link))), 2);
+        assert!(links.iter().all(|link| seen.contains(&core::ptr::from_ref(*link))));
+        assert!(!seen.contains(&core::ptr::from_ref(newer_link)));
+        assert_eq!(rcu.statistics().pending, 1);
+        assert_eq!(rcu.statistics().grace_periods, 1);
+    }
+}
+
+#[test]
+fn without_readers_one_call_is_enough() {
+    let os = TestOs::with_barrier();
+    let rcu = started(&os);
+    attached(rcu);
+    for _ in 0..3 {
+        retired(rcu);
+    }
+    assert_eq!(rcu.reclaim(&os, None, |_| {}), 3);
+    assert_eq!(rcu.reclaim(&os, None, |_| {}), 0);
+    assert_eq!(rcu.statistics().pending, 0);
+}
+
+#[test]
+fn a_reader_that_is_always_inside_again_holds_nothing_up() {
+    let os = TestOs::with_barrier();
+    let rcu = started(&os);
+    let slot = attached(rcu);
+    let mut section = enter(rcu, slot);
+    for _ in 0..100 {
+        retired(rcu);
+        assert_eq!(rcu.reclaim(&os, None, |_| {}), 0);
+        drop(section);
+        section = enter(rcu, slot);
+        assert_eq!(rcu.reclaim(&os, None, |_| {}), 1);
+    }
+}
+
+#[test]
+fn sections_nest_and_end_in_any_order() {
+    let os = TestOs::with_barrier();
+    let rcu = started(&os);
+    let slot = attached(rcu);
+    let outer = enter(rcu, slot);
+    let inner = enter(rcu, slot);
+    retired(rcu);
+    assert_eq!(rcu.reclaim(&os, None, |_| {}), 0);
+    drop(outer);
+    assert!(slot.is_inside());
+    assert_eq!(rcu.reclaim(&os, None, |_| {}), 0);
+    assert_eq!(rcu.synchronize(&os, Some(slot)), Err(GraceError::InsideSection));
+    drop(inner);
+    assert_eq!(rcu.reclaim(&os, None, |_| {}), 1);
+    assert_eq!(rcu.synchronize(&os, Some(slot)), Ok(()));
+}
+
+#[test]
+fn guests_hold_a_grace_period_up_also_when_they_share_a_word() {
+    let os = TestOs::with_barrier();
+    let rcu = started(&os);
+    let mut sections: Vec<_> = (0..GUESTS + 5).map(|_| rcu.enter_guest()).collect();
+    retired(rcu);
+    while let Some(section) = sections.pop() {
+        assert_eq!(rcu.reclaim(&os, None, |_| {}), 0);
+        drop(section);
+    }
+    assert_eq!(rcu.reclaim(&os, None, |_| {}), 1);
+}
+
+#[test]
+fn overlapping_guests_do_not_starve_a_grace_period() {
+    let os = TestOs::with_barrier();
+    let rcu = started(&os);
+    let mut section = rcu.enter_guest();
+    retired(rcu);
+    assert_eq!(rcu.reclaim(&os, None, |_| {}), 0);
+    for _ in 0..3 {
+        let next = rcu.enter_guest();
+        drop(std::mem::replace(&mut section, next));
+    }
+    assert_eq!(rcu.reclaim(&os, None, |_| {}), 1);
+}
+
+#[test]
+fn a_barrier_that_fails_parks_what_is_retired_until_it_works_again() {
+    let os = TestOs::with_barrier();
+    let rcu = started(&os);
+    let slot = attached(rcu);
+    os.set_broken(true);
+    for parked in 1..4 {
+        retired(rcu);
+        assert_eq!(rcu.reclaim(&os, Some(slot), |_| panic!("no grace period")), 0);
+        assert_eq!(rcu.statistics().pending, parked);
+        assert_eq!(rcu.synchronize(&os, Some(slot)), Err(GraceError::NoBarrier));
+    }
+    os.set_broken(false);
+    assert_eq!(rcu.reclaim(&os, Some(slot), |_| {}), 3);
+}
+
+#[test]
+fn done_may_retire_and_reclaim() {
+    let os = TestOs::with_barrier();
+    let rcu = started(&os);
+    let first = retired(rcu);
+    let mut again = true;
+    let handed = rcu.reclaim(&os, None, |link| {
+        if std::mem::take(&mut again) {
+            // SAFETY: the link was handed over, so it may be retired once more.
+            unsafe { rcu.retire(link) };
+        }
+        assert_eq!(rcu.reclaim(&os, None, |_| panic!("the lock is held")), 0);
+    });
+    assert_eq!((handed, rcu.statistics().pending), (1, 1));
+    assert_eq!(rcu.reclaim(&os, None, |link| assert!(core::ptr::eq(link, first))), 1);
+}
+
+/// A signal handler at every step of entering and leaving, itself with a section.
+#[test]
+fn a_handler_may_interrupt_an_entry_or_a_leave_anywhere() {
+    let os: &'static TestOs = forever(TestOs::with_barrier());
+    let mut points = 0;
+    loop {
+        let rcu = started(os);
+        let slot = attached(rcu);
+        let handler = move || {
+            let section = enter(rcu, slot);
+            assert!(slot.is_inside());
+            assert_eq!(rcu.synchronize(os, Some(slot)), Err(GraceError::InsideSection));
+            drop(section);
+        };
+        let reached = arm(points, handler, || {
+            let section = enter(rcu, slot);
+            retired(rcu);
+            assert!(slot.is_inside());
+            assert_eq!(rcu.reclaim(os, None, |_| panic!("a section is open")), 0);
+            drop(section);
+            assert!(!slot.is_inside());
+        });
+        assert_eq!(rcu.reclaim(os, None, |_| {}), 1);
+        if !reached {
+            break;
+        }
+        points += 1;
+    }
+    assert!(points >= 7, "only {points} points were interrupted");
+}
+
+/// The thread that reclaims vanishes at every step; the child goes on, and every link but the one whose `done` was
+/// running comes out exactly once. With and without links that were retired above the batch.
+#[test]
+fn a_fork_may_interrupt_a_reclaimer_anywhere() {
+    let os: &'static TestOs = forever(TestOs::with_barrier());
+    for above in [false, true] {
+        let mut points = 0;
+        loop {
+            let rcu = started(os);
+            let (vanished, own) = (attached(rcu), attached(rcu));
+            let links = forever([const { RetireLink::new() }; 4]);
+            let counts = forever([const { AtomicUsize::new(0) }; 4]);
+            let count = |link: &RetireLink| {
+                let number = links.iter().position(|other| core::ptr::eq(other, link)).unwrap();
+                counts[number].fetch_add(1, SeqCst);
+            };
+            // SAFETY: fresh links that nobody can find.
+            links[..3].iter().for_each(|link| unsafe { rcu.retire(link) });
+            if above {
+                let section = enter(rcu, own);
+                assert_eq!(rcu.reclaim(os, Some(own), count), 0);
+                // SAFETY: as above.
+                unsafe { rcu.retire(&links[3]) };
+                drop(section);
+            }
+            let reached = arm(
+                points,
+                || resume_unwind(Box::new("vanished")),
+                || {
+                    let outcome = catch_unwind(AssertUnwindSafe(|| {
+                        rcu.reclaim(os, Some(vanished), count);
+                        // Inside a section when it vanishes.
+                        std::mem::forget(enter(rcu, vanished));
+                    }));
+                    if let Err(reason) = outcome {
+                        assert_eq!(reason.downcast_ref(), Some(&"vanished"));
+                    }
+                },
+            );
+            let total = if above { 4 } else { 3 };
+            // SAFETY: this thread plays the only one of the child.
+            unsafe { rcu.child_after_fork(Some(own)) };
+            for _ in 0..2 {
+                rcu.reclaim(os, Some(own), count);
+            }
+            assert_eq!(
+                counts.iter().map(|count| count.load(SeqCst)).sum::<usize>(),
+                total,
+                "at point {points}"
+            );
+            assert!(counts.iter().all(|count| count.load(SeqCst) <= 1));
+            assert_eq!(rcu.statistics().pending, 0);
+            if !reached {
+                break;
+            }
+            points += 1;
+        }
+        assert!(points >= 12, "only {points} points were interrupted");
+    }
+}
+
+/// A handler forks in the middle of the calling thread's own reclaim and section: both go on in the child.
+#[test]
+fn a_fork_in_a_handler_leaves_the_interrupted_reclaim_and_section_alone() {
+    let os: &'static TestOs = forever(TestOs::with_barrier());
+    let rcu = started(os);
+    let (own, other) = (attached(rcu), attached(rcu));
+    let section = enter(rcu, own);
+    std::mem::forget(enter(rcu, other));
+    std::mem::forget(rcu.enter_guest());
+    retired(rcu);
+    let fork = || {
+        // SAFETY: this thread plays the only one of the child.
+        unsafe { rcu.child_after_fork(Some(own)) }
+    };
+    let reached = arm(0, fork, || {
+        assert_eq!(rcu.reclaim(os, Some(own), |_| panic!("the own section is open")), 0);
+    });
+    assert!(reached);
+    drop(section);
+    assert_eq!(rcu.reclaim(os, Some(own), |_| {}), 1);
+}
+
+#[test]
+fn a_guest_that_a_fork_closed_leaves_without_harm() {
+    let os = TestOs::with_barrier();
+    let rcu = started(&os);
+    let own = attached(rcu);
+    let section = rcu.enter_guest();
+    // SAFETY: this thread plays the only one of the child.
+    unsafe { rcu.child_after_fork(Some(own)) };
+    drop(section);
+    retired(rcu);
+    assert_eq!(rcu.reclaim(&os, Some(own), |_| {}), 1);
+    let next = rcu.enter_guest();
+    retired(rcu);
+    assert_eq!(rcu.reclaim(&os, Some(own), |_| {}), 0);
+    drop(next);
+}
+
+/// Real threads, the real barrier where the kernel has one: no reader finds a thing that was freed under it.
+#[test]
+fn readers_and_a_reclaimer_race() {
+    const THINGS: usize = 64;
+    let barriers = [TestOs::without_barrier(), TestOs::with_barrier()];
+    for os in barriers.iter().take(if TestOs::kernel_has_membarrier() { 2 } else { 1 }) {
+        let rcu = started(os);
+        let live = forever([const { AtomicBool::new(false) }; THINGS]);
+        let links = forever([const { RetireLink::new() }; THINGS]);
+        let free = |link: &RetireLink| {
+            let number = links.iter().position(|other| core::ptr::eq(other, link)).unwrap();
+            live[number].store(false, Relaxed);
+        };
+        let (published, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        live[0].store(true, Relaxed);
+        std::thread::scope(|threads| {
+            for _ in 0..2 {
+                threads.spawn(|| {
+                    let slot = attached(rcu);
+                    while !stop.load(Relaxed) {
+                        let section = enter(rcu, slot);
+                        let thing = published.load(Acquire);
+                        assert!(live[thing].load(Relaxed), "thing {thing} was freed under a reader");
+                        drop(section);
+                    }
+                });
+            }
+            let own = attached(rcu);
+            for round in 0..20_000 {
+                let (old, new) = (round % THINGS, (round + 1) % THINGS);
+                while live[new].load(Relaxed) {
+                    rcu.reclaim(os, Some(own), free);
+                }
+                live[new].store(true, Relaxed);
+                published.store(new, Release);
+                if round % 16 == 0 {
+                    rcu.synchronize(os, Some(own)).unwrap();
+                    live[old].store(false, Relaxed);
+                } else {
+                    // SAFETY: unpublished above, and the link was handed over when the thing was last freed.
+                    unsafe { rcu.retire(&links[old]) };
+                }
+            }
+            stop.store(true, Relaxed);
+        });
+        while rcu.statistics().pending != 0 {
+            rcu.reclaim(os, None, free);
+        }
+        assert_eq!(live.iter().filter(|thing| thing.load(Relaxed)).count(), 1);
+    }
+}
