@@ -8,6 +8,8 @@
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod conformance;
 mod linux;
+#[doc(hidden)]
+pub mod simulated;
 
 pub use linux::Linux;
 
