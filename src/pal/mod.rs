@@ -8,6 +8,8 @@
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod conformance;
 mod linux;
+#[cfg(all(test, any(loom, shuttle)))]
+pub(crate) mod models;
 #[doc(hidden)]
 pub mod simulated;
 

@@ -109,7 +109,7 @@ impl Simulated {
             reserve,
             state: Mutex::new(state),
             parking: Parking::default(),
-            barrier: HeavyBarrier::default(),
+            barrier: HeavyBarrier::new(),
         }))
     }
 

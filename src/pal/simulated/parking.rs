@@ -45,6 +45,7 @@ impl Sleepers {
         ticket
     }
 
+    #[cfg(not(any(loom, shuttle)))]
     fn holds(&self, ticket: u64) -> bool {
         self.waiting.iter().any(|sleeper| sleeper.ticket == ticket)
     }
@@ -135,16 +136,26 @@ impl Parking {
         timeout_ms: Option<u32>,
         early: impl Fn() -> bool,
     ) {
-        use crate::sync::{atomic::Ordering, seeded};
+        use crate::sync::atomic::{Ordering, fence};
+        use crate::sync::{seeded, spin_hint};
 
         if timeout_ms.is_some() || early() {
-            return crate::sync::spin_hint();
+            return spin_hint();
+        }
+        // Relaxed: ordered by the fences, here and in `wake`, as the kernel orders it. The sleeper is on the list
+        // before it looks; so either it sees the store that came before a wake, or the wake finds it on the list.
+        let changed = || word.load(Ordering::Relaxed) != expected;
+        let late = seeded("pal.wait_compares");
+        if late {
+            // Looks too early: what happens from here on is missed.
+            if changed() {
+                return;
+            }
+            spin_hint();
         }
         let ticket = self.lock().add(word);
-        // Relaxed: a read-modify-write sees the latest value, as the kernel does under its own lock, and adds no
-        // ordering that a futex does not give. The sleeper is on the list already: a store that this misses is
-        // followed by a wake that finds it.
-        if word.fetch_add(0, Ordering::Relaxed) == expected || seeded("pal.wait_compares") {
+        fence(Ordering::SeqCst);
+        if late || !changed() {
             thread::park();
         }
         self.lock().remove(ticket);
@@ -152,6 +163,7 @@ impl Parking {
 
     /// Wakes up to `count` sleepers on `word`.
     pub(super) fn wake(&self, word: &AtomicU32, count: u32) {
+        crate::sync::atomic::fence(crate::sync::atomic::Ordering::SeqCst);
         let taken = self.lock().take(word, count);
         for sleeper in taken {
             sleeper.thread.unpark();
