@@ -229,7 +229,12 @@ unsafe impl Platform for Linux {
     }
 
     fn register_barrier(&self) -> Result<(), Errno> {
-        membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
+        let outcome = membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
+        if outcome.is_err() {
+            // Relaxed: a statistic, as in `counted`.
+            self.counters.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        outcome
     }
 
     fn heavy_barrier(&self) -> Result<(), Errno> {

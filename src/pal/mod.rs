@@ -8,6 +8,10 @@
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod conformance;
 mod linux;
+#[cfg(all(test, any(loom, shuttle)))]
+pub(crate) mod models;
+#[doc(hidden)]
+pub mod simulated;
 
 pub use linux::Linux;
 

@@ -1,0 +1,95 @@
+//! The real memory behind simulated mappings: one reserved range in which what is not mapped cannot be touched.
+
+use super::super::Access;
+use crate::base::{GRANULE, align_up};
+use std::ffi::{c_int, c_void};
+use std::ops::Range;
+
+/// Real address space, all of it inaccessible but for what was opened. Given back when dropped.
+pub(super) struct Reserve {
+    whole: Range<usize>,
+    usable: Range<usize>,
+}
+
+const FIXED: c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+
+fn protection(access: Access) -> c_int {
+    match access {
+        Access::None => libc::PROT_NONE,
+        Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+    }
+}
+
+/// The machine below the simulation must not fail: there is nothing to simulate it with.
+#[track_caller]
+fn demand(succeeded: bool, call: &str) {
+    assert!(
+        succeeded,
+        "the simulated system is out of real resources: {call}: {}",
+        std::io::Error::last_os_error()
+    );
+}
+
+impl Reserve {
+    /// Reserves `len` bytes that start on a granule, with inaccessible space before and behind them.
+    pub(super) fn new(len: usize) -> Reserve {
+        let total = len + 2 * GRANULE;
+        let flags = FIXED & !libc::MAP_FIXED;
+        // SAFETY: without MAP_FIXED the system chooses a range that nothing occupies.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), total, libc::PROT_NONE, flags, -1, 0) };
+        demand(start != libc::MAP_FAILED, "mmap");
+        let start = start as usize;
+        let base =
+            align_up(start + 1, GRANULE).expect("a mapping does not end at the top of the address space");
+        Reserve { whole: start..start + total, usable: base..base + len }
+    }
+
+    pub(super) fn usable(&self) -> Range<usize> {
+        self.usable.clone()
+    }
+
+    fn check(&self, range: &Range<usize>) {
+        assert!(self.usable.start <= range.start && range.start < range.end && range.end <= self.usable.end);
+    }
+
+    /// Replaces the range by pages that have never been touched.
+    pub(super) fn renew(&self, range: &Range<usize>, access: Access) {
+        self.check(range);
+        let at = range.start as *mut c_void;
+        // SAFETY: the range lies in the reserve, which is ours; whether anyone still uses it is what is being tested.
+        let mapped = unsafe { libc::mmap(at, range.len(), protection(access), FIXED, -1, 0) };
+        demand(mapped == at, "mmap");
+    }
+
+    /// Changes what the range may be used for and keeps its contents.
+    pub(super) fn protect(&self, range: &Range<usize>, access: Access) {
+        self.check(range);
+        // SAFETY: as in `renew`.
+        let answer = unsafe { libc::mprotect(range.start as *mut c_void, range.len(), protection(access)) };
+        demand(answer == 0, "mprotect");
+    }
+
+    /// Makes the range read as zero.
+    pub(super) fn purge(&self, range: &Range<usize>) {
+        self.check(range);
+        // SAFETY: as in `renew`.
+        let answer = unsafe { libc::madvise(range.start as *mut c_void, range.len(), libc::MADV_DONTNEED) };
+        demand(answer == 0, "madvise");
+    }
+
+    /// Copies the contents of `from` to `to`; both are readable and writable.
+    pub(super) fn copy(&self, from: &Range<usize>, to: usize) {
+        self.check(from);
+        self.check(&(to..to + from.len()));
+        // SAFETY: both ranges are accessible (the caller has just made sure) and do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(from.start as *const u8, to as *mut u8, from.len()) };
+    }
+}
+
+impl Drop for Reserve {
+    fn drop(&mut self) {
+        // SAFETY: the range is ours; the last handle to it is gone.
+        let answer = unsafe { libc::munmap(self.whole.start as *mut c_void, self.whole.len()) };
+        demand(answer == 0, "munmap");
+    }
+}
