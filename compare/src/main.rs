@@ -1,2 +1,2 @@
-//! See the package description.
+//! `compare`
 fn main() {}

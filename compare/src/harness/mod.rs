@@ -1,0 +1,19 @@
+//! What every workload stands on: blocks that are verified, random numbers, threads that start together, and what the
+//! process cost.
+//!
+//! Nothing here takes memory from the allocator under test except [`Block`] and [`Node`]: tables live in mappings of
+//! their own ([`Table`]), so that time, faults and resident memory are the allocator's and not the harness's.
+
+mod block;
+mod cost;
+mod job;
+mod node;
+mod random;
+mod table;
+
+pub use block::Block;
+pub use cost::{Cost, Usage, mappings, page_size, resident_kib, resident_peak_kib, who_serves_malloc};
+pub use job::{Flags, Job, Outcome, Quota, Work, together};
+pub use node::Node;
+pub use random::Random;
+pub use table::{Table, Zeroed};

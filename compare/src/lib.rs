@@ -1,0 +1,5 @@
+//! What compares specmalloc with its peers: workloads that run on whatever serves malloc, programs measured once per
+//! Rust global allocator, and the runner that puts the figures side by side.
+
+pub mod harness;
+pub mod workloads;
