@@ -1,8 +1,20 @@
 //! `api`: what a program sees. May import every layer below.
 //!
-//! [`statistics`] is the record of figures; `shared_record` puts it where another process can read it.
+//! [`SpecMalloc`] is the global allocator of a Rust program, [`raw`] the C interface that the preload library puts names
+//! to; [`statistics`] is the record of figures, and [`shared_record`] puts it where another process can read it.
 
+#[cfg(not(any(loom, shuttle)))]
+mod figures;
 mod publication;
+#[cfg(not(any(loom, shuttle)))]
+pub mod raw;
+#[cfg(not(any(loom, shuttle)))]
+mod rust;
 #[cfg(not(any(loom, shuttle)))] // Its layout is that of a file: a checker's atomics do not fit.
 pub mod shared_record;
 pub mod statistics;
+
+#[cfg(not(any(loom, shuttle)))]
+pub use figures::{finish_shared, open_shared};
+#[cfg(not(any(loom, shuttle)))]
+pub use rust::SpecMalloc;

@@ -8,12 +8,14 @@
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod conformance;
 mod linux;
+mod misuse;
 #[cfg(all(test, any(loom, shuttle)))]
 pub(crate) mod models;
 #[doc(hidden)]
 pub mod simulated;
 
 pub use linux::Linux;
+pub use misuse::{Misuse, broken_contract};
 
 use crate::sync::atomic::AtomicU32;
 use core::ffi::CStr;

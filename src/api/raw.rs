@@ -1,0 +1,228 @@
+//! The C interface's semantics, for whoever keeps a heap pointer per thread ([`Thread`]): the preload library.
+//!
+//! The fast paths of malloc and free are the first two functions. They check everything that is checked by default:
+//! that a freed pointer is the start of a block that was handed out and is not free, and that a block was not written
+//! while it was free. Everything else of them is out of line.
+
+use super::figures;
+use crate::base::{SLICE, is_aligned};
+use crate::global::{Thread, enter_step, leave_step, nudge, process, with_heap};
+use crate::heap::{Block, BlockKind, Checks, Freed, Heap, Place, Slab, TABLE_MAX};
+use crate::pal::{Misuse, Platform, broken_contract};
+use core::ptr;
+
+pub use crate::global::{OptionError, Options, get_option, set_option};
+
+/// malloc: `size` bytes at a multiple of 16, or null with `ENOMEM`. Zero bytes are a block of their own.
+#[inline(always)]
+pub fn malloc<T: Thread>(size: usize) -> *mut u8 {
+    if size > TABLE_MAX {
+        return malloc_slow::<T>(size);
+    }
+    let heap = T::heap();
+    enter_step::<T>();
+    // SAFETY: the thread possesses its heap, or it is NOBODY, whose lists are empty.
+    let block = unsafe { (*heap).pop::<T::Checks>(Heap::table_class(size)) };
+    leave_step::<T>(heap);
+    if block.is_null() {
+        return malloc_slow::<T>(size);
+    }
+    block.cast()
+}
+
+/// free: gives back a block of this allocator, or null.
+///
+/// # Safety
+/// `block` is null or a live block of this allocator, which nobody uses any more. (Most pointers that are neither are
+/// recognised, and end the process with a message.)
+#[inline(always)]
+pub unsafe fn free<T: Thread>(block: *mut u8) {
+    let heap = T::heap();
+    let address = block.expose_provenance();
+    if !process().space().index().is_near_arena(address) {
+        // SAFETY: the caller's.
+        return unsafe { free_slow::<T>(block) };
+    }
+    // SAFETY: an arena is published there, whose header has a record for every slice.
+    let slab = unsafe { &*Slab::of(address) };
+    // A slab of more than one slice has its owner in the first record only, and there the offset is right.
+    let mine = ptr::eq(slab.owner(), heap) && slab.is_block(address % SLICE);
+    // SAFETY: the thread possesses the slab's heap, and the block is one of the slab's, below its frontier.
+    if !mine || (T::Checks::ON && unsafe { Block::is_free(block.cast(), (*heap).secret()) }) {
+        // SAFETY: the caller's.
+        return unsafe { free_slow::<T>(block) };
+    }
+    enter_step::<T>();
+    // SAFETY: as above.
+    let freed = unsafe { slab.push::<T::Checks>(block.cast(), (*heap).secret()) };
+    if freed == Freed::Event {
+        // SAFETY: as above.
+        unsafe { (*heap).countdown_ended(process(), slab) };
+        nudge();
+    }
+    leave_step::<T>(heap);
+}
+
+#[cold]
+#[inline(never)]
+fn malloc_slow<T: Thread>(size: usize) -> *mut u8 {
+    allocate::<T>(size, 1, false)
+}
+
+#[cold]
+#[inline(never)]
+unsafe fn free_slow<T: Thread>(block: *mut u8) {
+    if block.is_null() {
+        return;
+    }
+    let place = place_of(block);
+    with_heap::<T, _>(&Options::new(), |heap| match (heap, place) {
+        // SAFETY: the caller's, as far as `place` could not tell; the heap is possessed here.
+        (Some(heap), place) => unsafe { process().free::<T::Checks>(heap, block, place) },
+        // No memory for a heap: the owner gets the block directly. Anything larger stays where it is.
+        // SAFETY: as above; an owner is a heap, and lives forever.
+        (None, Place::Slab(slab)) => unsafe {
+            let owner = &*slab.owner();
+            owner.inbox().push::<T::Checks>(block.cast(), block.cast(), owner.secret());
+        },
+        (None, _) => {}
+    });
+    nudge();
+    figures::pulse::<T>();
+}
+
+fn place_of(block: *mut u8) -> Place {
+    match process().place(block.expose_provenance()) {
+        Ok(place) => place,
+        Err(misuse) => broken_contract(misuse, block.addr()),
+    }
+}
+
+#[inline(never)]
+fn allocate<T: Thread>(size: usize, align: usize, zero: bool) -> *mut u8 {
+    if size > isize::MAX as usize {
+        return out_of_memory();
+    }
+    let block = with_heap::<T, _>(&Options::new(), |heap| match heap {
+        // SAFETY: the heap is possessed here.
+        Some(heap) => unsafe { process().allocate::<T::Checks>(heap, size, align, zero) },
+        None => ptr::null_mut(),
+    });
+    figures::pulse::<T>();
+    if block.is_null() { out_of_memory() } else { block }
+}
+
+/// Null, with the error number that C asks for.
+#[cold]
+fn out_of_memory() -> *mut u8 {
+    // SAFETY: libc answers with the address of this thread's errno.
+    unsafe { *libc::__errno_location() = libc::ENOMEM };
+    ptr::null_mut()
+}
+
+/// calloc: `count` times `size` zero bytes, or null with `ENOMEM`, also when the product overflows.
+#[inline]
+pub fn calloc<T: Thread>(count: usize, size: usize) -> *mut u8 {
+    let Some(bytes) = count.checked_mul(size) else { return out_of_memory() };
+    if bytes > TABLE_MAX {
+        return allocate::<T>(bytes, 1, true);
+    }
+    let block = malloc::<T>(bytes);
+    if !block.is_null() {
+        // SAFETY: the block holds `bytes` bytes and is ours.
+        unsafe { block.write_bytes(0, bytes) };
+    }
+    block
+}
+
+/// `size` bytes at a multiple of `align`, a power of two; null with `ENOMEM`.
+#[inline]
+pub fn aligned<T: Thread>(align: usize, size: usize) -> *mut u8 {
+    debug_assert!(align.is_power_of_two());
+    allocate::<T>(size, align, false)
+}
+
+/// realloc, for a `size` above zero and a block that is not null: the block with `size` bytes, moved if need be, or null
+/// with `ENOMEM` and the block as it was.
+///
+/// # Safety
+/// `block` is a live block of this allocator.
+pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
+    if block.is_null() {
+        return malloc::<T>(size);
+    }
+    let place = place_of(block);
+    let usable = place.usable();
+    // A block that fits and wastes less than half stays. (A block of a slab has no smaller form worth a copy below 64.)
+    if size <= usable && (size >= usable / 2 || usable <= 64) && !matches!(place, Place::Huge(_)) {
+        return block;
+    }
+    let stays = match (place, BlockKind::of(size, 1)) {
+        (Place::Large(_), BlockKind::Large) | (Place::Huge(_), BlockKind::Huge) => {
+            with_heap::<T, _>(&Options::new(), |heap| {
+                // SAFETY: the heap is possessed here, the block is the caller's, the kinds agree.
+                heap.and_then(|heap| unsafe { process().resize(heap, place, size, page_aligned(block)) })
+            })
+        }
+        _ => None,
+    };
+    if let Some(stays) = stays {
+        return stays;
+    }
+    let moved = malloc::<T>(size);
+    if !moved.is_null() {
+        // SAFETY: two live blocks, both at least as long as what is copied.
+        unsafe {
+            ptr::copy_nonoverlapping(block, moved, size.min(usable));
+            free::<T>(block);
+        }
+    }
+    moved
+}
+
+/// The alignment that a huge block keeps when it moves: a page. (realloc promises no more than malloc.)
+fn page_aligned(block: *mut u8) -> usize {
+    debug_assert!(is_aligned(block.addr(), process().page_size()));
+    process().page_size()
+}
+
+/// Bytes that the block can hold; zero for null.
+///
+/// # Safety
+/// `block` is null or a live block of this allocator.
+pub unsafe fn usable_size<T: Thread>(block: *mut u8) -> usize {
+    if block.is_null() { 0 } else { place_of(block).usable() }
+}
+
+/// The heap that the block goes home to: a number, or `None` for large and huge blocks and foreign pointers.
+pub fn heap_of<T: Thread>(block: *const u8) -> Option<usize> {
+    match process().place(block.addr()) {
+        // SAFETY: an owner is a heap, and lives forever.
+        Ok(Place::Slab(slab)) => Some(unsafe { (*slab.owner()).index() } as usize),
+        _ => None,
+    }
+}
+
+/// Frees a block whose size the caller says it knows; a size that is not the block's ends the process.
+///
+/// # Safety
+/// As for [`free`].
+pub unsafe fn free_sized<T: Thread>(block: *mut u8, size: usize) {
+    if T::Checks::ON && !block.is_null() && size > place_of(block).usable() {
+        broken_contract(Misuse::SizeMismatch, block.addr());
+    }
+    // SAFETY: the caller's.
+    unsafe { free::<T>(block) }
+}
+
+/// Gives back to the system everything that is free. Answers whether anything was.
+pub fn trim<T: Thread>() -> bool {
+    crate::global::trim::<T>()
+}
+
+/// Bytes in a page.
+pub fn page_size() -> usize {
+    process().space().os().page_size()
+}
+
+pub use super::figures::{finish_shared, open_shared, statistics};

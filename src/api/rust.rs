@@ -1,0 +1,277 @@
+//! The Rust interface: a global allocator whose fast path is inlined into the caller.
+
+use super::figures;
+use super::statistics::Statistics;
+use crate::global::{NOBODY, Options, Thread, exit_thread, nudge, process, with_heap};
+use crate::heap::{BlockKind, Checks, Freed, Heap, Place, Slab};
+use core::alloc::{GlobalAlloc, Layout};
+use core::cell::Cell;
+use core::ptr;
+
+/// The allocator, for a `#[global_allocator]` static.
+///
+/// ```
+/// use specmalloc::SpecMalloc;
+///
+/// #[global_allocator]
+/// static ALLOC: SpecMalloc = SpecMalloc::new();
+///
+/// let numbers: Vec<u64> = (0..1000).collect();
+/// assert_eq!(numbers.iter().sum::<u64>(), 499_500);
+/// assert!(ALLOC.statistics().live_bytes >= 8000);
+/// ```
+pub struct SpecMalloc {
+    options: Options,
+}
+
+/// Rust threads keep their heap in a `thread_local!`. As std says, signal handlers must not allocate; so nothing guards
+/// against them here. Pointers and layouts are trusted in release builds and checked in debug builds.
+pub struct RustThread;
+
+std::thread_local! {
+    static HEAP: Cell<*const Heap> = const { Cell::new(&raw const NOBODY) };
+    static HOME: Cell<*const Heap> = const { Cell::new(ptr::null()) };
+    static EXIT: Exit = const { Exit };
+}
+
+struct Exit;
+impl Drop for Exit {
+    fn drop(&mut self) {
+        exit_thread::<RustThread>();
+    }
+}
+
+#[cfg(debug_assertions)]
+type RustChecks = crate::heap::Checked;
+#[cfg(not(debug_assertions))]
+type RustChecks = crate::heap::Trusting;
+
+// SAFETY: two thread-local cells without destructors, which start as asked.
+unsafe impl Thread for RustThread {
+    type Checks = RustChecks;
+    const GUARDED: bool = false;
+
+    #[inline(always)]
+    fn heap() -> *const Heap {
+        HEAP.get()
+    }
+    #[inline(always)]
+    fn set_heap(heap: *const Heap) {
+        HEAP.set(heap);
+    }
+    #[inline(always)]
+    fn home() -> *const Heap {
+        HOME.get()
+    }
+    #[inline(always)]
+    fn set_home(home: *const Heap) {
+        HOME.set(home);
+    }
+    fn call_at_exit() {
+        // An error means that the thread is past its destructors: the heap stays with it until the process ends.
+        let _exiting = EXIT.try_with(|_| ());
+    }
+}
+
+impl SpecMalloc {
+    /// The allocator with its default options.
+    pub const fn new() -> SpecMalloc {
+        SpecMalloc { options: Options::new() }
+    }
+
+    /// Bytes that may be free and still resident, beside a share of what is live (see
+    /// [`SpecMalloc::dirty_percent`]). Default: 4 MiB, four times that where a helper thread gives memory back by age.
+    pub const fn dirty_max(mut self, bytes: usize) -> SpecMalloc {
+        self.options.dirty_bytes = Some(bytes);
+        self
+    }
+
+    /// Share of the live bytes that may be free and still resident, in percent. Default: 12.
+    pub const fn dirty_percent(mut self, percent: usize) -> SpecMalloc {
+        self.options.dirty_percent = Some(percent);
+        self
+    }
+
+    /// Whether a process with several threads gets a helper thread that gives memory back by age. Default: yes.
+    pub const fn helper(mut self, on: bool) -> SpecMalloc {
+        self.options.helper = Some(on);
+        self
+    }
+
+    /// Whether address space is reserved behind huge blocks, so that they grow in place. Default: yes, unless the
+    /// process's address space is limited.
+    pub const fn reserve(mut self, on: bool) -> SpecMalloc {
+        self.options.reserve = Some(on);
+        self
+    }
+
+    /// The process's figures now.
+    pub fn statistics(&self) -> Statistics {
+        figures::statistics::<RustThread>()
+    }
+
+    /// Gives back to the system everything that is free. Answers whether anything was.
+    pub fn trim(&self) -> bool {
+        crate::global::trim::<RustThread>()
+    }
+
+    /// Bytes that the block at `block`, of `layout`, can hold.
+    ///
+    /// # Safety
+    /// `block` is a live block that this allocator handed out for `layout`.
+    pub unsafe fn usable_size(&self, block: *mut u8, layout: Layout) -> usize {
+        match BlockKind::of(layout.size(), layout.align()) {
+            BlockKind::Small(class) => crate::base::class_size(class),
+            _ => self.place(block, layout).usable(),
+        }
+    }
+
+    /// The place of a block of `layout`: by arithmetic for blocks in arenas, through the index for huge ones.
+    fn place(&self, block: *mut u8, layout: Layout) -> Place {
+        let address = block.expose_provenance();
+        if !RustChecks::ON && BlockKind::of(layout.size(), layout.align()) != BlockKind::Huge {
+            // SAFETY: by `GlobalAlloc`'s contract the pointer is a live block of this allocator and of this layout.
+            return unsafe { Place::trusted(address) };
+        }
+        match process().place(address) {
+            Ok(place) => place,
+            Err(misuse) => crate::pal::broken_contract(misuse, address),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_slow(&self, layout: Layout, zero: bool) -> *mut u8 {
+        let block = with_heap::<RustThread, _>(&self.options, |heap| match heap {
+            // SAFETY: the heap is possessed here.
+            Some(heap) => unsafe { process().allocate::<RustChecks>(heap, layout.size(), layout.align(), zero) },
+            None => ptr::null_mut(),
+        });
+        figures::pulse::<RustThread>();
+        block
+    }
+
+    #[cold]
+    #[inline(never)]
+    unsafe fn free_slow(&self, block: *mut u8, layout: Layout) {
+        let place = self.place(block, layout);
+        with_heap::<RustThread, _>(&self.options, |heap| match (heap, place) {
+            // SAFETY: the block is the caller's; the heap is possessed here.
+            (Some(heap), place) => unsafe { process().free::<RustChecks>(heap, block, place) },
+            // SAFETY: as above; an owner is a heap, and lives forever.
+            (None, Place::Slab(slab)) => unsafe {
+                let owner = &*slab.owner();
+                owner.inbox().push::<RustChecks>(block.cast(), block.cast(), owner.secret());
+            },
+            (None, _) => {}
+        });
+        nudge();
+        figures::pulse::<RustThread>();
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn event(&self, heap: *const Heap, slab: &Slab) {
+        // SAFETY: the thread possesses its heap, which lives forever.
+        unsafe { (*heap).countdown_ended(process(), slab) };
+        nudge();
+    }
+}
+
+impl Default for SpecMalloc {
+    fn default() -> SpecMalloc {
+        SpecMalloc::new()
+    }
+}
+
+// SAFETY: blocks are disjoint, at least as large and aligned as their layout asks, and live until they are freed; nothing
+// here unwinds.
+unsafe impl GlobalAlloc for SpecMalloc {
+    #[inline(always)]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if let BlockKind::Small(class) = BlockKind::of(layout.size(), layout.align()) {
+            let heap = RustThread::heap();
+            // SAFETY: the thread possesses its heap, or it is NOBODY, whose lists are empty.
+            let block = unsafe { (*heap).pop::<RustChecks>(class) };
+            if !block.is_null() {
+                return block.cast();
+            }
+        }
+        self.allocate_slow(layout, false)
+    }
+
+    #[inline(always)]
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if !RustChecks::ON
+            && let BlockKind::Small(class) = BlockKind::of(layout.size(), layout.align())
+            && crate::base::class_info(class).slices == 1
+        {
+            let heap = RustThread::heap();
+            // SAFETY: a live block of this layout lies in a slab of one slice, which it holds.
+            let slab = unsafe { &*Slab::of(block.expose_provenance()) };
+            if ptr::eq(slab.owner(), heap) {
+                // SAFETY: the thread possesses its heap, and the block is the caller's to give.
+                if unsafe { slab.push::<RustChecks>(block.cast(), (*heap).secret()) } == Freed::Event {
+                    self.event(heap, slab);
+                }
+                return;
+            }
+        }
+        // SAFETY: the caller's.
+        unsafe { self.free_slow(block, layout) }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if let BlockKind::Small(_) = BlockKind::of(layout.size(), layout.align()) {
+            // SAFETY: the caller's.
+            let block = unsafe { self.alloc(layout) };
+            if !block.is_null() {
+                // SAFETY: the block is ours and at least as large.
+                unsafe { block.write_bytes(0, layout.size()) };
+            }
+            return block;
+        }
+        self.allocate_slow(layout, true)
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        let (old, new) = (BlockKind::of(layout.size(), layout.align()), BlockKind::of(size, layout.align()));
+        if let (BlockKind::Small(old), BlockKind::Small(new)) = (old, new)
+            && old == new
+        {
+            return block;
+        }
+        // SAFETY: the caller's.
+        unsafe { self.realloc_slow(block, layout, size, old == new) }
+    }
+}
+
+impl SpecMalloc {
+    /// # Safety
+    /// As for `GlobalAlloc::realloc`.
+    #[inline(never)]
+    unsafe fn realloc_slow(&self, block: *mut u8, layout: Layout, size: usize, same_kind: bool) -> *mut u8 {
+        if same_kind {
+            let place = self.place(block, layout);
+            let stays = with_heap::<RustThread, _>(&self.options, |heap| {
+                // SAFETY: the heap is possessed here, the block is the caller's, and the kinds agree: equal kinds that
+                // are not of one class are large or huge.
+                heap.and_then(|heap| unsafe { process().resize(heap, place, size, layout.align()) })
+            });
+            if let Some(stays) = stays {
+                return stays;
+            }
+        }
+        // SAFETY: the caller's: `size` is not zero and does not overflow when rounded up to the alignment.
+        unsafe {
+            let moved = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
+            if !moved.is_null() {
+                ptr::copy_nonoverlapping(block, moved, size.min(layout.size()));
+                self.dealloc(block, layout);
+            }
+            moved
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! fork: the child has one thread, and the heaps and reader slots of the others belong to nobody.
+//!
+//! The child finds out in two ways: by a handler registered with pthread_atfork, and, because `_Fork` and raw `clone`
+//! call no handlers and other libraries' handlers may allocate before ours, by a word in memory that the kernel wipes in
+//! the child (MADV_WIPEONFORK), which the slow paths look at. The parent does nothing and waits for nobody.
+
+use super::thread::Thread;
+use super::{helper, process};
+use crate::pal::{Access, Platform};
+use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::ptr;
+
+/// One in the process that wrote it, zero in a child that has not noticed yet. Null where the kernel cannot wipe.
+static WITNESS: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+
+/// The home of the thread that forks, for the child to keep: set by whoever installs the hooks.
+static OWN_HEAP: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+
+const MADV_WIPEONFORK: libc::c_int = 18;
+
+/// Maps the witness. Before the first heap.
+pub(super) fn prepare() {
+    let os = process().space().os();
+    let size = os.page_size();
+    let Ok(page) = os.map(None, size, Access::ReadWrite) else { return };
+    let word = ptr::with_exposed_provenance_mut::<AtomicU32>(page);
+    // SAFETY: the page was mapped just now and is ours.
+    if unsafe { libc::madvise(word.cast(), size, MADV_WIPEONFORK) } == 0 {
+        // SAFETY: as above; zero is a valid AtomicU32.
+        unsafe { &*word }.store(1, Ordering::Relaxed);
+        // Relaxed (both): one thread starts the process, the others see it by the Acquire on STARTED.
+        WITNESS.store(word, Ordering::Relaxed);
+    }
+}
+
+/// Registers the handler for children. Allocates.
+pub(super) fn install<T: Thread>() {
+    // Relaxed: read by the child of this process, which has one thread.
+    OWN_HEAP.store(own_heap::<T> as *mut (), Ordering::Relaxed);
+    // SAFETY: the handler is a function of this library, which is never unloaded while it is in use.
+    let _no_memory = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+}
+
+fn own_heap<T: Thread>() -> *const () {
+    T::home().cast()
+}
+
+extern "C" fn in_child() {
+    notice();
+}
+
+/// Tidies up if this is a child that has not done so yet.
+#[inline]
+pub(super) fn notice() {
+    // Relaxed: written by this process or its parent before the fork.
+    let word = WITNESS.load(Ordering::Relaxed);
+    // SAFETY: null or the witness page, which stays mapped.
+    if let Some(word) = unsafe { word.as_ref() }
+        && word.load(Ordering::Relaxed) == 0
+    {
+        tidy(word);
+    }
+}
+
+#[cold]
+fn tidy(word: &AtomicU32) {
+    // Relaxed: the child has one thread. First the word: what follows must not come back here.
+    word.store(1, Ordering::Relaxed);
+    // Relaxed: as above.
+    let own = OWN_HEAP.load(Ordering::Relaxed);
+    if own.is_null() {
+        return;
+    }
+    // SAFETY: `install` stored a function of this type.
+    let own: fn() -> *const () = unsafe { core::mem::transmute::<*mut (), fn() -> *const ()>(own) };
+    // SAFETY: the witness was wiped, so this is a child, and its only thread is here.
+    unsafe { process().child_after_fork(own().cast()) };
+    helper::forget();
+}

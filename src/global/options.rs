@@ -1,0 +1,166 @@
+//! Options: from the `static` of a Rust program, from the environment, from the C interface. The last one wins.
+//!
+//! `SPECMALLOC_CONF=key:value,...`. Sizes take a suffix K, M or G; switches are `on` and `off`. A key or value that is
+//! not known gives one line on standard error and leaves the default.
+
+use super::{environment, helper, process};
+
+/// What a Rust program can set in its `static`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    pub(crate) dirty_bytes: Option<usize>,
+    pub(crate) dirty_percent: Option<usize>,
+    pub(crate) helper: Option<bool>,
+    pub(crate) reserve: Option<bool>,
+    pub(crate) arena_bytes: Option<usize>,
+}
+
+/// Why an option was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionError {
+    /// There is no option of that name.
+    UnknownKey,
+    /// The option does not take that value.
+    BadValue,
+}
+
+/// The variable that options are read from.
+const VARIABLE: &core::ffi::CStr = c"SPECMALLOC_CONF";
+
+impl Options {
+    /// The defaults.
+    pub const fn new() -> Options {
+        Options { dirty_bytes: None, dirty_percent: None, helper: None, reserve: None, arena_bytes: None }
+    }
+
+    /// Sets one option from text.
+    fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), OptionError> {
+        let bad = OptionError::BadValue;
+        match key {
+            b"dirty_max" => self.dirty_bytes = Some(size(value).ok_or(bad)?),
+            b"dirty_percent" => self.dirty_percent = Some(size(value).filter(|&share| share <= 1000).ok_or(bad)?),
+            b"helper" => self.helper = Some(switch(value).ok_or(bad)?),
+            b"reserve" => self.reserve = Some(switch(value).ok_or(bad)?),
+            b"arena_size" => {
+                let fits = |&bytes: &usize| bytes.is_power_of_two() && (1 << 20..=32 << 20).contains(&bytes);
+                self.arena_bytes = Some(size(value).filter(fits).ok_or(bad)?);
+            }
+            _ => return Err(OptionError::UnknownKey),
+        }
+        Ok(())
+    }
+
+    /// Puts into force what is set here.
+    pub(super) fn apply(&self) {
+        let settings = process().settings();
+        settings.set_dirty(self.dirty_percent, self.dirty_bytes);
+        if let Some(on) = self.reserve {
+            settings.set_reserve(on);
+        }
+        if let Some(bytes) = self.arena_bytes {
+            settings.set_arena_bytes(bytes);
+        }
+        if let Some(on) = self.helper {
+            helper::allow(on);
+        }
+    }
+}
+
+/// Sets an option by name while the process runs.
+pub fn set_option(key: &str, value: &str) -> Result<(), OptionError> {
+    let mut options = Options::new();
+    options.set(key.as_bytes(), value.as_bytes())?;
+    options.apply();
+    Ok(())
+}
+
+/// The value of an option by name: bytes, percent, or 0 and 1 for a switch.
+pub fn get_option(key: &str) -> Option<usize> {
+    let settings = process().settings();
+    match key {
+        "dirty_max" => Some(settings.dirty().1),
+        "dirty_percent" => Some(settings.dirty().0),
+        "helper" => Some(usize::from(helper::is_allowed())),
+        "reserve" => Some(usize::from(settings.reserves_space())),
+        "arena_size" => Some(settings.arena_bytes()),
+        _ => None,
+    }
+}
+
+/// Reads the environment's options and puts them into force.
+pub(super) fn read_environment() {
+    let Some(text) = environment(VARIABLE) else { return };
+    let mut options = Options::new();
+    for pair in text.to_bytes().split(|&byte| byte == b',').filter(|pair| !pair.is_empty()) {
+        let colon = pair.iter().position(|&byte| byte == b':').unwrap_or(pair.len());
+        let value = pair.get(colon + 1..).unwrap_or(b"");
+        match options.set(&pair[..colon], value) {
+            Ok(()) => {}
+            Err(OptionError::UnknownKey) => complain(b"unknown option in SPECMALLOC_CONF: ", pair),
+            Err(OptionError::BadValue) => complain(b"bad value in SPECMALLOC_CONF: ", pair),
+        }
+    }
+    options.apply();
+}
+
+/// One line on standard error.
+fn complain(what: &[u8], pair: &[u8]) {
+    let parts: [&[u8]; 4] = [b"specmalloc: ", what, pair, b"\n"];
+    let vectors = parts.map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() });
+    // SAFETY: the vectors describe four readable slices. An error leaves nothing to do.
+    let _written = unsafe { libc::writev(libc::STDERR_FILENO, vectors.as_ptr(), 4) };
+}
+
+fn switch(value: &[u8]) -> Option<bool> {
+    match value {
+        b"on" | b"1" | b"true" => Some(true),
+        b"off" | b"0" | b"false" => Some(false),
+        _ => None,
+    }
+}
+
+/// A number with an optional suffix K, M or G, in bytes.
+fn size(value: &[u8]) -> Option<usize> {
+    let (digits, shift) = match value.split_last()? {
+        (b'k' | b'K', digits) => (digits, 10),
+        (b'm' | b'M', digits) => (digits, 20),
+        (b'g' | b'G', digits) => (digits, 30),
+        _ => (value, 0),
+    };
+    if digits.is_empty() {
+        return None;
+    }
+    let mut number: usize = 0;
+    for &digit in digits {
+        let digit = digit.checked_sub(b'0').filter(|&digit| digit < 10)?;
+        number = number.checked_mul(10)?.checked_add(usize::from(digit))?;
+    }
+    number.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_switches_are_read_whole_or_refused() {
+        for (text, bytes) in [("0", 0), ("17", 17), ("4K", 4096), ("3m", 3 << 20), ("2G", 2 << 30)] {
+            assert_eq!(size(text.as_bytes()), Some(bytes), "{text}");
+        }
+        for text in ["", "K", "-1", "1T", "1 ", "0x10", "99999999999999999999", "18446744073709551615K"] {
+            assert_eq!(size(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!((switch(b"on"), switch(b"off"), switch(b"yes")), (Some(true), Some(false), None));
+    }
+
+    #[test]
+    fn a_wrong_option_changes_nothing() {
+        let mut options = Options::new();
+        assert_eq!(options.set(b"dirty_maximum", b"1"), Err(OptionError::UnknownKey));
+        assert_eq!(options.set(b"arena_size", b"3M"), Err(OptionError::BadValue));
+        assert_eq!(options.set(b"dirty_percent", b"1001"), Err(OptionError::BadValue));
+        assert!(options.arena_bytes.is_none() && options.dirty_percent.is_none());
+        assert_eq!(options.set(b"arena_size", b"4M"), Ok(()));
+        assert_eq!(options.arena_bytes, Some(4 << 20));
+    }
+}

@@ -1,0 +1,130 @@
+//! Which heap a thread uses: possessed at the first need, given up at exit, guarded against signal handlers.
+//!
+//! The thread's *heap* pointer is what the fast paths read. It points to [`NOBODY`], a heap that is always empty and owns
+//! nothing, whenever the fast paths must not run: before the thread has a heap, after it has exited, and (guarded
+//! threads) while it is in the middle of a step, so that a signal handler that mallocs there takes the slow path. One
+//! sentinel stands for all three, and costs the fast paths no test. The *home* pointer tells them apart.
+
+use super::{Options, fork, helper, process, start, take_hooks_duty};
+use crate::heap::{Checks, Heap};
+use crate::sync::signal_fence;
+use core::ptr;
+
+/// The heap of a thread that has none: empty lists, owner of no slab. Never written.
+pub static NOBODY: Heap = Heap::new(u32::MAX, 0);
+
+/// Stands for "exited" as a home.
+const EXITED: *const Heap = ptr::without_provenance(1);
+
+/// Where a thread keeps its heap, and how much it trusts its callers.
+///
+/// # Safety
+/// `heap` and `home` answer what was last set by the same thread; `heap` starts as [`NOBODY`], `home` as null. None of the
+/// functions allocates.
+pub unsafe trait Thread: 'static {
+    /// Which checks the paths make.
+    type Checks: Checks;
+    /// Whether a signal handler may allocate in the middle of an allocation.
+    const GUARDED: bool;
+
+    /// What the fast paths allocate from; never null.
+    fn heap() -> *const Heap;
+    /// Sets what `heap` answers.
+    fn set_heap(heap: *const Heap);
+    /// The heap that this thread possesses; null before the first need.
+    fn home() -> *const Heap;
+    /// Sets what `home` answers.
+    fn set_home(home: *const Heap);
+    /// Sees to it that [`exit_thread`] runs when this thread exits. May allocate.
+    fn call_at_exit();
+}
+
+/// Marks the thread as in the middle of a step.
+#[inline(always)]
+pub fn enter_step<T: Thread>() {
+    if T::GUARDED {
+        T::set_heap(&raw const NOBODY);
+        signal_fence();
+    }
+}
+
+/// Ends what `enter_step` began.
+#[inline(always)]
+pub fn leave_step<T: Thread>(heap: *const Heap) {
+    if T::GUARDED {
+        signal_fence();
+        T::set_heap(heap);
+    }
+}
+
+/// Runs `body` with a heap that the caller possesses meanwhile: the thread's own, or, in a signal handler that
+/// interrupted the allocator and after the thread's exit, one that is borrowed from the pool. `None` when there is no
+/// memory for a heap.
+#[inline(never)]
+pub fn with_heap<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap>) -> R) -> R {
+    fork::notice();
+    let mut heap = T::heap();
+    if ptr::eq(heap, &raw const NOBODY) {
+        if !T::home().is_null() {
+            return with_borrowed::<T, R>(body);
+        }
+        heap = attach::<T>(options);
+        if heap.is_null() {
+            return body(None);
+        }
+    }
+    enter_step::<T>();
+    // SAFETY: the thread possesses its heap, which lives forever.
+    let result = body(Some(unsafe { &*heap }));
+    leave_step::<T>(heap);
+    result
+}
+
+/// A heap from the pool for one operation, settled and idle again afterwards.
+#[cold]
+fn with_borrowed<T: Thread, R>(body: impl FnOnce(Option<&Heap>) -> R) -> R {
+    let heap = process().pool().possess_any(process());
+    let result = body(heap);
+    if let Some(heap) = heap {
+        heap.settle::<T::Checks, _>(process());
+        process().pool().give_up(heap);
+    }
+    result
+}
+
+/// Gives the calling thread its heap. Null when there is no memory.
+#[cold]
+fn attach<T: Thread>(options: &Options) -> *const Heap {
+    start(options);
+    let Some(heap) = process().pool().possess_any(process()) else { return ptr::null() };
+    if !T::home().is_null() {
+        // A signal handler came in between and attached the thread.
+        process().pool().give_up(heap);
+        return T::heap();
+    }
+    T::set_home(heap);
+    T::set_heap(heap);
+    // From here on the thread allocates like any other, and the hooks may.
+    if take_hooks_duty() {
+        fork::install::<T>();
+    }
+    T::call_at_exit();
+    if heap.index() > 0 {
+        helper::start::<T>();
+    }
+    heap
+}
+
+/// Gives the calling thread's heap up. What the thread allocates and frees afterwards goes through borrowed heaps.
+pub fn exit_thread<T: Thread>() {
+    let heap = T::home();
+    if heap.is_null() || heap == EXITED {
+        return;
+    }
+    T::set_heap(&raw const NOBODY);
+    T::set_home(EXITED);
+    // SAFETY: the thread possessed it until here; heaps live forever.
+    let heap = unsafe { &*heap };
+    heap.settle::<T::Checks, _>(process());
+    process().pool().give_up(heap);
+}

@@ -1,0 +1,373 @@
+//! The arenas of a process: where runs of slices come from and go back to.
+//!
+//! A claim walks the table of arenas inside a reader section and takes slices by compare-and-swap on an arena's bitmap;
+//! when no arena has room the claimant maps another. No lock is common to any two of these: who maps an arena keeps
+//! nobody waiting, and an arena that is being unmapped answers claims with "no room".
+//!
+//! Freed slices are dirty until they are purged: by amount when slices are freed, by age when somebody ticks.
+
+use super::Allocator;
+use super::local::Heap;
+use super::slab::Slab;
+use crate::base::{GRANULE, GRANULE_SLICES, SLICE};
+use crate::pal::Platform;
+use crate::rcu::Section;
+use crate::region::{Kind, Prefer, Region, Run};
+use crate::sync::ZERO_IS_VALID;
+use crate::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use crate::{atomic_array, const_unless_model};
+use core::ptr;
+
+/// Arenas that can exist at a time: 2 TiB of slabs and large blocks.
+const MAX_ARENAS: usize = if cfg!(any(loom, shuttle)) { 2 } else { 1 << 16 };
+const WORD: usize = u64::BITS as usize;
+/// Smallest arena, mapped when address space is short.
+const SMALLEST: usize = if cfg!(any(loom, shuttle)) { GRANULE } else { 1 << 20 };
+/// The note of an arena's region that keeps its position in the table.
+const POSITION: usize = 0;
+/// Slices that one madvise call gives back at most: 2 MiB.
+const PURGE_RUN: usize = 32;
+
+/// A run of slices that the caller holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    /// Address of the first slice.
+    pub base: usize,
+    /// Whether every byte is known to be zero.
+    pub zero: bool,
+}
+
+/// Every arena of the process.
+pub struct Arenas {
+    table: [AtomicPtr<Region>; MAX_ARENAS],
+    /// A bit per table position: set when a single slice may be free there.
+    room: [AtomicU64; MAX_ARENAS.div_ceil(WORD)],
+    /// Positions ever used.
+    high: AtomicUsize,
+    /// Slices that slabs and large blocks hold.
+    claimed: AtomicUsize,
+    /// Free slices whose pages may be resident.
+    dirty: AtomicUsize,
+    /// Fewest dirty slices since the last tick: so many were not needed for that long.
+    low_water: AtomicUsize,
+    purged: AtomicU64,
+}
+
+impl Arenas {
+    const_unless_model! {
+        /// No arenas.
+        pub fn new() -> Arenas {
+            Arenas {
+                table: atomic_array!(AtomicPtr::new(ptr::null_mut()); MAX_ARENAS),
+                room: atomic_array!(AtomicU64::new(0); MAX_ARENAS.div_ceil(WORD)),
+                high: AtomicUsize::new(0),
+                claimed: AtomicUsize::new(0),
+                dirty: AtomicUsize::new(0),
+                low_water: AtomicUsize::new(0),
+                purged: AtomicU64::new(0),
+            }
+        }
+    }
+
+    /// Claims `slices` slices starting at a multiple of `align` slices. `None` when there is no memory.
+    pub fn claim<P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        heap: &Heap,
+        slices: usize,
+        align: usize,
+        prefer: Prefer,
+    ) -> Option<Claim> {
+        let claim = self
+            .claim_mapped(from, heap, slices, align, prefer)
+            .or_else(|| self.grow(from, heap, slices, align))
+            .or_else(|| {
+                // Out of memory or address space: give back what is free, and try once more.
+                from.relieve(heap);
+                self.claim_mapped(from, heap, slices, align, prefer)
+                    .or_else(|| self.grow(from, heap, slices, align))
+            })?;
+        // Relaxed: a figure.
+        self.claimed.fetch_add(slices, Ordering::Relaxed);
+        Some(claim)
+    }
+
+    fn claim_mapped<P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        heap: &Heap,
+        slices: usize,
+        align: usize,
+        prefer: Prefer,
+    ) -> Option<Claim> {
+        let _section = heap.section(from);
+        let high = self.high();
+        for step in 0..high {
+            let position = (heap.home().get() + step) % high;
+            if !self.may_have_room(position) {
+                continue;
+            }
+            let Some(region) = self.region(position) else { continue };
+            if let Some(run) = region.slices().claim(slices, prefer, align.max(1)) {
+                heap.home().set(position);
+                return Some(self.claimed_run(region, run));
+            }
+            if slices == 1 {
+                self.no_room(position, region);
+            }
+        }
+        None
+    }
+
+    fn claimed_run(&self, region: &Region, run: Run) -> Claim {
+        // The run is ours: the region cannot change under us, whichever generation this is.
+        self.less_dirty(region.slices().dirty_within(run.start, run.len));
+        Claim { base: region.base() + run.start * SLICE, zero: run.all_clean }
+    }
+
+    fn less_dirty(&self, slices: usize) {
+        if slices > 0 {
+            // Relaxed (both): figures.
+            let left = self.dirty.fetch_sub(slices, Ordering::Relaxed) - slices;
+            self.low_water.fetch_min(left, Ordering::Relaxed);
+        }
+    }
+
+    /// Claims the `extra` slices behind a large block's run of `slices` at `base`, if they are free.
+    pub fn extend<P: Platform>(&self, from: &Allocator<P>, base: usize, slices: usize, extra: usize) -> bool {
+        let region = from.region_of_arena(base);
+        let start = (base - region.base()) / SLICE;
+        if !region.slices().extend_claim(start, slices, extra) {
+            return false;
+        }
+        self.less_dirty(region.slices().dirty_within(start + slices, extra));
+        // Relaxed: a figure.
+        self.claimed.fetch_add(extra, Ordering::Relaxed);
+        true
+    }
+
+    /// Maps another arena and claims the run in it before anybody else can.
+    fn grow<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, slices: usize, align: usize) -> Option<Claim> {
+        // The header slice and the one with the guard page are not for use.
+        let least = ((slices + align.max(2)) * SLICE).next_power_of_two();
+        let mut len = from.arena_bytes().max(least).min(GRANULE);
+        let region = loop {
+            match from.space().map_region(Kind::Arena, len, GRANULE, 0) {
+                Ok(region) => break region,
+                Err(_) if len / 2 >= SMALLEST.max(least) => len /= 2,
+                Err(_) => return None,
+            }
+        };
+        if !ZERO_IS_VALID {
+            for slice in 0..GRANULE_SLICES {
+                // SAFETY: the header slice of an arena that nobody else knows yet.
+                unsafe { Slab::construct(Slab::of(region.base() + slice * SLICE)) };
+            }
+        }
+        // The map was published closed. It is opened and claimed from inside a section, so that the arena is still there
+        // if others take everything and leave again in between.
+        let section = heap.section(from);
+        region.slices().reopen();
+        let claim = region.slices().claim(slices, Prefer::Any, align.max(1)).map(|run| self.claimed_run(region, run));
+        match self.enter_table(region) {
+            Some(position) => heap.home().set(position),
+            None if claim.is_some() => {}
+            None => {
+                let _retired = from.space().retire_arena(region, &section);
+            }
+        }
+        claim
+    }
+
+    fn enter_table(&self, region: &'static Region) -> Option<usize> {
+        let new = ptr::from_ref(region).cast_mut();
+        for position in 0..MAX_ARENAS {
+            // Relaxed: a hint; the exchange decides.
+            if !self.table[position].load(Ordering::Relaxed).is_null() {
+                continue;
+            }
+            // Relaxed: published with the entry below.
+            region.note(POSITION).store(position, Ordering::Relaxed);
+            // Release: pairs with the Acquire in `region`: whoever finds the arena finds it complete.
+            let entered = self.table[position].compare_exchange(
+                ptr::null_mut(),
+                new,
+                Ordering::Release,
+                Ordering::Relaxed,
+            );
+            if entered.is_ok() {
+                self.has_room(position);
+                // Relaxed: a bound for scans; who does not see it yet maps an arena of their own.
+                self.high.fetch_max(position + 1, Ordering::Relaxed);
+                return Some(position);
+            }
+        }
+        None
+    }
+
+    /// Gives the run of `slices` slices at `base` back. The records are closed already.
+    pub fn release<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, base: usize, slices: usize) {
+        let region = from.region_of_arena(base);
+        // Relaxed: written before the arena was entered in the table.
+        let position = region.note(POSITION).load(Ordering::Relaxed);
+        // Relaxed (both): figures, changed before the slices can be claimed again, so that they never go negative.
+        self.dirty.fetch_add(slices, Ordering::Relaxed);
+        self.claimed.fetch_sub(slices, Ordering::Relaxed);
+        {
+            // The last access to the arena gives it away: what follows happens inside the section that starts here.
+            let section = heap.section(from);
+            region.slices().release((base - region.base()) / SLICE, slices);
+            self.has_room(position);
+            if region.slices().is_empty() && !from.keeps_empty_arena(position) {
+                self.retire(from, position, region, &section);
+            }
+        }
+        self.bound_dirty(from, heap);
+    }
+
+    /// Unmaps the arena at `position` if nothing in it is used. The caller is inside a section.
+    fn retire<P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        position: usize,
+        region: &'static Region,
+        section: &Section<'_>,
+    ) {
+        let dirty = region.slices().dirty_count();
+        if from.space().retire_arena(region, section) {
+            let old = ptr::from_ref(region).cast_mut();
+            // Relaxed: readers that still find the arena here meet closed words. (Should the descriptor have been
+            // recycled already for another arena, that one has a position of its own.)
+            let _ = self.table[position].compare_exchange(old, ptr::null_mut(), Ordering::Relaxed, Ordering::Relaxed);
+            self.less_dirty(dirty);
+        }
+    }
+
+    /// Purges when more free slices are dirty than the options allow for what is live.
+    fn bound_dirty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) {
+        let (dirty, limit) = (self.dirty_slices(), from.dirty_limit() / SLICE);
+        if dirty > limit {
+            self.purge(from, heap, limit / 2);
+        }
+    }
+
+    /// Purges dirty slices until at most `keep` are left. Never under anything that another thread waits for: a run is
+    /// claimed first, so that nobody allocates it meanwhile.
+    pub fn purge<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, keep: usize) {
+        // The arenas behind come first: claims start at the front.
+        for position in (0..self.high()).rev() {
+            while self.dirty_slices() > keep {
+                let claimed = {
+                    let _section = heap.section(from);
+                    self.region(position).and_then(|region| {
+                        region.slices().claim_dirty_run(PURGE_RUN).map(|run| (region, run))
+                    })
+                };
+                let Some((region, run)) = claimed else { break };
+                let base = region.base() + run.start * SLICE;
+                // SAFETY: the run is claimed: nobody uses it, and its arena is one mapping.
+                let purged = unsafe { from.space().os().purge(base, run.len * SLICE) };
+                let _section = heap.section(from);
+                if purged.is_err() {
+                    // Locked memory, for one: it stays dirty, and is not tried again now.
+                    region.slices().release(run.start, run.len);
+                    return;
+                }
+                self.less_dirty(run.len);
+                // Relaxed: a figure.
+                self.purged.fetch_add((run.len * SLICE) as u64, Ordering::Relaxed);
+                region.slices().release_clean(run.start, run.len);
+            }
+        }
+    }
+
+    /// Unmaps empty arenas, all but the first `keep` of them.
+    pub fn unmap_empty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, mut keep: usize) {
+        for position in 0..self.high() {
+            let section = heap.section(from);
+            if let Some(region) = self.region(position).filter(|region| region.slices().is_empty()) {
+                if keep > 0 {
+                    keep -= 1;
+                } else {
+                    self.retire(from, position, region, &section);
+                }
+            }
+        }
+    }
+
+    /// Calls `visit` with the record of every first slice of a slab or large block. The caller is inside a section.
+    pub fn each_run(&self, mut visit: impl FnMut(&Slab)) {
+        for position in 0..self.high() {
+            let Some(region) = self.region(position) else { continue };
+            for slice in 1..region.len() / SLICE {
+                // SAFETY: the section keeps the arena; records are readable at any time.
+                let record = unsafe { &*Slab::of(region.base() + slice * SLICE) };
+                visit(record);
+            }
+        }
+    }
+
+    /// The arena at `position`. The caller is inside a section.
+    fn region(&self, position: usize) -> Option<&'static Region> {
+        // Acquire: pairs with the Release in `enter_table`.
+        // SAFETY: descriptors live forever; the section keeps this one from being recycled.
+        unsafe { self.table[position].load(Ordering::Acquire).as_ref() }
+    }
+
+    fn high(&self) -> usize {
+        // Relaxed: see `enter_table`.
+        self.high.load(Ordering::Relaxed)
+    }
+
+    fn may_have_room(&self, position: usize) -> bool {
+        // Relaxed: a hint.
+        self.room[position / WORD].load(Ordering::Relaxed) & (1 << (position % WORD)) != 0
+    }
+
+    fn has_room(&self, position: usize) {
+        if !self.may_have_room(position) {
+            // Relaxed: a hint.
+            self.room[position / WORD].fetch_or(1 << (position % WORD), Ordering::Relaxed);
+        }
+    }
+
+    fn no_room(&self, position: usize, region: &Region) {
+        // Relaxed: a hint.
+        self.room[position / WORD].fetch_and(!(1 << (position % WORD)), Ordering::Relaxed);
+        // A slice freed between the failed claim and the line above would be forgotten: look again.
+        if region.slices().free_count() > 0 {
+            self.has_room(position);
+        }
+    }
+
+    /// Whether an arena other than the one at `position` has nothing claimed. The caller is inside a section.
+    pub fn another_is_empty(&self, position: usize) -> bool {
+        let empty = |other: usize| self.region(other).is_some_and(|region| region.slices().is_empty());
+        (0..self.high()).any(|other| other != position && empty(other))
+    }
+
+    /// Slices that stayed dirty since the last call.
+    pub fn take_low_water(&self) -> usize {
+        // Relaxed (both): figures.
+        let now = self.dirty.load(Ordering::Relaxed);
+        self.low_water.swap(now, Ordering::Relaxed).min(now)
+    }
+
+    /// Slices that slabs and large blocks hold.
+    pub fn claimed_slices(&self) -> usize {
+        // Relaxed: a figure.
+        self.claimed.load(Ordering::Relaxed)
+    }
+
+    /// Free slices whose pages may be resident.
+    pub fn dirty_slices(&self) -> usize {
+        // Relaxed: a figure.
+        self.dirty.load(Ordering::Relaxed)
+    }
+
+    /// Bytes purged so far.
+    pub fn purged_bytes(&self) -> u64 {
+        // Relaxed: a figure.
+        self.purged.load(Ordering::Relaxed)
+    }
+}

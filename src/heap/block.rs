@@ -1,0 +1,119 @@
+//! A free block: the two words that a block carries while nobody owns it.
+//!
+//! Word 0 is the next free block of the list, word 1 a tag that binds the block's address, word 0 and the process
+//! secret together: `tag = next ^ address ^ secret`. One comparison therefore tells, when a block is handed out, that
+//! neither word was written since it was freed, and so that `next` may be followed; and, when a block is freed, that
+//! it is free already. The tag is cleared when the block is handed out. A program that overwrites either word by
+//! accident matches with probability 2^-64.
+
+use core::cell::Cell;
+
+/// Whether the paths verify what the caller hands in and what free blocks carry. One process uses one of the two:
+/// the tag is part of the free lists' format.
+pub trait Checks: 'static {
+    /// `true`: pointers and free blocks are verified. `false`: the caller's `Layout` and pointer are trusted.
+    const ON: bool;
+}
+
+/// Every default check: the C interface, and Rust programs built with debug assertions.
+pub struct Checked;
+impl Checks for Checked {
+    const ON: bool = true;
+}
+
+/// No checks: what `GlobalAlloc`'s contract allows in a release build.
+pub struct Trusting;
+impl Checks for Trusting {
+    const ON: bool = false;
+}
+
+/// The first two words of a free block.
+#[repr(C)]
+pub struct Block {
+    next: Cell<*mut Block>,
+    tag: Cell<usize>,
+}
+
+const _: () = assert!(size_of::<Block>() == crate::base::MIN_BLOCK);
+
+impl Block {
+    /// Makes `block` a free block in front of `next`.
+    ///
+    /// # Safety
+    /// `block` is the start of a block that the caller holds.
+    #[inline(always)]
+    pub unsafe fn link<C: Checks>(block: *mut Block, next: *mut Block, secret: usize) {
+        // SAFETY: the caller holds the block, which is at least two words long and aligned.
+        let this = unsafe { &*block };
+        this.next.set(next);
+        if C::ON {
+            this.tag.set(next.addr() ^ block.addr() ^ secret);
+        }
+    }
+
+    /// The block behind `block` in its list, or `None` if the block was written while it was free.
+    ///
+    /// # Safety
+    /// `block` is a free block that the caller holds.
+    #[inline(always)]
+    pub unsafe fn next<C: Checks>(block: *mut Block, secret: usize) -> Option<*mut Block> {
+        // SAFETY: as in `link`.
+        let this = unsafe { &*block };
+        let next = this.next.get();
+        if C::ON && this.tag.get() ^ next.addr() ^ block.addr() != secret {
+            return None;
+        }
+        Some(next)
+    }
+
+    /// Takes the mark of a free block off, so that freeing it again is no double free.
+    ///
+    /// # Safety
+    /// `block` is a block that the caller is about to hand out.
+    #[inline(always)]
+    pub unsafe fn clear<C: Checks>(block: *mut Block) {
+        if C::ON {
+            // SAFETY: as in `link`.
+            unsafe { &*block }.tag.set(0);
+        }
+    }
+
+    /// Whether `block` carries the mark of a free block.
+    ///
+    /// # Safety
+    /// `block` is the start of a block of a slab.
+    #[inline(always)]
+    pub unsafe fn is_free(block: *mut Block, secret: usize) -> bool {
+        // SAFETY: a block is at least two words long, mapped, and read by whoever frees it only.
+        let this = unsafe { &*block };
+        this.tag.get() ^ this.next.get().addr() ^ block.addr() == secret
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_to_either_word_is_seen() {
+        let mut words = [[0usize; 2]; 2];
+        let first = (&raw mut words[0]).cast::<Block>();
+        let second = (&raw mut words[1]).cast::<Block>();
+        let secret = 0x5eed_cafe_f00d_d1ce;
+        // SAFETY: both blocks are two words of this test's own memory.
+        unsafe {
+            Block::link::<Checked>(first, second, secret);
+            assert_eq!(Block::next::<Checked>(first, secret), Some(second));
+            assert!(Block::is_free(first, secret));
+            for word in 0..2 {
+                let at = first.cast::<usize>().add(word);
+                at.write(at.read() ^ 0x100);
+                assert_eq!(Block::next::<Checked>(first, secret), None);
+                assert!(!Block::is_free(first, secret));
+                at.write(at.read() ^ 0x100);
+            }
+            Block::clear::<Checked>(first);
+            assert!(!Block::is_free(first, secret));
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Huge blocks: one region each, with address space in reserve behind them.
+//!
+//! The space bet: a block that grew once will grow again, and address space costs nothing until it is touched. So the
+//! region is longer than what was asked; growth inside it is one store. Beyond it the pages move to a longer region
+//! (mremap): old and new are never resident at once.
+//!
+//! A freed block's region is kept for a while, bounded in number and bytes: an unmap costs a grace period and fresh
+//! page faults, so it is for memory that is not coming back. A kept region stays in the index with `used`
+//! zero, which is how a second free of it is recognised.
+
+use super::{Allocator, Bet};
+use crate::base::{align_up, is_aligned};
+use crate::pal::Platform;
+use crate::region::{Kind, Region};
+use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::{atomic_array, const_unless_model};
+use core::ptr;
+
+/// Regions kept at most.
+const KEPT: usize = if cfg!(any(loom, shuttle)) { 2 } else { 16 };
+/// Largest reserve behind a block.
+const MOST_RESERVE: usize = 1 << 30;
+
+/// The note of a huge block's region that says how many bytes the program uses; zero while the region is kept.
+const USED: usize = 0;
+/// The note that says how many bytes from the start may be resident.
+const DIRTY: usize = 1;
+
+fn set(region: &Region, note: usize, bytes: usize) {
+    // Relaxed: only who holds the block writes or needs it; handing the block over orders.
+    region.note(note).store(bytes, Ordering::Relaxed);
+}
+
+/// Bytes that the program uses of a huge block's region; zero while the region is kept.
+pub fn used_of(region: &Region) -> usize {
+    // Relaxed: as above.
+    region.note(USED).load(Ordering::Relaxed)
+}
+
+fn dirty_of(region: &Region) -> usize {
+    // Relaxed: as above.
+    region.note(DIRTY).load(Ordering::Relaxed)
+}
+
+fn base_of(region: &Region) -> *mut u8 {
+    ptr::with_exposed_provenance_mut(region.base())
+}
+
+/// Freed huge regions that wait to be used again, and the figures of the huge blocks.
+pub struct Huge {
+    kept: [AtomicPtr<Region>; KEPT],
+    /// Bytes in kept regions that may be resident.
+    kept_bytes: AtomicUsize,
+    live_bytes: AtomicUsize,
+    live_blocks: AtomicUsize,
+}
+
+impl Huge {
+    const_unless_model! {
+        /// No huge blocks.
+        pub fn new() -> Huge {
+            Huge {
+                kept: atomic_array!(AtomicPtr::new(ptr::null_mut()); KEPT),
+                kept_bytes: AtomicUsize::new(0),
+                live_bytes: AtomicUsize::new(0),
+                live_blocks: AtomicUsize::new(0),
+            }
+        }
+    }
+
+    /// A block of `size` bytes at a multiple of `align`, all zero if `zero`; null when there is no memory.
+    pub fn allocate<P: Platform>(&self, from: &Allocator<P>, size: usize, align: usize, zero: bool) -> *mut u8 {
+        let Some(used) = align_up(size, from.page_size()) else { return ptr::null_mut() };
+        let region = match self.take_kept(from, used, align) {
+            Some(region) => {
+                if zero {
+                    self.clear(from, region, used);
+                }
+                region
+            }
+            None => match self.map(from, used, align) {
+                Some(region) => region,
+                None => return ptr::null_mut(),
+            },
+        };
+        self.hand_out(region, used);
+        base_of(region)
+    }
+
+    fn map<P: Platform>(&self, from: &Allocator<P>, used: usize, align: usize) -> Option<&'static Region> {
+        let reserve = if from.settings().reserves_space() { used.min(MOST_RESERVE) } else { 0 };
+        if reserve > 0 {
+            from.bet(Bet::Space).taken();
+        }
+        for _ in 0..2 {
+            if let Ok(region) = from.space().map_region(Kind::Huge, used, align, reserve) {
+                return Some(region);
+            }
+            self.drop_kept(from, 0);
+            from.space().reap(None);
+        }
+        None
+    }
+
+    fn hand_out(&self, region: &Region, used: usize) {
+        set(region, USED, used);
+        set(region, DIRTY, dirty_of(region).max(used));
+        // Relaxed (both): figures.
+        self.live_bytes.fetch_add(used, Ordering::Relaxed);
+        self.live_blocks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn clear<P: Platform>(&self, from: &Allocator<P>, region: &Region, used: usize) {
+        let dirty = dirty_of(region).min(used);
+        // SAFETY: the region is ours and nobody uses its contents; it is one mapping.
+        if unsafe { from.space().os().purge(region.base(), dirty) }.is_err() {
+            // SAFETY: the same range, read-write.
+            unsafe { base_of(region).write_bytes(0, dirty) };
+        }
+    }
+
+    /// Frees the block of `region`, which the caller holds.
+    pub fn free<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) {
+        // Relaxed (both): figures.
+        self.live_bytes.fetch_sub(used_of(region), Ordering::Relaxed);
+        self.live_blocks.fetch_sub(1, Ordering::Relaxed);
+        set(region, USED, 0);
+        if !self.keep(from, region) {
+            let _retired = from.space().retire_region(region);
+        }
+        from.space().reap(None);
+    }
+
+    fn keep<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) -> bool {
+        let bytes = dirty_of(region);
+        // Relaxed: a bound that may be passed by a block or two.
+        if self.kept_bytes.load(Ordering::Relaxed) + bytes > from.dirty_limit().max(from.settings().kept_limit()) {
+            return false;
+        }
+        let new = ptr::from_ref(region).cast_mut();
+        for place in &self.kept {
+            // Relaxed: a figure, added before the region can be taken.
+            self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
+            // Release: pairs with the Acquire in `take`: who takes the region sees the last owner's accesses done.
+            if place.compare_exchange(ptr::null_mut(), new, Ordering::Release, Ordering::Relaxed).is_ok() {
+                return true;
+            }
+            // Relaxed: as above.
+            self.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        false
+    }
+
+    /// Takes a kept region that holds `used` bytes and does not waste more than that.
+    fn take_kept<P: Platform>(&self, from: &Allocator<P>, used: usize, align: usize) -> Option<&'static Region> {
+        for place in &self.kept {
+            // Relaxed: a hint that saves the swap.
+            if place.load(Ordering::Relaxed).is_null() {
+                continue;
+            }
+            // Taken first and judged after: what a place holds may change under a look.
+            // Acquire: pairs with the Release in `keep`.
+            let found = place.swap(ptr::null_mut(), Ordering::Acquire);
+            // SAFETY: descriptors live forever, and this one is ours now.
+            let Some(region) = (unsafe { found.as_ref() }) else { continue };
+            // Relaxed: a figure.
+            self.kept_bytes.fetch_sub(dirty_of(region), Ordering::Relaxed);
+            if region.len() >= used && dirty_of(region) / 2 <= used && is_aligned(region.base(), align) {
+                return Some(region);
+            }
+            if !self.keep(from, region) {
+                let _retired = from.space().retire_region(region);
+            }
+        }
+        None
+    }
+
+    /// Unmaps kept regions until at most `bytes` are left.
+    pub fn drop_kept<P: Platform>(&self, from: &Allocator<P>, bytes: usize) {
+        for place in &self.kept {
+            // Relaxed: a figure.
+            if self.kept_bytes.load(Ordering::Relaxed) <= bytes {
+                break;
+            }
+            // Acquire: pairs with the Release in `keep`.
+            let found = place.swap(ptr::null_mut(), Ordering::Acquire);
+            // SAFETY: descriptors live forever, and this one is ours now.
+            if let Some(region) = unsafe { found.as_ref() } {
+                // Relaxed: a figure.
+                self.kept_bytes.fetch_sub(dirty_of(region), Ordering::Relaxed);
+                let _retired = from.space().retire_region(region);
+            }
+        }
+    }
+
+    /// Grows or shrinks the block of `region` to `size` bytes. Null when there is no memory: the block is as before.
+    pub fn resize<P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        region: &'static Region,
+        size: usize,
+        align: usize,
+    ) -> *mut u8 {
+        let Some(used) = align_up(size, from.page_size()) else { return ptr::null_mut() };
+        let old = used_of(region);
+        if used <= region.len() {
+            if used > old {
+                from.bet(Bet::Space).won();
+            } else if old - used >= from.page_size() * 16 {
+                // SAFETY: the block's holder gave the tail up; the region is one mapping.
+                if unsafe { from.space().os().purge(region.base() + used, old - used) }.is_ok() {
+                    set(region, DIRTY, used);
+                }
+            }
+            self.change_live(old, used);
+            set(region, USED, used);
+            set(region, DIRTY, dirty_of(region).max(used));
+            return base_of(region);
+        }
+        from.bet(Bet::Space).lost();
+        let Some(longer) = self.map(from, used, align) else { return ptr::null_mut() };
+        // SAFETY: both are ours, page-aligned and long enough; nobody uses the new one. Pinned readers of the old block
+        // must keep their view, so that block is copied.
+        let moved = region.state().pins() == 0
+            && unsafe { from.space().os().move_pages(region.base(), longer.base(), old) }.is_ok();
+        if moved {
+            set(region, DIRTY, 0);
+        } else {
+            // SAFETY: as above.
+            unsafe { ptr::copy_nonoverlapping(base_of(region), base_of(longer), old) };
+        }
+        self.hand_out(longer, used);
+        self.free(from, region);
+        base_of(longer)
+    }
+
+    fn change_live(&self, old: usize, new: usize) {
+        // Relaxed (both): figures.
+        if new >= old {
+            self.live_bytes.fetch_add(new - old, Ordering::Relaxed);
+        } else {
+            self.live_bytes.fetch_sub(old - new, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes in live huge blocks.
+    pub fn live_bytes(&self) -> usize {
+        // Relaxed: a figure.
+        self.live_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Live huge blocks.
+    pub fn live_blocks(&self) -> usize {
+        // Relaxed: a figure.
+        self.live_blocks.load(Ordering::Relaxed)
+    }
+
+    /// Bytes in kept regions that may be resident.
+    pub fn kept_bytes(&self) -> usize {
+        // Relaxed: a figure.
+        self.kept_bytes.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,359 @@
+//! A heap: what one thread allocates from. The fast paths are [`Heap::pop`] and [`Slab::push`].
+//!
+//! Allocation pops from the heap's private list of the class. Frees go to the slab's own list. When the private list
+//! is empty, [`Heap::refill`] takes the current slab's list whole, or extends the slab by at most a page of blocks that
+//! were never used, or makes another slab current.
+//!
+//! Rules:
+//! 1. A heap is *possessed* by one thread at a time (see `pool`); only the possessor touches it, but for `inbox`,
+//!    `index` and `slot`.
+//! 2. Heaps live forever in metadata memory, so an owner pointer can always be followed to its inbox.
+//! 3. Every step leaves each list a list: a thread that vanishes between two instructions (fork) takes with it what it
+//!    had in its hands, and nothing else.
+
+use super::Allocator;
+use super::block::{Block, Checks, Trusting};
+use super::remote::{Inbox, Outbox};
+use super::slab::{Freed, Slab, Standing, Usage};
+use crate::base::{CLASSES, MIN_BLOCK, class_of};
+use crate::pal::{Misuse, Platform, broken_contract};
+use crate::rcu::{ReaderSlot, Section};
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{CachePadded, signal_fence};
+use core::cell::Cell;
+use core::ptr;
+
+/// Largest request in bytes that finds its class in the heap's own table.
+pub const TABLE_MAX: usize = 1024;
+const TABLE: usize = TABLE_MAX / MIN_BLOCK + 1;
+
+static CLASS_TABLE: [u8; TABLE] = {
+    let mut table = [0; TABLE];
+    let mut index = 0;
+    while index < TABLE {
+        table[index] = class_of(index * MIN_BLOCK) as u8;
+        index += 1;
+    }
+    table
+};
+
+/// What one thread allocates from.
+pub struct Heap {
+    lists: [Cell<*mut Block>; CLASSES],
+    secret: Cell<usize>,
+    current: [Cell<*const Slab>; CLASSES],
+    available: [Cell<*const Slab>; CLASSES],
+    outbox: Outbox,
+    /// Position of the arena that served this heap last: where the next claim starts.
+    home: Cell<usize>,
+    /// Blocks freed for other heaps, ever: a figure.
+    remote_frees: AtomicU32,
+    index: u32,
+    inbox: CachePadded<Inbox>,
+    slot: ReaderSlot,
+}
+
+// SAFETY: rule 1: the fields that are not atomics are touched by the possessor only, and possession is handed on with
+// release and acquire (`pool`).
+unsafe impl Sync for Heap {}
+// SAFETY: as above; a heap is not tied to the thread that made it.
+unsafe impl Send for Heap {}
+
+impl Heap {
+    crate::const_unless_model! {
+        /// A heap without slabs. `index` is its position in the pool, `secret` the process's.
+        pub fn new(index: u32, secret: usize) -> Heap {
+            Heap {
+                lists: [const { Cell::new(ptr::null_mut()) }; CLASSES],
+                secret: Cell::new(secret),
+                current: [const { Cell::new(ptr::null()) }; CLASSES],
+                available: [const { Cell::new(ptr::null()) }; CLASSES],
+                outbox: Outbox::new(),
+                home: Cell::new(0),
+                remote_frees: AtomicU32::new(0),
+                index,
+                inbox: CachePadded::new(Inbox::new()),
+                slot: ReaderSlot::new(),
+            }
+        }
+    }
+
+    /// The class of a request of at most [`TABLE_MAX`] bytes, by table: for sizes known at run time only.
+    #[inline(always)]
+    pub fn table_class(size: usize) -> usize {
+        debug_assert!(size <= TABLE_MAX);
+        // SAFETY: the table has an entry for every rounded size up to TABLE_MAX.
+        usize::from(unsafe { *CLASS_TABLE.get_unchecked((size + MIN_BLOCK - 1) / MIN_BLOCK) })
+    }
+
+    /// A block of `class` from the private list, or null if that is empty.
+    ///
+    /// # Safety
+    /// The caller possesses the heap; `class` is below [`CLASSES`].
+    #[inline(always)]
+    pub unsafe fn pop<C: Checks>(&self, class: usize) -> *mut Block {
+        // SAFETY: the caller's.
+        let list = unsafe { self.lists.get_unchecked(class) };
+        let block = list.get();
+        if block.is_null() {
+            return block;
+        }
+        // SAFETY: blocks of a private list are free and this heap's.
+        match unsafe { Block::next::<C>(block, self.secret.get()) } {
+            Some(next) => list.set(next),
+            None => broken_contract(Misuse::WriteAfterFree, block.addr()),
+        }
+        // SAFETY: the block has just left the list and is the caller's.
+        unsafe { Block::clear::<C>(block) };
+        block
+    }
+
+    /// A block of `class` when the private list is empty; null when there is no memory.
+    ///
+    /// # Safety
+    /// The caller possesses the heap.
+    #[cold]
+    #[inline(never)]
+    pub unsafe fn refill<C: Checks, P: Platform>(&self, from: &Allocator<P>, class: usize) -> *mut Block {
+        loop {
+            // SAFETY: current slabs belong to this heap, which holds their arenas.
+            if let Some(slab) = unsafe { self.current[class].get().as_ref() } {
+                if slab.free().is_null() && !(self.receive::<C, P>(from) && !slab.free().is_null()) {
+                    // SAFETY: possessed by the caller; the base is computed from the record.
+                    let fresh = unsafe { slab.extend::<C>(slab.base(), from.page_size(), self.secret.get()) };
+                    self.lists[class].set(fresh);
+                } else {
+                    // In this order: a thread that vanishes in between leaves the list in two places, which
+                    // `repair` sees, and not in none.
+                    self.lists[class].set(slab.free());
+                    signal_fence();
+                    slab.forget_free();
+                }
+                if !self.lists[class].get().is_null() {
+                    // SAFETY: the caller's.
+                    return unsafe { self.pop::<C>(class) };
+                }
+                // Nothing on any list and nothing left to hand out: every block is out.
+                let _full = slab.retire_from_current(slab.info().capacity);
+                self.current[class].set(ptr::null());
+            }
+            if self.available[class].get().is_null() && !self.receive::<C, P>(from) {
+                self.outbox.flush::<C>(self.secret.get());
+            }
+            // SAFETY: slabs in a list belong to this heap, which holds their arenas.
+            let slab = match unsafe { self.available[class].get().as_ref() } {
+                Some(slab) => {
+                    slab.unlink(&self.available[class]);
+                    slab.make_current();
+                    slab
+                }
+                None => match from.new_slab::<C>(self, class) {
+                    Some(slab) => slab,
+                    None => return ptr::null_mut(),
+                },
+            };
+            self.current[class].set(slab);
+        }
+    }
+
+    /// Frees a block of a slab that this heap owns.
+    ///
+    /// # Safety
+    /// The caller possesses the heap and the block, which lies in `slab`.
+    #[inline(always)]
+    pub unsafe fn free_local<C: Checks, P: Platform>(&self, from: &Allocator<P>, slab: &Slab, block: *mut Block) {
+        // SAFETY: the caller's.
+        if unsafe { slab.push::<C>(block, self.secret.get()) } == Freed::Event {
+            self.countdown_ended(from, slab);
+        }
+    }
+
+    /// A slab's countdown arrived at zero: it was full, or it is empty.
+    #[cold]
+    #[inline(never)]
+    pub fn countdown_ended<P: Platform>(&self, from: &Allocator<P>, slab: &Slab) {
+        let list = &self.available[slab.class()];
+        match slab.standing() {
+            Standing::Current => slab.make_current(),
+            Standing::Full => {
+                let _available = slab.retire_from_current(slab.info().capacity - 1);
+                slab.link_before(list);
+            }
+            Standing::Available => {
+                slab.unlink(list);
+                from.close_slab(self, slab);
+            }
+        }
+    }
+
+    /// Frees a block whose slab another heap owns.
+    ///
+    /// # Safety
+    /// The caller possesses this heap and the block, which lies in `slab`.
+    pub unsafe fn free_remote<C: Checks>(&self, slab: &Slab, block: *mut Block) {
+        // Relaxed: a figure, written by the possessor only.
+        self.remote_frees.store(self.remote_frees().wrapping_add(1), Ordering::Relaxed);
+        let size = slab.info().size as usize;
+        // SAFETY: the caller's; the owner of a slab with a live block is a heap.
+        unsafe { self.outbox.add::<C>(slab.owner(), block, size, self.secret.get()) };
+    }
+
+    /// Takes the blocks that other threads sent, and frees them here or sends them on. Answers whether any came.
+    pub fn receive<C: Checks, P: Platform>(&self, from: &Allocator<P>) -> bool {
+        if self.inbox.is_empty() {
+            return false;
+        }
+        let mut block = self.inbox.take();
+        let any = !block.is_null();
+        while !block.is_null() {
+            // SAFETY: the chain is ours now; each block is free and carries its tag.
+            let Some(next) = (unsafe { Block::next::<C>(block, self.secret.get()) }) else {
+                broken_contract(Misuse::WriteAfterFree, block.addr());
+            };
+            // SAFETY: the block counts as live until it is on its slab's list, so its arena is there.
+            let slab = unsafe { &*Slab::of(block.addr()) };
+            if ptr::eq(slab.owner(), self) {
+                // SAFETY: the block came to us with its chain.
+                unsafe { self.free_local::<C, P>(from, slab, block) };
+            } else {
+                // SAFETY: as above.
+                unsafe { self.free_remote::<C>(slab, block) };
+            }
+            block = next;
+        }
+        any
+    }
+
+    /// Sends what is held back for other heaps and takes what came: before the thread exits or pauses.
+    pub fn settle<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
+        self.receive::<C, P>(from);
+        self.outbox.flush::<C>(self.secret.get());
+    }
+
+    /// Gives back what is free: private lists go to their slabs, and slabs without live blocks to their arenas.
+    /// Walks every free block of the current slabs.
+    pub fn collect<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
+        self.settle::<C, P>(from);
+        for class in 0..CLASSES {
+            // SAFETY: a current slab is this heap's.
+            let Some(slab) = (unsafe { self.current[class].replace(ptr::null()).as_ref() }) else { continue };
+            let mut private = self.lists[class].replace(ptr::null_mut());
+            while !private.is_null() {
+                let next = self.follow::<C>(private);
+                // SAFETY: the possessor's own free blocks. The slab is current: its countdown does not end.
+                let _uncounted = unsafe { slab.push::<C>(private, self.secret.get()) };
+                private = next;
+            }
+            let free = self.length::<C>(slab.free());
+            let live = slab.handed_out() - free;
+            if live == 0 {
+                from.close_slab(self, slab);
+            } else if slab.retire_from_current(live) == Standing::Available {
+                slab.link_before(&self.available[class]);
+            }
+        }
+    }
+
+    fn follow<C: Checks>(&self, block: *mut Block) -> *mut Block {
+        // SAFETY: a free block of this heap.
+        match unsafe { Block::next::<C>(block, self.secret.get()) } {
+            Some(next) => next,
+            None => broken_contract(Misuse::WriteAfterFree, block.addr()),
+        }
+    }
+
+    /// In the child of a fork: makes the heap of a thread that vanished in the middle of anything whole again. The lists
+    /// of slabs are built anew from the slabs' records; what the thread had in its hands counts as live for ever.
+    pub fn repair<P: Platform>(&self, from: &Allocator<P>) {
+        for list in &self.available {
+            list.set(ptr::null());
+        }
+        let _section = self.section(from);
+        from.arenas().each_run(|slab| {
+            if slab.usage() != Usage::Slab || !ptr::eq(slab.owner(), self) {
+                return;
+            }
+            let class = slab.class();
+            if ptr::eq(self.current[class].get(), slab) {
+                if ptr::eq(self.lists[class].get(), slab.free()) {
+                    slab.forget_free();
+                }
+                return;
+            }
+            let free = self.length::<Trusting>(slab.free());
+            let live = slab.handed_out().saturating_sub(free).max(1);
+            if slab.retire_from_current(live) == Standing::Available {
+                slab.link_before(&self.available[class]);
+            }
+        });
+    }
+
+    /// Whether [`Heap::collect`] has anything to do: asked of an idle heap.
+    pub fn needs_collecting(&self) -> bool {
+        !self.inbox.is_empty() || self.current.iter().any(|slab| !slab.get().is_null())
+    }
+
+    /// Takes an available slab of `class` out of this heap, for another heap that needs one.
+    pub fn give_away(&self, class: usize, to: *mut Heap) -> Option<&'static Slab> {
+        // SAFETY: slabs in a list belong to this heap.
+        let slab = unsafe { self.available[class].get().as_ref() }?;
+        slab.unlink(&self.available[class]);
+        slab.set_owner(to);
+        slab.make_current();
+        Some(slab)
+    }
+
+    /// Free blocks of `class` that no record counts, in the private list and on the current slab: walks them.
+    pub fn uncounted<C: Checks>(&self, class: usize) -> u32 {
+        // SAFETY: a current slab is this heap's.
+        let slab = unsafe { self.current[class].get().as_ref() };
+        self.length::<C>(self.lists[class].get()) + slab.map_or(0, |slab| self.length::<C>(slab.free()))
+    }
+
+    fn length<C: Checks>(&self, mut block: *mut Block) -> u32 {
+        let mut count = 0;
+        while !block.is_null() {
+            count += 1;
+            block = self.follow::<C>(block);
+        }
+        count
+    }
+
+    /// Where other threads send blocks.
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// Position in the pool.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// A reader section of the possessor.
+    pub fn section<'a, P: Platform>(&'a self, from: &'a Allocator<P>) -> Section<'a> {
+        // SAFETY: the slot was attached when the heap was made, and belongs to its possessor, who is the caller.
+        unsafe { from.space().rcu().enter(&self.slot) }
+    }
+
+    /// The reader slot of whoever possesses the heap.
+    pub fn slot(&self) -> &ReaderSlot {
+        &self.slot
+    }
+
+    /// The process's secret, for the tags of free blocks.
+    #[inline(always)]
+    pub fn secret(&self) -> usize {
+        self.secret.get()
+    }
+
+    /// Blocks freed for other heaps, modulo 2^32.
+    pub fn remote_frees(&self) -> u32 {
+        // Relaxed: a figure.
+        self.remote_frees.load(Ordering::Relaxed)
+    }
+
+    /// Where the last claim of slices succeeded.
+    pub fn home(&self) -> &Cell<usize> {
+        &self.home
+    }
+}

@@ -1,0 +1,331 @@
+//! `heap`: slabs, thread heaps, remote frees, large and huge blocks, purging.
+//!
+//! May import `base`, `sync`, `pal`, `rcu`, `region` and `index`. The front door is [`Allocator`], a value: a process
+//! has one in a static (`global`), a test as many as it likes, on whatever platform.
+//!
+//! The life of an allocation: [`Heap::pop`] -> [`Heap::refill`] -> [`Allocator::new_slab`] -> [`Arenas::claim`] ->
+//! `SliceMap::claim`, or `Space::map_region` when no arena has room. And of a free: [`Slab::of`] -> [`Slab::push`] ->
+//! [`Heap::countdown_ended`] -> [`Allocator::close_slab`] -> [`Arenas::release`].
+
+mod arenas;
+mod block;
+mod huge;
+mod local;
+mod place;
+mod pool;
+mod remote;
+mod settings;
+mod slab;
+
+pub use arenas::{Arenas, Claim};
+pub use block::{Block, Checked, Checks, Trusting};
+pub use huge::Huge;
+pub use local::{Heap, TABLE_MAX};
+pub use place::Place;
+pub use pool::{MAX_HEAPS, Pool};
+pub use settings::{Bet, BetCount, Settings};
+pub use slab::{Freed, Slab, Standing, Usage};
+
+use crate::base::{GRANULE, SLICE, class_info, class_of_aligned};
+use crate::const_unless_model;
+use crate::index::{Coarse, Space};
+use crate::pal::{Misuse, Platform, broken_contract};
+use crate::region::{Prefer, Region};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use core::ptr;
+
+/// Largest large block in bytes, and the largest alignment of one; above it a block is huge.
+pub const LARGE_MAX: usize = if cfg!(any(loom, shuttle)) { 2 * SLICE } else { 4 << 20 };
+
+/// Which kind of block serves a request: a function of size and alignment alone, so that a typed free can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockKind {
+    /// A block of a slab of this class.
+    Small(usize),
+    /// A run of slices.
+    Large,
+    /// A region of its own.
+    Huge,
+}
+
+impl BlockKind {
+    /// The kind that serves `size` bytes at a multiple of `align`, a power of two.
+    #[inline(always)]
+    pub const fn of(size: usize, align: usize) -> BlockKind {
+        match class_of_aligned(size, align) {
+            Some(class) => BlockKind::Small(class),
+            None if size <= LARGE_MAX && align <= LARGE_MAX => BlockKind::Large,
+            None => BlockKind::Huge,
+        }
+    }
+}
+
+/// A whole allocator: address space, arenas, heaps, huge blocks. Lives forever where it is.
+pub struct Allocator<P: Platform> {
+    space: Space<P>,
+    arenas: Arenas,
+    pool: Pool,
+    huge: Huge,
+    settings: Settings,
+    secret: AtomicUsize,
+}
+
+impl<P: Platform> Allocator<P> {
+    const_unless_model! {
+        /// An allocator that has not mapped anything yet. Call [`Allocator::start`] once before anything else.
+        pub fn new(os: P) -> Allocator<P> {
+            Allocator {
+                space: Space::new(os),
+                arenas: Arenas::new(),
+                pool: Pool::new(),
+                huge: Huge::new(),
+                settings: Settings::new(),
+                secret: AtomicUsize::new(0),
+            }
+        }
+    }
+
+    /// Finds out what the platform offers. Any number of threads may race here before the first allocation.
+    pub fn start(&'static self) {
+        self.space.start();
+        let secret = self.space.os().entropy() as usize | 1;
+        // Relaxed (both): one of the racing threads wins, and the exchange tells the others its value.
+        let _ = self.secret.compare_exchange(0, secret, Ordering::Relaxed, Ordering::Relaxed);
+        let limit = self.space.os().address_space_limit();
+        self.settings.adapt_to_address_space(limit);
+    }
+
+    /// A block of `size` bytes at a multiple of `align` (a power of two), zeroed if `zero`; null when there is no memory.
+    ///
+    /// # Safety
+    /// The caller possesses `heap`.
+    #[inline]
+    pub unsafe fn allocate<C: Checks>(&self, heap: &Heap, size: usize, align: usize, zero: bool) -> *mut u8 {
+        match BlockKind::of(size, align) {
+            BlockKind::Small(class) => {
+                // SAFETY: the caller's.
+                let mut block = unsafe { heap.pop::<C>(class) };
+                if block.is_null() {
+                    // SAFETY: the caller's.
+                    block = unsafe { heap.refill::<C, P>(self, class) };
+                }
+                let block = block.cast::<u8>();
+                if zero && !block.is_null() {
+                    // SAFETY: the block holds at least `size` bytes and is the caller's.
+                    unsafe { block.write_bytes(0, size) };
+                }
+                block
+            }
+            BlockKind::Large => self.allocate_large(heap, size, align, zero),
+            BlockKind::Huge => self.huge.allocate(self, size, align, zero),
+        }
+    }
+
+    /// Frees what `place` found.
+    ///
+    /// # Safety
+    /// The caller possesses `heap` and the block at `address`, which `place` was found for.
+    pub unsafe fn free<C: Checks>(&self, heap: &Heap, address: *mut u8, place: Place) {
+        match place {
+            Place::Slab(slab) => {
+                let block = address.cast::<Block>();
+                // SAFETY: the caller's.
+                unsafe {
+                    if ptr::eq(slab.owner(), heap) {
+                        heap.free_local::<C, P>(self, slab, block);
+                    } else {
+                        heap.free_remote::<C>(slab, block);
+                    }
+                }
+            }
+            Place::Large(slab) => self.free_large(heap, slab),
+            Place::Huge(region) => self.huge.free(self, region),
+        }
+    }
+
+    /// Grows or shrinks a block where it is, or by moving its pages; `None` if only a copy can do it, or nothing.
+    ///
+    /// # Safety
+    /// The caller possesses `heap` and the block that `place` was found for; both sizes are of kind [`BlockKind::Large`]
+    /// or both of kind [`BlockKind::Huge`].
+    pub unsafe fn resize(&self, heap: &Heap, place: Place, size: usize, align: usize) -> Option<*mut u8> {
+        match place {
+            Place::Slab(_) => None,
+            Place::Large(slab) => self.resize_large(heap, slab, size),
+            Place::Huge(region) => {
+                let moved = self.huge.resize(self, region, size, align);
+                if moved.is_null() { None } else { Some(moved) }
+            }
+        }
+    }
+
+    fn allocate_large(&self, heap: &Heap, size: usize, align: usize, zero: bool) -> *mut u8 {
+        let slices = size.max(1).div_ceil(SLICE);
+        let prefer = if zero { Prefer::Clean } else { Prefer::Dirty };
+        let Some(claim) = self.arenas.claim(self, heap, slices, align.div_ceil(SLICE), prefer) else {
+            return ptr::null_mut();
+        };
+        // SAFETY: the slices were claimed just now; their records are ours.
+        unsafe { &*Slab::of(claim.base) }.open_large(slices as u32, size);
+        let block = ptr::with_exposed_provenance_mut::<u8>(claim.base);
+        if zero && !claim.zero {
+            // SAFETY: the run holds at least `size` bytes and is ours.
+            unsafe { block.write_bytes(0, size) };
+        }
+        block
+    }
+
+    fn free_large(&self, heap: &Heap, slab: &Slab) {
+        let (base, slices) = (slab.base(), slab.slices() as usize);
+        slab.close();
+        self.arenas.release(self, heap, base, slices);
+    }
+
+    fn resize_large(&self, heap: &Heap, slab: &Slab, size: usize) -> Option<*mut u8> {
+        let (base, old) = (slab.base(), slab.slices() as usize);
+        let new = size.max(1).div_ceil(SLICE);
+        if new > old && !self.arenas.extend(self, base, old, new - old) {
+            return None;
+        }
+        slab.resize_large(new as u32, size);
+        if new < old {
+            for slice in new..old {
+                // SAFETY: records of slices of the run, which is the caller's.
+                unsafe { &*Slab::of(base + slice * SLICE) }.forget();
+            }
+            self.arenas.release(self, heap, base + new * SLICE, old - new);
+        }
+        Some(ptr::with_exposed_provenance_mut(base))
+    }
+
+    /// A slab of `class` for `heap`: one that an idle heap can spare, else a fresh one. `None` without memory.
+    fn new_slab<C: Checks>(&self, heap: &Heap, class: usize) -> Option<&'static Slab> {
+        if let Some(slab) = self.pool.steal::<C, P>(self, heap, class) {
+            return Some(slab);
+        }
+        let claim = self.arenas.claim(self, heap, class_info(class).slices as usize, 1, Prefer::Dirty)?;
+        // SAFETY: the slices were claimed just now; records live as long as their arena, which the slab holds.
+        let slab = unsafe { &*Slab::of(claim.base) };
+        slab.open(class, ptr::from_ref(heap).cast_mut());
+        Some(slab)
+    }
+
+    /// Gives an empty slab's slices back.
+    fn close_slab(&self, heap: &Heap, slab: &Slab) {
+        let (base, slices) = (slab.base(), slab.slices() as usize);
+        slab.close();
+        self.arenas.release(self, heap, base, slices);
+    }
+
+    /// The arena that `address` lies in, which the caller holds a part of.
+    fn region_of_arena(&self, address: usize) -> &'static Region {
+        match self.space.index().lookup_coarse(address) {
+            Coarse::Region(region) => region,
+            // The caller holds a part of the arena: only a corrupted record can lead here.
+            Coarse::Nothing | Coarse::Unsure => broken_contract(Misuse::Interior, address),
+        }
+    }
+
+    /// Under memory pressure: gives back everything that is free and that this thread can reach.
+    pub fn relieve(&self, heap: &Heap) {
+        self.huge.drop_kept(self, 0);
+        self.arenas.purge(self, heap, 0);
+        self.arenas.unmap_empty(self, heap, 0);
+        self.space.reap(Some(heap.slot()));
+    }
+
+    /// One tick of the clock: what has been free since the last tick goes back to the system, a part at a time.
+    /// Answers whether anything is left to give back.
+    pub fn tick<C: Checks>(&self, heap: &Heap) -> bool {
+        self.collect_idle::<C>();
+        let unused = self.arenas.take_low_water();
+        self.arenas.purge(self, heap, self.arenas.dirty_slices().saturating_sub(unused.div_ceil(2)));
+        self.huge.drop_kept(self, self.huge.kept_bytes() / 2);
+        self.arenas.unmap_empty(self, heap, 0);
+        self.space.reap(Some(heap.slot()));
+        self.arenas.dirty_slices() > 0 || self.huge.kept_bytes() > 0
+    }
+
+    /// Tidies the heaps that nobody possesses: takes in what was sent to them, and gives back what is empty.
+    pub fn collect_idle<C: Checks>(&self) {
+        for index in 0..self.pool.made() {
+            if self.pool.is_idle(index)
+                && let Some(idle) = self.pool.possess(index)
+            {
+                if idle.needs_collecting() {
+                    idle.collect::<C, P>(self);
+                }
+                self.pool.give_up(idle);
+            }
+        }
+    }
+
+    /// In the child of a fork: what belonged to threads that do not exist here belongs to nobody. `own` is the calling
+    /// thread's heap, or null.
+    ///
+    /// # Safety
+    /// The calling thread is the only one.
+    pub unsafe fn child_after_fork(&'static self, own: *const Heap) {
+        // SAFETY: the caller's; heaps live forever.
+        unsafe {
+            self.space.child_after_fork(own.as_ref().map(Heap::slot));
+            self.pool.child_after_fork(own, |heap| heap.repair(self));
+        }
+    }
+
+    /// Whether an arena that has just become empty stays mapped: the helper thread unmaps it when it has been empty for
+    /// a while; without one, a single empty arena is kept, so that a program at the edge does not map and unmap.
+    fn keeps_empty_arena(&self, position: usize) -> bool {
+        self.settings.has_helper() || !self.arenas.another_is_empty(position)
+    }
+
+    /// Bytes that may be dirty, given what is live.
+    pub fn dirty_limit(&self) -> usize {
+        self.settings.dirty_limit(self.arenas.claimed_slices() * SLICE + self.huge.live_bytes())
+    }
+
+    /// Bytes of address space for a new arena.
+    fn arena_bytes(&self) -> usize {
+        self.settings.arena_bytes().min(GRANULE)
+    }
+
+    /// Address space, index, regions.
+    pub fn space(&self) -> &Space<P> {
+        &self.space
+    }
+
+    /// The arenas.
+    pub fn arenas(&self) -> &Arenas {
+        &self.arenas
+    }
+
+    /// The heaps.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The huge blocks.
+    pub fn huge(&self) -> &Huge {
+        &self.huge
+    }
+
+    /// What can be set.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The counters of a bet.
+    pub fn bet(&self, bet: Bet) -> &BetCount {
+        self.settings.bet(bet)
+    }
+
+    /// Bytes in a page.
+    pub fn page_size(&self) -> usize {
+        self.space.os().page_size()
+    }
+
+    fn secret(&self) -> usize {
+        // Relaxed: set before the first heap is made.
+        self.secret.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,102 @@
+//! Where an address lies: what a free or a realloc that cannot trust its pointer asks first.
+
+use super::Allocator;
+use super::block::Block;
+use super::huge::used_of;
+use super::slab::{Slab, Usage};
+use crate::base::SLICE;
+use crate::index::Coarse;
+use crate::pal::{Misuse, Platform};
+use crate::region::{Kind, Region};
+use core::ptr;
+
+/// What holds the block at an address.
+#[derive(Clone, Copy)]
+pub enum Place {
+    /// A slab.
+    Slab(&'static Slab),
+    /// The record of a large block.
+    Large(&'static Slab),
+    /// A huge block's region.
+    Huge(&'static Region),
+}
+
+impl Place {
+    /// Bytes that the block at an address of this place can hold.
+    pub fn usable(&self) -> usize {
+        match self {
+            Place::Slab(slab) => slab.info().size as usize,
+            Place::Large(slab) => slab.bytes(),
+            Place::Huge(region) => used_of(region),
+        }
+    }
+
+    /// The place of a block of this allocator, by arithmetic alone.
+    ///
+    /// # Safety
+    /// `address` is the start of a live block of a slab or of a large block.
+    #[inline(always)]
+    pub unsafe fn trusted(address: usize) -> Place {
+        // SAFETY: the block lies in an arena and holds it.
+        let slab = unsafe { first_of(Slab::of(address)) };
+        if slab.usage() == Usage::Large { Place::Large(slab) } else { Place::Slab(slab) }
+    }
+}
+
+/// The record of the first slice of the run that `record`'s slice belongs to.
+///
+/// # Safety
+/// `record` lies in the header of a mapped arena, and its run is live.
+#[inline(always)]
+unsafe fn first_of(record: *mut Slab) -> &'static Slab {
+    // SAFETY: the caller's.
+    let slab = unsafe { &*record };
+    if slab.usage() == Usage::Later {
+        // SAFETY: a later record says how far back the first of its run is.
+        return unsafe { &*record.sub(slab.slices() as usize) };
+    }
+    slab
+}
+
+impl<P: Platform> Allocator<P> {
+    /// Finds the live block that starts at `address`, or says what is wrong with the pointer. Reads the index outside a
+    /// section: a live block holds its region, and for any other pointer the answer is a message.
+    pub fn place(&self, address: usize) -> Result<Place, Misuse> {
+        // Where pages of several regions meet there is no block: those are mappings of files.
+        let Coarse::Region(region) = self.space().index().lookup_coarse(address) else { return Err(Misuse::Foreign) };
+        if !region.contains(address) {
+            return Err(Misuse::Foreign);
+        }
+        match region.kind() {
+            Kind::Huge if used_of(region) == 0 => Err(Misuse::DoubleFree),
+            Kind::Huge if address == region.base() => Ok(Place::Huge(region)),
+            Kind::Huge => Err(Misuse::Interior),
+            Kind::Arena => {
+                if address - region.base() < SLICE || address - region.base() >= region.len() {
+                    return Err(Misuse::Interior);
+                }
+                // SAFETY: the address lies in a slice of an arena; its record is readable, whatever it says.
+                self.place_in_arena(address, unsafe { first_of(Slab::of(address)) })
+            }
+            Kind::File => Err(Misuse::Foreign),
+        }
+    }
+
+    fn place_in_arena(&self, address: usize, slab: &'static Slab) -> Result<Place, Misuse> {
+        let offset = address.wrapping_sub(slab.base());
+        match slab.usage() {
+            Usage::Large if offset == 0 => Ok(Place::Large(slab)),
+            Usage::Slab if slab.is_block(offset) => {
+                let block = ptr::with_exposed_provenance_mut::<Block>(address);
+                // SAFETY: the address is the start of a block below the slab's frontier.
+                if unsafe { Block::is_free(block, self.secret()) } {
+                    return Err(Misuse::DoubleFree);
+                }
+                Ok(Place::Slab(slab))
+            }
+            // Nothing lives in a free slice: what did was freed before.
+            Usage::Free => Err(Misuse::DoubleFree),
+            _ => Err(Misuse::Interior),
+        }
+    }
+}

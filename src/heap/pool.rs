@@ -1,0 +1,172 @@
+//! The pool of heaps: which heap is possessed, and which is idle.
+//!
+//! A heap is made once and lives forever. The thread that possesses it owns everything in it; when the thread exits
+//! the heap becomes idle with its slabs, private lists and inbox as they are, and the next new thread possesses it
+//! whole. That is adoption in one step: what the old thread had allocated is local to the new one.
+//!
+//! The law: a heap's bit in `idle` is set exactly while nobody possesses it. Clearing the bit is taking possession,
+//! setting it is giving it up; both are one atomic step, and nothing waits.
+
+use super::Allocator;
+use super::block::Checks;
+use super::local::Heap;
+use crate::{atomic_array, const_unless_model};
+use crate::pal::Platform;
+use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use crate::sync::seeded;
+use core::ptr;
+
+/// Heaps that can exist: threads that allocate at the same time. Threads beyond it share (see `global`).
+pub const MAX_HEAPS: usize = if cfg!(any(loom, shuttle)) { 4 } else { 1 << 16 };
+const WORD: usize = u64::BITS as usize;
+const WORDS: usize = MAX_HEAPS.div_ceil(WORD);
+
+/// Every heap of the process.
+pub struct Pool {
+    heaps: [AtomicPtr<Heap>; MAX_HEAPS],
+    idle: [AtomicU64; WORDS],
+    made: AtomicU32,
+}
+
+impl Pool {
+    const_unless_model! {
+        /// A pool without heaps.
+        pub fn new() -> Pool {
+            Pool {
+                heaps: atomic_array!(AtomicPtr::new(ptr::null_mut()); MAX_HEAPS),
+                idle: atomic_array!(AtomicU64::new(0); WORDS),
+                made: AtomicU32::new(0),
+            }
+        }
+    }
+
+    /// Heaps made so far.
+    pub fn made(&self) -> usize {
+        // Relaxed: a bound for scans; a heap made meanwhile is not missed by anyone who must see it.
+        (self.made.load(Ordering::Relaxed) as usize).min(MAX_HEAPS)
+    }
+
+    /// The heap at `index`, unless it is just being made.
+    pub fn get(&self, index: usize) -> Option<&'static Heap> {
+        // Acquire: pairs with the Release in `make`; the heap is complete.
+        // SAFETY: heaps live forever.
+        unsafe { self.heaps[index].load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Possesses an idle heap, the lowest, so that few heaps serve many short threads.
+    pub fn possess_idle(&self) -> Option<&'static Heap> {
+        for word in 0..self.made().div_ceil(WORD) {
+            // Relaxed: a hint where to try.
+            let mut bits = self.idle[word].load(Ordering::Relaxed);
+            while bits != 0 {
+                let index = word * WORD + bits.trailing_zeros() as usize;
+                if let Some(heap) = self.possess(index) {
+                    return Some(heap);
+                }
+                bits &= bits - 1;
+            }
+        }
+        None
+    }
+
+    /// Possesses the heap at `index` if it is idle.
+    pub fn possess(&self, index: usize) -> Option<&'static Heap> {
+        let bit = 1u64 << (index % WORD);
+        let order = if seeded("heap.possess") { Ordering::Relaxed } else { Ordering::Acquire };
+        // Acquire: pairs with the Release in `give_up`, so that everything the last possessor did is seen.
+        if self.idle[index / WORD].fetch_and(!bit, order) & bit == 0 {
+            return None;
+        }
+        self.get(index)
+    }
+
+    /// Gives a heap up: it is idle afterwards, and may be another thread's at once.
+    pub fn give_up(&self, heap: &Heap) {
+        let index = heap.index() as usize;
+        let order = if seeded("heap.give_up") { Ordering::Relaxed } else { Ordering::Release };
+        // Release: pairs with the Acquire in `possess`.
+        let before = self.idle[index / WORD].fetch_or(1 << (index % WORD), order);
+        debug_assert!(before & (1 << (index % WORD)) == 0, "an idle heap was given up");
+    }
+
+    /// Whether the heap at `index` is idle (at this moment).
+    pub fn is_idle(&self, index: usize) -> bool {
+        // Relaxed: a hint.
+        self.idle[index / WORD].load(Ordering::Relaxed) & (1 << (index % WORD)) != 0
+    }
+
+    /// Possesses an idle heap or makes one; `None` when there is no memory or there are [`MAX_HEAPS`] already.
+    pub fn possess_any<P: Platform>(&self, from: &Allocator<P>) -> Option<&'static Heap> {
+        self.possess_idle().or_else(|| self.make(from))
+    }
+
+    fn make<P: Platform>(&self, from: &Allocator<P>) -> Option<&'static Heap> {
+        let memory =
+            from.space().metadata().allocate(from.space().os(), size_of::<Heap>(), align_of::<Heap>()).ok()?;
+        let heap = memory.cast::<Heap>().as_ptr();
+        // Relaxed: only the number counts. It may pass MAX_HEAPS: `made` is clamped where it is read.
+        let index = self.made.fetch_add(1, Ordering::Relaxed);
+        if index as usize >= MAX_HEAPS {
+            // Relaxed: as above. The memory stays with the metadata; this happens to a process with 65,536 threads.
+            self.made.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        // SAFETY: metadata memory is ours, large and aligned enough, and never unmapped.
+        let heap = unsafe {
+            heap.write(Heap::new(index, from.secret()));
+            &*heap
+        };
+        // SAFETY: the slot lives forever with its heap, and is attached here only.
+        unsafe { from.space().rcu().attach(heap.slot()) };
+        // Release: pairs with the Acquire in `get`.
+        self.heaps[index as usize].store(ptr::from_ref(heap).cast_mut(), Ordering::Release);
+        Some(heap)
+    }
+
+    /// Takes an available slab of `class` from one idle heap, if there is any: threads that went away leave partly
+    /// used slabs, and those are used before fresh memory. Looks at a few heaps only.
+    pub fn steal<C: Checks, P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        heap: &Heap,
+        class: usize,
+    ) -> Option<&'static super::slab::Slab> {
+        const TRIES: usize = 4;
+        let mut tries = 0;
+        for index in 0..self.made() {
+            if !self.is_idle(index) {
+                continue;
+            }
+            if let Some(idle) = self.possess(index) {
+                idle.receive::<C, P>(from);
+                let slab = idle.give_away(class, ptr::from_ref(heap).cast_mut());
+                self.give_up(idle);
+                if slab.is_some() {
+                    return slab;
+                }
+            }
+            tries += 1;
+            if tries == TRIES {
+                break;
+            }
+        }
+        None
+    }
+
+    /// In the child of a fork: heaps of threads that do not exist here become idle. What such a thread had in its hands
+    /// stays lost. `own` is the calling thread's heap.
+    ///
+    /// # Safety
+    /// No other thread runs yet.
+    pub unsafe fn child_after_fork(&self, own: *const Heap, mut repair: impl FnMut(&'static Heap)) {
+        for index in 0..self.made() {
+            match self.get(index) {
+                Some(heap) if !ptr::eq(heap, own) && !self.is_idle(index) => {
+                    repair(heap);
+                    self.give_up(heap);
+                }
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Remote frees: blocks on their way home to the heap that owns their slab.
+//!
+//! A thread collects the blocks that it frees for others in its [`Outbox`], one chain per owner and bounded in bytes,
+//! and sends a whole chain with one compare-and-swap to the owner's [`Inbox`]. Heaps live forever, and so do inboxes:
+//! the push is the last touch of the block, and touches nothing that anybody could unmap.
+//!
+//! Inboxes are never closed. A heap whose thread has exited keeps its slabs and its inbox, and is possessed again
+//! later: by the next new thread, or for a moment by whoever tidies up (see `pool`). So a sender never has to re-sort,
+//! and an owner that no longer has the slab of a block it received sends the block on.
+
+use super::block::{Block, Checks};
+use super::local::Heap;
+use crate::const_unless_model;
+use crate::sync::atomic::{AtomicPtr, Ordering};
+use crate::sync::seeded;
+use core::cell::Cell;
+use core::ptr;
+
+/// Owners that a thread can collect for at a time.
+const CHAINS: usize = if cfg!(any(loom, shuttle)) { 1 } else { 8 };
+/// A chain is sent when it holds so many bytes: what one thread may hold back is at most `CHAINS` times this.
+const CHAIN_BYTES: usize = if cfg!(any(loom, shuttle)) { 64 } else { 8 << 10 };
+
+/// Blocks that other threads have freed for a heap.
+pub struct Inbox {
+    head: AtomicPtr<Block>,
+}
+
+impl Inbox {
+    const_unless_model! {
+        /// An empty inbox.
+        pub fn new() -> Inbox {
+            Inbox { head: AtomicPtr::new(ptr::null_mut()) }
+        }
+    }
+
+    /// Sends the chain of free blocks from `first` to `last`.
+    ///
+    /// # Safety
+    /// The caller holds every block of the chain, whose slabs this inbox's heap owns or owned.
+    pub unsafe fn push<C: Checks>(&self, first: *mut Block, last: *mut Block, secret: usize) {
+        // Relaxed: only the value is needed; the exchange below confirms it.
+        let mut head = self.head.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: the caller holds `last` until the exchange succeeds.
+            unsafe { Block::link::<C>(last, head, secret) };
+            let order = if seeded("heap.inbox_push") { Ordering::Relaxed } else { Ordering::Release };
+            // Release: pairs with the Acquire in `take`, so that the owner sees the chain's links and the program's
+            // last accesses to the blocks. Relaxed on failure: as above.
+            match self.head.compare_exchange_weak(head, first, order, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Whether nothing is there to take, as far as this thread knows.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        // Relaxed: a hint; `take` orders.
+        self.head.load(Ordering::Relaxed).is_null()
+    }
+
+    /// Takes everything that was sent.
+    pub fn take(&self) -> *mut Block {
+        let order = if seeded("heap.inbox_take") { Ordering::Relaxed } else { Ordering::Acquire };
+        // Acquire: pairs with the Release in `push`.
+        self.head.swap(ptr::null_mut(), order)
+    }
+}
+
+/// A chain of blocks for one owner.
+struct Chain {
+    owner: Cell<*const Heap>,
+    first: Cell<*mut Block>,
+    last: Cell<*mut Block>,
+    bytes: Cell<usize>,
+}
+
+impl Chain {
+    const fn new() -> Chain {
+        Chain {
+            owner: Cell::new(ptr::null()),
+            first: Cell::new(ptr::null_mut()),
+            last: Cell::new(ptr::null_mut()),
+            bytes: Cell::new(0),
+        }
+    }
+
+    fn send<C: Checks>(&self, secret: usize) {
+        let first = self.first.replace(ptr::null_mut());
+        if first.is_null() {
+            return;
+        }
+        self.bytes.set(0);
+        // SAFETY: heaps live forever; the chain's blocks are ours until they are sent.
+        unsafe { (*self.owner.get()).inbox().push::<C>(first, self.last.get(), secret) };
+    }
+}
+
+/// The chains that one heap collects for others. Touched by the heap's possessor only.
+pub struct Outbox {
+    chains: [Chain; CHAINS],
+}
+
+impl Outbox {
+    /// An outbox with nothing in it.
+    pub const fn new() -> Outbox {
+        Outbox { chains: [const { Chain::new() }; CHAINS] }
+    }
+
+    /// Adds `block` of `size` bytes to the chain for `owner`, and sends the chain when it is long enough.
+    ///
+    /// # Safety
+    /// The caller possesses the heap of this outbox and holds the block, which lies in a slab of `owner`.
+    pub unsafe fn add<C: Checks>(&self, owner: *const Heap, block: *mut Block, size: usize, secret: usize) {
+        // SAFETY: heaps live forever.
+        let chain = &self.chains[unsafe { (*owner).index() } as usize % CHAINS];
+        if chain.owner.get() != owner {
+            chain.send::<C>(secret);
+            chain.owner.set(owner);
+        }
+        let first = chain.first.get();
+        // SAFETY: the caller holds the block.
+        unsafe { Block::link::<C>(block, first, secret) };
+        if first.is_null() {
+            chain.last.set(block);
+        }
+        chain.first.set(block);
+        chain.bytes.set(chain.bytes.get() + size);
+        if chain.bytes.get() >= CHAIN_BYTES {
+            chain.send::<C>(secret);
+        }
+    }
+
+    /// Sends everything.
+    pub fn flush<C: Checks>(&self, secret: usize) {
+        for chain in &self.chains {
+            chain.send::<C>(secret);
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! A slab: a run of slices that holds blocks of one size class. And the record that every slice of an arena has in the
+//! arena's first slice, which tells what the slice is used for.
+//!
+//! Who may touch which field:
+//! 1. The *shared* line is written by whoever has claimed the slices, before it hands out the first block, and then
+//!    only `owner` changes (a slab moves to another heap) and `frontier` grows. Whoever holds a block of the slab may
+//!    read it: the block came to them after those writes.
+//! 2. The *owner's* line is touched only by the thread that possesses the owning heap.
+//! 3. `countdown` and `standing` are the exception: statistics read them from any thread, and believe them only roughly.
+//! 4. The record of a slice that is not the first of its run says only how far back the first is.
+
+use super::block::{Block, Checks};
+use super::local::Heap;
+use crate::base::{ClassInfo, GRANULE, SLICE, align_down, class_info};
+use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::cell::Cell;
+use core::ptr;
+
+/// What a slice is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Usage {
+    /// Nothing that a pointer of the program can point into.
+    Free = 0,
+    /// The first slice of a slab.
+    Slab = 1,
+    /// The first slice of a large block.
+    Large = 2,
+    /// A later slice of a slab or of a large block: `back` slices before it is the first.
+    Later = 3,
+}
+
+/// Where a slab stands with its heap. See [`Slab::retire_from_current`] for the countdown's meaning in each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Standing {
+    /// The heap allocates its class from this slab.
+    Current = 0,
+    /// Every block is handed out; in no list.
+    Full = 1,
+    /// Has free blocks; linked in the heap's list of its class.
+    Available = 2,
+}
+
+/// While a slab is current nobody needs to know how many of its blocks live: the countdown starts here and is set
+/// anew should it ever arrive at zero.
+const UNCOUNTED: u32 = u32::MAX;
+
+/// The part of a record that other threads read.
+#[cfg_attr(not(any(loom, shuttle)), repr(align(64)))]
+struct Shared {
+    owner: AtomicPtr<Heap>,
+    reciprocal: AtomicU64,
+    /// Bytes from the slab's start to the first block never handed out.
+    frontier: AtomicU32,
+    usage: AtomicU32,
+    class: AtomicU32,
+    /// Slices in the run; in a `Later` record: slices back to the first.
+    slices: AtomicU32,
+    /// Bytes that the program asked for: a large block's figure for statistics.
+    requested: AtomicUsize,
+}
+
+/// The part that only the owner touches.
+#[cfg_attr(not(any(loom, shuttle)), repr(align(64)))]
+struct Owned {
+    free: Cell<*mut Block>,
+    countdown: AtomicU32,
+    standing: AtomicU32,
+    previous: Cell<*const Slab>,
+    next: Cell<*const Slab>,
+}
+
+/// The record of one slice: two cache lines in the header of its arena.
+pub struct Slab {
+    shared: Shared,
+    owned: Owned,
+}
+
+// SAFETY: rules 1 to 3 above: shared fields are atomics, the others are touched by the possessor of the owning heap.
+unsafe impl Sync for Slab {}
+
+/// What a local free brought about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Freed {
+    /// Nothing that needs attention.
+    Quietly,
+    /// The countdown arrived at zero: the heap looks at the slab's standing.
+    Event,
+}
+
+impl Slab {
+    /// Writes an unused record in place.
+    ///
+    /// # Safety
+    /// `at` is memory for one record that nobody reads yet.
+    pub unsafe fn construct(at: *mut Slab) {
+        let shared = Shared {
+            owner: AtomicPtr::new(ptr::null_mut()),
+            reciprocal: AtomicU64::new(0),
+            frontier: AtomicU32::new(0),
+            usage: AtomicU32::new(Usage::Free as u32),
+            class: AtomicU32::new(0),
+            slices: AtomicU32::new(0),
+            requested: AtomicUsize::new(0),
+        };
+        let owned = Owned {
+            free: Cell::new(ptr::null_mut()),
+            countdown: AtomicU32::new(0),
+            standing: AtomicU32::new(Standing::Current as u32),
+            previous: Cell::new(ptr::null()),
+            next: Cell::new(ptr::null()),
+        };
+        // SAFETY: the caller's.
+        unsafe { at.write(Slab { shared, owned }) };
+    }
+
+    /// The record of the slice that `address` lies in, for an address in an arena.
+    #[inline(always)]
+    pub fn of(address: usize) -> *mut Slab {
+        let base = align_down(address, GRANULE);
+        let slice = (address % GRANULE) / SLICE;
+        ptr::with_exposed_provenance_mut::<Slab>(base + slice * size_of::<Slab>())
+    }
+
+    /// Address of the slice that this is the record of.
+    #[inline(always)]
+    pub fn base(&self) -> usize {
+        let at = ptr::from_ref(self).expose_provenance();
+        align_down(at, GRANULE) + at % GRANULE / size_of::<Slab>() * SLICE
+    }
+
+    /// Makes the record that of a fresh slab of `class`, owned by `owner` and current there.
+    pub fn open(&self, class: usize, owner: *mut Heap) {
+        let info = class_info(class);
+        self.mark_later(info.slices);
+        self.owned.free.set(ptr::null_mut());
+        self.owned.previous.set(ptr::null());
+        self.owned.next.set(ptr::null());
+        // Relaxed (all): whoever reads these holds a block, which reached it from this thread after the writes.
+        self.shared.reciprocal.store(info.reciprocal, Ordering::Relaxed);
+        self.shared.frontier.store(0, Ordering::Relaxed);
+        self.shared.class.store(class as u32, Ordering::Relaxed);
+        self.shared.slices.store(info.slices, Ordering::Relaxed);
+        self.shared.usage.store(Usage::Slab as u32, Ordering::Relaxed);
+        self.shared.owner.store(owner, Ordering::Relaxed);
+        self.make_current();
+    }
+
+    /// Makes the record that of a large block of `slices` slices.
+    pub fn open_large(&self, slices: u32, requested: usize) {
+        self.mark_later(slices);
+        // Relaxed (all): as in `open`.
+        self.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
+        self.shared.slices.store(slices, Ordering::Relaxed);
+        self.shared.requested.store(requested, Ordering::Relaxed);
+        self.shared.usage.store(Usage::Large as u32, Ordering::Relaxed);
+    }
+
+    /// Makes the records of the run unused again. The caller then gives the slices back.
+    pub fn close(&self) {
+        for slice in 0..self.slices() as usize {
+            // SAFETY: the run's records lie behind one another in the header, and the run is the caller's.
+            let record = unsafe { &*ptr::from_ref(self).add(slice) };
+            // Relaxed: the release of the slices' bits orders these before the next claim.
+            record.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
+            record.shared.usage.store(Usage::Free as u32, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes this one record unused: its slice was cut off the end of a large block.
+    pub fn forget(&self) {
+        // Relaxed: as in `close`.
+        self.shared.usage.store(Usage::Free as u32, Ordering::Relaxed);
+    }
+
+    fn mark_later(&self, slices: u32) {
+        for back in 1..slices {
+            // SAFETY: as in `close`.
+            let record = unsafe { &*ptr::from_ref(self).add(back as usize) };
+            // Relaxed: as in `open`.
+            record.shared.slices.store(back, Ordering::Relaxed);
+            record.shared.usage.store(Usage::Later as u32, Ordering::Relaxed);
+            record.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
+        }
+    }
+
+    /// The heap that blocks of this slab go home to; null for anything that is not the first slice of a slab.
+    #[inline(always)]
+    pub fn owner(&self) -> *mut Heap {
+        // Relaxed: the caller compares it with its own heap (its own store), or sends a block there: an inbox lives
+        // forever, and an owner that has changed since forwards what it gets.
+        self.shared.owner.load(Ordering::Relaxed)
+    }
+
+    /// Gives the slab to another heap. The caller possesses both.
+    pub fn set_owner(&self, owner: *mut Heap) {
+        // Relaxed: see `owner`.
+        self.shared.owner.store(owner, Ordering::Relaxed);
+    }
+
+    /// What the slice is used for.
+    #[inline(always)]
+    pub fn usage(&self) -> Usage {
+        // Relaxed: see rule 1; for a pointer that the program made up, any answer leads to a message or a miss.
+        match self.shared.usage.load(Ordering::Relaxed) {
+            1 => Usage::Slab,
+            2 => Usage::Large,
+            3 => Usage::Later,
+            _ => Usage::Free,
+        }
+    }
+
+    /// Size class of the slab.
+    #[inline(always)]
+    pub fn class(&self) -> usize {
+        // Relaxed: see rule 1.
+        self.shared.class.load(Ordering::Relaxed) as usize
+    }
+
+    /// What is fixed for the slab's class.
+    #[inline(always)]
+    pub fn info(&self) -> &'static ClassInfo {
+        class_info(self.class())
+    }
+
+    /// Slices in the run; in a later slice's record, slices back to the first.
+    pub fn slices(&self) -> u32 {
+        // Relaxed: see rule 1.
+        self.shared.slices.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the program asked for (large blocks).
+    pub fn requested(&self) -> usize {
+        // Relaxed: a figure.
+        self.shared.requested.load(Ordering::Relaxed)
+    }
+
+    /// Notes a large block's new extent after it grew or shrank in place.
+    pub fn resize_large(&self, slices: u32, requested: usize) {
+        self.mark_later(slices);
+        // Relaxed (both): only the block's holder reads them.
+        self.shared.slices.store(slices, Ordering::Relaxed);
+        self.shared.requested.store(requested, Ordering::Relaxed);
+    }
+
+    /// Whether `offset` bytes into the slab a block starts that has been handed out at some time.
+    #[inline(always)]
+    pub fn is_block(&self, offset: usize) -> bool {
+        // Relaxed (both): see rule 1. A made-up pointer into a slab that another thread extends may be judged by the
+        // frontier before or after: it was not handed out by then either way.
+        let reciprocal = self.shared.reciprocal.load(Ordering::Relaxed);
+        (offset as u64) < u64::from(self.shared.frontier.load(Ordering::Relaxed))
+            && (offset as u64).wrapping_mul(reciprocal) < reciprocal
+    }
+
+    /// Puts a block of this slab on its free list.
+    ///
+    /// The list is a list after every single store: a thread that vanishes in between (fork) loses this block at most.
+    ///
+    /// # Safety
+    /// The caller possesses the owning heap and the block.
+    #[inline(always)]
+    pub unsafe fn push<C: Checks>(&self, block: *mut Block, secret: usize) -> Freed {
+        // SAFETY: the caller's.
+        unsafe { Block::link::<C>(block, self.owned.free.get(), secret) };
+        self.owned.free.set(block);
+        // Relaxed (both): the owner alone writes it; statistics want no order.
+        let left = self.owned.countdown.load(Ordering::Relaxed).wrapping_sub(1);
+        self.owned.countdown.store(left, Ordering::Relaxed);
+        if left == 0 { Freed::Event } else { Freed::Quietly }
+    }
+
+    /// Empties the free list: its blocks are on another list.
+    pub fn forget_free(&self) {
+        self.owned.free.set(ptr::null_mut());
+    }
+
+    /// The head of the free list.
+    pub fn free(&self) -> *mut Block {
+        self.owned.free.get()
+    }
+
+    /// Blocks handed out so far at least once.
+    pub fn handed_out(&self) -> u32 {
+        // Relaxed: the owner's own store.
+        self.shared.frontier.load(Ordering::Relaxed) / self.info().size
+    }
+
+    /// Links up to `bytes` worth of never used blocks (one at least) into a list and returns its head; null when the
+    /// slab has none left.
+    ///
+    /// # Safety
+    /// The caller possesses the owning heap; `base` is the address of the slab's first slice.
+    pub unsafe fn extend<C: Checks>(&self, base: usize, bytes: usize, secret: usize) -> *mut Block {
+        let info = self.info();
+        let (size, from) = (info.size as usize, self.handed_out() as usize);
+        let count = (bytes / size).max(1).min(info.capacity as usize - from);
+        if count == 0 {
+            return ptr::null_mut();
+        }
+        let first = base + from * size;
+        let mut next: *mut Block = ptr::null_mut();
+        for index in (0..count).rev() {
+            let block = ptr::with_exposed_provenance_mut::<Block>(first + index * size);
+            // SAFETY: below the slab's capacity and above its frontier: nobody has been handed this block.
+            unsafe { Block::link::<C>(block, next, secret) };
+            next = block;
+        }
+        // Relaxed: see rule 1: whoever is handed one of these blocks got it from this thread.
+        self.shared.frontier.store(((from + count) * size) as u32, Ordering::Relaxed);
+        next
+    }
+
+    /// Where the slab stands with its heap.
+    pub fn standing(&self) -> Standing {
+        // Relaxed: the owner's own store; a figure for statistics.
+        match self.owned.standing.load(Ordering::Relaxed) {
+            0 => Standing::Current,
+            1 => Standing::Full,
+            _ => Standing::Available,
+        }
+    }
+
+    fn set_standing(&self, standing: Standing) {
+        // Relaxed: see `standing`.
+        self.owned.standing.store(standing as u32, Ordering::Relaxed);
+    }
+
+    /// The slab becomes the one its heap allocates from.
+    pub fn make_current(&self) {
+        self.set_standing(Standing::Current);
+        self.set_countdown(UNCOUNTED);
+    }
+
+    /// The slab stops being current, or its countdown ended while it was full: `live` of its blocks are out.
+    ///
+    /// The countdown is what turns two tests of every free into one. A full slab's first free must link it again: the
+    /// countdown is 1. An available slab is empty after `live` frees: the countdown is `live`. A current slab needs
+    /// neither: the countdown never ends.
+    pub fn retire_from_current(&self, live: u32) -> Standing {
+        let standing = if live == self.info().capacity { Standing::Full } else { Standing::Available };
+        self.set_standing(standing);
+        self.set_countdown(if standing == Standing::Full { 1 } else { live });
+        standing
+    }
+
+    fn set_countdown(&self, value: u32) {
+        // Relaxed: see `push`.
+        self.owned.countdown.store(value, Ordering::Relaxed);
+    }
+
+    /// Live blocks as far as the record tells: exact for a slab that is not current, else every block handed out.
+    pub fn live_estimate(&self) -> u32 {
+        // Relaxed: a figure.
+        let countdown = self.owned.countdown.load(Ordering::Relaxed);
+        let out = self.handed_out();
+        match self.standing() {
+            Standing::Full => self.info().capacity,
+            Standing::Available => countdown.min(out),
+            Standing::Current => out,
+        }
+    }
+
+    /// The slab behind this one in its heap's list.
+    pub fn next(&self) -> *const Slab {
+        self.owned.next.get()
+    }
+
+    /// Links the slab in front of the list that starts at `head`.
+    pub fn link_before(&self, head: &Cell<*const Slab>) {
+        let old = head.get();
+        self.owned.previous.set(ptr::null());
+        self.owned.next.set(old);
+        // SAFETY: a list's slabs are records of arenas that hold live or possessed slabs, all of one heap.
+        if let Some(old) = unsafe { old.as_ref() } {
+            old.owned.previous.set(self);
+        }
+        head.set(self);
+    }
+
+    /// Takes the slab out of the list that starts at `head`.
+    pub fn unlink(&self, head: &Cell<*const Slab>) {
+        let (previous, next) = (self.owned.previous.get(), self.owned.next.get());
+        // SAFETY: as in `link_before`.
+        match unsafe { previous.as_ref() } {
+            Some(previous) => previous.owned.next.set(next),
+            None => head.set(next),
+        }
+        // SAFETY: as in `link_before`.
+        if let Some(next) = unsafe { next.as_ref() } {
+            next.owned.previous.set(previous);
+        }
+    }
+
+    /// Bytes in the run of slices.
+    pub fn bytes(&self) -> usize {
+        self.slices() as usize * SLICE
+    }
+}
+
+#[cfg(not(any(loom, shuttle)))]
+const _: () = assert!(size_of::<Slab>() == 128);
+/// The records of an arena fill its first slice at most.
+const _: () = assert!(size_of::<Slab>() * crate::base::GRANULE_SLICES <= SLICE);
