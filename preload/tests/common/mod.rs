@@ -12,6 +12,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The library under test: `SPECMALLOC_LIB`, or else the one that cargo builds here, which does nothing if it is fresh.
 pub fn library() -> &'static Path {
@@ -76,7 +77,9 @@ pub fn compile(source: &str, flags: &[&str]) -> PathBuf {
     let cxx = source.ends_with(".cpp");
     let mut compiler = Command::new(if cxx { "c++" } else { "cc" });
     // Without -fno-builtin a compiler may remove an allocation that it can see is freed.
-    let partial = scratch().join(format!("{stem}-{:016x}.{}", hasher.finish(), std::process::id()));
+    static PARTIAL: AtomicUsize = AtomicUsize::new(0);
+    let number = PARTIAL.fetch_add(1, Ordering::SeqCst);
+    let partial = scratch().join(format!("{stem}-{}.{number}", std::process::id()));
     compiler
         .args(["-g", "-O1", "-fno-builtin", "-pthread", if cxx { "-std=c++17" } else { "-std=gnu11" }])
         .arg("-I")
@@ -87,7 +90,7 @@ pub fn compile(source: &str, flags: &[&str]) -> PathBuf {
         .arg("-o")
         .arg(&partial);
     succeed(&mut compiler);
-    // Another test process may have done the same meanwhile; either result will do.
+    // Another thread or process may have done the same meanwhile; either result will do.
     fs::rename(&partial, &result).expect("a file that was just written");
     result
 }
