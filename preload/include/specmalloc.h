@@ -16,18 +16,40 @@ extern "C" {
 
 /* Figures of the whole process. Later versions append fields and never change those that are here. */
 struct specmalloc_statistics {
-    uint64_t live_bytes;          /* in blocks that the program holds */
+    uint64_t live_bytes;          /* in blocks that the program holds, at their usable size */
     uint64_t live_blocks;         /* number of those blocks */
-    uint64_t cached_bytes;        /* free, in slabs and caches, ready to be handed out */
-    uint64_t dirty_bytes;         /* free, in whole slices, not yet given back to the system */
+    uint64_t cached_bytes;        /* free blocks inside slabs, and huge blocks kept for reuse */
+    uint64_t dirty_bytes;         /* free slices that are still resident */
     uint64_t reserved_bytes;      /* address space mapped */
-    uint64_t resident_bytes;      /* memory behind it, as far as the allocator knows */
-    uint64_t peak_resident_bytes; /* the most that was */
-    uint64_t huge_bytes;          /* in blocks with a mapping of their own */
-    uint64_t huge_blocks;         /* number of those blocks */
-    uint64_t regions;             /* mappings in the index: arenas, huge blocks */
-    uint64_t arenas;              /* regions that are shared by many blocks */
+    uint64_t resident_bytes;      /* of it thought resident: an estimate, the kernel is not asked */
+    uint64_t peak_live_bytes;     /* most live bytes seen */
+    uint64_t peak_reserved_bytes; /* most reserved bytes seen */
+    uint64_t purged_bytes;        /* given back to the system by purging, in all */
+    uint64_t regions;             /* regions mapped, of all kinds */
+    uint64_t arenas;              /* regions that are arenas */
+    uint64_t huge_regions;        /* regions that are huge blocks */
     uint64_t mappings;            /* entries that the allocator has in /proc/self/maps */
+    uint64_t threads;             /* threads that own a heap */
+    uint64_t heaps;               /* heaps, those of exited threads included */
+    uint64_t remote_frees;        /* blocks freed by a thread that does not own their slab, in all */
+    uint64_t grace_periods;       /* grace periods passed */
+    uint64_t retired_pending;     /* things that wait for one */
+    uint64_t map_calls;           /* system calls of each kind that succeeded, in all */
+    uint64_t unmap_calls;
+    uint64_t protect_calls;
+    uint64_t remap_calls;
+    uint64_t purge_calls;
+    uint64_t barrier_calls;
+    uint64_t failed_calls;        /* system calls of any kind that failed */
+    uint64_t lookup_taken;        /* bets on a lookup without a lock */
+    uint64_t lookup_won;
+    uint64_t lookup_lost;
+    uint64_t space_taken;         /* bets on address space reserved beyond what was asked */
+    uint64_t space_won;
+    uint64_t space_lost;
+    uint64_t population_taken;    /* bets on memory faulted in ahead of use */
+    uint64_t population_won;
+    uint64_t population_lost;
 };
 
 /*

@@ -5,21 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 static BLOCKS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
 
-#[derive(Default, Clone, Copy)]
-pub struct Statistics {
-    pub live_bytes: u64,
-    pub live_blocks: u64,
-    pub cached_bytes: u64,
-    pub dirty_bytes: u64,
-    pub reserved_bytes: u64,
-    pub resident_bytes: u64,
-    pub huge_bytes: u64,
-    pub peak_resident_bytes: u64,
-    pub regions: u64,
-    pub arenas: u64,
-    pub huge: u64,
-    pub mappings: u64,
-}
+pub use specmalloc::api::statistics::Statistics;
 
 pub fn malloc(size: usize) -> *mut u8 {
     aligned(16, size)
@@ -85,7 +71,7 @@ pub fn trim(_pad: usize) -> bool {
     false
 }
 pub fn statistics() -> Statistics {
-    Statistics { live_bytes: BYTES.load(SeqCst), live_blocks: BLOCKS.load(SeqCst), ..Default::default() }
+    Statistics { live_bytes: BYTES.load(SeqCst), live_blocks: BLOCKS.load(SeqCst), ..Statistics::new() }
 }
 pub enum OptionError {
     UnknownName,

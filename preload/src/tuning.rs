@@ -1,8 +1,8 @@
 //! The functions of glibc that report on malloc or adjust it: mallinfo, mallinfo2, malloc_info, malloc_stats,
 //! malloc_trim and mallopt, with this allocator's figures in glibc's terms.
 //!
-//! What glibc calls "mmapped" are huge blocks here, and its arenas' "system bytes" are what arenas hold in live blocks
-//! and in freed memory that may still be resident. Figures count the whole process and are taken without stopping it.
+//! glibc's "mmapped" blocks are here those with slices of their own, large and huge ones; its heaps' chunks are the
+//! blocks of slabs. Figures count the whole process and are taken without stopping it.
 
 use crate::line::{Line, to_stderr};
 use crate::raw::{self, Statistics};
@@ -11,25 +11,25 @@ use core::ffi::{c_int, c_void};
 /// `struct mallinfo2` of glibc; sizes in bytes.
 #[repr(C)]
 pub struct MallInfo2 {
-    /// Bytes held in arenas: `uordblks + fordblks`.
+    /// `uordblks + fordblks`.
     arena: usize,
-    /// Blocks that are free and kept: not counted here, zero.
+    /// Zero: free blocks are not counted one by one.
     ordblks: usize,
     /// Zero: there are no fast bins.
     smblks: usize,
-    /// Huge blocks.
+    /// Live large and huge blocks.
     hblks: usize,
-    /// Bytes in huge blocks.
+    /// Bytes in them.
     hblkhd: usize,
     /// Zero, as in glibc.
     usmblks: usize,
     /// Zero: there are no fast bins.
     fsmblks: usize,
-    /// Bytes in live blocks of arenas.
+    /// Bytes in the other live blocks.
     uordblks: usize,
-    /// Bytes in arenas that are free and not given back.
+    /// Bytes that are free and not given back.
     fordblks: usize,
-    /// Bytes that `malloc_trim` would give back.
+    /// Bytes of them that lie in whole free slices.
     keepcost: usize,
 }
 
@@ -37,21 +37,43 @@ pub struct MallInfo2 {
 #[repr(C)]
 pub struct MallInfo([c_int; 10]);
 
+/// Blocks, and the bytes in them.
+#[derive(Clone, Copy, Default)]
+struct Blocks {
+    count: u64,
+    bytes: u64,
+}
+
+/// The live blocks of slabs, and those with slices of their own.
+fn live(now: &Statistics) -> (Blocks, Blocks) {
+    let mut small = Blocks::default();
+    for class in &now.classes {
+        small.count += class.live_blocks;
+        small.bytes += class.live_blocks * class.block_bytes;
+    }
+    // The figures are not of one instant: a block may be in the one and not yet in the other.
+    let own = Blocks {
+        count: now.live_blocks.saturating_sub(small.count),
+        bytes: now.live_bytes.saturating_sub(small.bytes),
+    };
+    (small, own)
+}
+
 /// Figures of the process in glibc's terms.
 #[unsafe(no_mangle)]
 pub extern "C" fn mallinfo2() -> MallInfo2 {
     let now = raw::statistics();
-    let live = in_arenas(&now);
+    let (small, own) = live(&now);
     let free = now.cached_bytes + now.dirty_bytes;
     MallInfo2 {
-        arena: (live + free) as usize,
+        arena: (small.bytes + free) as usize,
         ordblks: 0,
         smblks: 0,
-        hblks: now.huge as usize,
-        hblkhd: now.huge_bytes as usize,
+        hblks: own.count as usize,
+        hblkhd: own.bytes as usize,
         usmblks: 0,
         fsmblks: 0,
-        uordblks: live as usize,
+        uordblks: small.bytes as usize,
         fordblks: free as usize,
         keepcost: now.dirty_bytes as usize,
     }
@@ -76,11 +98,6 @@ pub extern "C" fn mallinfo() -> MallInfo {
     MallInfo(fields.map(|field| c_int::try_from(field).unwrap_or(c_int::MAX)))
 }
 
-/// Bytes of live blocks that lie in arenas.
-fn in_arenas(now: &Statistics) -> u64 {
-    now.live_bytes.saturating_sub(now.huge_bytes)
-}
-
 /// Gives memory that is free back to the system; returns 1 if there was any. `pad` bytes may be kept.
 #[unsafe(no_mangle)]
 pub extern "C" fn malloc_trim(pad: usize) -> c_int {
@@ -92,18 +109,19 @@ pub extern "C" fn malloc_trim(pad: usize) -> c_int {
 pub extern "C" fn malloc_stats() {
     let now = raw::statistics();
     let text = Line::<1024>::of(format_args!(
-        "specmalloc: live     {:>14} bytes in {} blocks\n\
+        "specmalloc: live     {:>14} bytes in {} blocks, at most {}\n\
          specmalloc: cached   {:>14} bytes\n\
          specmalloc: dirty    {:>14} bytes\n\
-         specmalloc: resident {:>14} bytes, at most {}\n\
-         specmalloc: reserved {:>14} bytes in {} arenas and {} huge blocks, {} mappings\n",
+         specmalloc: resident {:>14} bytes\n\
+         specmalloc: reserved {:>14} bytes, at most {}; {} arenas, {} huge regions, {} mappings\n",
         now.live_bytes,
         now.live_blocks,
+        now.peak_live_bytes,
         now.cached_bytes,
         now.dirty_bytes,
         now.resident_bytes,
-        now.peak_resident_bytes,
         now.reserved_bytes,
+        now.peak_reserved_bytes,
         now.arenas,
         now.huge,
         now.mappings,
@@ -115,8 +133,8 @@ unsafe extern "C" {
     fn fwrite(from: *const c_void, size: usize, count: usize, to: *mut libc::FILE) -> usize;
 }
 
-/// Writes the figures to `to` as XML, in the elements that glibc writes where there is a counterpart. Returns 0, or
-/// EINVAL for `options` other than 0, or EIO if `to` takes no more.
+/// Writes the figures to `to` as XML, in the elements that glibc writes where there is a counterpart, and one
+/// element for each size class in use. Returns 0, or EINVAL for `options` other than 0, or EIO if `to` takes no more.
 ///
 /// # Safety
 /// `to` is an open stream.
@@ -125,43 +143,55 @@ pub unsafe extern "C" fn malloc_info(options: c_int, to: *mut libc::FILE) -> c_i
     if options != 0 {
         return libc::EINVAL;
     }
+    let mut failed = false;
+    let mut put = |text: core::fmt::Arguments<'_>| {
+        let text = Line::<1024>::of(text);
+        let bytes = text.as_bytes();
+        // SAFETY: `bytes` is readable for its length and `to` is the caller's open stream.
+        failed |= unsafe { fwrite(bytes.as_ptr().cast(), 1, bytes.len(), to) } != bytes.len();
+    };
     let now = raw::statistics();
-    let text = Line::<2048>::of(format_args!(
-        "<malloc version=\"1\">\n\
-         <heap nr=\"0\">\n\
-         <sizes>\n\
-         </sizes>\n\
-         <total type=\"fast\" count=\"0\" size=\"0\"/>\n\
+    let (small, own) = live(&now);
+    let free = now.cached_bytes + now.dirty_bytes;
+    put(format_args!("<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>\n"));
+    for class in now.classes.iter().filter(|class| class.slabs > 0) {
+        put(format_args!(
+            "<class size=\"{}\" live=\"{}\" slabs=\"{}\"/>\n",
+            class.block_bytes, class.live_blocks, class.slabs
+        ));
+    }
+    put(format_args!(
+        "</sizes>\n\
+         <total type=\"live\" count=\"{}\" size=\"{}\"/>\n\
          <total type=\"rest\" count=\"0\" size=\"{free}\"/>\n\
-         <system type=\"current\" size=\"{held}\"/>\n\
-         <aspace type=\"total\" size=\"{reserved}\"/>\n\
-         </heap>\n\
-         <total type=\"fast\" count=\"0\" size=\"0\"/>\n\
-         <total type=\"rest\" count=\"0\" size=\"{free}\"/>\n\
-         <total type=\"mmap\" count=\"{huge}\" size=\"{huge_bytes}\"/>\n\
-         <total type=\"live\" count=\"{blocks}\" size=\"{live}\"/>\n\
-         <total type=\"cached\" size=\"{cached}\"/>\n\
-         <total type=\"dirty\" size=\"{dirty}\"/>\n\
-         <system type=\"current\" size=\"{resident}\"/>\n\
-         <system type=\"max\" size=\"{peak}\"/>\n\
-         <aspace type=\"total\" size=\"{reserved}\"/>\n\
-         </malloc>\n",
-        free = now.cached_bytes + now.dirty_bytes,
-        held = in_arenas(&now) + now.cached_bytes + now.dirty_bytes,
-        huge = now.huge,
-        huge_bytes = now.huge_bytes,
-        blocks = now.live_blocks,
-        live = now.live_bytes,
-        cached = now.cached_bytes,
-        dirty = now.dirty_bytes,
-        resident = now.resident_bytes,
-        peak = now.peak_resident_bytes,
-        reserved = now.reserved_bytes,
+         <system type=\"current\" size=\"{}\"/>\n\
+         </heap>\n",
+        small.count,
+        small.bytes,
+        small.bytes + free,
     ));
-    let bytes = text.as_bytes();
-    // SAFETY: `bytes` is readable for its length and `to` is the caller's open stream.
-    let written = unsafe { fwrite(bytes.as_ptr().cast(), 1, bytes.len(), to) };
-    if written == bytes.len() { 0 } else { libc::EIO }
+    put(format_args!(
+        "<total type=\"fast\" count=\"0\" size=\"0\"/>\n\
+         <total type=\"rest\" count=\"0\" size=\"{free}\"/>\n\
+         <total type=\"mmap\" count=\"{}\" size=\"{}\"/>\n\
+         <total type=\"live\" count=\"{}\" size=\"{}\"/>\n\
+         <total type=\"cached\" size=\"{}\"/>\n\
+         <total type=\"dirty\" size=\"{}\"/>\n\
+         <system type=\"current\" size=\"{}\"/>\n\
+         <aspace type=\"total\" size=\"{}\"/>\n\
+         <aspace type=\"max\" size=\"{}\"/>\n\
+         </malloc>\n",
+        own.count,
+        own.bytes,
+        now.live_blocks,
+        now.live_bytes,
+        now.cached_bytes,
+        now.dirty_bytes,
+        now.resident_bytes,
+        now.reserved_bytes,
+        now.peak_reserved_bytes,
+    ));
+    if failed { libc::EIO } else { 0 }
 }
 
 // The parameters of mallopt, from glibc's malloc.h.

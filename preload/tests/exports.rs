@@ -27,7 +27,8 @@ const CXX: &str = "
 
 #[test]
 fn the_exported_symbols_are_exactly_the_documented_ones() {
-    let output = common::succeed(Command::new("nm").args(["-D", "--defined-only", "-P"]).arg(common::library()));
+    let output =
+        common::succeed(Command::new("nm").args(["-D", "--defined-only", "-P"]).arg(common::library()));
     let output = String::from_utf8(output.stdout).expect("symbols in ASCII");
     let exported: BTreeSet<&str> = output.lines().filter_map(|line| line.split_whitespace().next()).collect();
     let expected: BTreeSet<&str> = C.split_whitespace().chain(CXX.split_whitespace()).collect();

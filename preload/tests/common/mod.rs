@@ -24,7 +24,15 @@ pub fn library() -> &'static Path {
         let target = scratch().parent().expect("a directory inside the target directory").to_owned();
         let mut cargo = Command::new(env!("CARGO"));
         cargo
-            .args(["build", "--quiet", "--profile", "preload", "--package", "specmalloc-preload", "--manifest-path"])
+            .args([
+                "build",
+                "--quiet",
+                "--profile",
+                "preload",
+                "--package",
+                "specmalloc-preload",
+                "--manifest-path",
+            ])
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
             .arg("--target-dir")
             .arg(&target)
