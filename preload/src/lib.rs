@@ -1,1 +1,28 @@
-//! See the package description.
+//! `libspecmalloc.so`: specmalloc behind the allocation functions of C and C++.
+//!
+//! Loaded with `LD_PRELOAD`, or linked before libc, it serves every caller of malloc and operator new in the process.
+//! The functions here add to the library what C, POSIX, glibc and the C++ standard say about arguments and failure,
+//! and nothing else: what a block is and whether a pointer may be freed is the library's business.
+//!
+//! - `family`: malloc, free and their relations, under the names that glibc lets a replacement define;
+//! - `operators`: C++ operator new and delete in every form;
+//! - `tuning`: mallopt, mallinfo, malloc_info and the other functions of glibc that report or adjust;
+//! - `control`: the functions of `specmalloc.h`.
+//!
+//! Nothing here allocates, except by the program's own wish. The exported names are exactly those listed in
+//! `tests/exports.rs`.
+
+#[cfg(not(all(
+    target_os = "linux",
+    target_pointer_width = "64",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+compile_error!("libspecmalloc.so is written for 64-bit Linux on x86-64 and aarch64");
+
+mod control;
+mod errno;
+mod family;
+mod line;
+mod operators;
+mod raw;
+mod tuning;

@@ -1,0 +1,92 @@
+/*
+ * specmalloc.h: what libspecmalloc.so offers beyond malloc. Link with -lspecmalloc, or declare the functions weak and
+ * test for null in a program that may run without it.
+ *
+ * All functions may be called from any thread at any time. Sizes are in bytes.
+ */
+#ifndef SPECMALLOC_H
+#define SPECMALLOC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Figures of the whole process. Later versions append fields and never change those that are here. */
+struct specmalloc_statistics {
+    uint64_t live_bytes;          /* in blocks that the program holds, at their usable size */
+    uint64_t live_blocks;         /* number of those blocks */
+    uint64_t cached_bytes;        /* free blocks inside slabs, and huge blocks kept for reuse */
+    uint64_t dirty_bytes;         /* free slices that are still resident */
+    uint64_t reserved_bytes;      /* address space mapped */
+    uint64_t resident_bytes;      /* of it thought resident: an estimate, the kernel is not asked */
+    uint64_t peak_live_bytes;     /* most live bytes seen */
+    uint64_t peak_reserved_bytes; /* most reserved bytes seen */
+    uint64_t purged_bytes;        /* given back to the system by purging, in all */
+    uint64_t regions;             /* regions mapped, of all kinds */
+    uint64_t arenas;              /* regions that are arenas */
+    uint64_t huge_regions;        /* regions that are huge blocks */
+    uint64_t mappings;            /* entries that the allocator has in /proc/self/maps */
+    uint64_t threads;             /* threads that own a heap */
+    uint64_t heaps;               /* heaps, those of exited threads included */
+    uint64_t remote_frees;        /* blocks freed by a thread that does not own their slab, in all */
+    uint64_t grace_periods;       /* grace periods passed */
+    uint64_t retired_pending;     /* things that wait for one */
+    uint64_t map_calls;           /* system calls of each kind that succeeded, in all */
+    uint64_t unmap_calls;
+    uint64_t protect_calls;
+    uint64_t remap_calls;
+    uint64_t purge_calls;
+    uint64_t barrier_calls;
+    uint64_t failed_calls;        /* system calls of any kind that failed */
+    uint64_t lookup_taken;        /* bets on a lookup without a lock */
+    uint64_t lookup_won;
+    uint64_t lookup_lost;
+    uint64_t space_taken;         /* bets on address space reserved beyond what was asked */
+    uint64_t space_won;
+    uint64_t space_lost;
+    uint64_t population_taken;    /* bets on memory faulted in ahead of use */
+    uint64_t population_won;
+    uint64_t population_lost;
+};
+
+/*
+ * Stores the figures of this moment in the first SIZE bytes of *OUT and returns how many bytes this library knows;
+ * fields beyond that are set to zero. Call with sizeof *out.
+ */
+size_t specmalloc_get_statistics(struct specmalloc_statistics *out, size_t size);
+
+/* Gives every free page back to the system. Returns 1 if there were any, else 0. */
+int specmalloc_trim(void);
+
+/*
+ * Sets the option NAME, spelled as in SPECMALLOC_CONF, to VALUE. Returns 0; or ENOENT (no such option), EINVAL (not a
+ * value of it) or EBUSY (can only be set at start).
+ */
+int specmalloc_set_option(const char *name, const char *value);
+
+/*
+ * Stores the value of the option NAME in the SIZE bytes at VALUE as a string, cut off if need be, and returns its
+ * length without the final zero, as snprintf does; or returns -1 if there is no such option.
+ */
+int specmalloc_get_option(const char *name, char *value, size_t size);
+
+/* Bytes that may be used of the block at POINTER, 0 for null. */
+size_t specmalloc_usable_size(const void *pointer);
+
+/*
+ * A number that stands for the heap that the block at POINTER belongs to: equal for blocks of one heap. 0 for memory
+ * that is not specmalloc's. Any pointer may be asked about.
+ */
+size_t specmalloc_heap_of(const void *pointer);
+
+/* The version of the library: "MAJOR.MINOR.PATCH". */
+const char *specmalloc_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

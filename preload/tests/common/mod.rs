@@ -1,0 +1,163 @@
+//! Builds the preload library and small C and C++ programs, and runs the programs with the library preloaded.
+//!
+//! Nothing here waits by the clock: a program that hangs is ended by the alarm that `programs/support.h` sets, and its
+//! test fails by the signal.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::ffi::OsString;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The library under test: `SPECMALLOC_LIB`, or else the one that cargo builds here, which does nothing if it is fresh.
+pub fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        if let Some(path) = std::env::var_os("SPECMALLOC_LIB") {
+            return path.into();
+        }
+        let target = scratch().parent().expect("a directory inside the target directory").to_owned();
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo
+            .args([
+                "build",
+                "--quiet",
+                "--profile",
+                "preload",
+                "--package",
+                "specmalloc-preload",
+                "--manifest-path",
+            ])
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
+            .arg("--target-dir")
+            .arg(&target)
+            .env_remove("CARGO_BUILD_TARGET");
+        succeed(&mut cargo);
+        let library = target.join("preload/libspecmalloc.so");
+        assert!(library.exists(), "cargo left no {}", library.display());
+        library
+    })
+}
+
+/// Where the tests may leave files.
+fn scratch() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// The folder of the programs' sources.
+pub fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs")
+}
+
+/// Runs `command` and demands that it succeeds.
+pub fn succeed(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// Compiles `programs/source` with `flags`, unless that was done before with the same text, and returns the result.
+/// The compiler is `cc`, or `c++` for a `.cpp` file.
+pub fn compile(source: &str, flags: &[&str]) -> PathBuf {
+    let path = sources().join(source);
+    let header = sources().join("support.h");
+    let mut hasher = DefaultHasher::new();
+    for input in [&path, &header] {
+        fs::read(input).unwrap_or_else(|error| panic!("{}: {error}", input.display())).hash(&mut hasher);
+    }
+    flags.hash(&mut hasher);
+    let stem = path.file_stem().expect("a file").to_str().expect("an ASCII name");
+    let result = scratch().join(format!("{stem}-{:016x}", hasher.finish()));
+    if result.exists() {
+        return result;
+    }
+    let cxx = source.ends_with(".cpp");
+    let mut compiler = Command::new(if cxx { "c++" } else { "cc" });
+    // Without -fno-builtin a compiler may remove an allocation that it can see is freed.
+    static PARTIAL: AtomicUsize = AtomicUsize::new(0);
+    let number = PARTIAL.fetch_add(1, Ordering::SeqCst);
+    let partial = scratch().join(format!("{stem}-{}.{number}", std::process::id()));
+    compiler
+        .args(["-g", "-O1", "-fno-builtin", "-pthread", if cxx { "-std=c++17" } else { "-std=gnu11" }])
+        .arg("-I")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("include"))
+        .arg(&path)
+        .args(flags)
+        .arg("-ldl")
+        .arg("-o")
+        .arg(&partial);
+    succeed(&mut compiler);
+    // Another thread or process may have done the same meanwhile; either result will do.
+    fs::rename(&partial, &result).expect("a file that was just written");
+    result
+}
+
+/// What became of a program.
+pub struct Outcome {
+    pub stdout: String,
+    pub stderr: String,
+    /// The exit code, if it exited.
+    pub code: Option<i32>,
+    /// The signal, if one ended it.
+    pub signal: Option<i32>,
+}
+
+impl Outcome {
+    /// Demands that the program exited with 0 and had nothing to complain about, and returns what it printed.
+    #[track_caller]
+    pub fn passed(self) -> String {
+        assert!(
+            self.code == Some(0) && self.stderr.is_empty(),
+            "exit {:?}, signal {:?}\n{}{}",
+            self.code,
+            self.signal,
+            self.stdout,
+            self.stderr
+        );
+        self.stdout
+    }
+}
+
+/// Runs `command` with the library preloaded.
+pub fn run(command: &mut Command) -> Outcome {
+    let mut preload = OsString::from(library());
+    if let Some(others) = std::env::var_os("LD_PRELOAD") {
+        preload.push(":");
+        preload.push(others);
+    }
+    let output =
+        command.env("LD_PRELOAD", preload).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    Outcome {
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        code: output.status.code(),
+        signal: output.status.signal(),
+    }
+}
+
+/// Runs the case `case` of `programs/source` with the library preloaded.
+pub fn case(source: &str, case: &str) -> Outcome {
+    run(Command::new(compile(source, &[])).arg(case))
+}
+
+/// Defines a test for each named case of a program: it must exit with 0 and print no complaint.
+#[macro_export]
+macro_rules! passing_cases {
+    ($source:literal: $($case:ident),* $(,)?) => {$(
+        #[test]
+        fn $case() {
+            common::case($source, stringify!($case)).passed();
+        }
+    )*};
+}

@@ -1,0 +1,77 @@
+//! The functions that report on malloc or adjust it, from glibc and from `specmalloc.h`.
+
+mod common;
+
+passing_cases! { "figures.c":
+    mallinfo2_follows,
+    mallinfo2_counts_large_blocks,
+    mallinfo_does_not_wrap,
+    malloc_trim_gives_back,
+    mallopt_parameters,
+    trim_threshold_bounds_free_memory,
+    statistics,
+    heap_of,
+    options,
+    usable_size_and_trim,
+}
+
+/// The tags of an XML document in order; panics unless they nest.
+fn tags(document: &str) -> Vec<&str> {
+    let mut open = Vec::new();
+    let mut all = Vec::new();
+    for part in document.split('<').skip(1) {
+        let (tag, text) = part.split_once('>').expect("a tag that ends");
+        assert!(text.trim().is_empty(), "text between tags: {text:?}");
+        all.push(tag);
+        if let Some(name) = tag.strip_prefix('/') {
+            assert_eq!(open.pop(), Some(name), "in {document}");
+        } else if !tag.ends_with('/') {
+            open.push(tag.split_whitespace().next().expect("a tag with a name"));
+        }
+    }
+    assert!(open.is_empty(), "not closed: {open:?}");
+    all
+}
+
+/// The number in the attribute `name` of `tag`.
+fn attribute(tag: &str, name: &str) -> u64 {
+    let (_, rest) = tag.split_once(&format!("{name}=\"")).unwrap_or_else(|| panic!("no {name} in {tag}"));
+    rest.split('"').next().and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("{tag}"))
+}
+
+#[test]
+fn malloc_info_is_xml_with_real_figures() {
+    let document = common::case("figures.c", "malloc_info_document").passed();
+    let tags = tags(&document);
+    assert_eq!(tags.first(), Some(&"malloc version=\"1\""));
+    assert_eq!(tags.last(), Some(&"/malloc"));
+    let of_type = |kind: &str| {
+        let start = format!("total type=\"{kind}\"");
+        *tags
+            .iter()
+            .rfind(|tag| tag.starts_with(&start))
+            .unwrap_or_else(|| panic!("no {start} in {document}"))
+    };
+    assert_eq!(attribute(of_type("mmap"), "count"), 1);
+    assert!(attribute(of_type("mmap"), "size") >= 1 << 30);
+    assert!(attribute(of_type("live"), "count") > 4000);
+    assert!(attribute(of_type("live"), "size") >= 4_000_000 + (1 << 30));
+    let resident =
+        tags.iter().rfind(|tag| tag.starts_with("system type=\"current\"")).expect("the resident size");
+    assert!(attribute(resident, "size") >= 4_000_000);
+}
+
+#[test]
+fn malloc_stats_goes_to_standard_error() {
+    let outcome = common::case("figures.c", "malloc_stats_lines");
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(0), ""));
+    let live: u64 = outcome
+        .stderr
+        .lines()
+        .find_map(|line| line.strip_prefix("specmalloc: live"))
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|digits| digits.parse().ok())
+        .unwrap_or_else(|| panic!("no live bytes in {}", outcome.stderr));
+    assert!(live >= 4_000_000, "{live}");
+    assert!(outcome.stderr.lines().all(|line| line.starts_with("specmalloc: ")));
+}

@@ -1,0 +1,62 @@
+//! Each way to break the contract of free, in a child process: the one line on standard error, to the letter, and
+//! SIGABRT.
+
+mod common;
+
+/// Runs the case and demands the message `before`, the pointer that the program named, `after`.
+#[track_caller]
+fn dies(case: &str, before: &str, after: &str) {
+    let outcome = common::case("misuse.c", case);
+    let pointer = outcome.stdout.trim_end();
+    assert!(pointer.starts_with("0x"), "the program named no pointer: {pointer:?}, {}", outcome.stderr);
+    assert_eq!(outcome.stderr, format!("specmalloc: {before}{pointer}{after}\n"));
+    assert_eq!((outcome.code, outcome.signal), (None, Some(libc::SIGABRT)));
+}
+
+macro_rules! dying_cases {
+    ($before:literal, $after:literal: $($case:ident),* $(,)?) => {$(
+        #[test]
+        fn $case() {
+            dies(stringify!($case), $before, $after);
+        }
+    )*};
+}
+
+dying_cases! { "double free of ", "":
+    double_free,
+    double_free_medium,
+    double_free_large,
+    double_free_huge,
+    double_free_with_others_between,
+    double_free_owner_then_other,
+    double_free_other_then_owner,
+    double_free_other_then_other,
+    double_free_after_the_owner_exited,
+    double_free_by_realloc,
+    double_free_aligned,
+}
+
+dying_cases! { "invalid free of ", ": not the start of a block":
+    interior,
+    interior_unaligned,
+    interior_medium,
+    interior_large,
+    interior_huge,
+    interior_by_realloc,
+    never_allocated,
+}
+
+dying_cases! { "invalid free of ", ": not from this allocator":
+    foreign_stack,
+    foreign_static,
+    foreign_code,
+    foreign_mapping,
+    foreign_heap_segment,
+    foreign_low,
+    foreign_high,
+    foreign_by_realloc,
+}
+
+dying_cases! { "memory written after free at ", "":
+    written_after_free,
+}

@@ -1,0 +1,203 @@
+/* The functions that report on malloc or adjust it: their figures follow what the program does. */
+#include "specmalloc.h"
+#include "support.h"
+#include <dlfcn.h>
+
+/* The library is preloaded, not linked: its functions are found by name. */
+#define LIBRARY(function) ((typeof(&function))library_function(#function))
+static void *library_function(const char *name)
+{
+    void *found = dlsym(RTLD_DEFAULT, name);
+    CHECK(found != NULL);
+    return found;
+}
+
+enum { BLOCKS = 4000, SIZE = 1000 };
+static void *blocks[BLOCKS];
+
+static void take(void)
+{
+    for (int i = 0; i < BLOCKS; i++) {
+        CHECK((blocks[i] = malloc(SIZE)) != NULL);
+        memset(blocks[i], 1, SIZE);
+    }
+}
+
+static void release(void)
+{
+    for (int i = 0; i < BLOCKS; i++) free(blocks[i]);
+}
+
+static void mallinfo2_follows(void)
+{
+    struct mallinfo2 before = mallinfo2();
+    take();
+    struct mallinfo2 full = mallinfo2();
+    CHECK(full.uordblks >= before.uordblks + BLOCKS * SIZE);
+    CHECK(full.uordblks <= before.uordblks + BLOCKS * SIZE * 5 / 4);
+    CHECK(full.arena == full.uordblks + full.fordblks);
+    CHECK(full.hblks == before.hblks);
+    release();
+    struct mallinfo2 after = mallinfo2();
+    CHECK(after.uordblks <= before.uordblks + 10000);
+    CHECK(after.fordblks >= full.fordblks);
+    CHECK(after.keepcost <= after.fordblks);
+}
+
+static void mallinfo2_counts_large_blocks(void)
+{
+    struct mallinfo2 before = mallinfo2();
+    void *huge = malloc(GIB);
+    CHECK(huge != NULL);
+    struct mallinfo2 full = mallinfo2();
+    CHECK(full.hblks == before.hblks + 1);
+    CHECK(full.hblkhd >= before.hblkhd + GIB && full.hblkhd <= before.hblkhd + GIB + GIB / 4);
+    CHECK(full.uordblks < before.uordblks + MIB);
+    free(huge);
+    CHECK(mallinfo2().hblks == before.hblks);
+}
+
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+static void mallinfo_does_not_wrap(void)
+{
+    struct mallinfo before = mallinfo();
+    take();
+    struct mallinfo full = mallinfo();
+    CHECK(full.uordblks - before.uordblks >= BLOCKS * SIZE);
+    release();
+    void *huge = malloc(5 * GIB);
+    CHECK(huge != NULL);
+    CHECK(mallinfo().hblkhd == INT_MAX);
+    free(huge);
+}
+
+/* Prints the document for the caller to read, with blocks live. */
+static void malloc_info_document(void)
+{
+    take();
+    void *huge = malloc(GIB);
+    CHECK(huge != NULL);
+    CHECK(malloc_info(0, stdout) == 0);
+    CHECK(malloc_info(1, stdout) == EINVAL);
+    FILE *full = fopen("/dev/full", "w");
+    setvbuf(full, NULL, _IONBF, 0);
+    CHECK(malloc_info(0, full) != 0);
+}
+
+static void malloc_stats_lines(void)
+{
+    take();
+    malloc_stats();
+}
+
+static void malloc_trim_gives_back(void)
+{
+    const size_t count = 50000;
+    void **many = malloc(count * sizeof *many);
+    size_t start = resident();
+    for (size_t i = 0; i < count; i++) {
+        CHECK((many[i] = malloc(1000)) != NULL);
+        memset(many[i], 1, 1000);
+    }
+    size_t full = resident();
+    CHECK(full > start + 40 * MIB);
+    for (size_t i = 0; i < count; i++) free(many[i]);
+    malloc_trim(0);
+    CHECK(resident() < start + 4 * MIB);
+    CHECK(mallinfo2().keepcost == 0);
+}
+
+static void mallopt_parameters(void)
+{
+    const int known[] = {M_MXFAST, M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_TEST, M_ARENA_MAX};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) CHECK(mallopt(known[i], 1 << 20) == 1);
+    CHECK(mallopt(12345, 1) == 0);
+    CHECK(mallopt(M_PERTURB, 1) == 0);
+}
+
+/* With no free memory kept, what is freed leaves at once. */
+static void trim_threshold_bounds_free_memory(void)
+{
+    CHECK(mallopt(M_TRIM_THRESHOLD, 0) == 1);
+    size_t start = resident();
+    char *big = malloc(20 * MIB);
+    memset(big, 1, 20 * MIB);
+    CHECK(resident() > start + 15 * MIB);
+    free(big);
+    CHECK(resident() < start + 5 * MIB);
+}
+
+static void statistics(void)
+{
+    struct specmalloc_statistics before, now, part;
+    size_t known = LIBRARY(specmalloc_get_statistics)(&before, sizeof before);
+    CHECK(known >= sizeof before);
+    take();
+    CHECK(LIBRARY(specmalloc_get_statistics)(&now, sizeof now) == known);
+    CHECK(now.live_blocks >= before.live_blocks + BLOCKS && now.live_blocks <= before.live_blocks + BLOCKS + 100);
+    CHECK(now.live_bytes >= before.live_bytes + BLOCKS * SIZE);
+    CHECK(now.reserved_bytes >= now.live_bytes);
+    CHECK(now.peak_live_bytes >= now.live_bytes && now.peak_reserved_bytes >= now.reserved_bytes);
+    CHECK(now.resident_bytes >= BLOCKS * SIZE);
+    CHECK(now.arenas >= 1 && now.regions >= now.arenas && now.mappings >= now.arenas);
+    CHECK(now.threads == 1 && now.map_calls >= now.arenas);
+
+    /* A caller of an older header gets what it has room for; one of a newer header gets zeros. */
+    memset(&part, 0x55, sizeof part);
+    CHECK(LIBRARY(specmalloc_get_statistics)(&part, 16) == known);
+    CHECK(part.live_blocks >= BLOCKS && part.cached_bytes == 0x5555555555555555);
+    char wide[4096];
+    memset(wide, 0x55, sizeof wide);
+    CHECK(LIBRARY(specmalloc_get_statistics)((struct specmalloc_statistics *)wide, sizeof wide) == known);
+    for (size_t i = known; i < sizeof wide; i++) CHECK(wide[i] == 0);
+    release();
+    LIBRARY(specmalloc_get_statistics)(&now, sizeof now);
+    CHECK(now.live_blocks <= before.live_blocks + 100);
+}
+
+static void *allocate_in_thread(void *out)
+{
+    *(void **)out = malloc(100);
+    return NULL;
+}
+
+static void heap_of(void)
+{
+    typeof(&specmalloc_heap_of) heap_of = LIBRARY(specmalloc_heap_of);
+    void *mine = malloc(100), *also_mine = malloc(3000), *theirs = NULL;
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, allocate_in_thread, &theirs) == 0);
+    CHECK(heap_of(mine) != 0 && heap_of(mine) == heap_of(also_mine));
+    pthread_join(thread, NULL);
+    CHECK(theirs != NULL && heap_of(theirs) != 0);
+    CHECK(heap_of(&thread) == 0 && heap_of(NULL) == 0 && heap_of((void *)8) == 0 && heap_of((void *)-8) == 0);
+    CHECK(heap_of((void *)&heap_of) == 0);
+    free(mine), free(also_mine), free(theirs);
+}
+
+static void options(void)
+{
+    typeof(&specmalloc_set_option) set = LIBRARY(specmalloc_set_option);
+    typeof(&specmalloc_get_option) get = LIBRARY(specmalloc_get_option);
+    char value[64] = "untouched";
+    CHECK(set("no_such_option", "1") == ENOENT);
+    CHECK(get("no_such_option", value, sizeof value) == -1 && strcmp(value, "untouched") == 0);
+    CHECK(set("", "") == ENOENT && set("\xff", "1") == ENOENT);
+}
+
+static void usable_size_and_trim(void)
+{
+    void *block = malloc(100);
+    CHECK(LIBRARY(specmalloc_usable_size)(block) == malloc_usable_size(block));
+    CHECK(LIBRARY(specmalloc_usable_size)(NULL) == 0);
+    free(block);
+    int trimmed = LIBRARY(specmalloc_trim)();
+    CHECK(trimmed == 0 || trimmed == 1);
+    int major, minor, patch;
+    CHECK(sscanf(LIBRARY(specmalloc_version)(), "%d.%d.%d", &major, &minor, &patch) == 3);
+}
+
+MAIN(CASE(mallinfo2_follows), CASE(mallinfo2_counts_large_blocks), CASE(mallinfo_does_not_wrap),
+     CASE(malloc_info_document), CASE(malloc_stats_lines), CASE(malloc_trim_gives_back), CASE(mallopt_parameters),
+     CASE(trim_threshold_bounds_free_memory), CASE(statistics), CASE(heap_of), CASE(options),
+     CASE(usable_size_and_trim))

@@ -1,0 +1,211 @@
+/* Each case breaks the contract once. It prints the pointer that the message must name, then does it. */
+#include "support.h"
+
+static void blame(const void *pointer)
+{
+    printf("%p\n", pointer);
+    fflush(stdout);
+}
+
+static void double_free_of(size_t size)
+{
+    void *keep = malloc(size); /* so that the slab or arena stays in use */
+    void *block = malloc(size);
+    CHECK(keep && block);
+    blame(block);
+    free(block);
+    free(opaque(block));
+}
+
+static void double_free(void) { double_free_of(24); }
+static void double_free_medium(void) { double_free_of(20000); }
+static void double_free_large(void) { double_free_of(600 * KIB); }
+static void double_free_huge(void) { double_free_of(100 * MIB); }
+
+static void double_free_with_others_between(void)
+{
+    void *blocks[64];
+    for (int i = 0; i < 64; i++) blocks[i] = malloc(48);
+    for (int i = 0; i < 64; i++) free(blocks[i]);
+    blame(blocks[17]);
+    free(opaque(blocks[17]));
+}
+
+static void *free_in_thread(void *block)
+{
+    free(block);
+    return NULL;
+}
+
+static void in_another_thread(void *block)
+{
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, free_in_thread, block) == 0);
+    pthread_join(thread, NULL);
+}
+
+static void double_free_owner_then_other(void)
+{
+    void *block = malloc(100);
+    blame(block);
+    free(block);
+    in_another_thread(opaque(block));
+}
+
+static void double_free_other_then_owner(void)
+{
+    void *block = malloc(100);
+    blame(block);
+    in_another_thread(block);
+    free(opaque(block));
+}
+
+static void double_free_other_then_other(void)
+{
+    void *block = malloc(100);
+    blame(block);
+    in_another_thread(block);
+    in_another_thread(opaque(block));
+}
+
+static void *allocate_in_thread(void *out)
+{
+    *(void **)out = malloc(100);
+    return NULL;
+}
+
+static void double_free_after_the_owner_exited(void)
+{
+    void *block = NULL;
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, allocate_in_thread, &block) == 0);
+    pthread_join(thread, NULL);
+    blame(block);
+    free(block);
+    free(opaque(block));
+}
+
+static void double_free_by_realloc(void)
+{
+    void *block = malloc(64);
+    blame(block);
+    free(block);
+    (void)!realloc(opaque(block), 128);
+}
+
+static void double_free_aligned(void)
+{
+    void *block = memalign(4096, 100);
+    blame(block);
+    free(block);
+    free(opaque(block));
+}
+
+static void interior_of(size_t size, ptrdiff_t offset)
+{
+    char *block = malloc(size);
+    CHECK(block);
+    blame(block + offset);
+    free(opaque(block + offset));
+}
+
+static void interior(void) { interior_of(64, 16); }
+static void interior_unaligned(void) { interior_of(64, 1); }
+static void interior_medium(void) { interior_of(20000, 4096); }
+static void interior_large(void) { interior_of(600 * KIB, 64 * KIB); }
+static void interior_huge(void) { interior_of(100 * MIB, MIB); }
+static void interior_by_realloc(void)
+{
+    char *block = malloc(100);
+    blame(block + 32);
+    (void)!realloc(opaque(block + 32), 10);
+}
+
+/* A block of the slab that was never handed out is as little the start of a live block. */
+static void never_allocated(void)
+{
+    char *block = malloc(48);
+    CHECK(block);
+    char *beyond = block + 48 * 1000;
+    blame(beyond);
+    free(opaque(beyond));
+}
+
+static void foreign_stack(void)
+{
+    char local[64];
+    char *pointer = (char *)(((uintptr_t)local + 15) & ~(uintptr_t)15);
+    blame(pointer);
+    free(opaque(pointer));
+}
+
+static char in_data[64] __attribute__((aligned(16))) = "data";
+
+static void foreign_static(void)
+{
+    blame(in_data);
+    free(opaque(in_data));
+}
+
+static void foreign_code(void)
+{
+    void *pointer = (void *)((uintptr_t)&foreign_static & ~(uintptr_t)15);
+    blame(pointer);
+    free(opaque(pointer));
+}
+
+static void foreign_mapping(void)
+{
+    free(malloc(10));
+    void *mapping = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(mapping != MAP_FAILED);
+    blame(mapping);
+    free(opaque(mapping));
+}
+
+static void foreign_heap_segment(void)
+{
+    void *pointer = sbrk(4096);
+    CHECK(pointer != (void *)-1);
+    blame(pointer);
+    free(opaque(pointer));
+}
+
+static void foreign_low(void)
+{
+    blame((void *)16);
+    free(opaque((void *)16));
+}
+
+static void foreign_high(void)
+{
+    void *pointer = (void *)0xdeadbeefdead0000;
+    blame(pointer);
+    free(opaque(pointer));
+}
+
+static void foreign_by_realloc(void)
+{
+    blame(in_data);
+    (void)!realloc(opaque(in_data), 100);
+}
+
+/* The write is seen when the block would be handed out again. */
+static void written_after_free(void)
+{
+    void *blocks[512];
+    for (int i = 0; i < 512; i++) blocks[i] = malloc(64);
+    for (int i = 0; i < 512; i++) free(blocks[i]);
+    blame(blocks[100]);
+    memset(opaque(blocks[100]), 0x41, 64);
+    for (int i = 0; i < 4096; i++) (void)!opaque(malloc(64));
+}
+
+MAIN(CASE(double_free), CASE(double_free_medium), CASE(double_free_large), CASE(double_free_huge),
+     CASE(double_free_with_others_between), CASE(double_free_owner_then_other),
+     CASE(double_free_other_then_owner), CASE(double_free_other_then_other),
+     CASE(double_free_after_the_owner_exited), CASE(double_free_by_realloc), CASE(double_free_aligned),
+     CASE(interior), CASE(interior_unaligned), CASE(interior_medium), CASE(interior_large), CASE(interior_huge),
+     CASE(interior_by_realloc), CASE(never_allocated), CASE(foreign_stack), CASE(foreign_static),
+     CASE(foreign_code), CASE(foreign_mapping), CASE(foreign_heap_segment), CASE(foreign_low), CASE(foreign_high),
+     CASE(foreign_by_realloc), CASE(written_after_free))

@@ -1,0 +1,103 @@
+/* What the test programs share: checks that name their place, a watchdog, and choosing a case by name. */
+#ifndef SUPPORT_H
+#define SUPPORT_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <limits.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define CHECK(condition)                                                                                  \
+    do {                                                                                                  \
+        if (!(condition)) {                                                                               \
+            fprintf(stderr, "%s:%d: %s (errno %d)\n", __FILE__, __LINE__, #condition, errno);             \
+            _exit(1);                                                                                     \
+        }                                                                                                 \
+    } while (0)
+
+#define KIB ((size_t)1 << 10)
+#define MIB ((size_t)1 << 20)
+#define GIB ((size_t)1 << 30)
+
+/* The compiler cannot see through this, and so has no opinion on sizes and freed pointers. */
+static inline void *opaque(void *pointer)
+{
+    void *volatile copy = pointer;
+    return copy;
+}
+
+static inline size_t opaque_size(size_t size)
+{
+    volatile size_t copy = size;
+    return copy;
+}
+
+struct test_case {
+    const char *name;
+    void (*run)(void);
+};
+
+#define CASE(function) {#function, function}
+
+/* Runs the case that the first argument names. A program that hangs dies of SIGALRM. */
+static inline int run_case(const struct test_case *cases, size_t count, int argc, char **argv)
+{
+    alarm(240);
+    for (size_t i = 0; argc == 2 && i < count; i++) {
+        if (strcmp(argv[1], cases[i].name) == 0) {
+            cases[i].run();
+            return 0;
+        }
+    }
+    fprintf(stderr, "no such case\n");
+    return 2;
+}
+
+#define MAIN(...)                                                                                         \
+    int main(int argc, char **argv)                                                                       \
+    {                                                                                                     \
+        static const struct test_case cases[] = {__VA_ARGS__};                                            \
+        return run_case(cases, sizeof cases / sizeof *cases, argc, argv);                                 \
+    }
+
+/* Bytes of physical memory that the process has now. */
+static inline size_t resident(void)
+{
+    char text[128];
+    FILE *statm = fopen("/proc/self/statm", "r");
+    CHECK(statm != NULL);
+    size_t length = fread(text, 1, sizeof text - 1, statm);
+    fclose(statm);
+    text[length] = 0;
+    char *second = strchr(text, ' ');
+    CHECK(second != NULL);
+    return strtoul(second, NULL, 10) * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Fills the block with a pattern of its address and checks it later. */
+static inline void fill(void *block, size_t size)
+{
+    memset(block, (int)(((uintptr_t)block >> 4) & 0xff), size);
+}
+
+static inline void check_filled(const void *block, size_t size)
+{
+    const unsigned char *bytes = (const unsigned char *)block;
+    unsigned char expected = (unsigned char)(((uintptr_t)block >> 4) & 0xff);
+    for (size_t i = 0; i < size; i++) CHECK(bytes[i] == expected);
+}
+
+#endif
