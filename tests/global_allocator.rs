@@ -46,7 +46,10 @@ fn blocks_freed_by_other_threads_come_home() {
     for round in 0..rounds {
         let (sender, receiver) = std::sync::mpsc::channel::<Vec<Box<[u8; 200]>>>();
         let consumer = std::thread::spawn(move || {
-            receiver.iter().map(|batch| batch.iter().filter(|block| block[199] == block[0]).count()).sum::<usize>()
+            receiver
+                .iter()
+                .map(|batch| batch.iter().filter(|block| block[199] == block[0]).count())
+                .sum::<usize>()
         });
         for batch in 0..50 {
             sender.send((0..100).map(|_| Box::new([(round + batch) as u8; 200])).collect()).unwrap();
@@ -64,7 +67,8 @@ fn many_threads_allocate_of_all_sizes() {
                 let mut state = seed + 1;
                 let mut held: Vec<(Vec<u8>, u8)> = Vec::new();
                 for step in 0..4000 {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    state =
+                        state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     let shift = (state >> 33) % 18;
                     let size = (state >> 40) as usize % (8 << shift) + 1;
                     held.push((vec![step as u8; size], step as u8));

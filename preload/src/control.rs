@@ -105,7 +105,7 @@ pub unsafe extern "C" fn specmalloc_get_statistics(out: *mut SpecmallocStatistic
 /// Gives free memory back; 1 if there was any.
 #[unsafe(no_mangle)]
 pub extern "C" fn specmalloc_trim() -> c_int {
-    raw::trim(0).into()
+    raw::trim().into()
 }
 
 /// The text at `string`, if it is UTF-8.
@@ -129,9 +129,8 @@ pub unsafe extern "C" fn specmalloc_set_option(name: *const c_char, value: *cons
     let Some(value) = value else { return libc::EINVAL };
     match raw::set_option(name, value) {
         Ok(()) => 0,
-        Err(OptionError::UnknownName) => libc::ENOENT,
+        Err(OptionError::UnknownKey) => libc::ENOENT,
         Err(OptionError::BadValue) => libc::EINVAL,
-        Err(OptionError::TooLate) => libc::EBUSY,
     }
 }
 

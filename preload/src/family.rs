@@ -83,9 +83,9 @@ pub unsafe extern "C" fn free(block: *mut c_void) {
 /// # Safety
 /// As [`free`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn free_sized(block: *mut c_void, _size: usize) {
+pub unsafe extern "C" fn free_sized(block: *mut c_void, size: usize) {
     // SAFETY: the caller hands over the block.
-    unsafe { raw::free(block.cast()) }
+    unsafe { raw::free_sized(block.cast(), size) }
 }
 
 /// C23: `free` by a caller who knows the alignment and size it asked for.
@@ -93,9 +93,9 @@ pub unsafe extern "C" fn free_sized(block: *mut c_void, _size: usize) {
 /// # Safety
 /// As [`free`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn free_aligned_sized(block: *mut c_void, _align: usize, _size: usize) {
+pub unsafe extern "C" fn free_aligned_sized(block: *mut c_void, _align: usize, size: usize) {
     // SAFETY: the caller hands over the block.
-    unsafe { raw::free(block.cast()) }
+    unsafe { raw::free_sized(block.cast(), size) }
 }
 
 /// The old name of `free` in System V.

@@ -25,4 +25,5 @@ mod family;
 mod line;
 mod operators;
 mod raw;
+mod thread;
 mod tuning;

@@ -98,10 +98,11 @@ pub extern "C" fn mallinfo() -> MallInfo {
     MallInfo(fields.map(|field| c_int::try_from(field).unwrap_or(c_int::MAX)))
 }
 
-/// Gives memory that is free back to the system; returns 1 if there was any. `pad` bytes may be kept.
+/// Gives memory that is free back to the system; returns 1 if there was any. Nothing is kept, whatever
+/// the padding asked for.
 #[unsafe(no_mangle)]
-pub extern "C" fn malloc_trim(pad: usize) -> c_int {
-    raw::trim(pad).into()
+pub extern "C" fn malloc_trim(_pad: usize) -> c_int {
+    raw::trim().into()
 }
 
 /// Prints the main figures to standard error.

@@ -1,0 +1,148 @@
+//! Where a thread of a preloaded program keeps its heap: two words of initial-exec thread-local memory.
+//!
+//! Stable Rust compiles thread-locals of a cdylib to calls of `__tls_get_addr`, which may allocate. So the words are
+//! defined here in assembly, and read with the two instructions that a library loaded at start may use. The first word
+//! starts as the address of [`NOBODY`], so that the fast paths need no test for a thread's first allocation.
+
+use core::arch::{asm, global_asm};
+use core::ffi::c_void;
+use specmalloc::global::{NOBODY, Thread, exit_thread};
+use specmalloc::heap::{Checked, Heap};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The threads of a preloaded program.
+pub struct PreloadThread;
+
+global_asm!(
+    ".section .tdata.specmalloc,\"awT\",@progbits",
+    ".p2align 4",
+    ".type specmalloc_thread, @object",
+    ".size specmalloc_thread, 16",
+    "specmalloc_thread:",
+    ".quad {nobody}",
+    ".quad 0",
+    ".text",
+    nobody = sym NOBODY,
+);
+
+/// Bytes from the thread pointer to the calling thread's two words: the same for all threads.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn offset() -> usize {
+    let offset: usize;
+    // SAFETY: reads an entry of the global offset table that the dynamic linker filled in before anything ran.
+    unsafe {
+        asm!("mov {0}, qword ptr [rip + specmalloc_thread@GOTTPOFF]", out(reg) offset,
+             options(pure, nomem, nostack, preserves_flags));
+    }
+    offset
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn get<const AT: usize>() -> *const Heap {
+    let value: *const Heap;
+    // SAFETY: the words lie at this offset from the thread pointer in every thread.
+    unsafe {
+        asm!("mov {0}, qword ptr fs:[{1} + {at}]", out(reg) value, in(reg) offset(), at = const AT,
+             options(readonly, nostack, preserves_flags));
+    }
+    value
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn set<const AT: usize>(value: *const Heap) {
+    // SAFETY: as in `get`; nobody else writes this thread's words.
+    unsafe {
+        asm!("mov qword ptr fs:[{1} + {at}], {0}", in(reg) value, in(reg) offset(), at = const AT,
+             options(nostack, preserves_flags));
+    }
+}
+
+/// Address of the calling thread's two words.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn words() -> *mut *const Heap {
+    let (base, offset): (usize, usize);
+    // SAFETY: reads the thread pointer and an entry of the global offset table, both set before anything ran.
+    unsafe {
+        asm!("mrs {0}, tpidr_el0",
+             "adrp {1}, :gottprel:specmalloc_thread",
+             "ldr {1}, [{1}, :gottprel_lo12:specmalloc_thread]",
+             out(reg) base, out(reg) offset, options(pure, nomem, nostack, preserves_flags));
+    }
+    core::ptr::with_exposed_provenance_mut(base + offset)
+}
+
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn get<const AT: usize>() -> *const Heap {
+    // SAFETY: the calling thread's own words. Volatile: a signal handler may have changed them.
+    unsafe { words().byte_add(AT).read_volatile() }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn set<const AT: usize>(value: *const Heap) {
+    // SAFETY: as in `get`.
+    unsafe { words().byte_add(AT).write_volatile(value) }
+}
+
+// SAFETY: two words of the thread's own, which start as asked; `call_at_exit` may allocate, and is allowed to.
+unsafe impl Thread for PreloadThread {
+    type Checks = Checked;
+    const GUARDED: bool = true;
+
+    #[inline(always)]
+    fn heap() -> *const Heap {
+        get::<0>()
+    }
+    #[inline(always)]
+    fn set_heap(heap: *const Heap) {
+        set::<0>(heap);
+    }
+    #[inline(always)]
+    fn home() -> *const Heap {
+        get::<8>()
+    }
+    #[inline(always)]
+    fn set_home(home: *const Heap) {
+        set::<8>(home);
+    }
+
+    /// Sets a value for a key whose destructor gives the heap up. Destructors of keys run after those of thread-locals.
+    fn call_at_exit() {
+        // SAFETY: the key exists; any value that is not null will do.
+        let _no_memory =
+            key().map(|key| unsafe { libc::pthread_setspecific(key, (&raw const NOBODY).cast()) });
+    }
+}
+
+extern "C" fn at_exit(_: *mut c_void) {
+    exit_thread::<PreloadThread>();
+}
+
+/// The process's key, made at the first need; `None` if there are no keys left.
+fn key() -> Option<libc::pthread_key_t> {
+    /// The key plus one; zero before it is made.
+    static KEY: AtomicU32 = AtomicU32::new(0);
+    // Acquire: pairs with the Release below; a key is a number, and the C library knows it from its creation on.
+    let made = KEY.load(Ordering::Acquire);
+    if made != 0 {
+        return Some(made - 1);
+    }
+    let mut key = 0;
+    // SAFETY: `key` is written before it is read.
+    if unsafe { libc::pthread_key_create(&mut key, Some(at_exit)) } != 0 {
+        return None;
+    }
+    match KEY.compare_exchange(0, key + 1, Ordering::Release, Ordering::Acquire) {
+        Ok(_) => Some(key),
+        Err(first) => {
+            // SAFETY: made just now and used by nobody.
+            let _deleted = unsafe { libc::pthread_key_delete(key) };
+            Some(first - 1)
+        }
+    }
+}
