@@ -4,7 +4,7 @@
 //! platform, with an address space of its own, page contents, a count of mappings and a failure to inject at each call.
 //! Both pass the same conformance checks.
 //!
-//! Every failure is an [`Errno`]; nothing here allocates, retries or aborts.
+//! Every failure is an [`Errno`]; nothing here allocates or retries, and only a broken contract of the caller aborts.
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod conformance;
