@@ -1,9 +1,10 @@
 //! `pal`: the platform abstraction layer. The only system calls of the allocator, behind one trait.
 //!
-//! May import `base` and `sync`. `Linux` is the real thing; `Simulated` (tests and models) is one more platform, with
-//! an address space of its own, page contents, a count of mappings and a failure to inject at each call.
+//! May import `base` and `sync`. [`Linux`] is the real thing; [`simulated::Simulated`] (tests and models) is one more
+//! platform, with an address space of its own, page contents, a count of mappings and a failure to inject at each call.
+//! Both pass the same conformance checks.
 //!
-//! Every failure is an [`Errno`]; nothing here allocates, retries or aborts.
+//! Every failure is an [`Errno`]; nothing here allocates or retries, and only a broken contract of the caller aborts.
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod conformance;
@@ -48,7 +49,7 @@ pub struct CallCounts {
     pub purge: u64,
     /// `membarrier` calls that succeeded.
     pub barrier: u64,
-    /// Calls of any kind that failed.
+    /// Calls of the kinds above that failed, and refusals to register the barrier.
     pub failed: u64,
 }
 
