@@ -47,7 +47,7 @@ pub unsafe fn free<T: Thread>(block: *mut u8) {
     let slab = unsafe { &*Slab::of(address) };
     // A slab of more than one slice has its owner in the first record only, and there the offset is right.
     let mine = ptr::eq(slab.owner(), heap) && slab.is_block(address % SLICE);
-    // SAFETY: the thread possesses the slab's heap, and the block is one of the slab's, below its frontier.
+    // SAFETY: the thread possesses the slab's heap, and the block is one of the slab's, below its limit.
     if !mine || (T::Checks::ON && unsafe { Block::is_free(block.cast(), (*heap).secret()) }) {
         // SAFETY: the caller's.
         return unsafe { free_slow::<T>(block) };
@@ -56,11 +56,19 @@ pub unsafe fn free<T: Thread>(block: *mut u8) {
     // SAFETY: as above.
     let freed = unsafe { slab.push::<T::Checks>(block.cast(), (*heap).secret()) };
     if freed == Freed::Event {
-        // SAFETY: as above.
-        unsafe { (*heap).countdown_ended(process(), slab) };
-        nudge();
+        return free_event::<T>(heap, slab);
     }
     leave_step::<T>(heap);
+}
+
+/// The rest of a free that ended a countdown. Out of line and called last, so that `free` needs no stack.
+#[cold]
+#[inline(never)]
+fn free_event<T: Thread>(heap: *const Heap, slab: &Slab) {
+    // SAFETY: the thread possesses its heap, which lives forever.
+    unsafe { (*heap).countdown_ended(process(), slab) };
+    leave_step::<T>(heap);
+    nudge();
 }
 
 #[cold]

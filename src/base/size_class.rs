@@ -32,10 +32,21 @@ pub struct ClassInfo {
     pub capacity: u32,
     /// Slices in a slab: 1 for every class up to [`QUICK_MAX`].
     pub slices: u32,
-    /// ceil(2^64 / size): `offset * reciprocal` modulo 2^64 is below `reciprocal` exactly when `size` divides
-    /// `offset`, and its upper half is the quotient (Lemire, Kaser, Kurz: "Faster remainder by direct
-    /// computation", 2019), for offsets and sizes below 2^32.
+    /// floor(2^64 / size) + 1. Modulo 2^64, `offset * reciprocal` is `index * excess` for the offset of the block at
+    /// `index`, and at least `reciprocal`, which is far more, for every other offset in a slab. So one comparison
+    /// tells whether an offset is that of one of the first so many blocks: see [`ClassInfo::limit`]. (After Lemire,
+    /// Kaser, Kurz: "Faster remainder by direct computation", 2019.)
     pub reciprocal: u64,
+    /// `reciprocal * size` modulo 2^64: between 1 and `size`.
+    pub excess: u64,
+}
+
+impl ClassInfo {
+    /// What `offset * reciprocal` is below exactly when `offset` is that of one of the first `count` blocks of a slab.
+    #[inline(always)]
+    pub const fn limit(&self, count: u32) -> u64 {
+        count as u64 * self.excess
+    }
 }
 
 /// The class whose blocks hold `size` bytes. `size` is at most [`SMALL_MAX`]; zero is served as one byte.
@@ -91,16 +102,19 @@ const fn describe(class: usize) -> ClassInfo {
             slices += 1;
         }
     }
+    // 2^64 / size, rounded down, is the same with 2^64 - 1 unless size is a power of two.
+    let reciprocal = u64::MAX / size as u64 + if size.is_power_of_two() { 2 } else { 1 };
     ClassInfo {
         size: size as u32,
         capacity: (slices * SLICE / size) as u32,
         slices: slices as u32,
-        reciprocal: (u64::MAX / size as u64) + 1,
+        reciprocal,
+        excess: reciprocal.wrapping_mul(size as u64),
     }
 }
 
 static INFO: [ClassInfo; CLASSES] = {
-    let mut table = [ClassInfo { size: 0, capacity: 0, slices: 0, reciprocal: 0 }; CLASSES];
+    let mut table = [ClassInfo { size: 0, capacity: 0, slices: 0, reciprocal: 0, excess: 0 }; CLASSES];
     let mut class = 0;
     while class < CLASSES {
         table[class] = describe(class);
@@ -167,13 +181,20 @@ mod tests {
     }
 
     #[test]
-    fn the_reciprocal_divides_every_offset_of_every_slab() {
+    fn one_comparison_tells_the_blocks_of_every_slab() {
         for class in 0..CLASSES {
             let info = class_info(class);
-            for offset in 0..(info.slices as u64 * SLICE as u64) {
-                let wide = u128::from(offset) * u128::from(info.reciprocal);
-                assert_eq!((wide >> 64) as u64, offset / u64::from(info.size));
-                assert_eq!((wide as u64) < info.reciprocal, offset % u64::from(info.size) == 0);
+            assert!((1..=u64::from(info.size)).contains(&info.excess));
+            for offset in 0..info.slices as usize * SLICE {
+                let product = (offset as u64).wrapping_mul(info.reciprocal);
+                let index = (offset / info.size as usize) as u32;
+                // Below the limit of every count above the index, and of no other.
+                let is_start = offset % info.size as usize == 0;
+                assert_eq!(product < info.limit(index + 1), is_start, "class {class}, offset {offset}");
+                assert!(product >= info.limit(index), "class {class}, offset {offset}");
+                if !is_start {
+                    assert!(product >= info.limit(info.capacity), "class {class}, offset {offset}");
+                }
             }
         }
     }

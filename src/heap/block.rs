@@ -47,7 +47,7 @@ impl Block {
         let this = unsafe { &*block };
         this.next.set(next);
         if C::ON {
-            this.tag.set(next.addr() ^ block.addr() ^ secret);
+            this.tag.set(next.addr() ^ (block.addr() ^ secret));
         }
     }
 
@@ -86,7 +86,7 @@ impl Block {
     pub unsafe fn is_free(block: *mut Block, secret: usize) -> bool {
         // SAFETY: a block is at least two words long, mapped, and read by whoever frees it only.
         let this = unsafe { &*block };
-        this.tag.get() ^ this.next.get().addr() ^ block.addr() == secret
+        this.tag.get() ^ this.next.get().addr() == block.addr() ^ secret
     }
 }
 

@@ -15,7 +15,7 @@ use super::Allocator;
 use super::block::{Block, Checks, Trusting};
 use super::remote::{Inbox, Outbox};
 use super::slab::{Freed, Slab, Standing, Usage};
-use crate::base::{CLASSES, MIN_BLOCK, class_of};
+use crate::base::{CLASSES, class_of};
 use crate::pal::{Misuse, Platform, broken_contract};
 use crate::rcu::{ReaderSlot, Section};
 use crate::sync::atomic::{AtomicU32, Ordering};
@@ -25,14 +25,14 @@ use core::ptr;
 
 /// Largest request in bytes that finds its class in the heap's own table.
 pub const TABLE_MAX: usize = 1024;
-const TABLE: usize = TABLE_MAX / MIN_BLOCK + 1;
 
-static CLASS_TABLE: [u8; TABLE] = {
-    let mut table = [0; TABLE];
-    let mut index = 0;
-    while index < TABLE {
-        table[index] = class_of(index * MIN_BLOCK) as u8;
-        index += 1;
+/// By size in bytes: one load instead of rounding first.
+static CLASS_TABLE: [u8; TABLE_MAX + 1] = {
+    let mut table = [0; TABLE_MAX + 1];
+    let mut size = 0;
+    while size <= TABLE_MAX {
+        table[size] = class_of(size) as u8;
+        size += 1;
     }
     table
 };
@@ -82,8 +82,8 @@ impl Heap {
     #[inline(always)]
     pub fn table_class(size: usize) -> usize {
         debug_assert!(size <= TABLE_MAX);
-        // SAFETY: the table has an entry for every rounded size up to TABLE_MAX.
-        usize::from(unsafe { *CLASS_TABLE.get_unchecked((size + MIN_BLOCK - 1) / MIN_BLOCK) })
+        // SAFETY: the table has an entry for every size up to TABLE_MAX.
+        usize::from(unsafe { *CLASS_TABLE.get_unchecked(size) })
     }
 
     /// A block of `class` from the private list, or null if that is empty.

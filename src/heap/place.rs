@@ -88,7 +88,7 @@ impl<P: Platform> Allocator<P> {
             Usage::Large if offset == 0 => Ok(Place::Large(slab)),
             Usage::Slab if slab.is_block(offset) => {
                 let block = ptr::with_exposed_provenance_mut::<Block>(address);
-                // SAFETY: the address is the start of a block below the slab's frontier.
+                // SAFETY: the address is the start of a block below the slab's limit.
                 if unsafe { Block::is_free(block, self.secret()) } {
                     return Err(Misuse::DoubleFree);
                 }

@@ -3,10 +3,10 @@
 //!
 //! Who may touch which field:
 //! 1. The *shared* line is written by whoever has claimed the slices, before it hands out the first block, and then
-//!    only `owner` changes (a slab moves to another heap) and `frontier` grows. Whoever holds a block of the slab may
+//!    only `owner` changes (a slab moves to another heap) and `limit` grows. Whoever holds a block of the slab may
 //!    read it: the block came to them after those writes.
 //! 2. The *owner's* line is touched only by the thread that possesses the owning heap.
-//! 3. `countdown` and `standing` are the exception: statistics read them from any thread, and believe them only roughly.
+//! 3. `countdown`, `handed_out` and `standing` are the exception: statistics read them from any thread, and believe them only roughly.
 //! 4. The record of a slice that is not the first of its run says only how far back the first is.
 
 use super::block::{Block, Checks};
@@ -51,8 +51,8 @@ const UNCOUNTED: u32 = u32::MAX;
 struct Shared {
     owner: AtomicPtr<Heap>,
     reciprocal: AtomicU64,
-    /// Bytes from the slab's start to the first block never handed out.
-    frontier: AtomicU32,
+    /// The class's limit for the blocks handed out so far: see [`ClassInfo::limit`].
+    limit: AtomicU64,
     usage: AtomicU32,
     class: AtomicU32,
     /// Slices in the run; in a `Later` record: slices back to the first.
@@ -66,6 +66,8 @@ struct Shared {
 struct Owned {
     free: Cell<*mut Block>,
     countdown: AtomicU32,
+    /// Blocks handed out at least once.
+    handed_out: AtomicU32,
     standing: AtomicU32,
     previous: Cell<*const Slab>,
     next: Cell<*const Slab>,
@@ -99,7 +101,7 @@ impl Slab {
         let shared = Shared {
             owner: AtomicPtr::new(ptr::null_mut()),
             reciprocal: AtomicU64::new(0),
-            frontier: AtomicU32::new(0),
+            limit: AtomicU64::new(0),
             usage: AtomicU32::new(Usage::Free as u32),
             class: AtomicU32::new(0),
             slices: AtomicU32::new(0),
@@ -108,6 +110,7 @@ impl Slab {
         let owned = Owned {
             free: Cell::new(ptr::null_mut()),
             countdown: AtomicU32::new(0),
+            handed_out: AtomicU32::new(0),
             standing: AtomicU32::new(Standing::Current as u32),
             previous: Cell::new(ptr::null()),
             next: Cell::new(ptr::null()),
@@ -140,7 +143,8 @@ impl Slab {
         self.owned.next.set(ptr::null());
         // Relaxed (all): whoever reads these holds a block, which reached it from this thread after the writes.
         self.shared.reciprocal.store(info.reciprocal, Ordering::Relaxed);
-        self.shared.frontier.store(0, Ordering::Relaxed);
+        self.shared.limit.store(0, Ordering::Relaxed);
+        self.owned.handed_out.store(0, Ordering::Relaxed);
         self.shared.class.store(class as u32, Ordering::Relaxed);
         self.shared.slices.store(info.slices, Ordering::Relaxed);
         self.shared.usage.store(Usage::Slab as u32, Ordering::Relaxed);
@@ -249,10 +253,9 @@ impl Slab {
     #[inline(always)]
     pub fn is_block(&self, offset: usize) -> bool {
         // Relaxed (both): see rule 1. A made-up pointer into a slab that another thread extends may be judged by the
-        // frontier before or after: it was not handed out by then either way.
-        let reciprocal = self.shared.reciprocal.load(Ordering::Relaxed);
-        (offset as u64) < u64::from(self.shared.frontier.load(Ordering::Relaxed))
-            && (offset as u64).wrapping_mul(reciprocal) < reciprocal
+        // limit before or after: it was not handed out by then either way.
+        (offset as u64).wrapping_mul(self.shared.reciprocal.load(Ordering::Relaxed))
+            < self.shared.limit.load(Ordering::Relaxed)
     }
 
     /// Puts a block of this slab on its free list.
@@ -284,8 +287,8 @@ impl Slab {
 
     /// Blocks handed out so far at least once.
     pub fn handed_out(&self) -> u32 {
-        // Relaxed: the owner's own store.
-        self.shared.frontier.load(Ordering::Relaxed) / self.info().size
+        // Relaxed: the owner's own store; a figure for statistics.
+        self.owned.handed_out.load(Ordering::Relaxed)
     }
 
     /// Links up to `bytes` worth of never used blocks (one at least) into a list and returns its head; null when the
@@ -304,12 +307,14 @@ impl Slab {
         let mut next: *mut Block = ptr::null_mut();
         for index in (0..count).rev() {
             let block = ptr::with_exposed_provenance_mut::<Block>(first + index * size);
-            // SAFETY: below the slab's capacity and above its frontier: nobody has been handed this block.
+            // SAFETY: below the slab's capacity and above its limit: nobody has been handed this block.
             unsafe { Block::link::<C>(block, next, secret) };
             next = block;
         }
-        // Relaxed: see rule 1: whoever is handed one of these blocks got it from this thread.
-        self.shared.frontier.store(((from + count) * size) as u32, Ordering::Relaxed);
+        let handed_out = (from + count) as u32;
+        self.owned.handed_out.store(handed_out, Ordering::Relaxed);
+        // Relaxed (both): see rule 1: whoever is handed one of these blocks got it from this thread.
+        self.shared.limit.store(info.limit(handed_out), Ordering::Relaxed);
         next
     }
 
