@@ -3,6 +3,8 @@
 
 pub mod api;
 pub mod base;
+pub mod index;
 pub mod pal;
 pub mod rcu;
+pub mod region;
 pub mod sync;

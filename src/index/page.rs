@@ -1,0 +1,144 @@
+//! Nodes of single pages: where regions meet inside one slice.
+//!
+//! Unlike the nodes above it a page node comes and goes: it lives while at least one region has pages in it. `users`
+//! counts them and decides, much as the state word of a region does:
+//!
+//! 1. A region joins by adding one to `users` unless it is zero, and only then writes its entries.
+//! 2. A region leaves by clearing its entries and then subtracting one. Who makes it zero owns the node's end: it unlinks
+//!    the node and retires it. Zero is final until the node has gone through a grace period and the pool.
+//! 3. Who wants to join and finds zero unlinks the node itself and puts another one there; nobody waits for the owner.
+//! 4. Joining and leaving happen inside a reader section, so that a node which is about to be unlinked is not the same
+//!    node in a next life.
+
+use super::entry::{Content, Entry, empty};
+use super::radix::PAGES;
+use crate::rcu::RetireLink;
+use crate::region::{InPlace, Link, Linked, Region, Retired, RetiredAs};
+use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sync::seeded;
+use core::ops::Range;
+
+/// A node of the pages of one slice.
+#[repr(C, align(128))]
+pub(super) struct PageNode {
+    retired: Retired,
+    link: Link,
+    users: AtomicUsize,
+    entries: [Entry; PAGES],
+}
+
+// SAFETY: made of atomics, which are valid when zero wherever `ZERO_IS_VALID`. Zero is what the constructors make but for
+// the word in `retired`, which `take`'s caller sets through `begin` before anybody else knows the node.
+unsafe impl InPlace for PageNode {
+    unsafe fn construct(at: *mut PageNode) {
+        let node = PageNode {
+            retired: Retired::new(RetiredAs::PageNode),
+            link: Link::new(),
+            users: AtomicUsize::new(0),
+            entries: empty(),
+        };
+        // SAFETY: passed on.
+        unsafe { at.write(node) };
+    }
+}
+
+// SAFETY: page nodes live in metadata, which is immortal, aligned as the type says and below 2^48.
+unsafe impl Linked for PageNode {
+    fn link(&self) -> &Link {
+        &self.link
+    }
+}
+
+impl PageNode {
+    pub(super) fn content(&'static self) -> Content {
+        Content::Node(core::ptr::from_ref(self).expose_provenance())
+    }
+
+    /// # Safety
+    /// `address` comes from [`PageNode::content`].
+    #[inline]
+    pub(super) unsafe fn at(address: usize) -> &'static PageNode {
+        // SAFETY: passed on; the memory of page nodes is immortal.
+        unsafe { &*core::ptr::with_exposed_provenance(address) }
+    }
+
+    /// Fills a node that nobody else knows, for its first user.
+    pub(super) fn begin(&self, pages: &Range<usize>, region: &'static Region) {
+        debug_assert!(self.is_blank());
+        self.retired.set(RetiredAs::PageNode);
+        // Relaxed, all: published by the Release that links the node.
+        self.users.store(1, Relaxed);
+        for page in pages.clone() {
+            self.entries[page].store(Content::Region(region), Relaxed);
+        }
+    }
+
+    /// Undoes [`PageNode::begin`] on a node that was not linked after all.
+    pub(super) fn abandon(&self, pages: &Range<usize>) {
+        // Relaxed, all: nobody else knows the node.
+        self.users.store(0, Relaxed);
+        for page in pages.clone() {
+            self.entries[page].store(Content::Empty, Relaxed);
+        }
+    }
+
+    /// Adds a region to a linked node and publishes its pages; `false` if the node is at its end.
+    #[must_use]
+    pub(super) fn join(&self, pages: &Range<usize>, region: &'static Region) -> bool {
+        // Relaxed: only the guess for the exchange below.
+        let mut users = self.users.load(Relaxed);
+        loop {
+            if users == 0 && !seeded("index.page_join_zero") {
+                return false;
+            }
+            // Relaxed: joining carries nothing; the entries publish the region themselves.
+            match self.users.compare_exchange_weak(users, users + 1, Relaxed, Relaxed) {
+                Ok(_) => break,
+                Err(now) => users = now,
+            }
+        }
+        for page in pages.clone() {
+            let order = if seeded("index.page_publish_relaxed") { Relaxed } else { Release };
+            // Release: partner is the Acquire of `find`: the region is complete.
+            self.entries[page].store(Content::Region(region), order);
+        }
+        true
+    }
+
+    /// Takes a region's pages out; `true` if the caller made the node empty and must unlink and retire it.
+    #[must_use]
+    pub(super) fn leave(&self, pages: &Range<usize>) -> bool {
+        for page in pages.clone() {
+            // Relaxed: readers that come later are held off by the grace period of the region or of the node; the next
+            // user of the node by the AcqRel below.
+            self.entries[page].store(Content::Empty, Relaxed);
+        }
+        let order = if seeded("index.page_leave_relaxed") { Relaxed } else { AcqRel };
+        // AcqRel: partners are each other: the last to leave has seen the others' entries cleared, and so has whoever
+        // gets the node after it.
+        self.users.fetch_sub(1, order) == 1
+    }
+
+    /// The region that has `page`.
+    #[inline]
+    pub(super) fn find(&self, page: usize) -> Option<&'static Region> {
+        // Acquire: partner is the Release of `join`, or that of the entry that linked the node.
+        match self.entries[page].load(Acquire) {
+            Content::Region(region) => Some(region),
+            Content::Empty | Content::Node(_) => None,
+        }
+    }
+
+    /// Whether no region has a page here.
+    pub(super) fn is_blank(&self) -> bool {
+        // Relaxed: a check by the one thread that knows the node.
+        self.users.load(Relaxed) == 0
+            && self.entries.iter().all(|entry| entry.load(Relaxed) == Content::Empty)
+    }
+
+    pub(super) fn retire_link(&'static self) -> &'static RetireLink {
+        let _ = core::ptr::from_ref(self).expose_provenance();
+        self.retired.link()
+    }
+}

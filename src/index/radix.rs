@@ -1,0 +1,131 @@
+//! The shape of the radix: which bits of an address choose which entry, and how a range is cut into entries. Pure.
+//!
+//! | level | entries in a node | bytes per entry |
+//! |---|---|---|
+//! | root | 2,048 | 64 GiB |
+//! | granule | 2,048 | 32 MiB |
+//! | slice | 512 | 64 KiB |
+//! | page | 16 | 4 KiB |
+//!
+//! That is 47 bits of address, all of user space on x86-64 with four-level page tables and what the kernel hands out by
+//! default with five; on aarch64 one bit less than it may hand out. Nothing lies above it as far as the index is
+//! concerned, and mappings that the system places there are refused. The last level counts in 4 KiB whatever the page
+//! size is; with pages of 64 KiB it is never used.
+
+use crate::base::{GRANULE, GRANULE_SLICES, SLICE};
+use core::ops::Range;
+
+/// Whether a checker runs: the tree is then small, and the upper bits of an address are ignored.
+const MODEL: bool = cfg!(any(loom, shuttle));
+
+/// Entries of the root.
+pub(super) const ROOT: usize = if MODEL { 4 } else { 2048 };
+/// Entries of a node of granules.
+pub(super) const GRANULES: usize = if MODEL { 4 } else { 2048 };
+/// Entries of a node of slices.
+pub(super) const SLICES: usize = GRANULE_SLICES;
+/// Bytes per entry of a node of pages.
+pub(super) const PAGE: usize = 4 << 10;
+/// Entries of a node of pages.
+pub(super) const PAGES: usize = SLICE / PAGE;
+
+/// Bytes that an entry of the root stands for.
+const ROOT_SPAN: usize = GRANULES * GRANULE;
+
+/// The first address that the index cannot hold.
+pub(super) const LIMIT: usize = if MODEL { 1 << 47 } else { ROOT * ROOT_SPAN };
+
+const _: () = assert!(LIMIT == 1 << 47);
+
+/// A level of the tree, by what an entry stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Level {
+    Root,
+    Granule,
+    Slice,
+}
+
+impl Level {
+    /// Bytes that one entry stands for.
+    pub(super) const fn span(self) -> usize {
+        match self {
+            Level::Root => ROOT_SPAN,
+            Level::Granule => GRANULE,
+            Level::Slice => SLICE,
+        }
+    }
+}
+
+/// Which entry of the root `address` falls into.
+#[inline(always)]
+pub(super) const fn root_index(address: usize) -> usize {
+    address / ROOT_SPAN % ROOT
+}
+
+/// Which entry of its node of granules.
+#[inline(always)]
+pub(super) const fn granule_index(address: usize) -> usize {
+    address / GRANULE % GRANULES
+}
+
+/// Which entry of its node of slices.
+#[inline(always)]
+pub(super) const fn slice_index(address: usize) -> usize {
+    address / SLICE % SLICES
+}
+
+/// Which entry of its node of pages.
+#[inline(always)]
+pub(super) const fn page_index(address: usize) -> usize {
+    address / PAGE % PAGES
+}
+
+/// A part of a range that is one entry, or some entries of one node of pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// All that the entry at this level stands for, from this address.
+    Whole(Level, usize),
+    /// Pages of the slice at this address.
+    Pages(usize, Range<usize>),
+}
+
+/// Cuts `start..end` (multiples of [`PAGE`]) into the fewest pieces, in ascending order.
+pub(super) fn pieces(start: usize, end: usize) -> Pieces {
+    debug_assert!(start.is_multiple_of(PAGE) && end.is_multiple_of(PAGE) && start <= end && end <= LIMIT);
+    Pieces { at: start, end }
+}
+
+/// See [`pieces`].
+pub(super) struct Pieces {
+    at: usize,
+    end: usize,
+}
+
+impl Iterator for Pieces {
+    type Item = Piece;
+
+    fn next(&mut self) -> Option<Piece> {
+        let at = self.at;
+        let left = self.end - at;
+        if left == 0 {
+            return None;
+        }
+        for level in [Level::Root, Level::Granule, Level::Slice] {
+            if at.is_multiple_of(level.span()) && left >= level.span() {
+                self.at += level.span();
+                return Some(Piece::Whole(level, at));
+            }
+        }
+        let slice = at / SLICE * SLICE;
+        let first = page_index(at);
+        let count = (PAGES - first).min(left / PAGE);
+        self.at += count * PAGE;
+        Some(Piece::Pages(slice, first..first + count))
+    }
+}
+
+/// The granule number of an address, never zero for one that is mapped.
+#[inline(always)]
+pub(super) const fn granule_number(address: usize) -> usize {
+    address / GRANULE
+}

@@ -1,0 +1,405 @@
+//! The front door: one process's regions, from mapping to unmapping.
+//!
+//! The order in which a region goes, which is the whole of the argument: exclude (one winner), unlink, grace period, pins
+//! drained, munmap, recycle. [`Space::retire_region`] does the first two and never waits; [`Space::reap`] does what is
+//! due of the rest; [`Space::unmap_now`] does all of it and waits.
+
+use super::page::PageNode;
+use super::placement::Placement;
+use super::tree::Index;
+use crate::base::{GRANULE, SLICE, align_up};
+use crate::pal::{Access, Errno, Platform};
+use crate::rcu::{GraceError, Rcu, ReaderSlot, RetireLink, Section};
+use crate::region::{
+    Descriptors, Exclusion, KINDS, Kind, Metadata, Pinning, Pool, Region, RegionId, Retired, RetiredAs,
+    Shape, zeros,
+};
+use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::seeded;
+
+/// Above this many mappings, huge regions go without a guard page, which would be a mapping of its own. A quarter of
+/// the default `vm.max_map_count`.
+const GUARDED_MAPPINGS: usize = 16 << 10;
+
+/// Why an unmap did not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnmapError {
+    /// The caller is inside a reader section of its own and would wait for itself. Nothing was changed.
+    InsideSection,
+    /// Another thread unmaps the region, or it is gone. Nothing was changed.
+    NotThere,
+    /// There is no barrier any more: the region is not there for anybody, but its memory stays until one works.
+    NoBarrier,
+    /// The system refused: the region is not there for anybody, and `reap` tries again.
+    Kept(Errno),
+}
+
+/// Figures of a [`Space`]; each is exact once nobody is changing it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpaceCounts {
+    /// Regions that are attached, by [`Kind`] as a number.
+    pub regions: [usize; KINDS],
+    /// Bytes of address space in regions, guards and retired regions included.
+    pub mapped: usize,
+    /// Mappings (VMAs) that regions and metadata consist of; an upper bound, for neighbours may merge.
+    pub mappings: usize,
+    /// Regions that are excluded and not unmapped yet.
+    pub retired: usize,
+    /// Unmaps that the system refused, each time.
+    pub failed_unmaps: usize,
+    /// Bytes mapped for metadata.
+    pub metadata: usize,
+}
+
+/// The regions of one process.
+pub struct Space<P: Platform> {
+    os: P,
+    rcu: Rcu,
+    index: Index,
+    metadata: Metadata,
+    descriptors: Descriptors,
+    placement: Placement,
+    /// Regions past their grace period, with pins to drain or an unmap to try again.
+    parked: Pool<Region>,
+    regions: [AtomicUsize; KINDS],
+    mapped: AtomicUsize,
+    mappings: AtomicUsize,
+    retired: AtomicUsize,
+    failed_unmaps: AtomicUsize,
+}
+
+impl<P: Platform> Space<P> {
+    crate::const_unless_model! {
+        /// A space without regions; [`Space::start`] comes before the first.
+        pub fn new(os: P) -> Space<P> {
+            Space {
+                os,
+                rcu: Rcu::new(),
+                index: Index::new(),
+                metadata: Metadata::new(),
+                descriptors: Descriptors::new(),
+                placement: Placement::new(),
+                parked: Pool::new(),
+                regions: zeros(),
+                mapped: AtomicUsize::new(0),
+                mappings: AtomicUsize::new(0),
+                retired: AtomicUsize::new(0),
+                failed_unmaps: AtomicUsize::new(0),
+            }
+        }
+    }
+
+    /// Finds out what the system can do. May run several times, at any moment.
+    pub fn start(&self) {
+        self.rcu.start(&self.os);
+    }
+
+    /// The system below.
+    #[inline]
+    pub fn os(&self) -> &P {
+        &self.os
+    }
+
+    /// Readers and grace periods. What is retired through it begins with a [`Retired`] of this layer.
+    #[inline]
+    pub fn rcu(&self) -> &Rcu {
+        &self.rcu
+    }
+
+    /// The index.
+    #[inline]
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Memory for the allocator's own structures.
+    #[inline]
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Maps a region of `len` bytes, readable, writable and zero, at a multiple of `align` (a power of two), with
+    /// `reserve` more bytes behind it if there is room for them, and publishes it. `len` and `reserve` are rounded up to
+    /// whole slices; [`Region::len`] is their sum.
+    ///
+    /// An arena lies on a granule and is at most that long; its last page is a guard, so its first and last slice are
+    /// never handed out. It is published closed: once its header is written, [`crate::region::SliceMap::reopen`] lets
+    /// claims in, and others may retire it from then on whenever it is empty. A huge region has its guard behind it.
+    ///
+    /// # Errors
+    /// What the system answered, as a rule `ENOMEM`; nothing is lost by that.
+    pub fn map_region(
+        &self,
+        kind: Kind,
+        len: usize,
+        align: usize,
+        reserve: usize,
+    ) -> Result<&'static Region, Errno> {
+        debug_assert!(align.is_power_of_two() && len > 0);
+        let region = self.descriptors.take(&self.os, &self.metadata)?;
+        let mut shape = self.map_shape(kind, len, align, reserve);
+        if shape.is_err() && reserve > 0 {
+            shape = self.map_shape(kind, len, align, 0);
+        }
+        let shape = match shape {
+            Ok(shape) => shape,
+            Err(error) => {
+                self.descriptors.recycle(region);
+                return Err(error);
+            }
+        };
+        if kind == Kind::Arena {
+            region.slices().open(1..shape.len / SLICE - 1);
+        }
+        region.attach(shape);
+        debug_assert!(region.is_valid());
+        self.count_mapped(region);
+        if let Err(error) = self.index.insert(&self.os, &self.rcu, &self.metadata, region) {
+            // Never published: no grace period. Only a handle from an earlier life may be looking at the state word.
+            let _ = region.exclude();
+            self.count_retired(region);
+            self.parked.give(region);
+            self.reap_parked();
+            return Err(error);
+        }
+        Ok(region)
+    }
+
+    /// Maps the memory of a region and its guard.
+    fn map_shape(&self, kind: Kind, len: usize, align: usize, reserve: usize) -> Result<Shape, Errno> {
+        let page = self.os.page_size();
+        let sum =
+            align_up(len, SLICE).zip(align_up(reserve, SLICE)).and_then(|(len, more)| len.checked_add(more));
+        let len = sum.ok_or(Errno(libc::ENOMEM))?;
+        let (need, guard) = match kind {
+            Kind::Arena => (GRANULE, len - page),
+            _ => (align.max(page), len),
+        };
+        debug_assert!(kind != Kind::Arena || (3 * SLICE..=GRANULE).contains(&len) && align <= GRANULE);
+        let placed = self.placement.map(&self.os, (guard + page).max(len), need)?;
+        let mut mappings = 1;
+        // Relaxed: an estimate.
+        if kind == Kind::Arena || self.mappings.load(Relaxed) < GUARDED_MAPPINGS {
+            // SAFETY: mapped just now; the guard is not handed out to anybody.
+            let guarded =
+                unsafe { self.os.protect(placed.base + guard, placed.mapped - guard, Access::None) }.is_ok();
+            // Without the guard the region works; only an overrun would go unnoticed.
+            mappings += u32::from(guarded);
+        }
+        Ok(Shape { kind, base: placed.base, len, mapped: placed.mapped, mappings })
+    }
+
+    fn count_mapped(&self, region: &Region) {
+        // Relaxed, here and in the next two: figures for the statistics.
+        self.regions[region.kind() as usize].fetch_add(1, Relaxed);
+        self.mapped.fetch_add(region.mapped(), Relaxed);
+        self.mappings.fetch_add(region.mappings() as usize, Relaxed);
+    }
+
+    fn count_retired(&self, region: &Region) {
+        // Relaxed: as above.
+        self.regions[region.kind() as usize].fetch_sub(1, Relaxed);
+        self.retired.fetch_add(1, Relaxed);
+    }
+
+    fn count_unmapped(&self, region: &Region) {
+        // Relaxed: as above.
+        self.retired.fetch_sub(1, Relaxed);
+        self.mapped.fetch_sub(region.mapped(), Relaxed);
+        self.mappings.fetch_sub(region.mappings() as usize, Relaxed);
+    }
+
+    /// The region that holds `address`: it and its memory stay until the section ends, though it may be excluded.
+    #[inline]
+    pub fn find<'s>(&self, address: usize, section: &'s Section<'_>) -> Option<&'s Region> {
+        self.index.lookup(address, section)
+    }
+
+    /// Pins the region that holds `address`, so that it stays after the section. `None` if no region is there, if it is
+    /// being unmapped (which comes to the same), or if it has as many pins as can be counted.
+    ///
+    /// Inside the section the descriptor cannot begin another life between the lookup and the pin. A pin taken
+    /// outside of one, from a [`RegionId`], must look at the generation: see [`Space::pin_again`].
+    pub fn pin(&self, address: usize, _section: &Section<'_>) -> Option<Pin<'_, P>> {
+        let region = self.index.lookup_static(address)?;
+        match region.state().try_pin() {
+            Pinning::Pinned => Some(Pin { region, os: &self.os }),
+            Pinning::Detached | Pinning::Excluded | Pinning::Full => None,
+        }
+    }
+
+    /// Pins the region that `id` was taken from, unless its life is over. Needs no section.
+    pub fn pin_again(&self, id: RegionId) -> Option<Pin<'_, P>> {
+        match id.try_pin(&self.os) {
+            Pinning::Pinned => Some(Pin { region: id.region(), os: &self.os }),
+            Pinning::Detached | Pinning::Excluded | Pinning::Full => None,
+        }
+    }
+
+    /// Takes a region out of use: excludes it and unlinks it, and leaves the rest to [`Space::reap`]. Never waits.
+    /// `false` if another thread has excluded it.
+    ///
+    /// The caller owns the region or is in a section in which it found it, and no block in it is live. Of an arena:
+    /// see [`Space::retire_arena`].
+    pub fn retire_region(&self, region: &'static Region) -> bool {
+        if region.exclude() == Exclusion::Lost {
+            return false;
+        }
+        self.unlink(region);
+        self.retire(region);
+        true
+    }
+
+    /// Takes an arena out of use if no slice of it is claimed: freezes it first. The caller is in a section in which it
+    /// found the arena, or the arena's life could have ended.
+    pub fn retire_arena(&self, region: &'static Region, _section: &Section<'_>) -> bool {
+        debug_assert!(region.kind() == Kind::Arena);
+        // Cheap to ask, and spares those who claim at this moment a map that is closed for a while.
+        region.slices().is_empty() && region.slices().freeze() && self.retire_region(region)
+    }
+
+    /// After exclusion, before the grace period.
+    fn unlink(&self, region: &'static Region) {
+        debug_assert!(region.is_valid());
+        self.count_retired(region);
+        if !seeded("index.unlink_late") {
+            self.index.remove(&self.rcu, region);
+        }
+    }
+
+    fn retire(&self, region: &'static Region) {
+        if seeded("index.no_grace") {
+            return self.parked.give(region);
+        }
+        // SAFETY: unlinked, and this thread alone won the exclusion, so it is retired once. `done` below frees it.
+        unsafe { self.rcu.retire(region.retire_link()) };
+    }
+
+    /// Does what is due: moves retired regions on, unmaps those past their grace period that nobody pins, and tries
+    /// again where the system refused. Returns how many regions were unmapped. Never waits; `own` is the caller's slot.
+    pub fn reap(&self, own: Option<&ReaderSlot>) -> usize {
+        self.rcu.reclaim(&self.os, own, |link| self.grace_over(link));
+        if self.parked.is_empty() { 0 } else { self.reap_parked() }
+    }
+
+    /// Unmaps what is parked and drained; returns how many regions.
+    fn reap_parked(&self) -> usize {
+        let mut unmapped = 0;
+        self.parked.drain(|region| {
+            let drained = region.state().is_drained() || seeded("index.undrained");
+            if drained && self.finish(region).is_ok() {
+                unmapped += 1;
+            } else {
+                self.parked.give(region);
+            }
+        });
+        unmapped
+    }
+
+    /// A retired thing has come out of its grace period.
+    fn grace_over(&self, link: &RetireLink) {
+        // SAFETY: everything retired through this `Rcu` is a region or a page node, and both expose themselves.
+        match unsafe { Retired::recover(link) } {
+            // SAFETY: the link says that a region begins at the address; descriptors are immortal.
+            (RetiredAs::Region, at) => self.parked.give(unsafe { &*core::ptr::with_exposed_provenance(at) }),
+            // SAFETY: the link says that a page node begins at the address; their memory is immortal.
+            (RetiredAs::PageNode, at) => self.index.recycle(unsafe { PageNode::at(at) }),
+        }
+    }
+
+    /// Unmaps a drained region past its grace period and recycles its descriptor.
+    fn finish(&self, region: &'static Region) -> Result<(), Errno> {
+        if seeded("index.unlink_late") {
+            self.index.remove(&self.rcu, region);
+        }
+        let (base, mapped) = (region.base(), region.mapped());
+        // SAFETY: the law of the space: excluded, unlinked, a grace period, drained. Nobody uses the memory.
+        if let Err(error) = unsafe { self.os.unmap(base, mapped) } {
+            // Relaxed: a figure for the statistics.
+            self.failed_unmaps.fetch_add(1, Relaxed);
+            return Err(error);
+        }
+        self.count_unmapped(region);
+        region.detach();
+        self.descriptors.recycle(region);
+        self.placement.give_back(base, mapped);
+        Ok(())
+    }
+
+    /// Unmaps a region, waiting for the sections and pins of others. The caller holds no pin on it: it would wait for
+    /// itself. Otherwise as [`Space::retire_region`].
+    ///
+    /// # Errors
+    /// See [`UnmapError`].
+    pub fn unmap_now(&self, region: &'static Region, own: Option<&ReaderSlot>) -> Result<(), UnmapError> {
+        if own.is_some_and(ReaderSlot::is_inside) {
+            return Err(UnmapError::InsideSection);
+        }
+        if region.exclude() == Exclusion::Lost {
+            return Err(UnmapError::NotThere);
+        }
+        self.unlink(region);
+        if let Err(error) = self.rcu.synchronize(&self.os, own) {
+            self.retire(region);
+            return Err(match error {
+                GraceError::InsideSection => UnmapError::InsideSection,
+                GraceError::NoBarrier => UnmapError::NoBarrier,
+            });
+        }
+        region.state().wait_drained(&self.os);
+        self.finish(region).map_err(|error| {
+            self.parked.give(region);
+            UnmapError::Kept(error)
+        })
+    }
+
+    /// The figures.
+    pub fn counts(&self) -> SpaceCounts {
+        // Relaxed: figures for the statistics.
+        let read = |word: &AtomicUsize| word.load(Relaxed);
+        SpaceCounts {
+            regions: core::array::from_fn(|kind| read(&self.regions[kind])),
+            mapped: read(&self.mapped),
+            mappings: read(&self.mappings) + self.metadata.chunks(),
+            retired: read(&self.retired),
+            failed_unmaps: read(&self.failed_unmaps),
+            metadata: self.metadata.mapped(),
+        }
+    }
+
+    /// Makes the child of a fork able to go on; `own` is the calling thread's slot. Pins of the threads that are gone
+    /// stay: their regions are never unmapped in the child. A region that another thread was taking out of use at that
+    /// moment may stay mapped, unused.
+    ///
+    /// # Safety
+    /// The calling thread is the only one of the process, since a fork.
+    pub unsafe fn child_after_fork(&self, own: Option<&ReaderSlot>) {
+        // SAFETY: passed on.
+        unsafe { self.rcu.child_after_fork(own) };
+    }
+}
+
+/// A pin on a region: the region and its memory stay until it is dropped.
+pub struct Pin<'a, P: Platform> {
+    region: &'static Region,
+    os: &'a P,
+}
+
+impl<P: Platform> Pin<'_, P> {
+    /// The region.
+    pub fn region(&self) -> &Region {
+        self.region
+    }
+
+    /// A handle that outlives the pin.
+    pub fn id(&self) -> RegionId {
+        self.region.id()
+    }
+}
+
+impl<P: Platform> Drop for Pin<'_, P> {
+    fn drop(&mut self) {
+        self.region.state().unpin(self.os);
+    }
+}

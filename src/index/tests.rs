@@ -1,0 +1,1 @@
+//! Tests of the index and of the space, on the simulated system.

@@ -1,0 +1,408 @@
+//! The tree: publishing, finding and unlinking regions.
+
+use super::entry::{Content, Entry, Node, empty};
+use super::page::PageNode;
+use super::radix::{
+    GRANULES, LIMIT, Level, Piece, ROOT, SLICES, granule_index, granule_number, page_index, pieces,
+    root_index, slice_index,
+};
+use crate::pal::{Errno, Platform};
+use crate::rcu::{Rcu, Section};
+use crate::region::{Kind, Metadata, Pool, Region, zeros};
+use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::seeded;
+use core::ops::Range;
+
+/// Entries of the filter of arenas.
+const NEAR: usize = if cfg!(any(loom, shuttle)) { 4 } else { 256 };
+
+/// What a lookup outside a reader section finds.
+#[derive(Clone, Copy)]
+#[must_use]
+pub enum Coarse {
+    /// This region. It stays only if the caller knows that it does, by owning a live block in it, say.
+    Region(&'static Region),
+    /// No region.
+    Nothing,
+    /// Several regions may meet in this slice: ask again in a section.
+    Unsure,
+}
+
+/// Where a walk of the immortal nodes ends.
+enum Walk {
+    Region(&'static Region),
+    Nothing,
+    Pages(usize),
+}
+
+type GranuleNode = Node<GRANULES>;
+type SliceNode = Node<SLICES>;
+
+/// The index from address to region.
+pub struct Index {
+    root: [Entry; ROOT],
+    /// By granule number modulo the length: the number of a granule at whose base an arena starts, or 0.
+    near: [AtomicUsize; NEAR],
+    /// One node each that lost the race to be linked.
+    spare_granules: AtomicUsize,
+    spare_slices: AtomicUsize,
+    pages: Pool<PageNode>,
+}
+
+impl Index {
+    crate::const_unless_model! {
+        /// An index of nothing.
+        pub fn new() -> Index {
+            Index {
+                root: empty(),
+                near: zeros(),
+                spare_granules: AtomicUsize::new(0),
+                spare_slices: AtomicUsize::new(0),
+                pages: Pool::new(),
+            }
+        }
+    }
+
+    /// Whether an arena starts at the base of the granule that holds `address`. No means "ask [`Index::lookup_coarse`]".
+    ///
+    /// A yes about the address of a live block is the arena that holds it, and stays true; a yes about any other address
+    /// holds in a section, and the arena may end before that address: its header says where.
+    #[inline(always)]
+    pub fn is_near_arena(&self, address: usize) -> bool {
+        let number = granule_number(address);
+        // Relaxed: who owns a live block in the arena knows the arena's memory already, and nothing else is read here.
+        self.near[number % NEAR].load(Relaxed) == number && number != 0
+    }
+
+    /// Follows immortal nodes only.
+    #[inline(always)]
+    fn walk(&self, address: usize) -> Walk {
+        if address >= LIMIT {
+            return Walk::Nothing;
+        }
+        let order = if seeded("index.lookup_relaxed") { Relaxed } else { Acquire };
+        // Acquire, here and below: partner is the Release of `publish` (the region is complete) or of `ensure` (the node
+        // is).
+        let node = match self.root[root_index(address)].load(order) {
+            Content::Empty => return Walk::Nothing,
+            Content::Region(region) => return Walk::Region(region),
+            // SAFETY: the root leads to nodes of granules only.
+            Content::Node(node) => unsafe { GranuleNode::at(node) },
+        };
+        // Acquire: as above.
+        let node = match node.entries[granule_index(address)].load(order) {
+            Content::Empty => return Walk::Nothing,
+            Content::Region(region) => return Walk::Region(region),
+            // SAFETY: nodes of granules lead to nodes of slices only.
+            Content::Node(node) => unsafe { SliceNode::at(node) },
+        };
+        // Acquire: as above.
+        match node.entries[slice_index(address)].load(order) {
+            Content::Empty => Walk::Nothing,
+            Content::Region(region) => Walk::Region(region),
+            Content::Node(pages) => Walk::Pages(pages),
+        }
+    }
+
+    /// The region that holds `address`. It and its memory stay until the section ends.
+    #[inline]
+    pub fn lookup<'s>(&self, address: usize, _section: &'s Section<'_>) -> Option<&'s Region> {
+        self.lookup_static(address)
+    }
+
+    /// As [`Index::lookup`], for callers that see to it themselves that nothing outlives their section.
+    #[inline]
+    pub(super) fn lookup_static(&self, address: usize) -> Option<&'static Region> {
+        match self.walk(address) {
+            Walk::Region(region) => Some(region),
+            Walk::Nothing => None,
+            // SAFETY: nodes of slices lead to nodes of pages only.
+            Walk::Pages(node) => unsafe { PageNode::at(node) }.find(page_index(address)),
+        }
+    }
+
+    /// The region that holds `address`, for a caller that is in no section: any address is allowed, nothing that can go
+    /// away is followed.
+    #[inline]
+    pub fn lookup_coarse(&self, address: usize) -> Coarse {
+        match self.walk(address) {
+            Walk::Region(region) => Coarse::Region(region),
+            Walk::Nothing => Coarse::Nothing,
+            Walk::Pages(_) => Coarse::Unsure,
+        }
+    }
+
+    /// Publishes an attached region, of which the caller mapped every byte. Afterwards lookups find it.
+    ///
+    /// # Errors
+    /// No memory for nodes, or the region lies above the 47 bits that the index holds (`ENOMEM` both): then nothing was
+    /// published.
+    pub(super) fn insert<P: Platform>(
+        &self,
+        os: &P,
+        rcu: &Rcu,
+        metadata: &Metadata,
+        region: &'static Region,
+    ) -> Result<(), Errno> {
+        let (start, end) = (region.base(), region.base() + region.len());
+        if end > LIMIT {
+            return Err(Errno(libc::ENOMEM));
+        }
+        let mut blank: [Option<&'static PageNode>; 2] = [None; 2];
+        let prepared = self.prepare(os, metadata, start, end, &mut blank);
+        if prepared.is_ok() {
+            let mut blank = blank.iter_mut();
+            for piece in pieces(start, end) {
+                match piece {
+                    Piece::Whole(level, at) => {
+                        self.change(level, at, Content::Empty, Content::Region(region))
+                    }
+                    Piece::Pages(at, pages) => {
+                        // A range has at most two ragged ends, and `prepare` got a node for each.
+                        let mut none = None;
+                        self.publish_pages(rcu, at, &pages, region, blank.next().unwrap_or(&mut none));
+                    }
+                }
+            }
+            if region.kind() == Kind::Arena {
+                let number = granule_number(start);
+                // Relaxed: see `is_near_arena`. If the place is taken, lookups of this arena take the longer way.
+                let _ = self.near[number % NEAR].compare_exchange(0, number, Relaxed, Relaxed);
+            }
+        }
+        for node in blank.into_iter().flatten() {
+            self.pages.give(node);
+        }
+        prepared
+    }
+
+    /// Makes everything that publishing `start..end` needs, so that publishing cannot fail half-way.
+    fn prepare<P: Platform>(
+        &self,
+        os: &P,
+        metadata: &Metadata,
+        start: usize,
+        end: usize,
+        blank: &mut [Option<&'static PageNode>; 2],
+    ) -> Result<(), Errno> {
+        let mut blank = blank.iter_mut();
+        for piece in pieces(start, end) {
+            let (at, depth) = match piece {
+                Piece::Whole(Level::Root, _) => continue,
+                Piece::Whole(Level::Granule, at) => (at, 1),
+                Piece::Whole(Level::Slice, at) => (at, 2),
+                Piece::Pages(at, _) => (at, 3),
+            };
+            let root = &self.root[root_index(at)];
+            let granules: &GranuleNode = ensure(root, &self.spare_granules, || metadata.create(os))?;
+            if depth >= 2 {
+                let entry = &granules.entries[granule_index(at)];
+                let _: &SliceNode = ensure(entry, &self.spare_slices, || metadata.create(os))?;
+            }
+            if depth == 3
+                && let Some(blank) = blank.next()
+            {
+                *blank = Some(match self.pages.take() {
+                    Some(node) => node,
+                    None => metadata.create(os)?,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Unlinks an excluded region: lookups that begin after the next grace period do not find it.
+    pub(super) fn remove(&self, rcu: &Rcu, region: &'static Region) {
+        let (start, end) = (region.base(), region.base() + region.len());
+        if region.kind() == Kind::Arena {
+            let number = granule_number(start);
+            // Relaxed: the grace period that follows orders it.
+            let _ = self.near[number % NEAR].compare_exchange(number, 0, Relaxed, Relaxed);
+        }
+        for piece in pieces(start, end) {
+            match piece {
+                Piece::Whole(level, at) => self.change(level, at, Content::Region(region), Content::Empty),
+                Piece::Pages(at, pages) => self.unlink_pages(rcu, at, &pages),
+            }
+        }
+    }
+
+    /// A node of pages that came out of a grace period: it can be used again.
+    pub(super) fn recycle(&self, node: &'static PageNode) {
+        debug_assert!(node.is_blank());
+        self.pages.give(node);
+    }
+
+    /// Changes the entry at `level` that stands for `at` onwards from one content to another, or, where a node has been
+    /// put in its place, the entries below it. The nodes above are there.
+    fn change(&self, level: Level, at: usize, from: Content, to: Content) {
+        let root = &self.root[root_index(at)];
+        if level == Level::Root {
+            let Some(granules) = replace(root, from, to) else { return };
+            // SAFETY: the root leads to nodes of granules only.
+            for entry in &unsafe { GranuleNode::at(granules) }.entries {
+                change_granule(entry, from, to);
+            }
+            return;
+        }
+        // Acquire: partner is the Release of `ensure`.
+        let Content::Node(granules) = root.load(Acquire) else {
+            debug_assert!(false, "index: a region lies above another");
+            return;
+        };
+        // SAFETY: as above.
+        let entry = &unsafe { GranuleNode::at(granules) }.entries[granule_index(at)];
+        if level == Level::Granule {
+            return change_granule(entry, from, to);
+        }
+        if let Some(entry) = self.slice_entry(at) {
+            let below = replace(entry, from, to);
+            debug_assert!(below.is_none(), "index: pages are in use inside a whole slice");
+        }
+    }
+
+    /// The entry of the slice at `at`, below nodes that are there.
+    fn slice_entry(&self, at: usize) -> Option<&'static Entry> {
+        // Acquire: partner is the Release of `ensure`.
+        let Content::Node(granules) = self.root[root_index(at)].load(Acquire) else { return None };
+        // SAFETY: the root leads to nodes of granules only.
+        let entry = &unsafe { GranuleNode::at(granules) }.entries[granule_index(at)];
+        // Acquire: as above.
+        let Content::Node(slices) = entry.load(Acquire) else { return None };
+        // SAFETY: nodes of granules lead to nodes of slices only.
+        Some(&unsafe { SliceNode::at(slices) }.entries[slice_index(at)])
+    }
+
+    /// Publishes some pages of one slice, in the node that is there or in `blank`, which is then used up.
+    fn publish_pages(
+        &self,
+        rcu: &Rcu,
+        at: usize,
+        pages: &Range<usize>,
+        region: &'static Region,
+        blank: &mut Option<&'static PageNode>,
+    ) {
+        let Some(entry) = self.slice_entry(at) else { return debug_assert!(false, "index: not prepared") };
+        // So that the node found is not unlinked, retired and linked again between the look and the step.
+        let _section = rcu.enter_guest();
+        loop {
+            // Acquire: partner is the Release below.
+            match entry.load(Acquire) {
+                Content::Empty => {
+                    let Some(node) = *blank else { return debug_assert!(false, "index: not prepared") };
+                    node.begin(pages, region);
+                    let order = if seeded("index.page_link_relaxed") { Relaxed } else { Release };
+                    // Release: partner is the Acquire of `walk`: the node and the region are complete.
+                    if entry.exchange(Content::Empty, node.content(), order, Relaxed).is_ok() {
+                        *blank = None;
+                        return;
+                    }
+                    node.abandon(pages);
+                }
+                Content::Node(address) => {
+                    // SAFETY: nodes of slices lead to nodes of pages only.
+                    let node = unsafe { PageNode::at(address) };
+                    if node.join(pages, region) {
+                        return;
+                    }
+                    // Relaxed: only takes away; rule 3 of `page`.
+                    let _ = entry.exchange(node.content(), Content::Empty, Relaxed, Relaxed);
+                }
+                Content::Region(_) => return debug_assert!(false, "index: two regions in one place"),
+            }
+        }
+    }
+
+    /// Takes a region's pages out of one slice, and retires the node if they were the last.
+    fn unlink_pages(&self, rcu: &Rcu, at: usize, pages: &Range<usize>) {
+        let Some(entry) = self.slice_entry(at) else { return debug_assert!(false, "index: not there") };
+        let _section = rcu.enter_guest();
+        // Acquire: partner is the Release of `publish_pages`.
+        let Content::Node(address) = entry.load(Acquire) else {
+            return debug_assert!(false, "index: not there");
+        };
+        // SAFETY: nodes of slices lead to nodes of pages only.
+        let node = unsafe { PageNode::at(address) };
+        if !node.leave(pages) {
+            return;
+        }
+        // Relaxed: only takes away; if it fails, someone who wanted to join has done it.
+        let _ = entry.exchange(node.content(), Content::Empty, Relaxed, Relaxed);
+        if seeded("index.page_without_grace") {
+            return self.recycle(node);
+        }
+        // SAFETY: the node is unlinked, `users` was made zero by this thread alone, and links are recovered in `Space`.
+        unsafe { rcu.retire(node.retire_link()) };
+    }
+}
+
+impl Default for Index {
+    fn default() -> Index {
+        Index::new()
+    }
+}
+
+/// Changes an entry that stands for a granule, or all entries of the node that is in its place.
+fn change_granule(entry: &Entry, from: Content, to: Content) {
+    let Some(slices) = replace(entry, from, to) else { return };
+    // SAFETY: nodes of granules lead to nodes of slices only.
+    for entry in &unsafe { SliceNode::at(slices) }.entries {
+        let below = replace(entry, from, to);
+        debug_assert!(below.is_none(), "index: pages are in use inside a whole granule");
+    }
+}
+
+/// Changes one entry, unless it leads to a node: then answers that.
+fn replace(entry: &Entry, from: Content, to: Content) -> Option<usize> {
+    let order = if seeded("index.publish_relaxed") { Relaxed } else { Release };
+    // Release: partner is the Acquire of `walk`: a region published is complete. Acquire on failure: partner is the
+    // Release of `ensure`: the node found is complete.
+    match entry.exchange(from, to, order, Acquire) {
+        Err(Content::Node(node)) => Some(node),
+        // An entry of a granule without regions below a node of granules that a wider region covers.
+        Ok(()) => None,
+        Err(_) => {
+            debug_assert!(false, "index: two regions in one place");
+            None
+        }
+    }
+}
+
+/// The node that `entry` leads to; links one if there is none.
+fn ensure<const N: usize>(
+    entry: &Entry,
+    spare: &AtomicUsize,
+    create: impl FnOnce() -> Result<&'static Node<N>, Errno>,
+) -> Result<&'static Node<N>, Errno> {
+    // Acquire: partner is the Release below.
+    if let Content::Node(node) = entry.load(Acquire) {
+        // SAFETY: entries of one level lead to nodes of one type.
+        return Ok(unsafe { Node::at(node) });
+    }
+    // Acquire: partner is the Release below that put the spare node there.
+    let node = match spare.swap(0, Acquire) {
+        0 => create()?,
+        // SAFETY: the word holds the address of a blank node of this type.
+        address => unsafe { Node::at(address) },
+    };
+    let order = if seeded("index.node_relaxed") { Relaxed } else { Release };
+    // Release: partner is the Acquire of `walk`: the node's entries are made. Acquire on failure: likewise, of the winner.
+    match entry.exchange(Content::Empty, node.content(), order, Acquire) {
+        Ok(()) => Ok(node),
+        Err(now) => {
+            let address = core::ptr::from_ref(node).expose_provenance();
+            // Release: partner is the Acquire above. If there is a spare node already this one is lost: 4 or 16 KiB,
+            // and only when two races are lost before the next node is needed.
+            let _ = spare.compare_exchange(0, address, Release, Relaxed);
+            match now {
+                // SAFETY: as above.
+                Content::Node(winner) => Ok(unsafe { Node::at(winner) }),
+                Content::Empty | Content::Region(_) => {
+                    debug_assert!(false, "index: two regions in one place");
+                    Err(Errno(libc::EEXIST))
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! `region`: ranges of address space and who may use them. May import `base`, `sync`, `pal` and `rcu`.
+//!
+//! A [`Region`] describes one contiguous range that the allocator mapped. Descriptors are immortal: they live in
+//! [`Metadata`] that is never unmapped, and are recycled through [`Descriptors`] with a new generation. Who may unmap a
+//! region and who may keep it is decided by one word, [`State`]; who holds which slice of an arena by [`SliceMap`].
+//!
+//! The law of the layer: false-locked is fine, false-unlocked never. A reader that loses a race is refused; it never
+//! waits for the unmapper.
+
+mod descriptor;
+mod metadata;
+mod pool;
+mod runs;
+mod slices;
+mod state;
+
+pub(crate) use descriptor::KINDS;
+pub use descriptor::{Descriptors, Kind, Region, RegionId, Retired, RetiredAs, Shape};
+pub use metadata::{InPlace, Metadata};
+pub use pool::{Link, Linked, Pool};
+pub use runs::Run;
+pub use slices::{Prefer, SliceMap};
+pub use state::{Exclusion, Phase, Pinning, State};
+
+use crate::sync::atomic::{AtomicU64, AtomicUsize};
+
+/// An array of atomics that are zero; a constant only where the atomics are core's.
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) const fn zeros<const N: usize>() -> [AtomicUsize; N] {
+    [const { AtomicUsize::new(0) }; N]
+}
+
+/// An array of atomics that are zero; a constant only where the atomics are core's.
+#[cfg(any(loom, shuttle))]
+pub(crate) fn zeros<const N: usize>() -> [AtomicUsize; N] {
+    core::array::from_fn(|_| AtomicUsize::new(0))
+}
+
+#[cfg(not(any(loom, shuttle)))]
+const fn zeros64<const N: usize>() -> [AtomicU64; N] {
+    [const { AtomicU64::new(0) }; N]
+}
+
+#[cfg(any(loom, shuttle))]
+fn zeros64<const N: usize>() -> [AtomicU64; N] {
+    core::array::from_fn(|_| AtomicU64::new(0))
+}

@@ -1,0 +1,166 @@
+//! A stack of immortal objects that wait to be used again: lock-free, and safe against the ABA problem by a tag.
+
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::{AtomicU64, AtomicUsize};
+use crate::sync::seeded;
+use core::marker::PhantomData;
+
+/// Alignment of everything that can be in a pool: the low bits of its address carry a part of the tag.
+pub(crate) const POOL_ALIGN: usize = 128;
+
+/// Bits of an address in user space: 47 on x86-64, up to 48 elsewhere unless a program asks for more.
+const ADDRESS_BITS: u32 = 48;
+
+const INDEX_BITS: u32 = ADDRESS_BITS - POOL_ALIGN.ilog2();
+
+/// The next object below in a stack; embedded in each.
+pub struct Link {
+    /// Address of the object below, 0 at the bottom.
+    below: AtomicUsize,
+}
+
+impl Link {
+    crate::const_unless_model! {
+        /// A link that is in no stack.
+        pub fn new() -> Link {
+            Link { below: AtomicUsize::new(0) }
+        }
+    }
+}
+
+impl Default for Link {
+    fn default() -> Link {
+        Link::new()
+    }
+}
+
+/// What can be kept in a [`Pool`].
+///
+/// # Safety
+/// Values live in memory that is never unmapped or used for anything else, at a multiple of 128 bytes, below 2^48; `link`
+/// always answers the same link, which nothing but the pool touches.
+pub unsafe trait Linked: Sync + 'static {
+    /// The link embedded in the value.
+    fn link(&self) -> &Link;
+}
+
+/// The head of a stack: the address of the top object and a tag that each removal changes, in one word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Head(u64);
+
+impl Head {
+    const fn address(self) -> usize {
+        ((self.0 & ((1 << INDEX_BITS) - 1)) as usize) * POOL_ALIGN
+    }
+
+    const fn tag(self) -> u64 {
+        self.0 >> INDEX_BITS
+    }
+
+    /// `address` on top, with the tag of `self`.
+    const fn with_top(self, address: usize) -> Head {
+        debug_assert!(address.is_multiple_of(POOL_ALIGN) && address >> ADDRESS_BITS == 0);
+        Head(self.tag() << INDEX_BITS | (address / POOL_ALIGN) as u64)
+    }
+
+    /// The next tag; the tag wraps after 2^23 removals, which would all have to happen within one `take`.
+    fn retagged(self) -> Head {
+        if seeded("region.pool_no_tag") { self } else { Head(self.0.wrapping_add(1 << INDEX_BITS)) }
+    }
+}
+
+/// A lock-free stack of objects that are out of use.
+pub struct Pool<T: Linked> {
+    head: AtomicU64,
+    holds: PhantomData<&'static T>,
+}
+
+impl<T: Linked> Pool<T> {
+    /// An empty pool.
+    #[cfg(not(any(loom, shuttle)))]
+    pub const fn new() -> Pool<T> {
+        Pool { head: AtomicU64::new(0), holds: PhantomData }
+    }
+
+    /// An empty pool.
+    #[cfg(any(loom, shuttle))]
+    pub fn new() -> Pool<T> {
+        Pool { head: AtomicU64::new(0), holds: PhantomData }
+    }
+
+    /// Takes the object that was given last.
+    pub fn take(&self) -> Option<&'static T> {
+        // Acquire: partner is the Release of `give`: the object's link and fields are as its giver left them.
+        let mut head = Head(self.head.load(Acquire));
+        loop {
+            // SAFETY: every non-zero address in `head` comes from `give`, and objects live forever.
+            let top = unsafe { at::<T>(head.address()) }?;
+            // Relaxed: read under the Acquire that found `top`. If the object has been taken meanwhile the value may be
+            // that of another stack, but then the tag has changed and the exchange fails.
+            let below = top.link().below.load(Relaxed);
+            // Acquire on failure: as for the load above. On success the head is the one acquired before.
+            match self.head.compare_exchange_weak(head.0, head.with_top(below).retagged().0, Relaxed, Acquire)
+            {
+                Ok(_) => return Some(top),
+                Err(now) => head = Head(now),
+            }
+        }
+    }
+
+    /// Gives an object that the caller alone uses, and lets go of it.
+    pub fn give(&self, object: &'static T) {
+        let address = core::ptr::from_ref(object).expose_provenance();
+        // Relaxed: only the guess for the exchange below.
+        let mut head = Head(self.head.load(Relaxed));
+        loop {
+            // Relaxed: published by the exchange.
+            object.link().below.store(head.address(), Relaxed);
+            let order = if seeded("region.pool_give_relaxed") { Relaxed } else { Release };
+            // Release: partner is the Acquire of `take` and `drain`.
+            match self.head.compare_exchange_weak(head.0, head.with_top(address).0, order, Relaxed) {
+                Ok(_) => return,
+                Err(now) => head = Head(now),
+            }
+        }
+    }
+
+    /// Takes all objects at once and hands each to `each`, which may give it back: it is not met again.
+    pub fn drain(&self, mut each: impl FnMut(&'static T)) {
+        // Relaxed: only the guess for the exchange below.
+        let mut head = Head(self.head.load(Relaxed));
+        // Acquire: partner is the Release of `give`.
+        while let Err(now) =
+            self.head.compare_exchange_weak(head.0, head.with_top(0).retagged().0, Acquire, Relaxed)
+        {
+            head = Head(now);
+        }
+        let mut address = head.address();
+        // SAFETY: as in `take`.
+        while let Some(top) = unsafe { at::<T>(address) } {
+            // Relaxed: the whole chain belongs to this thread; read before `each` may give the object away.
+            address = top.link().below.load(Relaxed);
+            each(top);
+        }
+    }
+
+    /// Whether the pool is empty right now.
+    pub fn is_empty(&self) -> bool {
+        // Relaxed: an answer that is already old.
+        Head(self.head.load(Relaxed)).address() == 0
+    }
+}
+
+impl<T: Linked> Default for Pool<T> {
+    fn default() -> Pool<T> {
+        Pool::new()
+    }
+}
+
+/// The object at `address`, or `None` for 0.
+///
+/// # Safety
+/// A non-zero address is that of a live `T` whose provenance was exposed.
+unsafe fn at<T: Linked>(address: usize) -> Option<&'static T> {
+    // SAFETY: passed on.
+    unsafe { core::ptr::with_exposed_provenance::<T>(address).as_ref() }
+}

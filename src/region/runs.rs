@@ -1,0 +1,166 @@
+//! Arithmetic on bitmaps of slices: masks of a run, and the first run of zero bits. Pure; nothing is shared.
+
+use crate::base::GRANULE_SLICES;
+
+/// Bits used in one word of a bitmap. Four under a checker, so that a granule of eight slices has two words.
+pub(super) const BITS: usize = if cfg!(any(loom, shuttle)) { 4 } else { 64 };
+
+/// Words in the bitmap of one granule.
+pub(super) const WORDS: usize = GRANULE_SLICES / BITS;
+
+/// A word with all its bits set.
+pub(super) const FULL: u64 = u64::MAX >> (64 - BITS);
+
+const _: () = assert!(WORDS * BITS == GRANULE_SLICES && BITS <= 64 && WORDS >= 2);
+
+/// The bitmap of one granule, read at some moment: bit `i % BITS` of word `i / BITS` is slice `i`.
+pub(super) type Bitmap = [u64; WORDS];
+
+/// A run of slices that the caller has claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Run {
+    /// The first slice, counted from the base of the arena.
+    pub start: usize,
+    /// Number of slices.
+    pub len: usize,
+    /// Whether no slice of the run has been written to since it was mapped or purged: the memory is zero.
+    pub all_clean: bool,
+}
+
+/// The bits of the slices `start..end` that lie in `word`.
+#[inline]
+pub(super) const fn span(word: usize, start: usize, end: usize) -> u64 {
+    let low = word * BITS;
+    let from = if start > low { start } else { low };
+    let to = if end < low + BITS { end } else { low + BITS };
+    if from >= to { 0 } else { (FULL >> (BITS - (to - from))) << (from - low) }
+}
+
+/// The words that the slices `start..end` lie in; `end` is above `start`.
+#[inline]
+pub(super) const fn words(start: usize, end: usize) -> core::ops::Range<usize> {
+    start / BITS..(end - 1) / BITS + 1
+}
+
+/// The first slice at or after `from` whose bit in `map ^ flip` is set, or `GRANULE_SLICES`.
+#[inline]
+fn next_bit(map: &Bitmap, flip: u64, from: usize) -> usize {
+    let mut at = from;
+    while at < GRANULE_SLICES {
+        let word = at / BITS;
+        let rest = ((map[word] ^ flip) & FULL) >> (at % BITS);
+        if rest != 0 {
+            return at + rest.trailing_zeros() as usize;
+        }
+        at = (word + 1) * BITS;
+    }
+    GRANULE_SLICES
+}
+
+/// The lowest multiple of `align` (a power of two) from which `len` bits of `used` are zero.
+pub(super) fn first_free(used: &Bitmap, len: usize, align: usize) -> Option<usize> {
+    debug_assert!(len > 0 && align.is_power_of_two());
+    let mut start = 0;
+    loop {
+        start = next_bit(used, FULL, start).next_multiple_of(align);
+        if start + len > GRANULE_SLICES {
+            return None;
+        }
+        let end = next_bit(used, 0, start);
+        if end >= start + len {
+            return Some(start);
+        }
+        start = end;
+    }
+}
+
+/// The first run of zero bits of `used` as it is, cut at `most` slices, as (start, length).
+pub(super) fn first_run(used: &Bitmap, most: usize) -> Option<(usize, usize)> {
+    let start = next_bit(used, FULL, 0);
+    if start == GRANULE_SLICES {
+        return None;
+    }
+    Some((start, (next_bit(used, 0, start) - start).min(most)))
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    fn bit(map: &Bitmap, slice: usize) -> bool {
+        map[slice / BITS] >> (slice % BITS) & 1 == 1
+    }
+
+    /// All ways to fill a window of 14 slices that lies across the edge of two words; everything else is used.
+    fn every_window(mut check: impl FnMut(&Bitmap, core::ops::Range<usize>)) {
+        for edge in [BITS, 3 * BITS, (WORDS - 1) * BITS] {
+            let window = edge - 7..edge + 7;
+            for pattern in 0..1u64 << window.len() {
+                let mut map = [FULL; WORDS];
+                map[edge / BITS - 1] =
+                    span(edge / BITS - 1, 0, window.start) | (pattern << (BITS - 7)) & FULL;
+                map[edge / BITS] = !span(edge / BITS, edge, window.end) & FULL | (pattern >> 7);
+                check(&map, window.clone());
+            }
+        }
+    }
+
+    #[test]
+    fn a_mask_has_exactly_the_bits_of_its_run() {
+        for start in 0..GRANULE_SLICES {
+            for end in start..=GRANULE_SLICES {
+                for word in [0, start / BITS, end / BITS, WORDS - 1] {
+                    let word = word.min(WORDS - 1);
+                    let low = word * BITS;
+                    let mask = span(word, start, end);
+                    let (from, to) = (start.clamp(low, low + BITS), end.clamp(low, low + BITS));
+                    assert_eq!(mask.count_ones() as usize, to - from);
+                    if to > from {
+                        assert_eq!(mask.trailing_zeros() as usize, from - low);
+                        assert_eq!(63 - mask.leading_zeros() as usize, to - low - 1);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_run_is_found_wherever_it_lies() {
+        every_window(|map, window| {
+            for len in 1..=window.len() {
+                for align in [1, 2, 4, 8] {
+                    let free = |start: &usize| {
+                        start % align == 0 && (*start..start + len).all(|slice| !bit(map, slice))
+                    };
+                    let expected = (window.start..=window.end - len).find(free);
+                    assert_eq!(first_free(map, len, align), expected, "{map:x?} {len} {align}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn the_first_run_is_as_long_as_it_is() {
+        every_window(|map, window| {
+            let start = window.clone().find(|&slice| !bit(map, slice));
+            let expected = start.map(|start| {
+                let len = (start..window.end).take_while(|&slice| !bit(map, slice)).count();
+                (start, len.min(5))
+            });
+            assert_eq!(first_run(map, 5), expected);
+        });
+    }
+
+    #[test]
+    fn long_runs_cross_many_words() {
+        let mut map = [0; WORDS];
+        map[0] = 1;
+        for len in 1..GRANULE_SLICES {
+            assert_eq!(first_free(&map, len, 1), Some(1));
+        }
+        assert_eq!(first_free(&map, GRANULE_SLICES, 1), None);
+        assert_eq!(first_free(&map, GRANULE_SLICES / 2, GRANULE_SLICES / 2), Some(GRANULE_SLICES / 2));
+        assert_eq!(first_free(&[FULL; WORDS], 1, 1), None);
+    }
+}

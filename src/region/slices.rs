@@ -1,0 +1,305 @@
+//! Who holds which slice of an arena: two bitmaps, changed only by compare-and-swap on single words.
+//!
+//! Rules, by which thread may touch what:
+//! 1. A `claimed` bit is set by the thread that takes the slice and cleared by the one that gives it back; clearing is
+//!    that thread's last touch of the arena, for the arena may be frozen and unmapped right after it.
+//! 2. A `dirty` bit says that the slice's memory may be other than zero. Only the holder of the slice writes it, before it
+//!    clears `claimed`.
+//! 3. The arena is frozen word by word in ascending order, each from "nothing claimed" to all bits set ("closed"). Only
+//!    the freezer changes a closed word: to everybody else it is full. The first word serves as the freezers' lock.
+//! 4. A claimant of several words takes them in ascending order too. If it meets a word that is closed or in which one of
+//!    its bits is taken, it gives back what it took.
+//!
+//! So a freeze and a claim exclude each other: both need the lowest word of the claim. Slices outside the range given to
+//! [`SliceMap::open`] (the header, the guard) are set all along and count as "not claimed".
+
+use super::runs::{BITS, Bitmap, FULL, Run, WORDS, first_free, first_run, span, words};
+use super::zeros64;
+use crate::base::GRANULE_SLICES;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::{AtomicU64, AtomicUsize};
+use crate::sync::seeded;
+use core::ops::Range;
+
+/// Which free slices a claim takes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefer {
+    /// Slices whose memory is resident already; then any.
+    Dirty,
+    /// Slices that are known to be zero; then any.
+    Clean,
+    /// The lowest that fit.
+    Any,
+}
+
+/// The bitmaps of one arena. See the rules at the head of this file.
+pub struct SliceMap {
+    claimed: [AtomicU64; WORDS],
+    dirty: [AtomicU64; WORDS],
+    /// The range that can be claimed; constant while the region is attached.
+    first: AtomicUsize,
+    end: AtomicUsize,
+}
+
+impl SliceMap {
+    crate::const_unless_model! {
+        /// A map of no slices.
+        pub fn new() -> SliceMap {
+            SliceMap {
+                claimed: zeros64(),
+                dirty: zeros64(),
+                first: AtomicUsize::new(0),
+                end: AtomicUsize::new(0),
+            }
+        }
+    }
+
+    /// Starts a new life: `usable` slices are unclaimed and clean, all others are out of reach. The map is closed, as after
+    /// [`SliceMap::freeze`], until [`SliceMap::reopen`]: whoever maps an arena writes its header in between. By the
+    /// owner of a detached region; `attach` publishes it.
+    pub fn open(&self, usable: Range<usize>) {
+        debug_assert!(usable.start < BITS && usable.end <= GRANULE_SLICES);
+        // Relaxed, here and below: nobody else knows the region yet; the Release of `State::attach` publishes it.
+        self.first.store(usable.start, Relaxed);
+        self.end.store(usable.end, Relaxed);
+        for word in 0..WORDS {
+            self.claimed[word].store(FULL, Relaxed);
+            self.dirty[word].store(0, Relaxed);
+        }
+        debug_assert!(self.is_valid());
+    }
+
+    /// The slices that can be claimed.
+    pub fn usable(&self) -> Range<usize> {
+        // Relaxed: constant while the region is attached, and seen by whoever came to know of the region.
+        self.first.load(Relaxed)..self.end.load(Relaxed)
+    }
+
+    /// The bits of `word` that are set all along.
+    fn fixed(&self, word: usize) -> u64 {
+        let usable = self.usable();
+        FULL & !span(word, usable.start, usable.end)
+    }
+
+    fn read(words: &[AtomicU64; WORDS]) -> Bitmap {
+        // Relaxed: a snapshot to choose from; every choice is validated by the exchange that takes it.
+        core::array::from_fn(|word| words[word].load(Relaxed))
+    }
+
+    /// Claims the lowest run of `len` slices that starts at a multiple of `align` slices (a power of two). The caller is
+    /// in a reader section or otherwise knows that the region stays.
+    pub fn claim(&self, len: usize, prefer: Prefer, align: usize) -> Option<Run> {
+        loop {
+            let claimed = Self::read(&self.claimed);
+            let preferred = match prefer {
+                Prefer::Any => None,
+                Prefer::Dirty | Prefer::Clean => {
+                    let dirty = Self::read(&self.dirty);
+                    let flip = if prefer == Prefer::Dirty { FULL } else { 0 };
+                    let avoid = core::array::from_fn(|word| claimed[word] | dirty[word] ^ flip);
+                    first_free(&avoid, len, align)
+                }
+            };
+            let start = preferred.or_else(|| first_free(&claimed, len, align))?;
+            if self.try_claim(start, start + len) {
+                return Some(Run { start, len, all_clean: self.is_clean(start, start + len) });
+            }
+        }
+    }
+
+    /// Claims the `extra` slices behind the run of `len` at `start`, which the caller holds, if all of them are free.
+    #[must_use]
+    pub fn extend_claim(&self, start: usize, len: usize, extra: usize) -> bool {
+        debug_assert!(self.holds(start, start + len));
+        let end = start + len;
+        extra == 0 || (end + extra <= GRANULE_SLICES && self.try_claim(end, end + extra))
+    }
+
+    /// Claims the first run of free dirty slices, at most `most` of them, so that its memory can be purged and nobody
+    /// allocates it meanwhile. The caller ends with [`SliceMap::release_clean`], or with [`SliceMap::release`] if the
+    /// purge failed.
+    pub fn claim_dirty_run(&self, most: usize) -> Option<Run> {
+        loop {
+            let claimed = Self::read(&self.claimed);
+            let dirty = Self::read(&self.dirty);
+            let avoid = core::array::from_fn(|word| claimed[word] | dirty[word] ^ FULL);
+            let (start, len) = first_run(&avoid, most)?;
+            if seeded("region.purge_without_claim") || self.try_claim(start, start + len) {
+                return Some(Run { start, len, all_clean: false });
+            }
+        }
+    }
+
+    /// Takes the bits of `start..end`, all or none.
+    fn try_claim(&self, start: usize, end: usize) -> bool {
+        for word in words(start, end) {
+            let mask = span(word, start, end);
+            // Relaxed: only the guess for the exchange below.
+            let mut seen = self.claimed[word].load(Relaxed);
+            loop {
+                if seen & mask != 0 {
+                    if !seeded("region.claim_no_rollback") {
+                        self.take_back(start, word * BITS);
+                    }
+                    return false;
+                }
+                if seeded("region.claim_blind") {
+                    // Relaxed: a seeded bug.
+                    self.claimed[word].store(seen | mask, Relaxed);
+                    break;
+                }
+                let order = if seeded("region.claim_relaxed") { Relaxed } else { Acquire };
+                // Acquire: partner is the Release of `clear`: what the last holder did with the memory and with the
+                // dirty bits has happened. Relaxed on failure: nothing is read but the word.
+                match self.claimed[word].compare_exchange_weak(seen, seen | mask, order, Relaxed) {
+                    Ok(_) => break,
+                    Err(now) => seen = now,
+                }
+            }
+        }
+        true
+    }
+
+    /// Gives back the bits of `start..end` after a lost claim.
+    fn take_back(&self, start: usize, end: usize) {
+        if start >= end {
+            return;
+        }
+        for word in words(start, end) {
+            // Relaxed: nothing was done with the slices, and as a read-modify-write it keeps the release sequence of
+            // those who cleared the bits before.
+            self.claimed[word].fetch_and(!span(word, start, end), Relaxed);
+        }
+    }
+
+    /// Gives back slices that have been written to. The last touch: the arena may be gone when this returns.
+    pub fn release(&self, start: usize, len: usize) {
+        debug_assert!(self.holds(start, start + len) && self.is_valid());
+        if seeded("region.clear_before_dirty") {
+            self.clear(start, start + len);
+        }
+        for word in words(start, start + len) {
+            let mask = span(word, start, start + len);
+            // Relaxed: only the holder writes these bits, and the Release of `clear` hands them over.
+            if self.dirty[word].load(Relaxed) & mask != mask {
+                self.dirty[word].fetch_or(mask, Relaxed);
+            }
+        }
+        if !seeded("region.clear_before_dirty") {
+            self.clear(start, start + len);
+        }
+    }
+
+    /// Gives back slices whose memory is zero: purged, or never touched. The last touch, as with [`SliceMap::release`].
+    pub fn release_clean(&self, start: usize, len: usize) {
+        debug_assert!(
+            seeded("region.purge_without_claim") || self.holds(start, start + len) && self.is_valid()
+        );
+        for word in words(start, start + len) {
+            let mask = span(word, start, start + len);
+            // Relaxed: as in `release`.
+            if self.dirty[word].load(Relaxed) & mask != 0 {
+                self.dirty[word].fetch_and(!mask, Relaxed);
+            }
+        }
+        self.clear(start, start + len);
+    }
+
+    fn clear(&self, start: usize, end: usize) {
+        for word in words(start, end) {
+            let order = if seeded("region.clear_relaxed") { Relaxed } else { Release };
+            // Release: partners are the Acquire of `try_claim` (the next holder) and that of `freeze` (the unmapper).
+            self.claimed[word].fetch_and(!span(word, start, end), order);
+        }
+    }
+
+    /// Closes the map if no slice is claimed: afterwards no claim succeeds. Answers `false`, with everything as it was, if
+    /// a slice is claimed or another thread freezes.
+    #[must_use]
+    pub fn freeze(&self) -> bool {
+        for word in 0..WORDS {
+            let free = self.fixed(word);
+            if free == FULL || word == 1 && seeded("region.freeze_skips_word") {
+                continue;
+            }
+            let order = if seeded("region.freeze_relaxed") { Relaxed } else { Acquire };
+            // Acquire: partner is the Release of `clear`: the last touches come before the unmap. Relaxed on failure:
+            // nothing is read but the word.
+            if self.claimed[word].compare_exchange(free, FULL, order, Relaxed).is_err() {
+                if !seeded("region.freeze_not_reopened") {
+                    self.reopen_below(word);
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Lets claims in: ends the closed state of a new map, or calls a successful [`SliceMap::freeze`] off. Only by the
+    /// thread that opened or froze the map, before it has excluded the region.
+    pub fn reopen(&self) {
+        self.reopen_below(WORDS);
+    }
+
+    fn reopen_below(&self, end: usize) {
+        for word in (0..end).rev() {
+            let order = if seeded("region.reopen_relaxed") { Relaxed } else { Release };
+            // Release: partner is the Acquire of `try_claim`: the header that was written while the map was closed. As a
+            // read-modify-write it also keeps the release sequence of those who cleared the bits before.
+            self.claimed[word].fetch_and(self.fixed(word), order);
+        }
+    }
+
+    /// Whether no slice is claimed right now: whether it is worth trying to freeze.
+    pub fn is_empty(&self) -> bool {
+        // Relaxed: a hint; `freeze` decides.
+        (0..WORDS).all(|word| self.claimed[word].load(Relaxed) == self.fixed(word))
+    }
+
+    /// Number of slices that nobody holds right now.
+    pub fn free_count(&self) -> usize {
+        // Relaxed: a figure that is old when it is read.
+        self.claimed.iter().map(|word| (!word.load(Relaxed) & FULL).count_ones() as usize).sum()
+    }
+
+    /// Number of slices that nobody holds and whose memory may be resident.
+    pub fn dirty_count(&self) -> usize {
+        let (claimed, dirty) = (Self::read(&self.claimed), Self::read(&self.dirty));
+        (0..WORDS).map(|word| (dirty[word] & !claimed[word]).count_ones() as usize).sum()
+    }
+
+    /// Whether no slice of a run held by the caller is dirty.
+    fn is_clean(&self, start: usize, end: usize) -> bool {
+        // Relaxed: only the holder writes these bits; the Acquire of `try_claim` has brought the last holder's.
+        words(start, end).all(|word| self.dirty[word].load(Relaxed) & span(word, start, end) == 0)
+    }
+
+    /// Whether every slice of `start..end` is claimed, as it is for its holder.
+    fn holds(&self, start: usize, end: usize) -> bool {
+        // Relaxed: a check by the holder, who set the bits.
+        let held = |word: usize| {
+            let mask = span(word, start, end);
+            self.claimed[word].load(Relaxed) & mask == mask
+        };
+        let usable = self.usable();
+        start < end && start >= usable.start && end <= usable.end && words(start, end).all(held)
+    }
+
+    /// The invariants that hold at every moment: the slices out of reach are set, and none of them is dirty. For a thread
+    /// that knows that the region stays.
+    pub fn is_valid(&self) -> bool {
+        (0..WORDS).all(|word| {
+            let fixed = self.fixed(word);
+            // Relaxed: each invariant concerns one word at a time.
+            let claimed = self.claimed[word].load(Relaxed);
+            let dirty = self.dirty[word].load(Relaxed);
+            claimed & fixed == fixed && dirty & fixed == 0
+        })
+    }
+}
+
+impl Default for SliceMap {
+    fn default() -> SliceMap {
+        SliceMap::new()
+    }
+}
