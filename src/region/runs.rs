@@ -131,7 +131,7 @@ mod tests {
             for len in 1..=window.len() {
                 for align in [1, 2, 4, 8] {
                     let free = |start: &usize| {
-                        start % align == 0 && (*start..start + len).all(|slice| !bit(map, slice))
+                        start.is_multiple_of(align) && (*start..start + len).all(|slice| !bit(map, slice))
                     };
                     let expected = (window.start..=window.end - len).find(free);
                     assert_eq!(first_free(map, len, align), expected, "{map:x?} {len} {align}");
