@@ -133,7 +133,8 @@ impl PageNode {
     /// Whether no region has a page here.
     pub(super) fn is_blank(&self) -> bool {
         // Relaxed: a check by the one thread that knows the node.
-        self.users.load(Relaxed) == 0 && self.entries.iter().all(|entry| entry.load(Relaxed) == Content::Empty)
+        self.users.load(Relaxed) == 0
+            && self.entries.iter().all(|entry| entry.load(Relaxed) == Content::Empty)
     }
 
     pub(super) fn retire_link(&'static self) -> &'static RetireLink {

@@ -64,7 +64,7 @@ impl Placement {
         let align = need.max(GRANULE);
         let span = align_up(len, GRANULE).ok_or(Errno(libc::ENOMEM))?;
         for _ in 0..TRIES {
-            let Some(base) = self.from_hole(span / GRANULE, align).or_else(|| self.from_frontier(os, span, align))
+            let Some(base) = self.take_hole(span / GRANULE, align).or_else(|| self.advance(os, span, align))
             else {
                 break;
             };
@@ -74,13 +74,16 @@ impl Placement {
                 Err(_) => break,
             }
         }
-        map_anywhere(os, len, need)
+        let placed = map_anywhere(os, len, need)?;
+        // Relaxed: a hint. Where the system has room, there may be more below.
+        self.frontier.store(align_down(placed.base, GRANULE), Relaxed);
+        Ok(placed)
     }
 
     /// Remembers a place that is free again.
     pub(super) fn give_back(&self, base: usize, len: usize) {
         let granules = len.div_ceil(GRANULE);
-        if base % GRANULE != 0 || granules > u32::MAX as usize {
+        if !base.is_multiple_of(GRANULE) || granules > u32::MAX as usize {
             return;
         }
         let hole = Hole::new(base, granules);
@@ -88,11 +91,11 @@ impl Placement {
         let _ = self.holes.iter().any(|word| word.compare_exchange(0, hole.0, Relaxed, Relaxed).is_ok());
     }
 
-    fn from_hole(&self, granules: usize, align: usize) -> Option<usize> {
+    fn take_hole(&self, granules: usize, align: usize) -> Option<usize> {
         for word in &self.holes {
             // Relaxed: hints, here and below.
             let hole = Hole(word.load(Relaxed));
-            if hole.granules() < granules || hole.base() % align != 0 {
+            if hole.granules() < granules || !hole.base().is_multiple_of(align) {
                 continue;
             }
             if word.compare_exchange(hole.0, 0, Relaxed, Relaxed).is_ok() {
@@ -106,7 +109,7 @@ impl Placement {
         None
     }
 
-    fn from_frontier<P: Platform>(&self, os: &P, span: usize, align: usize) -> Option<usize> {
+    fn advance<P: Platform>(&self, os: &P, span: usize, align: usize) -> Option<usize> {
         // Relaxed: a hint, here and below.
         let mut frontier = self.frontier.load(Relaxed);
         if frontier == 0 {
@@ -142,7 +145,7 @@ fn first_frontier<P: Platform>(os: &P) -> Option<usize> {
 /// Maps `len` bytes at a multiple of `need` where the system has room.
 fn map_anywhere<P: Platform>(os: &P, len: usize, need: usize) -> Result<Placed, Errno> {
     let base = os.map(None, len, Access::ReadWrite)?;
-    if base % need == 0 {
+    if base.is_multiple_of(need) {
         return Ok(Placed { base, mapped: len });
     }
     // SAFETY: mapped just now, and nobody knows it.

@@ -91,7 +91,7 @@ pub(super) enum Piece {
 
 /// Cuts `start..end` (multiples of [`PAGE`]) into the fewest pieces, in ascending order.
 pub(super) fn pieces(start: usize, end: usize) -> Pieces {
-    debug_assert!(start % PAGE == 0 && end % PAGE == 0 && start <= end && end <= LIMIT);
+    debug_assert!(start.is_multiple_of(PAGE) && end.is_multiple_of(PAGE) && start <= end && end <= LIMIT);
     Pieces { at: start, end }
 }
 
@@ -111,7 +111,7 @@ impl Iterator for Pieces {
             return None;
         }
         for level in [Level::Root, Level::Granule, Level::Slice] {
-            if at % level.span() == 0 && left >= level.span() {
+            if at.is_multiple_of(level.span()) && left >= level.span() {
                 self.at += level.span();
                 return Some(Piece::Whole(level, at));
             }
@@ -128,4 +128,95 @@ impl Iterator for Pieces {
 #[inline(always)]
 pub(super) const fn granule_number(address: usize) -> usize {
     address / GRANULE
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn the_indices_are_the_digits_of_an_address() {
+        // Each digit over its whole domain, the others at their ends and in between.
+        let some = |count: usize| [0, 1, count / 2 - 1, count - 2, count - 1];
+        let check = |root: usize, granule: usize, slice: usize, page: usize| {
+            let address = root * ROOT_SPAN + granule * GRANULE + slice * SLICE + page * PAGE;
+            for address in [address, address + PAGE - 1] {
+                assert!(address < LIMIT);
+                assert_eq!((root_index(address), granule_index(address)), (root, granule));
+                assert_eq!((slice_index(address), page_index(address)), (slice, page));
+                assert_eq!(granule_number(address), root * GRANULES + granule);
+            }
+        };
+        for slice in some(SLICES) {
+            for page in 0..PAGES {
+                (0..ROOT).for_each(|root| {
+                    some(GRANULES).iter().for_each(|&granule| check(root, granule, slice, page))
+                });
+                (0..GRANULES).for_each(|granule| {
+                    some(ROOT).iter().for_each(|&root| check(root, granule, slice, page))
+                });
+            }
+        }
+        for (root, granule) in some(ROOT).into_iter().zip(some(GRANULES)) {
+            (0..SLICES).for_each(|slice| (0..PAGES).for_each(|page| check(root, granule, slice, page)));
+        }
+    }
+
+    /// The bytes of a piece.
+    fn bytes(piece: &Piece) -> Range<usize> {
+        match piece {
+            Piece::Whole(level, at) => *at..at + level.span(),
+            Piece::Pages(at, pages) => at + pages.start * PAGE..at + pages.end * PAGE,
+        }
+    }
+
+    #[test]
+    fn pieces_cover_a_range_once_and_as_high_as_possible() {
+        // Around an edge of every level, with ends that are multiples of each page size.
+        for page_size in [4 << 10, 16 << 10, 64 << 10] {
+            for edge in [ROOT_SPAN * 3, ROOT_SPAN * 3 + GRANULE, ROOT_SPAN * 3 + GRANULE + SLICE] {
+                let around = |edge: usize| (0..=40).map(move |step| edge - 20 * page_size + step * page_size);
+                for start in around(edge) {
+                    let spans = [0, SLICE, GRANULE, ROOT_SPAN];
+                    for end in
+                        spans.into_iter().flat_map(|span| around(edge + span)).filter(|&end| end > start)
+                    {
+                        check_pieces(start, end);
+                    }
+                }
+            }
+        }
+    }
+
+    fn check_pieces(start: usize, end: usize) {
+        let all: Vec<Piece> = pieces(start, end).collect();
+        let mut at = start;
+        for piece in &all {
+            assert_eq!(bytes(piece).start, at);
+            at = bytes(piece).end;
+            match piece {
+                // Not the whole of a wider entry's range.
+                Piece::Whole(Level::Root, _) => {}
+                Piece::Whole(Level::Granule, at) => assert!(!inside(*at, ROOT_SPAN, start, end)),
+                Piece::Whole(Level::Slice, at) => assert!(!inside(*at, GRANULE, start, end)),
+                Piece::Pages(slice, pages) => {
+                    assert!(pages.end <= PAGES && !inside(*slice, SLICE, start, end));
+                }
+            }
+        }
+        assert_eq!(at, end);
+        assert!(all.iter().filter(|piece| matches!(piece, Piece::Pages(..))).count() <= 2);
+    }
+
+    /// Whether the unit of `span` bytes that holds `at` lies in `start..end`.
+    fn inside(at: usize, span: usize, start: usize, end: usize) -> bool {
+        let unit = at / span * span;
+        start <= unit && unit + span <= end
+    }
+
+    #[test]
+    fn ten_gibibytes_are_320_entries() {
+        assert_eq!(pieces(GRANULE, GRANULE + (10 << 30)).count(), 320);
+    }
 }

@@ -11,7 +11,8 @@ use crate::base::{GRANULE, SLICE, align_up};
 use crate::pal::{Access, Errno, Platform};
 use crate::rcu::{GraceError, Rcu, ReaderSlot, RetireLink, Section};
 use crate::region::{
-    Descriptors, Exclusion, KINDS, Kind, Metadata, Pinning, Pool, Region, RegionId, Retired, RetiredAs, Shape, zeros,
+    Descriptors, Exclusion, KINDS, Kind, Metadata, Pinning, Pool, Region, RegionId, Retired, RetiredAs,
+    Shape, zeros,
 };
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -168,7 +169,8 @@ impl<P: Platform> Space<P> {
     /// Maps the memory of a region and its guard.
     fn map_shape(&self, kind: Kind, len: usize, align: usize, reserve: usize) -> Result<Shape, Errno> {
         let page = self.os.page_size();
-        let sum = align_up(len, SLICE).zip(align_up(reserve, SLICE)).and_then(|(len, more)| len.checked_add(more));
+        let sum =
+            align_up(len, SLICE).zip(align_up(reserve, SLICE)).and_then(|(len, more)| len.checked_add(more));
         let len = sum.ok_or(Errno(libc::ENOMEM))?;
         let (need, guard) = match kind {
             Kind::Arena => (GRANULE, len - page),

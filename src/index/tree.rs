@@ -3,8 +3,8 @@
 use super::entry::{Content, Entry, Node, empty};
 use super::page::PageNode;
 use super::radix::{
-    GRANULES, LIMIT, Level, Piece, ROOT, SLICES, granule_index, granule_number, page_index, pieces, root_index,
-    slice_index,
+    GRANULES, LIMIT, Level, Piece, ROOT, SLICES, granule_index, granule_number, page_index, pieces,
+    root_index, slice_index,
 };
 use crate::pal::{Errno, Platform};
 use crate::rcu::{Rcu, Section};
@@ -155,7 +155,9 @@ impl Index {
             let mut blank = blank.iter_mut();
             for piece in pieces(start, end) {
                 match piece {
-                    Piece::Whole(level, at) => self.change(level, at, Content::Empty, Content::Region(region)),
+                    Piece::Whole(level, at) => {
+                        self.change(level, at, Content::Empty, Content::Region(region))
+                    }
                     Piece::Pages(at, pages) => {
                         // A range has at most two ragged ends, and `prepare` got a node for each.
                         let mut none = None;
@@ -317,7 +319,9 @@ impl Index {
         let Some(entry) = self.slice_entry(at) else { return debug_assert!(false, "index: not there") };
         let _section = rcu.enter_guest();
         // Acquire: partner is the Release of `publish_pages`.
-        let Content::Node(address) = entry.load(Acquire) else { return debug_assert!(false, "index: not there") };
+        let Content::Node(address) = entry.load(Acquire) else {
+            return debug_assert!(false, "index: not there");
+        };
         // SAFETY: nodes of slices lead to nodes of pages only.
         let node = unsafe { PageNode::at(address) };
         if !node.leave(pages) {

@@ -13,9 +13,8 @@ mod pool;
 mod runs;
 mod slices;
 mod state;
-
-#[cfg(all(test, loom))]
-pub(crate) mod models;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests;
 
 pub(crate) use descriptor::KINDS;
 pub use descriptor::{Descriptors, Kind, Region, RegionId, Retired, RetiredAs, Shape};

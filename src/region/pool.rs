@@ -59,7 +59,7 @@ impl Head {
 
     /// `address` on top, with the tag of `self`.
     const fn with_top(self, address: usize) -> Head {
-        debug_assert!(address % POOL_ALIGN == 0 && address >> ADDRESS_BITS == 0);
+        debug_assert!(address.is_multiple_of(POOL_ALIGN) && address >> ADDRESS_BITS == 0);
         Head(self.tag() << INDEX_BITS | (address / POOL_ALIGN) as u64)
     }
 
@@ -99,7 +99,8 @@ impl<T: Linked> Pool<T> {
             // that of another stack, but then the tag has changed and the exchange fails.
             let below = top.link().below.load(Relaxed);
             // Acquire on failure: as for the load above. On success the head is the one acquired before.
-            match self.head.compare_exchange_weak(head.0, head.with_top(below).retagged().0, Relaxed, Acquire) {
+            match self.head.compare_exchange_weak(head.0, head.with_top(below).retagged().0, Relaxed, Acquire)
+            {
                 Ok(_) => return Some(top),
                 Err(now) => head = Head(now),
             }
@@ -128,7 +129,9 @@ impl<T: Linked> Pool<T> {
         // Relaxed: only the guess for the exchange below.
         let mut head = Head(self.head.load(Relaxed));
         // Acquire: partner is the Release of `give`.
-        while let Err(now) = self.head.compare_exchange_weak(head.0, head.with_top(0).retagged().0, Acquire, Relaxed) {
+        while let Err(now) =
+            self.head.compare_exchange_weak(head.0, head.with_top(0).retagged().0, Acquire, Relaxed)
+        {
             head = Head(now);
         }
         let mut address = head.address();

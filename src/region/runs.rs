@@ -98,7 +98,8 @@ mod tests {
             let window = edge - 7..edge + 7;
             for pattern in 0..1u64 << window.len() {
                 let mut map = [FULL; WORDS];
-                map[edge / BITS - 1] = span(edge / BITS - 1, 0, window.start) | (pattern << (BITS - 7)) & FULL;
+                map[edge / BITS - 1] =
+                    span(edge / BITS - 1, 0, window.start) | (pattern << (BITS - 7)) & FULL;
                 map[edge / BITS] = !span(edge / BITS, edge, window.end) & FULL | (pattern >> 7);
                 check(&map, window.clone());
             }
@@ -130,7 +131,7 @@ mod tests {
             for len in 1..=window.len() {
                 for align in [1, 2, 4, 8] {
                     let free = |start: &usize| {
-                        start % align == 0 && (*start..start + len).all(|slice| !bit(map, slice))
+                        start.is_multiple_of(align) && (*start..start + len).all(|slice| !bit(map, slice))
                     };
                     let expected = (window.start..=window.end - len).find(free);
                     assert_eq!(first_free(map, len, align), expected, "{map:x?} {len} {align}");

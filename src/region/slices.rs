@@ -130,16 +130,6 @@ impl SliceMap {
         }
     }
 
-    /// How many of the `len` slices from `start`, which the caller holds, have been written to since they were mapped or
-    /// purged.
-    #[must_use]
-    pub fn dirty_within(&self, start: usize, len: usize) -> usize {
-        debug_assert!(self.holds(start, start + len));
-        // Relaxed: only the holder writes these bits; `try_claim` handed them over.
-        let dirty = |word: usize| self.dirty[word].load(Relaxed) & span(word, start, start + len);
-        words(start, start + len).map(|word| dirty(word).count_ones() as usize).sum()
-    }
-
     /// Takes the bits of `start..end`, all or none.
     fn try_claim(&self, start: usize, end: usize) -> bool {
         for word in words(start, end) {
@@ -202,7 +192,9 @@ impl SliceMap {
 
     /// Gives back slices whose memory is zero: purged, or never touched. The last touch, as with [`SliceMap::release`].
     pub fn release_clean(&self, start: usize, len: usize) {
-        debug_assert!(seeded("region.purge_without_claim") || self.holds(start, start + len) && self.is_valid());
+        debug_assert!(
+            seeded("region.purge_without_claim") || self.holds(start, start + len) && self.is_valid()
+        );
         for word in words(start, start + len) {
             let mask = span(word, start, start + len);
             // Relaxed: as in `release`.
@@ -293,15 +285,15 @@ impl SliceMap {
         start < end && start >= usable.start && end <= usable.end && words(start, end).all(held)
     }
 
-    /// The invariants that hold at every moment: the slices out of reach are set, none of them is dirty, and no bit lies
-    /// beyond the last slice. For a thread that knows that the region stays.
+    /// The invariants that hold at every moment: the slices out of reach are set, and none of them is dirty. For a thread
+    /// that knows that the region stays.
     pub fn is_valid(&self) -> bool {
         (0..WORDS).all(|word| {
             let fixed = self.fixed(word);
             // Relaxed: each invariant concerns one word at a time.
             let claimed = self.claimed[word].load(Relaxed);
             let dirty = self.dirty[word].load(Relaxed);
-            claimed & fixed == fixed && claimed & !FULL == 0 && dirty & (fixed | !FULL) == 0
+            claimed & fixed == fixed && dirty & fixed == 0
         })
     }
 }

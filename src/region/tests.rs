@@ -1,0 +1,295 @@
+//! Tests of the parts of a region, one thread at a time. What several threads do to them is in `models`.
+
+use super::*;
+use crate::base::GRANULE_SLICES;
+use crate::pal::simulated::{CallKind, Config, Simulated};
+use crate::pal::{Errno, Platform};
+use proptest::prelude::*;
+use std::ops::Range;
+use std::vec::Vec;
+
+fn leaked<T>(value: T) -> &'static T {
+    std::boxed::Box::leak(std::boxed::Box::new(value))
+}
+
+const SHAPE: Shape = Shape { kind: Kind::Huge, base: 1 << 30, len: 1 << 20, mapped: 1 << 21, mappings: 1 };
+
+#[test]
+fn each_state_allows_its_transitions_and_no_other() {
+    let os = Simulated::new();
+    let state = State::new();
+    assert_eq!((state.phase(), state.pins()), (Phase::Detached, 0));
+    assert_eq!(state.try_pin(), Pinning::Detached);
+    assert_eq!(state.exclude(), Exclusion::Lost);
+
+    state.attach();
+    assert_eq!((state.phase(), state.pins(), state.is_drained()), (Phase::Attached, 0, false));
+    assert_eq!(state.try_pin(), Pinning::Pinned);
+    assert_eq!(state.try_pin(), Pinning::Pinned);
+    state.unpin(&os);
+    assert_eq!((state.phase(), state.pins()), (Phase::Attached, 1));
+
+    assert_eq!(state.exclude(), Exclusion::Won { drained: false });
+    assert_eq!((state.phase(), state.pins(), state.is_drained()), (Phase::Excluded, 1, false));
+    assert_eq!(state.try_pin(), Pinning::Excluded);
+    assert_eq!(state.exclude(), Exclusion::Lost);
+    state.unpin(&os);
+    assert!(state.is_drained());
+    state.wait_drained(&os);
+
+    state.detach();
+    assert_eq!(state.phase(), Phase::Detached);
+    state.attach();
+    assert_eq!(state.exclude(), Exclusion::Won { drained: true });
+}
+
+#[test]
+fn a_handle_outlives_its_region_and_knows_it() {
+    let os = Simulated::new();
+    let region = leaked(Region::new());
+    region.attach(SHAPE);
+    let id = region.id();
+    assert_eq!(id.try_pin(&os), Pinning::Pinned);
+    region.state().unpin(&os);
+
+    assert_eq!(region.exclude(), Exclusion::Won { drained: true });
+    assert_eq!(id.try_pin(&os), Pinning::Excluded);
+    region.detach();
+    assert_eq!(id.try_pin(&os), Pinning::Detached);
+    region.attach(Shape { base: 2 << 30, ..SHAPE });
+    assert_eq!(id.try_pin(&os), Pinning::Detached);
+    assert_eq!(region.state().pins(), 0, "the pin on the wrong life was given back");
+    assert_eq!(region.id().try_pin(&os), Pinning::Pinned);
+}
+
+#[test]
+fn a_region_contains_its_bytes_and_nothing_else() {
+    let region = Region::new();
+    region.attach(SHAPE);
+    let inside = SHAPE.base..SHAPE.base + SHAPE.len;
+    for address in [0, 1, inside.start - 1, inside.start, inside.end - 1, inside.end, usize::MAX] {
+        assert_eq!(region.contains(address), inside.contains(&address), "{address:#x}");
+    }
+}
+
+#[test]
+fn metadata_is_zero_aligned_and_nobody_elses() {
+    let os = Simulated::new();
+    let metadata = Metadata::new();
+    let mut taken: Vec<Range<usize>> = Vec::new();
+    for step in 0..2000 {
+        let (size, align) = (1 + step * 37 % 900, 1 << (step % 13));
+        let at = metadata.allocate(&os, size, align).unwrap();
+        let start = at.as_ptr() as usize;
+        assert_eq!(start % align, 0);
+        // SAFETY: `size` bytes were handed out, zeroed.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), size) };
+        assert!(bytes.iter().all(|&byte| byte == 0));
+        bytes.fill(0xff);
+        taken.push(start..start + size);
+    }
+    taken.sort_by_key(|range| range.start);
+    assert!(taken.windows(2).all(|pair| pair[0].end <= pair[1].start));
+    let handed: usize = taken.iter().map(Range::len).sum();
+    assert!(metadata.used() >= handed && metadata.used() <= metadata.mapped());
+    assert_eq!(metadata.mapped(), os.mapped_bytes());
+    assert_eq!(os.calls().map, metadata.chunks() as u64);
+}
+
+#[test]
+fn metadata_serves_what_is_larger_than_a_chunk() {
+    for page_size in [4 << 10, 16 << 10, 64 << 10] {
+        let os = Simulated::with(Config { page_size, ..Config::default() });
+        let metadata = Metadata::new();
+        for size in [1, page_size, 64 << 10, 1 << 20, (3 << 20) + 5] {
+            let at = metadata.allocate(&os, size, page_size).unwrap();
+            assert_eq!(at.as_ptr() as usize % page_size, 0);
+            // SAFETY: the last byte handed out.
+            unsafe { at.as_ptr().add(size - 1).write(1) };
+        }
+    }
+}
+
+#[test]
+fn metadata_survives_a_system_without_memory() {
+    let os = Simulated::new();
+    let metadata = Metadata::new();
+    os.fail_kind(CallKind::Map, Errno(libc::ENOMEM));
+    assert_eq!(metadata.allocate(&os, 64, 64), Err(Errno(libc::ENOMEM)));
+    assert_eq!((metadata.mapped(), metadata.used(), metadata.chunks()), (0, 0, 0));
+    os.heal();
+    assert!(metadata.allocate(&os, 64, 64).is_ok());
+    assert_eq!(metadata.allocate(&os, usize::MAX - 64, 64), Err(Errno(libc::ENOMEM)));
+    assert_eq!(metadata.chunks(), 1);
+}
+
+#[test]
+fn descriptors_come_back_in_another_life() {
+    let os = Simulated::new();
+    let (metadata, descriptors) = (Metadata::new(), Descriptors::new());
+    let first = descriptors.take(&os, &metadata).unwrap();
+    let second = descriptors.take(&os, &metadata).unwrap();
+    assert!(!core::ptr::eq(first, second));
+    let used = metadata.used();
+    for region in [first, second] {
+        region.attach(SHAPE);
+        assert_eq!(region.exclude(), Exclusion::Won { drained: true });
+        region.detach();
+        descriptors.recycle(region);
+    }
+    assert!(core::ptr::eq(descriptors.take(&os, &metadata).unwrap(), second));
+    assert!(core::ptr::eq(descriptors.take(&os, &metadata).unwrap(), first));
+    assert_eq!((first.generation(), metadata.used()), (1, used));
+}
+
+#[test]
+fn a_pool_can_be_drained_into_itself() {
+    let pool: Pool<Region> = Pool::new();
+    let regions: Vec<&'static Region> = (0..5).map(|_| leaked(Region::new())).collect();
+    regions.iter().for_each(|region| pool.give(region));
+    let mut met = 0;
+    pool.drain(|region| {
+        met += 1;
+        pool.give(region);
+    });
+    assert_eq!(met, 5);
+    let mut taken: Vec<_> = core::iter::from_fn(|| pool.take()).map(core::ptr::from_ref).collect();
+    taken.sort();
+    let mut all: Vec<_> = regions.iter().copied().map(core::ptr::from_ref).collect();
+    all.sort();
+    assert_eq!(taken, all);
+    assert!(pool.is_empty());
+}
+
+#[test]
+fn a_new_map_is_closed_until_it_is_opened() {
+    let map = SliceMap::new();
+    map.open(1..20);
+    assert_eq!(map.claim(1, Prefer::Any, 1), None);
+    assert!(!map.freeze() && !map.is_empty());
+    map.reopen();
+    assert!(map.is_empty() && map.is_valid());
+    assert_eq!(map.free_count(), 19);
+    assert!(map.freeze());
+    assert!(!map.freeze(), "only one freezes");
+    assert_eq!(map.claim(1, Prefer::Any, 1), None);
+    map.reopen();
+    assert_eq!(map.claim(19, Prefer::Any, 1), Some(Run { start: 1, len: 19, all_clean: true }));
+    assert_eq!(map.claim(1, Prefer::Any, 1), None);
+}
+
+/// What a [`SliceMap`] is, slice by slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Slice {
+    claimed: bool,
+    dirty: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Claim { len: usize, align: usize, prefer: Prefer },
+    Release { which: usize, clean: bool },
+    Extend { which: usize, extra: usize },
+    Purge { most: usize },
+    Freeze,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let prefer = prop_oneof![Just(Prefer::Any), Just(Prefer::Dirty), Just(Prefer::Clean)];
+    let len = prop_oneof![4 => 1..4usize, 2 => 1..80usize, 1 => 1..600usize];
+    let step = prop_oneof![
+        4 => (len, 0..7u32, prefer).prop_map(|(len, align, prefer)| Step::Claim { len, align: 1 << align, prefer }),
+        4 => (any::<usize>(), any::<bool>()).prop_map(|(which, clean)| Step::Release { which, clean }),
+        1 => (any::<usize>(), 0..70usize).prop_map(|(which, extra)| Step::Extend { which, extra }),
+        1 => (1..100usize).prop_map(|most| Step::Purge { most }),
+        1 => Just(Step::Freeze),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+/// The first run of `len` slices at a multiple of `align` all of which `fit`.
+fn first(
+    slices: &[Slice],
+    usable: &Range<usize>,
+    len: usize,
+    align: usize,
+    fit: impl Fn(&Slice) -> bool,
+) -> Option<usize> {
+    (usable.start..usable.end.saturating_sub(len - 1))
+        .find(|start| start % align == 0 && slices[*start..start + len].iter().all(&fit))
+}
+
+proptest! {
+    #[test]
+    fn slices_behave_like_a_list_of_slices(steps in steps(), start in 1..64usize, end in 100..=GRANULE_SLICES) {
+        let usable = start..end;
+        let map = SliceMap::new();
+        map.open(usable.clone());
+        map.reopen();
+        let mut slices = [Slice { claimed: false, dirty: false }; GRANULE_SLICES];
+        let mut held: Vec<(usize, usize)> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Claim { len, align, prefer } => {
+                    let free = first(&slices, &usable, len, align, |slice| !slice.claimed);
+                    let best = match prefer {
+                        Prefer::Any => None,
+                        Prefer::Dirty => first(&slices, &usable, len, align, |slice| !slice.claimed && slice.dirty),
+                        Prefer::Clean => first(&slices, &usable, len, align, |slice| !slice.claimed && !slice.dirty),
+                    };
+                    let expected = best.or(free).map(|start| {
+                        let all_clean = slices[start..start + len].iter().all(|slice| !slice.dirty);
+                        Run { start, len, all_clean }
+                    });
+                    prop_assert_eq!(map.claim(len, prefer, align), expected);
+                    if let Some(run) = expected {
+                        slices[run.start..run.start + len].iter_mut().for_each(|slice| slice.claimed = true);
+                        held.push((run.start, len));
+                    }
+                }
+                Step::Release { which, clean } if !held.is_empty() => {
+                    let (start, len) = held.swap_remove(which % held.len());
+                    if clean { map.release_clean(start, len) } else { map.release(start, len) }
+                    slices[start..start + len].fill(Slice { claimed: false, dirty: !clean });
+                }
+                Step::Extend { which, extra } if !held.is_empty() => {
+                    let which = which % held.len();
+                    let (start, len) = held[which];
+                    let end = start + len;
+                    let fits = end + extra <= usable.end && slices[end..end + extra].iter().all(|slice| !slice.claimed);
+                    prop_assert_eq!(map.extend_claim(start, len, extra), fits);
+                    if fits {
+                        slices[end..end + extra].iter_mut().for_each(|slice| slice.claimed = true);
+                        held[which].1 += extra;
+                    }
+                }
+                Step::Purge { most } => {
+                    let idle = |slice: &Slice| !slice.claimed && slice.dirty;
+                    let expected = first(&slices, &usable, 1, 1, idle).map(|start| {
+                        let len = slices[start..usable.end].iter().take_while(|slice| idle(slice)).count().min(most);
+                        Run { start, len, all_clean: false }
+                    });
+                    prop_assert_eq!(map.claim_dirty_run(most), expected);
+                    if let Some(run) = expected {
+                        map.release_clean(run.start, run.len);
+                        slices[run.start..run.start + run.len].iter_mut().for_each(|slice| slice.dirty = false);
+                    }
+                }
+                Step::Freeze => {
+                    prop_assert_eq!(map.is_empty(), held.is_empty());
+                    prop_assert_eq!(map.freeze(), held.is_empty());
+                    if held.is_empty() {
+                        prop_assert_eq!(map.free_count(), 0);
+                        map.reopen();
+                    }
+                }
+                Step::Release { .. } | Step::Extend { .. } => {}
+            }
+            let usable = &slices[usable.clone()];
+            prop_assert!(map.is_valid());
+            prop_assert_eq!(map.free_count(), usable.iter().filter(|slice| !slice.claimed).count());
+            let dirty = usable.iter().filter(|slice| slice.dirty && !slice.claimed).count();
+            prop_assert_eq!(map.dirty_count(), dirty);
+        }
+    }
+}
