@@ -3,6 +3,9 @@
 
 pub mod api;
 pub mod base;
+#[cfg(not(any(loom, shuttle)))]
+pub mod global;
+pub mod heap;
 pub mod index;
 pub mod pal;
 pub mod rcu;

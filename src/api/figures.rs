@@ -70,7 +70,8 @@ fn gather<T: Thread>(heap: &Heap, figures: &mut Statistics) {
     figures.regions = figures.arenas + figures.huge + counts.regions[Kind::File as usize] as u64;
     figures.mappings = counts.mappings as u64;
     figures.heaps = allocator.pool().made() as u64;
-    figures.threads = (0..allocator.pool().made()).filter(|&index| !allocator.pool().is_idle(index)).count() as u64;
+    figures.threads =
+        (0..allocator.pool().made()).filter(|&index| !allocator.pool().is_idle(index)).count() as u64;
     figures.remote_frees = (0..allocator.pool().made())
         .filter_map(|index| allocator.pool().get(index))
         .map(|heap| u64::from(heap.remote_frees()))
@@ -91,8 +92,11 @@ fn gather<T: Thread>(heap: &Heap, figures: &mut Statistics) {
         let [taken, won, lost] = allocator.bet(which).counts();
         Bet { taken, won, lost }
     };
-    figures.bets =
-        Bets { lookup: bet(heap::Bet::Lookup), space: bet(heap::Bet::Space), population: bet(heap::Bet::Population) };
+    figures.bets = Bets {
+        lookup: bet(heap::Bet::Lookup),
+        space: bet(heap::Bet::Space),
+        population: bet(heap::Bet::Population),
+    };
     figures.peak_live_bytes = raise(&PEAK_LIVE, figures.live_bytes);
     figures.peak_reserved_bytes = raise(&PEAK_RESERVED, figures.reserved_bytes);
 }

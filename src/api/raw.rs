@@ -38,42 +38,70 @@ pub fn malloc<T: Thread>(size: usize) -> *mut u8 {
 #[inline(always)]
 pub unsafe fn free<T: Thread>(block: *mut u8) {
     let heap = T::heap();
-    let address = block.expose_provenance();
-    if !process().space().index().is_near_arena(address) {
+    // SAFETY: the thread possesses its heap, or it is NOBODY, which has no slab; both live forever.
+    let slab = unsafe { (*heap).own_slab(block.expose_provenance()) };
+    // SAFETY: a slab that the heap knows is its own, and open.
+    if slab.is_null() || !unsafe { (*slab).has_own_block(block.addr()) } {
         // SAFETY: the caller's.
         return unsafe { free_slow::<T>(block) };
     }
-    // SAFETY: an arena is published there, whose header has a record for every slice.
-    let slab = unsafe { &*Slab::of(address) };
-    // A slab of more than one slice has its owner in the first record only, and there the offset is right.
-    let mine = ptr::eq(slab.owner(), heap) && slab.is_block(address % SLICE);
-    // SAFETY: the thread possesses the slab's heap, and the block is one of the slab's, below its limit.
-    if !mine || (T::Checks::ON && unsafe { Block::is_free(block.cast(), (*heap).secret()) }) {
-        // SAFETY: the caller's.
-        return unsafe { free_slow::<T>(block) };
+    // SAFETY: as above; the block is one of the slab's.
+    unsafe { free_own::<T>(heap, &*slab, block) }
+}
+
+/// Frees a block of a slab that the thread's heap owns.
+///
+/// # Safety
+/// `slab` belongs to `heap`, which the thread possesses; a block of it that has been handed out starts at `block`.
+#[inline(always)]
+unsafe fn free_own<T: Thread>(heap: *const Heap, slab: &Slab, block: *mut u8) {
+    let block = block.cast::<Block>();
+    // SAFETY: the caller's.
+    let key = Block::key(block, unsafe { (*heap).secret() });
+    // SAFETY: the caller's.
+    if T::Checks::ON && unsafe { Block::is_free(block, key) } {
+        return double_free(block);
     }
     enter_step::<T>();
-    // SAFETY: as above.
-    let freed = unsafe { slab.push::<T::Checks>(block.cast(), (*heap).secret()) };
+    // SAFETY: the caller's.
+    let freed = unsafe { slab.push::<T::Checks>(block, key) };
     if freed == Freed::Event {
-        return free_event::<T>(heap, slab);
+        return free_event::<T>(block, slab, heap);
     }
     leave_step::<T>(heap);
 }
 
-/// The rest of a free that ended a countdown. Out of line and called last, so that `free` needs no stack.
+/// Out of line and called last, so that `free` needs no stack.
 #[cold]
 #[inline(never)]
-fn free_event<T: Thread>(heap: *const Heap, slab: &Slab) {
+fn double_free(block: *mut Block) {
+    broken_contract(Misuse::DoubleFree, block.addr())
+}
+
+/// The rest of a free that ended a countdown. Out of line and called last, so that `free` needs no stack;
+/// the block is there to keep it in the register that it came in.
+#[cold]
+#[inline(never)]
+fn free_event<T: Thread>(_block: *mut Block, slab: &Slab, heap: *const Heap) {
     // SAFETY: the thread possesses its heap, which lives forever.
     unsafe { (*heap).countdown_ended(process(), slab) };
     leave_step::<T>(heap);
     nudge();
 }
 
-#[cold]
+/// The private list is empty: takes the current slab's list, as every so many allocations do, or goes the long way.
 #[inline(never)]
 fn malloc_slow<T: Thread>(size: usize) -> *mut u8 {
+    if size <= TABLE_MAX {
+        let heap = T::heap();
+        enter_step::<T>();
+        // SAFETY: as in `malloc`; NOBODY has no current slab.
+        let block = unsafe { (*heap).take_over::<T::Checks>(Heap::table_class(size)) };
+        leave_step::<T>(heap);
+        if !block.is_null() {
+            return block.cast();
+        }
+    }
     allocate::<T>(size, 1, false)
 }
 
@@ -82,6 +110,16 @@ fn malloc_slow<T: Thread>(size: usize) -> *mut u8 {
 unsafe fn free_slow<T: Thread>(block: *mut u8) {
     if block.is_null() {
         return;
+    }
+    let (heap, address) = (T::heap(), block.expose_provenance());
+    if process().space().index().is_near_arena(address) {
+        // A block of a slab that the heap owns but does not find by one load.
+        // SAFETY: an arena is published there, whose header has a record for every slice.
+        let slab = unsafe { &*Slab::of(address) };
+        if ptr::eq(slab.owner(), heap) && slab.is_block(address % SLICE) {
+            // SAFETY: the owner is this thread's heap.
+            return unsafe { free_own::<T>(heap, slab, block) };
+        }
     }
     let place = place_of(block);
     with_heap::<T, _>(&Options::new(), |heap| match (heap, place) {

@@ -3,7 +3,7 @@
 use super::figures;
 use super::statistics::Statistics;
 use crate::global::{NOBODY, Options, Thread, exit_thread, nudge, process, with_heap};
-use crate::heap::{BlockKind, Checks, Freed, Heap, Place, Slab};
+use crate::heap::{Block, BlockKind, Checks, Freed, Heap, Place, Slab};
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::Cell;
 use core::ptr;
@@ -144,7 +144,9 @@ impl SpecMalloc {
     fn allocate_slow(&self, layout: Layout, zero: bool) -> *mut u8 {
         let block = with_heap::<RustThread, _>(&self.options, |heap| match heap {
             // SAFETY: the heap is possessed here.
-            Some(heap) => unsafe { process().allocate::<RustChecks>(heap, layout.size(), layout.align(), zero) },
+            Some(heap) => unsafe {
+                process().allocate::<RustChecks>(heap, layout.size(), layout.align(), zero)
+            },
             None => ptr::null_mut(),
         });
         figures::pulse::<RustThread>();
@@ -211,7 +213,10 @@ unsafe impl GlobalAlloc for SpecMalloc {
             let slab = unsafe { &*Slab::of(block.expose_provenance()) };
             if ptr::eq(slab.owner(), heap) {
                 // SAFETY: the thread possesses its heap, and the block is the caller's to give.
-                if unsafe { slab.push::<RustChecks>(block.cast(), (*heap).secret()) } == Freed::Event {
+                if unsafe {
+                    slab.push::<RustChecks>(block.cast(), Block::key(block.cast(), (*heap).secret()))
+                } == Freed::Event
+                {
                     self.event(heap, slab);
                 }
                 return;

@@ -33,9 +33,14 @@ pub struct ClassInfo {
     /// Slices in a slab: 1 for every class up to [`QUICK_MAX`].
     pub slices: u32,
     /// floor(2^64 / size) + 1. Modulo 2^64, `offset * reciprocal` is `index * excess` for the offset of the block at
-    /// `index`, and at least `reciprocal`, which is far more, for every other offset in a slab. So one comparison
-    /// tells whether an offset is that of one of the first so many blocks: see [`ClassInfo::limit`]. (After Lemire,
-    /// Kaser, Kurz: "Faster remainder by direct computation", 2019.)
+    /// `index`, and far more than that for every other offset, up to 2^47 bytes before and behind the slab. So one
+    /// comparison tells whether an offset is that of one of the first so many blocks: see [`ClassInfo::limit`].
+    ///
+    /// Why: with `offset = index * size + rest` the product is `index * excess + rest * reciprocal`, and `excess` is at
+    /// most `size`. Without a rest it is at most the offset, below 2^47, and ordered by the index. With one it lies
+    /// between `reciprocal` (above 2^49) and 2^64 - reciprocal + 2^48, so nothing wraps around. An offset before the slab
+    /// gives the negative of such a number, which is above 2^48 too. (After Lemire, Kaser, Kurz: "Faster remainder by
+    /// direct computation", 2019.)
     pub reciprocal: u64,
     /// `reciprocal * size` modulo 2^64: between 1 and `size`.
     pub excess: u64,
@@ -195,6 +200,36 @@ mod tests {
                 if !is_start {
                     assert!(product >= info.limit(info.capacity), "class {class}, offset {offset}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn no_address_outside_a_slab_passes_for_a_block() {
+        let mut state = 1u64;
+        for class in 0..CLASSES {
+            let info = class_info(class);
+            let limit = info.limit(info.capacity);
+            let bytes = u64::from(info.capacity) * u64::from(info.size);
+            assert!(info.reciprocal > (1 << 48) + limit);
+            let mut check = |offset: u64| {
+                assert!(offset.wrapping_mul(info.reciprocal) >= limit, "class {class}, offset {offset:#x}");
+            };
+            for step in 0..2000 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let far = bytes + (state >> 17) % ((1 << 47) - bytes);
+                for offset in [
+                    bytes + step,
+                    (1 << 47) - 1 - step,
+                    far,
+                    far / u64::from(info.size) * u64::from(info.size),
+                ] {
+                    if offset >= bytes {
+                        check(offset);
+                        check(offset.wrapping_neg());
+                    }
+                }
+                check((step + 1).wrapping_neg());
             }
         }
     }

@@ -47,7 +47,8 @@ pub(super) fn start<T: Thread>() {
 }
 
 fn spawn(main: extern "C" fn(*mut c_void) -> *mut c_void) -> bool {
-    let (mut attributes, mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit(), MaybeUninit::uninit());
+    let (mut attributes, mut all, mut before) =
+        (MaybeUninit::uninit(), MaybeUninit::uninit(), MaybeUninit::uninit());
     let mut thread = MaybeUninit::uninit();
     // SAFETY: each object is initialised by the call before its first use. The thread inherits the mask: it starts with
     // every signal blocked, and ours is as it was afterwards.

@@ -38,7 +38,9 @@ impl Options {
         let bad = OptionError::BadValue;
         match key {
             b"dirty_max" => self.dirty_bytes = Some(size(value).ok_or(bad)?),
-            b"dirty_percent" => self.dirty_percent = Some(size(value).filter(|&share| share <= 1000).ok_or(bad)?),
+            b"dirty_percent" => {
+                self.dirty_percent = Some(size(value).filter(|&share| share <= 1000).ok_or(bad)?)
+            }
             b"helper" => self.helper = Some(switch(value).ok_or(bad)?),
             b"reserve" => self.reserve = Some(switch(value).ok_or(bad)?),
             b"arena_size" => {
@@ -106,7 +108,8 @@ pub(super) fn read_environment() {
 /// One line on standard error.
 fn complain(what: &[u8], pair: &[u8]) {
     let parts: [&[u8]; 4] = [b"specmalloc: ", what, pair, b"\n"];
-    let vectors = parts.map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() });
+    let vectors =
+        parts.map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() });
     // SAFETY: the vectors describe four readable slices. An error leaves nothing to do.
     let _written = unsafe { libc::writev(libc::STDERR_FILENO, vectors.as_ptr(), 4) };
 }

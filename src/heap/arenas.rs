@@ -147,7 +147,13 @@ impl Arenas {
     }
 
     /// Maps another arena and claims the run in it before anybody else can.
-    fn grow<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, slices: usize, align: usize) -> Option<Claim> {
+    fn grow<P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        heap: &Heap,
+        slices: usize,
+        align: usize,
+    ) -> Option<Claim> {
         // The header slice and the one with the guard page are not for use.
         let least = ((slices + align.max(2)) * SLICE).next_power_of_two();
         let mut len = from.arena_bytes().max(least).min(GRANULE);
@@ -168,7 +174,8 @@ impl Arenas {
         // if others take everything and leave again in between.
         let section = heap.section(from);
         region.slices().reopen();
-        let claim = region.slices().claim(slices, Prefer::Any, align.max(1)).map(|run| self.claimed_run(region, run));
+        let claim =
+            region.slices().claim(slices, Prefer::Any, align.max(1)).map(|run| self.claimed_run(region, run));
         match self.enter_table(region) {
             Some(position) => heap.home().set(position),
             None if claim.is_some() => {}
@@ -238,7 +245,12 @@ impl Arenas {
             let old = ptr::from_ref(region).cast_mut();
             // Relaxed: readers that still find the arena here meet closed words. (Should the descriptor have been
             // recycled already for another arena, that one has a position of its own.)
-            let _ = self.table[position].compare_exchange(old, ptr::null_mut(), Ordering::Relaxed, Ordering::Relaxed);
+            let _ = self.table[position].compare_exchange(
+                old,
+                ptr::null_mut(),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
             self.less_dirty(dirty);
         }
     }

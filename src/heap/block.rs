@@ -37,17 +37,23 @@ pub struct Block {
 const _: () = assert!(size_of::<Block>() == crate::base::MIN_BLOCK);
 
 impl Block {
+    /// What the tag of `block` binds the next pointer to: the block's address and the process's secret.
+    #[inline(always)]
+    pub fn key(block: *mut Block, secret: usize) -> usize {
+        block.addr() ^ secret
+    }
+
     /// Makes `block` a free block in front of `next`.
     ///
     /// # Safety
-    /// `block` is the start of a block that the caller holds.
+    /// `block` is the start of a block that the caller holds, `key` its key.
     #[inline(always)]
-    pub unsafe fn link<C: Checks>(block: *mut Block, next: *mut Block, secret: usize) {
+    pub unsafe fn link<C: Checks>(block: *mut Block, next: *mut Block, key: usize) {
         // SAFETY: the caller holds the block, which is at least two words long and aligned.
         let this = unsafe { &*block };
         this.next.set(next);
         if C::ON {
-            this.tag.set(next.addr() ^ (block.addr() ^ secret));
+            this.tag.set(next.addr() ^ key);
         }
     }
 
@@ -81,12 +87,12 @@ impl Block {
     /// Whether `block` carries the mark of a free block.
     ///
     /// # Safety
-    /// `block` is the start of a block of a slab.
+    /// `block` is the start of a block of a slab, `key` its key.
     #[inline(always)]
-    pub unsafe fn is_free(block: *mut Block, secret: usize) -> bool {
+    pub unsafe fn is_free(block: *mut Block, key: usize) -> bool {
         // SAFETY: a block is at least two words long, mapped, and read by whoever frees it only.
         let this = unsafe { &*block };
-        this.tag.get() ^ this.next.get().addr() == block.addr() ^ secret
+        this.tag.get() ^ this.next.get().addr() == key
     }
 }
 
@@ -102,18 +108,19 @@ mod tests {
         let secret = 0x5eed_cafe_f00d_d1ce;
         // SAFETY: both blocks are two words of this test's own memory.
         unsafe {
-            Block::link::<Checked>(first, second, secret);
+            let key = Block::key(first, secret);
+            Block::link::<Checked>(first, second, key);
             assert_eq!(Block::next::<Checked>(first, secret), Some(second));
-            assert!(Block::is_free(first, secret));
+            assert!(Block::is_free(first, key));
             for word in 0..2 {
                 let at = first.cast::<usize>().add(word);
                 at.write(at.read() ^ 0x100);
                 assert_eq!(Block::next::<Checked>(first, secret), None);
-                assert!(!Block::is_free(first, secret));
+                assert!(!Block::is_free(first, key));
                 at.write(at.read() ^ 0x100);
             }
             Block::clear::<Checked>(first);
-            assert!(!Block::is_free(first, secret));
+            assert!(!Block::is_free(first, key));
         }
     }
 }

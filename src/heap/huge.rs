@@ -69,7 +69,13 @@ impl Huge {
     }
 
     /// A block of `size` bytes at a multiple of `align`, all zero if `zero`; null when there is no memory.
-    pub fn allocate<P: Platform>(&self, from: &Allocator<P>, size: usize, align: usize, zero: bool) -> *mut u8 {
+    pub fn allocate<P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        size: usize,
+        align: usize,
+        zero: bool,
+    ) -> *mut u8 {
         let Some(used) = align_up(size, from.page_size()) else { return ptr::null_mut() };
         let region = match self.take_kept(from, used, align) {
             Some(region) => {
@@ -134,7 +140,9 @@ impl Huge {
     fn keep<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) -> bool {
         let bytes = dirty_of(region);
         // Relaxed: a bound that may be passed by a block or two.
-        if self.kept_bytes.load(Ordering::Relaxed) + bytes > from.dirty_limit().max(from.settings().kept_limit()) {
+        if self.kept_bytes.load(Ordering::Relaxed) + bytes
+            > from.dirty_limit().max(from.settings().kept_limit())
+        {
             return false;
         }
         let new = ptr::from_ref(region).cast_mut();
@@ -152,7 +160,12 @@ impl Huge {
     }
 
     /// Takes a kept region that holds `used` bytes and does not waste more than that.
-    fn take_kept<P: Platform>(&self, from: &Allocator<P>, used: usize, align: usize) -> Option<&'static Region> {
+    fn take_kept<P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        used: usize,
+        align: usize,
+    ) -> Option<&'static Region> {
         for place in &self.kept {
             // Relaxed: a hint that saves the swap.
             if place.load(Ordering::Relaxed).is_null() {

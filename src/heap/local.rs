@@ -15,11 +15,11 @@ use super::Allocator;
 use super::block::{Block, Checks, Trusting};
 use super::remote::{Inbox, Outbox};
 use super::slab::{Freed, Slab, Standing, Usage};
-use crate::base::{CLASSES, class_of};
+use crate::base::{CLASSES, SLICE, class_of};
 use crate::pal::{Misuse, Platform, broken_contract};
 use crate::rcu::{ReaderSlot, Section};
 use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sync::{CachePadded, signal_fence};
+use crate::sync::{CachePadded, ZERO_IS_VALID, signal_fence};
 use core::cell::Cell;
 use core::ptr;
 
@@ -37,6 +37,10 @@ static CLASS_TABLE: [u8; TABLE_MAX + 1] = {
     table
 };
 
+/// Slabs that a heap finds by one load: this many slices, 64 MiB in a row. Beyond that it finds some of them so, and the
+/// others by arithmetic on the address.
+const OWN: usize = if cfg!(any(loom, shuttle)) { 8 } else { 1024 };
+
 /// What one thread allocates from.
 pub struct Heap {
     lists: [Cell<*mut Block>; CLASSES],
@@ -51,6 +55,9 @@ pub struct Heap {
     index: u32,
     inbox: CachePadded<Inbox>,
     slot: ReaderSlot,
+    /// By slice number modulo the length: a slab of this heap, or null. So a free that cannot trust its pointer learns
+    /// with one load which slab to ask, and that the slab is this heap's.
+    own: [Cell<*const Slab>; OWN],
 }
 
 // SAFETY: rule 1: the fields that are not atomics are touched by the possessor only, and possession is handed on with
@@ -74,6 +81,48 @@ impl Heap {
                 index,
                 inbox: CachePadded::new(Inbox::new()),
                 slot: ReaderSlot::new(),
+                own: [const { Cell::new(ptr::null()) }; OWN],
+            }
+        }
+    }
+
+    /// Writes a heap without slabs in place. In fresh zero memory only what is not zero is written, so that the rest of
+    /// the heap is not resident before it is used.
+    ///
+    /// # Safety
+    /// `at` is zero memory for a heap that nobody else knows yet.
+    pub unsafe fn construct(at: *mut Heap, index: u32, secret: usize) {
+        // SAFETY: the caller's. Zero is a valid value of every field, and the one that `new` gives it.
+        unsafe {
+            if ZERO_IS_VALID {
+                (&raw mut (*at).secret).write(Cell::new(secret));
+                (&raw mut (*at).index).write(index);
+                (&raw mut (*at).slot).write(ReaderSlot::new());
+            } else {
+                at.write(Heap::new(index, secret));
+            }
+        }
+    }
+
+    /// The slab of this heap that `address` may lie in; null if the heap does not know one at once.
+    #[inline(always)]
+    pub fn own_slab(&self, address: usize) -> *const Slab {
+        self.own[address / SLICE % OWN].get()
+    }
+
+    /// Enters a slab that has become this heap's, or current, under each of its slices.
+    fn enter_own(&self, slab: &Slab) {
+        for slice in 0..slab.slices() as usize {
+            self.own[(slab.base() / SLICE + slice) % OWN].set(slab);
+        }
+    }
+
+    /// Forgets a slab before it stops being this heap's.
+    fn leave_own(&self, slab: &Slab) {
+        for slice in 0..slab.slices() as usize {
+            let entry = &self.own[(slab.base() / SLICE + slice) % OWN];
+            if ptr::eq(entry.get(), slab) {
+                entry.set(ptr::null());
             }
         }
     }
@@ -108,6 +157,26 @@ impl Heap {
         block
     }
 
+    /// A block of `class` when the private list is empty and the current slab has free blocks; else null.
+    ///
+    /// # Safety
+    /// The caller possesses the heap.
+    #[inline(always)]
+    pub unsafe fn take_over<C: Checks>(&self, class: usize) -> *mut Block {
+        // SAFETY: current slabs belong to this heap, which holds their arenas.
+        if let Some(slab) = unsafe { self.current[class].get().as_ref() }
+            && !slab.free().is_null()
+        {
+            // In this order: a thread that vanishes in between leaves the list in two places, which `repair` sees, and
+            // not in none.
+            self.lists[class].set(slab.free());
+            signal_fence();
+            slab.forget_free();
+        }
+        // SAFETY: the caller's.
+        unsafe { self.pop::<C>(class) }
+    }
+
     /// A block of `class` when the private list is empty; null when there is no memory.
     ///
     /// # Safety
@@ -116,22 +185,21 @@ impl Heap {
     #[inline(never)]
     pub unsafe fn refill<C: Checks, P: Platform>(&self, from: &Allocator<P>, class: usize) -> *mut Block {
         loop {
+            // SAFETY: the caller's.
+            let block = unsafe { self.take_over::<C>(class) };
+            if !block.is_null() {
+                return block;
+            }
             // SAFETY: current slabs belong to this heap, which holds their arenas.
             if let Some(slab) = unsafe { self.current[class].get().as_ref() } {
-                if slab.free().is_null() && !(self.receive::<C, P>(from) && !slab.free().is_null()) {
-                    // SAFETY: possessed by the caller; the base is computed from the record.
-                    let fresh = unsafe { slab.extend::<C>(slab.base(), from.page_size(), self.secret.get()) };
-                    self.lists[class].set(fresh);
-                } else {
-                    // In this order: a thread that vanishes in between leaves the list in two places, which
-                    // `repair` sees, and not in none.
-                    self.lists[class].set(slab.free());
-                    signal_fence();
-                    slab.forget_free();
+                if self.receive::<C, P>(from) && !slab.free().is_null() {
+                    continue;
                 }
-                if !self.lists[class].get().is_null() {
-                    // SAFETY: the caller's.
-                    return unsafe { self.pop::<C>(class) };
+                // SAFETY: possessed by the caller; the base is computed from the record.
+                let fresh = unsafe { slab.extend::<C>(slab.base(), from.page_size(), self.secret.get()) };
+                if !fresh.is_null() {
+                    self.lists[class].set(fresh);
+                    continue;
                 }
                 // Nothing on any list and nothing left to hand out: every block is out.
                 let _full = slab.retire_from_current(slab.info().capacity);
@@ -152,6 +220,7 @@ impl Heap {
                     None => return ptr::null_mut(),
                 },
             };
+            self.enter_own(slab);
             self.current[class].set(slab);
         }
     }
@@ -161,9 +230,14 @@ impl Heap {
     /// # Safety
     /// The caller possesses the heap and the block, which lies in `slab`.
     #[inline(always)]
-    pub unsafe fn free_local<C: Checks, P: Platform>(&self, from: &Allocator<P>, slab: &Slab, block: *mut Block) {
+    pub unsafe fn free_local<C: Checks, P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        slab: &Slab,
+        block: *mut Block,
+    ) {
         // SAFETY: the caller's.
-        if unsafe { slab.push::<C>(block, self.secret.get()) } == Freed::Event {
+        if unsafe { slab.push::<C>(block, Block::key(block, self.secret.get())) } == Freed::Event {
             self.countdown_ended(from, slab);
         }
     }
@@ -181,9 +255,14 @@ impl Heap {
             }
             Standing::Available => {
                 slab.unlink(list);
-                from.close_slab(self, slab);
+                self.close(from, slab);
             }
         }
+    }
+
+    fn close<P: Platform>(&self, from: &Allocator<P>, slab: &Slab) {
+        self.leave_own(slab);
+        from.close_slab(self, slab);
     }
 
     /// Frees a block whose slab another heap owns.
@@ -241,13 +320,13 @@ impl Heap {
             while !private.is_null() {
                 let next = self.follow::<C>(private);
                 // SAFETY: the possessor's own free blocks. The slab is current: its countdown does not end.
-                let _uncounted = unsafe { slab.push::<C>(private, self.secret.get()) };
+                let _uncounted = unsafe { slab.push::<C>(private, Block::key(private, self.secret.get())) };
                 private = next;
             }
             let free = self.length::<C>(slab.free());
             let live = slab.handed_out() - free;
             if live == 0 {
-                from.close_slab(self, slab);
+                self.close(from, slab);
             } else if slab.retire_from_current(live) == Standing::Available {
                 slab.link_before(&self.available[class]);
             }
@@ -298,6 +377,7 @@ impl Heap {
         // SAFETY: slabs in a list belong to this heap.
         let slab = unsafe { self.available[class].get().as_ref() }?;
         slab.unlink(&self.available[class]);
+        self.leave_own(slab);
         slab.set_owner(to);
         slab.make_current();
         Some(slab)

@@ -63,7 +63,9 @@ impl<P: Platform> Allocator<P> {
     /// section: a live block holds its region, and for any other pointer the answer is a message.
     pub fn place(&self, address: usize) -> Result<Place, Misuse> {
         // Where pages of several regions meet there is no block: those are mappings of files.
-        let Coarse::Region(region) = self.space().index().lookup_coarse(address) else { return Err(Misuse::Foreign) };
+        let Coarse::Region(region) = self.space().index().lookup_coarse(address) else {
+            return Err(Misuse::Foreign);
+        };
         if !region.contains(address) {
             return Err(Misuse::Foreign);
         }
@@ -89,7 +91,7 @@ impl<P: Platform> Allocator<P> {
             Usage::Slab if slab.is_block(offset) => {
                 let block = ptr::with_exposed_provenance_mut::<Block>(address);
                 // SAFETY: the address is the start of a block below the slab's limit.
-                if unsafe { Block::is_free(block, self.secret()) } {
+                if unsafe { Block::is_free(block, Block::key(block, self.secret())) } {
                     return Err(Misuse::DoubleFree);
                 }
                 Ok(Place::Slab(slab))

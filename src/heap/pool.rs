@@ -10,10 +10,10 @@
 use super::Allocator;
 use super::block::Checks;
 use super::local::Heap;
-use crate::{atomic_array, const_unless_model};
 use crate::pal::Platform;
 use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use crate::sync::seeded;
+use crate::{atomic_array, const_unless_model};
 use core::ptr;
 
 /// Heaps that can exist: threads that allocate at the same time. Threads beyond it share (see `global`).
@@ -101,8 +101,11 @@ impl Pool {
     }
 
     fn make<P: Platform>(&self, from: &Allocator<P>) -> Option<&'static Heap> {
-        let memory =
-            from.space().metadata().allocate(from.space().os(), size_of::<Heap>(), align_of::<Heap>()).ok()?;
+        let memory = from
+            .space()
+            .metadata()
+            .allocate(from.space().os(), size_of::<Heap>(), align_of::<Heap>())
+            .ok()?;
         let heap = memory.cast::<Heap>().as_ptr();
         // Relaxed: only the number counts. It may pass MAX_HEAPS: `made` is clamped where it is read.
         let index = self.made.fetch_add(1, Ordering::Relaxed);
@@ -113,7 +116,7 @@ impl Pool {
         }
         // SAFETY: metadata memory is ours, large and aligned enough, and never unmapped.
         let heap = unsafe {
-            heap.write(Heap::new(index, from.secret()));
+            Heap::construct(heap, index, from.secret());
             &*heap
         };
         // SAFETY: the slot lives forever with its heap, and is attached here only.

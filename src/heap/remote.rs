@@ -43,7 +43,7 @@ impl Inbox {
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             // SAFETY: the caller holds `last` until the exchange succeeds.
-            unsafe { Block::link::<C>(last, head, secret) };
+            unsafe { Block::link::<C>(last, head, Block::key(last, secret)) };
             let order = if seeded("heap.inbox_push") { Ordering::Relaxed } else { Ordering::Release };
             // Release: pairs with the Acquire in `take`, so that the owner sees the chain's links and the program's
             // last accesses to the blocks. Relaxed on failure: as above.
@@ -122,7 +122,7 @@ impl Outbox {
         }
         let first = chain.first.get();
         // SAFETY: the caller holds the block.
-        unsafe { Block::link::<C>(block, first, secret) };
+        unsafe { Block::link::<C>(block, first, Block::key(block, secret)) };
         if first.is_null() {
             chain.last.set(block);
         }

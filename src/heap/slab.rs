@@ -46,10 +46,12 @@ pub enum Standing {
 /// anew should it ever arrive at zero.
 const UNCOUNTED: u32 = u32::MAX;
 
-/// The part of a record that other threads read.
+/// The part of a record that other threads read. While the slab is open only its owner writes here.
 #[cfg_attr(not(any(loom, shuttle)), repr(align(64)))]
 struct Shared {
     owner: AtomicPtr<Heap>,
+    /// Address of the slab's first slice.
+    start: AtomicUsize,
     reciprocal: AtomicU64,
     /// The class's limit for the blocks handed out so far: see [`ClassInfo::limit`].
     limit: AtomicU64,
@@ -100,6 +102,7 @@ impl Slab {
     pub unsafe fn construct(at: *mut Slab) {
         let shared = Shared {
             owner: AtomicPtr::new(ptr::null_mut()),
+            start: AtomicUsize::new(0),
             reciprocal: AtomicU64::new(0),
             limit: AtomicU64::new(0),
             usage: AtomicU32::new(Usage::Free as u32),
@@ -142,6 +145,7 @@ impl Slab {
         self.owned.previous.set(ptr::null());
         self.owned.next.set(ptr::null());
         // Relaxed (all): whoever reads these holds a block, which reached it from this thread after the writes.
+        self.shared.start.store(self.base(), Ordering::Relaxed);
         self.shared.reciprocal.store(info.reciprocal, Ordering::Relaxed);
         self.shared.limit.store(0, Ordering::Relaxed);
         self.owned.handed_out.store(0, Ordering::Relaxed);
@@ -249,6 +253,24 @@ impl Slab {
         self.shared.requested.store(requested, Ordering::Relaxed);
     }
 
+    /// Whether a block of this slab that has been handed out starts at `address`, any address below 2^47: asked by the
+    /// possessor of the owning heap, the only one who writes the fields. Plain loads, which the compiler folds into the
+    /// arithmetic.
+    ///
+    /// # Safety
+    /// The caller possesses the owning heap.
+    #[inline(always)]
+    pub unsafe fn has_own_block(&self, address: usize) -> bool {
+        #[cfg(any(loom, shuttle))]
+        return self.is_block(address.wrapping_sub(self.base()));
+        #[cfg(not(any(loom, shuttle)))]
+        // SAFETY: only the caller's thread writes these fields; loads by others do not conflict with loads.
+        unsafe {
+            let offset = address.wrapping_sub(*self.shared.start.as_ptr()) as u64;
+            offset.wrapping_mul(*self.shared.reciprocal.as_ptr()) < *self.shared.limit.as_ptr()
+        }
+    }
+
     /// Whether `offset` bytes into the slab a block starts that has been handed out at some time.
     #[inline(always)]
     pub fn is_block(&self, offset: usize) -> bool {
@@ -258,17 +280,43 @@ impl Slab {
             < self.shared.limit.load(Ordering::Relaxed)
     }
 
-    /// Puts a block of this slab on its free list.
+    /// Puts a block of this slab on its free list. `key` is the block's, by [`Block::key`].
     ///
     /// The list is a list after every single store: a thread that vanishes in between (fork) loses this block at most.
     ///
     /// # Safety
     /// The caller possesses the owning heap and the block.
     #[inline(always)]
-    pub unsafe fn push<C: Checks>(&self, block: *mut Block, secret: usize) -> Freed {
+    pub unsafe fn push<C: Checks>(&self, block: *mut Block, key: usize) -> Freed {
         // SAFETY: the caller's.
-        unsafe { Block::link::<C>(block, self.owned.free.get(), secret) };
+        unsafe { Block::link::<C>(block, self.owned.free.get(), key) };
         self.owned.free.set(block);
+        self.count_down()
+    }
+
+    /// One step of the countdown: by its writer alone, so that no locked instruction is needed; statistics read it.
+    #[inline(always)]
+    #[cfg(all(target_arch = "x86_64", not(miri), not(any(loom, shuttle))))]
+    fn count_down(&self) -> Freed {
+        // SAFETY: one subtraction in memory that belongs to this record, as a relaxed load and store would do it. The
+        // compiler makes three instructions of those, and this is the hottest store of a free.
+        unsafe {
+            core::arch::asm!(
+                "sub dword ptr [{record} + {countdown}], 1",
+                "jz {ended}",
+                record = in(reg) self,
+                countdown = const core::mem::offset_of!(Slab, owned.countdown),
+                ended = label { return Freed::Event },
+                options(nostack),
+            );
+        }
+        Freed::Quietly
+    }
+
+    /// One step of the countdown: by its writer alone, so that no locked instruction is needed; statistics read it.
+    #[inline(always)]
+    #[cfg(not(all(target_arch = "x86_64", not(miri), not(any(loom, shuttle)))))]
+    fn count_down(&self) -> Freed {
         // Relaxed (both): the owner alone writes it; statistics want no order.
         let left = self.owned.countdown.load(Ordering::Relaxed).wrapping_sub(1);
         self.owned.countdown.store(left, Ordering::Relaxed);
@@ -308,7 +356,7 @@ impl Slab {
         for index in (0..count).rev() {
             let block = ptr::with_exposed_provenance_mut::<Block>(first + index * size);
             // SAFETY: below the slab's capacity and above its limit: nobody has been handed this block.
-            unsafe { Block::link::<C>(block, next, secret) };
+            unsafe { Block::link::<C>(block, next, Block::key(block, secret)) };
             next = block;
         }
         let handed_out = (from + count) as u32;

@@ -130,6 +130,16 @@ impl SliceMap {
         }
     }
 
+    /// How many of the `len` slices from `start`, which the caller holds, have been written to since they were mapped or
+    /// purged.
+    #[must_use]
+    pub fn dirty_within(&self, start: usize, len: usize) -> usize {
+        debug_assert!(self.holds(start, start + len));
+        // Relaxed: only the holder writes these bits; `try_claim` handed them over.
+        let dirty = |word: usize| self.dirty[word].load(Relaxed) & span(word, start, start + len);
+        words(start, start + len).map(|word| dirty(word).count_ones() as usize).sum()
+    }
+
     /// Takes the bits of `start..end`, all or none.
     fn try_claim(&self, start: usize, end: usize) -> bool {
         for word in words(start, end) {
