@@ -70,7 +70,7 @@ impl Huge {
 
     /// A block of `size` bytes at a multiple of `align`, all zero if `zero`; null when there is no memory.
     pub fn allocate<P: Platform>(&self, from: &Allocator<P>, size: usize, align: usize, zero: bool) -> *mut u8 {
-        let Some(used) = align_up(size, from.page_size()) else { return ptr::null_mut() };
+        let Some(used) = align_up(size.max(1), from.page_size()) else { return ptr::null_mut() };
         let region = match self.take_kept(from, used, align) {
             Some(region) => {
                 if zero {
