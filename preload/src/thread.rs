@@ -16,6 +16,9 @@ pub struct PreloadThread;
 global_asm!(
     ".section .tdata.specmalloc,\"awT\",@progbits",
     ".p2align 4",
+    // Referred to from other codegen units, but never from outside.
+    ".globl specmalloc_thread",
+    ".hidden specmalloc_thread",
     ".type specmalloc_thread, @object",
     ".size specmalloc_thread, 16",
     "specmalloc_thread:",

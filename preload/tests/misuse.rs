@@ -55,6 +55,7 @@ dying_cases! { "invalid free of ", ": not from this allocator":
     foreign_low,
     foreign_high,
     foreign_by_realloc,
+    double_free_unmapped,
 }
 
 dying_cases! { "memory written after free at ", "":

@@ -76,7 +76,7 @@ impl Huge {
         align: usize,
         zero: bool,
     ) -> *mut u8 {
-        let Some(used) = align_up(size, from.page_size()) else { return ptr::null_mut() };
+        let Some(used) = align_up(size.max(1), from.page_size()) else { return ptr::null_mut() };
         let region = match self.take_kept(from, used, align) {
             Some(region) => {
                 if zero {

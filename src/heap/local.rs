@@ -13,6 +13,7 @@
 
 use super::Allocator;
 use super::block::{Block, Checks, Trusting};
+use super::place::first_of;
 use super::remote::{Inbox, Outbox};
 use super::slab::{Freed, Slab, Standing, Usage};
 use crate::base::{CLASSES, SLICE, class_of};
@@ -290,7 +291,7 @@ impl Heap {
                 broken_contract(Misuse::WriteAfterFree, block.addr());
             };
             // SAFETY: the block counts as live until it is on its slab's list, so its arena is there.
-            let slab = unsafe { &*Slab::of(block.addr()) };
+            let slab = unsafe { first_of(Slab::of(block.addr())) };
             if ptr::eq(slab.owner(), self) {
                 // SAFETY: the block came to us with its chain.
                 unsafe { self.free_local::<C, P>(from, slab, block) };

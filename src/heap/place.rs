@@ -48,7 +48,7 @@ impl Place {
 /// # Safety
 /// `record` lies in the header of a mapped arena, and its run is live.
 #[inline(always)]
-unsafe fn first_of(record: *mut Slab) -> &'static Slab {
+pub(super) unsafe fn first_of(record: *mut Slab) -> &'static Slab {
     // SAFETY: the caller's.
     let slab = unsafe { &*record };
     if slab.usage() == Usage::Later {

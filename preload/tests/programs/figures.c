@@ -120,10 +120,13 @@ static void trim_threshold_bounds_free_memory(void)
 {
     CHECK(mallopt(M_TRIM_THRESHOLD, 0) == 1);
     size_t start = resident();
-    char *big = malloc(20 * MIB);
-    memset(big, 1, 20 * MIB);
+    char *large[20];
+    for (int i = 0; i < 20; i++) {
+        CHECK((large[i] = malloc(MIB)) != NULL);
+        memset(large[i], 1, MIB);
+    }
     CHECK(resident() > start + 15 * MIB);
-    free(big);
+    for (int i = 0; i < 20; i++) free(large[i]);
     CHECK(resident() < start + 5 * MIB);
 }
 

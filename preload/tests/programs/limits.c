@@ -1,0 +1,159 @@
+/* What happens when memory runs out, and after. */
+#include "support.h"
+
+static void limit(int resource, size_t bytes)
+{
+    struct rlimit limit = {bytes, bytes};
+    CHECK(setrlimit(resource, &limit) == 0);
+}
+
+/* Allocates blocks of `size` until there are no more and returns their list: each block's first word is the next. */
+static void **exhaust(size_t size, size_t *count)
+{
+    void **list = NULL;
+    for (*count = 0;; ++*count) {
+        errno = 0;
+        void **block = malloc(size);
+        if (block == NULL) break;
+        block[0] = list;
+        list = block;
+    }
+    CHECK(errno == ENOMEM);
+    return list;
+}
+
+static size_t release(void **list)
+{
+    size_t count = 0;
+    while (list != NULL) {
+        void **next = list[0];
+        free(list);
+        list = next;
+        count++;
+    }
+    return count;
+}
+
+static void rounds_of(size_t size)
+{
+    size_t first, count;
+    void **list = exhaust(size, &first);
+    for (int i = 0; i < 3; i++) {
+        errno = 0;
+        CHECK(malloc(100 * MIB) == NULL && errno == ENOMEM);
+        errno = 0;
+        CHECK(calloc(100, MIB) == NULL && errno == ENOMEM);
+        errno = 0;
+        CHECK(memalign(MIB, 100 * MIB) == NULL && errno == ENOMEM);
+        if (list != NULL) {
+            errno = 0;
+            CHECK(realloc(list, 100 * MIB) == NULL && errno == ENOMEM); /* and the list is as it was */
+        }
+        CHECK(release(list) == first);
+        list = exhaust(size, &count);
+        CHECK(count >= first - first / 20);
+        first = count;
+    }
+    printf("%zu\n", first * size / MIB);
+    release(list);
+    void *block = malloc(100 * MIB);
+    CHECK(block != NULL);
+    memset(block, 1, 100 * MIB);
+    free(block);
+}
+
+static void exhaust_with_large(void)
+{
+    limit(RLIMIT_AS, 512 * MIB);
+    rounds_of(MIB);
+}
+
+static void exhaust_with_small(void)
+{
+    limit(RLIMIT_AS, 512 * MIB);
+    rounds_of(1024);
+}
+
+static void exhaust_with_huge(void)
+{
+    limit(RLIMIT_AS, 512 * MIB);
+    rounds_of(40 * MIB);
+}
+
+static void exhaust_the_data_segment(void)
+{
+    limit(RLIMIT_DATA, 256 * MIB);
+    rounds_of(10000);
+}
+
+/* Memory freed as one kind of block serves another. */
+static void from_small_to_huge_and_back(void)
+{
+    limit(RLIMIT_AS, 512 * MIB);
+    for (int round = 0; round < 4; round++) {
+        size_t count;
+        release(exhaust(1000, &count));
+        CHECK(count >= 350 * MIB / 1000);
+        void *huge = malloc(350 * MIB);
+        CHECK(huge != NULL);
+        memset(huge, 1, 350 * MIB);
+        free(huge);
+    }
+}
+
+static void *exhaust_in_thread(void *unused)
+{
+    for (int round = 0; round < 5; round++) {
+        size_t count;
+        release(exhaust(500, &count));
+        release(exhaust(100000, &count));
+    }
+    return unused;
+}
+
+static void threads_exhaust_together(void)
+{
+    pthread_t threads[4];
+    limit(RLIMIT_AS, 256 * MIB);
+    for (int i = 0; i < 4; i++) {
+        pthread_attr_t attributes;
+        pthread_attr_init(&attributes);
+        pthread_attr_setstacksize(&attributes, 128 * KIB);
+        CHECK(pthread_create(&threads[i], &attributes, exhaust_in_thread, NULL) == 0);
+    }
+    for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+    void *block = malloc(100 * MIB);
+    CHECK(block != NULL);
+    free(block);
+}
+
+/* Run with an address space that was small from the start. */
+static void works_in_64_mib(void)
+{
+    size_t count;
+    release(exhaust(1000, &count));
+    printf("%zu\n", count * 1000 / MIB);
+    char *block = malloc(8 * MIB);
+    CHECK(block != NULL);
+    memset(block, 1, 8 * MIB);
+    free(block);
+}
+
+/* Address space that is reserved must not become memory when the program locks all it has and will have. */
+static void locked_memory_stays_small(void)
+{
+    if (mlockall(MCL_CURRENT | MCL_FUTURE) != 0) {
+        CHECK(errno == EPERM || errno == ENOMEM);
+        exit(3);
+    }
+    void *blocks[100];
+    for (int i = 0; i < 100; i++) CHECK((blocks[i] = malloc(10000)) != NULL);
+    printf("%zu\n", resident());
+    for (int i = 0; i < 100; i++) free(blocks[i]);
+    malloc_trim(0);
+    CHECK(malloc(10) != NULL);
+}
+
+MAIN(CASE(exhaust_with_large), CASE(exhaust_with_small), CASE(exhaust_with_huge), CASE(exhaust_the_data_segment),
+     CASE(from_small_to_huge_and_back), CASE(threads_exhaust_together), CASE(works_in_64_mib),
+     CASE(locked_memory_stays_small))

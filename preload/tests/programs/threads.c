@@ -1,0 +1,371 @@
+/* Threads, signals, forks, exits and plug-ins, and malloc in the middle of each. */
+#include "support.h"
+#include <dlfcn.h>
+#include <spawn.h>
+#include <stdatomic.h>
+#include <sys/syscall.h>
+
+static uint32_t next_random(uint32_t *state)
+{
+    *state ^= *state << 13, *state ^= *state >> 17, *state ^= *state << 5;
+    return *state;
+}
+
+/* Mostly small, now and then large. */
+static size_t some_size(uint32_t *state)
+{
+    uint32_t random = next_random(state);
+    return random % 100 == 0 ? random % 200000 : random % 10 == 0 ? random % 5000 : random % 300;
+}
+
+static void start(pthread_t *thread, void *(*body)(void *), void *argument)
+{
+    CHECK(pthread_create(thread, NULL, body, argument) == 0);
+}
+
+/* ---- Blocks handed from thread to thread: each slot holds a filled block with its size in front. ---- */
+
+enum { SLOTS = 512 };
+static _Atomic(size_t *) slots[SLOTS];
+
+static size_t *new_block(size_t size)
+{
+    size_t *block = malloc(sizeof *block + size);
+    CHECK(block != NULL);
+    block[0] = size;
+    fill(block + 1, size);
+    return block;
+}
+
+static void end_block(size_t *block)
+{
+    if (block == NULL) return;
+    check_filled(block + 1, block[0]);
+    free(block);
+}
+
+static void churn(uint32_t *state, int count)
+{
+    for (int i = 0; i < count; i++)
+        end_block(atomic_exchange(&slots[next_random(state) % SLOTS], new_block(some_size(state))));
+}
+
+static void empty_slots(void)
+{
+    for (int i = 0; i < SLOTS; i++) end_block(atomic_exchange(&slots[i], NULL));
+}
+
+/* ---- Signals ---- */
+
+enum { SIGNALS = 10000 };
+static atomic_int handled, storm_over;
+
+static void on_signal(int number)
+{
+    (void)number;
+    int saved = errno;
+    static _Thread_local uint32_t state;
+    if (state == 0) state = (uint32_t)(uintptr_t)&state | 1;
+    churn(&state, 3);
+    char *grown = realloc(malloc(10), 1000);
+    CHECK(grown != NULL);
+    free(grown);
+    handled++;
+    errno = saved;
+}
+
+static void *send_signals(void *target)
+{
+    for (int i = 0; i < SIGNALS; i++) {
+        CHECK(pthread_kill(*(pthread_t *)target, SIGUSR1) == 0);
+        while (handled == i) sched_yield(); /* or the next one would be merged with this one */
+    }
+    storm_over = 1;
+    return NULL;
+}
+
+static void malloc_in_signal_handlers(void)
+{
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+    pthread_t self = pthread_self(), sender;
+    start(&sender, send_signals, &self);
+    uint32_t state = 4711;
+    while (!storm_over) churn(&state, 100);
+    pthread_join(sender, NULL);
+    CHECK(handled == SIGNALS);
+    empty_slots();
+}
+
+/* ---- Fork ---- */
+
+static atomic_int stop;
+
+static void *churn_until_stopped(void *seed)
+{
+    uint32_t state = (uint32_t)(uintptr_t)seed * 2654435761u + 1;
+    while (!stop) churn(&state, 50);
+    return NULL;
+}
+
+static void *churn_some(void *seed)
+{
+    uint32_t state = (uint32_t)(uintptr_t)seed * 2654435761u + 1;
+    churn(&state, 500);
+    return NULL;
+}
+
+static void live_in_child(int number)
+{
+    alarm(120); /* not inherited */
+    uint32_t state = (uint32_t)number + 99;
+    churn(&state, 500);
+    void *large = malloc(3 * MIB), *huge = malloc(100 * MIB);
+    CHECK(large != NULL && huge != NULL);
+    free(large), free(huge);
+    pthread_t thread;
+    start(&thread, churn_some, (void *)(uintptr_t)number);
+    churn(&state, 500);
+    CHECK(pthread_join(thread, NULL) == 0);
+    /* Blocks of threads that are gone in this process; the one that a vanished thread was busy with is left alone. */
+    empty_slots();
+    malloc_trim(0);
+    churn(&state, 500);
+}
+
+static void children(pid_t (*fork_function)(void), int count)
+{
+    enum { THREADS = 64 };
+    pthread_t threads[THREADS];
+    for (uintptr_t i = 0; i < THREADS; i++) start(&threads[i], churn_until_stopped, (void *)i);
+    uint32_t state = 7;
+    for (int i = 0; i < count; i++) {
+        churn(&state, 20);
+        pid_t child = fork_function();
+        CHECK(child >= 0);
+        if (child == 0) {
+            live_in_child(i);
+            _exit(17);
+        }
+        int status;
+        CHECK(waitpid(child, &status, 0) == child);
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 17);
+    }
+    stop = 1;
+    for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    empty_slots();
+}
+
+static void fork_while_64_threads_allocate(void) { children(fork, 200); }
+
+/* Runs no atfork handlers: glibc 2.34 has it, and what does not is as good with a raw system call. */
+static pid_t bare_fork(void)
+{
+    pid_t (*function)(void) = (pid_t(*)(void))dlsym(RTLD_DEFAULT, "_Fork");
+    return function != NULL ? function() : fork();
+}
+
+static void bare_fork_while_64_threads_allocate(void) { children(bare_fork, 50); }
+
+static void grandchildren(void)
+{
+    uint32_t state = 3;
+    churn(&state, 1000);
+    for (int depth = 0; depth < 20; depth++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child > 0) {
+            int status;
+            CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+            empty_slots();
+            _exit(0);
+        }
+        alarm(120);
+        live_in_child(depth);
+    }
+}
+
+static void spawn_while_threads_allocate(void)
+{
+    extern char **environ;
+    pthread_t threads[8];
+    for (uintptr_t i = 0; i < 8; i++) start(&threads[i], churn_until_stopped, (void *)i);
+    for (int i = 0; i < 50; i++) {
+        char *arguments[] = {"true", NULL};
+        pid_t child;
+        int status;
+        CHECK(posix_spawnp(&child, "true", NULL, NULL, arguments, environ) == 0);
+        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        FILE *pipe = popen("echo some text", "r");
+        char text[64];
+        CHECK(pipe != NULL && fgets(text, sizeof text, pipe) != NULL && pclose(pipe) == 0);
+    }
+    stop = 1;
+    for (int i = 0; i < 8; i++) pthread_join(threads[i], NULL);
+}
+
+/* ---- Threads that come and go ---- */
+
+static void thousands_of_threads_leave_little_behind(void)
+{
+    enum { BATCH = 16 };
+    for (int round = 0; round < 3200 / BATCH; round++) {
+        pthread_t threads[BATCH];
+        for (uintptr_t i = 0; i < BATCH; i++) start(&threads[i], churn_some, (void *)(round * BATCH + i));
+        for (int i = 0; i < BATCH; i++) pthread_join(threads[i], NULL);
+        empty_slots();
+    }
+    size_t bytes = resident();
+    printf("%zu\n", bytes);
+}
+
+/* The only thread that ever allocated is gone; its blocks are not. */
+static void *wait_for_main(void *main_thread)
+{
+    CHECK(pthread_join(*(pthread_t *)main_thread, NULL) == 0);
+    uint32_t state = 5;
+    churn(&state, 5000);
+    empty_slots();
+    exit(0);
+}
+
+static void the_first_thread_exits(void)
+{
+    static pthread_t self, thread;
+    uint32_t state = 6;
+    churn(&state, 5000);
+    self = pthread_self();
+    start(&thread, wait_for_main, &self);
+    pthread_exit(NULL);
+}
+
+static void *only_frees(void *unused)
+{
+    (void)unused;
+    empty_slots();
+    return NULL;
+}
+
+static void threads_that_only_free(void)
+{
+    uint32_t state = 8;
+    for (int round = 0; round < 300; round++) {
+        pthread_t thread;
+        churn(&state, 2000);
+        start(&thread, only_frees, NULL);
+        pthread_join(thread, NULL);
+    }
+    CHECK(resident() < 40 * MIB);
+}
+
+/* ---- Destructors of thread-specific data ---- */
+
+enum { KEYS = 100 };
+static pthread_key_t keys[KEYS];
+static atomic_int destroyed;
+
+static void destructor(void *value)
+{
+    size_t *block = value;
+    int rounds = (int)block[0];
+    free(block);
+    destroyed++;
+    /* POSIX repeats the destructors while values remain, at least four times. */
+    if (rounds > 0) {
+        size_t *again = malloc(sizeof *again);
+        again[0] = (size_t)rounds - 1;
+        pthread_setspecific(keys[destroyed % KEYS], again);
+    }
+    free(malloc(2000));
+}
+
+static void *set_all_keys(void *unused)
+{
+    for (int i = 0; i < KEYS; i++) {
+        size_t *block = malloc(sizeof *block);
+        block[0] = i % 3 == 0;
+        CHECK(pthread_setspecific(keys[i], block) == 0);
+    }
+    return unused;
+}
+
+static void key_destructors_allocate_and_free(void)
+{
+    for (int i = 0; i < KEYS; i++) CHECK(pthread_key_create(&keys[i], destructor) == 0);
+    for (int round = 0; round < 50; round++) {
+        pthread_t threads[4];
+        for (int i = 0; i < 4; i++) start(&threads[i], set_all_keys, NULL);
+        for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+    }
+    CHECK(destroyed >= 50 * 4 * KEYS);
+    set_all_keys(NULL);
+}
+
+/* ---- Start and end of the process ---- */
+
+static void *early;
+
+__attribute__((constructor(101))) static void allocate_early(void)
+{
+    early = malloc(100);
+    fill(early, 100);
+}
+
+static void at_exit(void)
+{
+    check_filled(early, 100);
+    free(early);
+    early = malloc(5000);
+    fill(early, 5000);
+}
+
+__attribute__((destructor(101))) static void free_late(void)
+{
+    if (early == NULL) return;
+    check_filled(early, 100);
+    free(early);
+    free(malloc(100000));
+}
+
+static void constructors_and_exit_handlers(void)
+{
+    CHECK(atexit(at_exit) == 0);
+}
+
+/* ---- Plug-ins ---- */
+
+static const char *plugin_path;
+
+static void *load_and_unload(void *unused)
+{
+    for (int i = 0; i < 100; i++) {
+        void *plugin = dlopen(plugin_path, RTLD_NOW);
+        CHECK(plugin != NULL);
+        char *(*plugin_block)(void) = (char *(*)(void))dlsym(plugin, "plugin_block");
+        CHECK(plugin_block != NULL);
+        char *block = plugin_block();
+        CHECK(strcmp(block, "from the plug-in") == 0);
+        if (i % 2 == 0) block = realloc(block, 100);
+        dlclose(plugin);
+        CHECK(strcmp(block, "from the plug-in") == 0);
+        free(block);
+    }
+    return unused;
+}
+
+static void plugins_come_and_go(void)
+{
+    pthread_t threads[8], busy[2];
+    plugin_path = getenv("PLUGIN");
+    CHECK(plugin_path != NULL);
+    for (uintptr_t i = 0; i < 2; i++) start(&busy[i], churn_until_stopped, (void *)i);
+    for (int i = 0; i < 8; i++) start(&threads[i], load_and_unload, NULL);
+    for (int i = 0; i < 8; i++) pthread_join(threads[i], NULL);
+    stop = 1;
+    for (int i = 0; i < 2; i++) pthread_join(busy[i], NULL);
+}
+
+MAIN(CASE(malloc_in_signal_handlers), CASE(fork_while_64_threads_allocate),
+     CASE(bare_fork_while_64_threads_allocate), CASE(grandchildren), CASE(spawn_while_threads_allocate),
+     CASE(thousands_of_threads_leave_little_behind), CASE(the_first_thread_exits), CASE(threads_that_only_free),
+     CASE(key_destructors_allocate_and_free), CASE(constructors_and_exit_handlers), CASE(plugins_come_and_go))

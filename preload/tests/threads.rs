@@ -1,0 +1,38 @@
+//! Threads, signals, forks, exits and plug-ins, and malloc in the middle of each.
+
+mod common;
+
+use std::process::Command;
+
+passing_cases! { "threads.c":
+    malloc_in_signal_handlers,
+    fork_while_64_threads_allocate,
+    bare_fork_while_64_threads_allocate,
+    grandchildren,
+    spawn_while_threads_allocate,
+    the_first_thread_exits,
+    threads_that_only_free,
+    key_destructors_allocate_and_free,
+    constructors_and_exit_handlers,
+}
+
+/// What remains of 3,200 threads, 16 at a time, after all their blocks are freed.
+#[test]
+fn thousands_of_threads_leave_little_behind() {
+    let printed = common::case("threads.c", "thousands_of_threads_leave_little_behind").passed();
+    let resident: u64 = printed.trim_end().parse().expect("the resident bytes");
+    assert!(resident <= 5 << 20, "{resident} bytes resident");
+}
+
+#[test]
+fn plugins_come_and_go() {
+    let plugin = common::compile("plugin.c", &["-shared", "-fPIC"]);
+    let program = common::compile("threads.c", &[]);
+    common::run(Command::new(program).arg("plugins_come_and_go").env("PLUGIN", plugin)).passed();
+}
+
+/// C++ thread_local objects whose destructors run after ours may have.
+#[test]
+fn cxx_thread_locals() {
+    common::run(&mut Command::new(common::compile("thread_locals.cpp", &[]))).passed();
+}
