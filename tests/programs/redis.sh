@@ -10,7 +10,7 @@ start() {
         --enable-debug-command local --io-threads 2 --lazyfree-lazy-user-del yes --logfile "$1" &
     server=$!
     eventually $client ping
-    loaded "$server"
+    loaded "$($client info server | tr -d '\r' | sed -n 's/^process_id://p')"
 }
 
 stop() {
