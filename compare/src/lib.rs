@@ -2,4 +2,5 @@
 //! Rust global allocator, and the runner that puts the figures side by side.
 
 pub mod harness;
+pub mod rust_paths;
 pub mod workloads;
