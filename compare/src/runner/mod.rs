@@ -13,7 +13,7 @@ mod targets;
 pub use peers::{Peer, find_peers};
 pub use run::{Figures, run_workload};
 pub use rust::{RustFigures, run_rust};
-pub use sample::{Summary, median};
+pub use sample::{Summary, geometric_mean, median};
 pub use table::{Cell, Row, Settings, print_rust_table, print_table};
 pub use targets::print_targets;
 

@@ -11,6 +11,11 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The geometric mean; one for no values.
+pub fn geometric_mean(values: &[f64]) -> f64 {
+    (values.iter().map(|value| value.ln()).sum::<f64>() / values.len().max(1) as f64).exp()
+}
+
 /// A figure over several rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
@@ -44,6 +49,11 @@ mod tests {
         assert_eq!(median(&[]), 0.0);
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+
+    #[test]
+    fn twice_and_half_cancel_in_the_geometric_mean() {
+        assert!((geometric_mean(&[2.0, 0.5]) - 1.0).abs() < 1e-12 && geometric_mean(&[]) == 1.0);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::{Failure, Figures, Peer, RustFigures, Summary, median, run_rust, run_workload};
+use super::{Failure, Figures, Peer, RustFigures, Summary, geometric_mean, median, run_rust, run_workload};
 use crate::workloads::{WORKLOADS, Workload};
 
 /// What to measure and how.
@@ -183,15 +183,15 @@ fn row_as_json(row: &Row, base: &str) -> Value {
 
 /// The geometric mean of an allocator's ratios over all rows.
 fn print_mean(rows: &[Row], peer: &str, base: &str) {
-    let mean = |figure: fn(&Figures) -> f64| {
-        let logarithms: Vec<f64> =
-            rows.iter().filter_map(|row| row.summary(peer, base, figure)?.ratio).map(f64::ln).collect();
-        (logarithms.iter().sum::<f64>() / logarithms.len().max(1) as f64).exp()
+    let ratios = |figure: fn(&Figures) -> f64| -> Vec<f64> {
+        rows.iter().filter_map(|row| row.summary(peer, base, figure)?.ratio).collect()
     };
+    let (time, peak) = (ratios(|figures| figures.seconds), ratios(|figures| figures.peak_rss_kib));
     println!(
-        "{peer}: {:.2} of {base}'s time and {:.2} of its peak memory (geometric means over {} rows)",
-        mean(|figures| figures.seconds),
-        mean(|figures| figures.peak_rss_kib),
+        "{peer}: {:.2} of {base}'s time and {:.2} of its peak memory (geometric means over {} of {} rows)",
+        geometric_mean(&time),
+        geometric_mean(&peak),
+        time.len(),
         rows.len(),
     );
 }
