@@ -27,7 +27,9 @@ pub fn print_targets(settings: &Settings) -> Vec<Failure> {
         }
         Err(failure) => {
             println!("| {figure} | not measured | {limit:.2}{unit} | |");
-            failures.push(failure);
+            if !failures.contains(&failure) {
+                failures.push(failure);
+            }
         }
     };
     match box_pair(settings) {
