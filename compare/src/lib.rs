@@ -2,4 +2,6 @@
 //! Rust global allocator, and the runner that puts the figures side by side.
 
 pub mod harness;
+pub mod runner;
+pub mod rust_paths;
 pub mod workloads;

@@ -12,7 +12,9 @@ mod random;
 mod table;
 
 pub use block::Block;
-pub use cost::{Cost, Usage, mappings, page_size, resident_kib, resident_peak_kib, who_serves_malloc};
+pub use cost::{
+    Cost, Usage, mappings, page_size, processor_time, resident_kib, resident_peak_kib, who_serves_malloc,
+};
 pub use job::{Flags, Job, Outcome, Quota, Work, together};
 pub use node::Node;
 pub use random::Random;
