@@ -29,14 +29,33 @@ pub unsafe trait InPlace: Sync + Sized + 'static {
 
 /// The head of a chunk, at its base. Where zero is valid, the memory behind it is untouched.
 struct Chunk {
-    /// Bytes in the chunk; constant.
-    len: usize,
+    /// Bytes in the chunk; constant once the chunk is published.
+    len: AtomicUsize,
     /// Bytes used, this head included.
     used: AtomicUsize,
 }
 
-const HEAD: usize = 64;
-const _: () = assert!(size_of::<Chunk>() <= HEAD || !ZERO_IS_VALID);
+/// Bytes that the head takes.
+const HEAD: usize = size_of::<Chunk>().next_multiple_of(64);
+
+impl Chunk {
+    /// Makes the head of a chunk that nobody knows yet.
+    ///
+    /// # Safety
+    /// `len` bytes are mapped at `at`, zeroed, a multiple of a page, and used by nobody.
+    unsafe fn begin(at: usize, len: usize) {
+        let at = core::ptr::with_exposed_provenance_mut::<Chunk>(at);
+        if !ZERO_IS_VALID {
+            // SAFETY: passed on.
+            unsafe { at.write(Chunk { len: AtomicUsize::new(0), used: AtomicUsize::new(0) }) };
+        }
+        // SAFETY: made above, or zero where that is valid.
+        let head = unsafe { &*at };
+        // Relaxed, both: published by the Release that offers the chunk.
+        head.len.store(len, Relaxed);
+        head.used.store(HEAD, Relaxed);
+    }
+}
 
 /// A bump allocator of immortal zeroed memory.
 pub struct Metadata {
@@ -82,10 +101,7 @@ impl Metadata {
             let len = len.max(doubled.min(LAST_CHUNK)).next_multiple_of(os.page_size());
             let fresh = os.map(None, len, Access::ReadWrite)?;
             // SAFETY: the chunk has just been mapped, is page-aligned and larger than its head.
-            unsafe {
-                core::ptr::with_exposed_provenance_mut::<Chunk>(fresh)
-                    .write(Chunk { len, used: AtomicUsize::new(HEAD.max(size_of::<Chunk>())) });
-            }
+            unsafe { Chunk::begin(fresh, len) };
             let order = if seeded("region.chunk_publish") { Relaxed } else { Release };
             // Release: partner is the Acquire above. Relaxed on failure: the loop reads the word again.
             if self.current.compare_exchange(current, fresh, order, Relaxed).is_ok() {
@@ -103,11 +119,13 @@ impl Metadata {
     fn bump(&self, chunk: usize, size: usize, align: usize) -> Option<NonNull<u8>> {
         // SAFETY: `current` is 0 or the address of a chunk with a complete head, and chunks are never unmapped.
         let head = unsafe { core::ptr::with_exposed_provenance::<Chunk>(chunk).as_ref() }?;
+        // Relaxed: constant, and published with the chunk.
+        let len = head.len.load(Relaxed);
         // Relaxed: only the guess for the exchange below.
         let mut used = head.used.load(Relaxed);
         loop {
             let start = align_up(used, align)?;
-            let end = start.checked_add(size).filter(|&end| end <= head.len)?;
+            let end = start.checked_add(size).filter(|&end| end <= len)?;
             if seeded("region.bump_blind") {
                 // Relaxed: a seeded bug.
                 head.used.store(end, Relaxed);

@@ -13,6 +13,8 @@ mod pool;
 mod runs;
 mod slices;
 mod state;
+#[cfg(all(test, loom))]
+mod models;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 

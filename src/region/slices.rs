@@ -233,6 +233,11 @@ impl SliceMap {
                 continue;
             }
             let order = if seeded("region.freeze_relaxed") { Relaxed } else { Acquire };
+            if seeded("region.freeze_blind") && self.claimed[word].load(Relaxed) == free {
+                // Relaxed: a seeded bug.
+                self.claimed[word].store(FULL, Relaxed);
+                continue;
+            }
             // Acquire: partner is the Release of `clear`: the last touches come before the unmap. Relaxed on failure:
             // nothing is read but the word.
             if self.claimed[word].compare_exchange(free, FULL, order, Relaxed).is_err() {

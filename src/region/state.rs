@@ -141,7 +141,9 @@ impl State {
             match seen.phase() {
                 Phase::Detached => return Pinning::Detached,
                 Phase::Excluded => return Pinning::Excluded,
-                Phase::Attached if seen.count() == MAX_COUNT => return Pinning::Full,
+                Phase::Attached if seen.count() == MAX_COUNT && !seeded("region.pin_unlimited") => {
+                    return Pinning::Full;
+                }
                 Phase::Attached => {}
             }
             let order = if seeded("region.pin_relaxed") { Relaxed } else { Acquire };
