@@ -11,8 +11,6 @@ pub unsafe trait Zeroed {}
 
 // SAFETY: zero.
 unsafe impl Zeroed for u64 {}
-// SAFETY: zero.
-unsafe impl Zeroed for u32 {}
 
 /// A fixed array of `T`, zero at first, in a mapping of its own. Its items are not dropped with it.
 pub struct Table<T> {
