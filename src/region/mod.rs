@@ -9,12 +9,12 @@
 
 mod descriptor;
 mod metadata;
+#[cfg(all(test, loom))]
+mod models;
 mod pool;
 mod runs;
 mod slices;
 mod state;
-#[cfg(all(test, loom))]
-mod models;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 

@@ -13,17 +13,33 @@ use std::sync::Arc;
 
 /// Every place that can be weakened, and the model that must fail then.
 pub(crate) const SEEDED: &[SeededBug] = &[
-    bug("region.pin_plain_increment", "increment-unless-excluded: the pin just adds one", "pins_and_an_unmapper"),
+    bug(
+        "region.pin_plain_increment",
+        "increment-unless-excluded: the pin just adds one",
+        "pins_and_an_unmapper",
+    ),
     bug("region.unpin_relaxed", "the release of the last unpin", "pins_and_an_unmapper"),
     bug("region.drained_relaxed", "the acquire of the unmapper's look", "pins_and_an_unmapper"),
     bug("region.no_wake", "the wake of the unmapper", "pins_and_an_unmapper"),
-    bug("region.exclude_two_steps", "the one step of EXCLUDE and the drop of the base reference", "two_unmappers"),
+    bug(
+        "region.exclude_two_steps",
+        "the one step of EXCLUDE and the drop of the base reference",
+        "two_unmappers",
+    ),
     bug("region.pin_unlimited", "the limit of pins", "as_many_pins_as_count"),
-    bug("region.no_generation_check", "the look at the generation after a pin", "recycled_under_a_slow_reader"),
+    bug(
+        "region.no_generation_check",
+        "the look at the generation after a pin",
+        "recycled_under_a_slow_reader",
+    ),
     bug("region.attach_relaxed", "the release when a region is attached", "recycled_under_a_slow_reader"),
     bug("region.pin_relaxed", "the acquire of a pin", "recycled_under_a_slow_reader"),
     bug("region.freeze_skips_word", "the closing of one word", "claim_or_freeze"),
-    bug("region.claim_blind", "the compare in the compare-and-swap of a claim", "claim_across_words_or_freeze"),
+    bug(
+        "region.claim_blind",
+        "the compare in the compare-and-swap of a claim",
+        "claim_across_words_or_freeze",
+    ),
     bug("region.freeze_not_reopened", "the reopening after a freeze that is called off", "freeze_called_off"),
     bug("region.freeze_blind", "the compare-and-swap of the freezer", "two_freezers"),
     bug("region.claim_no_rollback", "the taking back of bits after a lost claim", "overlapping_claims"),
@@ -331,7 +347,8 @@ fn purge_and_claim() {
 
 fn header_before_claims() {
     explore(4, || {
-        let slices = Arc::new(Slices { map: SliceMap::new(), memory: core::array::from_fn(|_| Memory::new()) });
+        let slices =
+            Arc::new(Slices { map: SliceMap::new(), memory: core::array::from_fn(|_| Memory::new()) });
         slices.map.open(1..8);
         let other = slices.clone();
         let claimant = thread::spawn(move || {
@@ -379,8 +396,9 @@ fn metadata() {
     explore(3, || {
         let world = Arc::new((simulated(), Metadata::new()));
         let other = world.clone();
-        let other =
-            thread::spawn(move || [(); 2].map(|()| other.1.allocate(&other.0, 64, 64).unwrap().as_ptr() as usize));
+        let other = thread::spawn(move || {
+            [(); 2].map(|()| other.1.allocate(&other.0, 64, 64).unwrap().as_ptr() as usize)
+        });
         let mine = world.1.allocate(&world.0, 64, 64).unwrap().as_ptr() as usize;
         let others = other.join().unwrap();
         let [a, b] = others;
