@@ -11,7 +11,7 @@ use crate::sync::signal_fence;
 use core::ptr;
 
 /// The heap of a thread that has none: empty lists, owner of no slab. Never written.
-pub static NOBODY: Heap = Heap::new(u32::MAX, 0);
+pub static NOBODY: Heap = Heap::new(0, 0);
 
 /// Stands for "exited" as a home.
 const EXITED: *const Heap = ptr::without_provenance(1);

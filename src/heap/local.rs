@@ -15,7 +15,7 @@ use super::Allocator;
 use super::block::{Block, Checks, Trusting};
 use super::place::first_of;
 use super::remote::{Inbox, Outbox};
-use super::slab::{Freed, Slab, Standing, Usage};
+use super::slab::{Freed, Slab, Standing};
 use crate::base::{CLASSES, SLICE, class_of};
 use crate::pal::{Misuse, Platform, broken_contract};
 use crate::rcu::{ReaderSlot, Section};
@@ -342,30 +342,33 @@ impl Heap {
         }
     }
 
-    /// In the child of a fork: makes the heap of a thread that vanished in the middle of anything whole again. The lists
-    /// of slabs are built anew from the slabs' records; what the thread had in its hands counts as live for ever.
-    pub fn repair<P: Platform>(&self, from: &Allocator<P>) {
+    /// In the child of a fork: the thread that possessed this heap vanished in the middle of anything. Forgets the lists of
+    /// slabs; [`Heap::regain`] builds them anew from the slabs' records. What the thread had in its hands counts as live
+    /// for ever.
+    pub fn forget_slabs(&self) {
         for list in &self.available {
             list.set(ptr::null());
         }
-        let _section = self.section(from);
-        from.arenas().each_run(|slab| {
-            if slab.usage() != Usage::Slab || !ptr::eq(slab.owner(), self) {
-                return;
+        for class in 0..CLASSES {
+            // SAFETY: a current slab is this heap's.
+            let slab = unsafe { self.current[class].get().as_ref() };
+            if let Some(slab) = slab.filter(|slab| ptr::eq(self.lists[class].get(), slab.free())) {
+                slab.forget_free();
             }
-            let class = slab.class();
-            if ptr::eq(self.current[class].get(), slab) {
-                if ptr::eq(self.lists[class].get(), slab.free()) {
-                    slab.forget_free();
-                }
-                return;
-            }
-            let free = self.length::<Trusting>(slab.free());
-            let live = slab.handed_out().saturating_sub(free).max(1);
-            if slab.retire_from_current(live) == Standing::Available {
-                slab.link_before(&self.available[class]);
-            }
-        });
+        }
+    }
+
+    /// In the child of a fork: takes a slab of this heap into its lists again.
+    pub fn regain(&self, slab: &Slab) {
+        let class = slab.class();
+        if ptr::eq(self.current[class].get(), slab) {
+            return;
+        }
+        let free = self.length::<Trusting>(slab.free());
+        let live = slab.handed_out().saturating_sub(free).max(1);
+        if slab.retire_from_current(live) == Standing::Available {
+            slab.link_before(&self.available[class]);
+        }
     }
 
     /// Whether [`Heap::collect`] has anything to do: asked of an idle heap.

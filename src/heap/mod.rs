@@ -269,7 +269,25 @@ impl<P: Platform> Allocator<P> {
         // SAFETY: the caller's; heaps live forever.
         unsafe {
             self.space.child_after_fork(own.as_ref().map(Heap::slot));
-            self.pool.child_after_fork(own, |heap| heap.repair(self));
+        }
+        for heap in self.pool.possessed(own) {
+            heap.forget_slabs();
+        }
+        {
+            // The slot of any heap would do: the calling thread may have none.
+            let _section = self.space.rcu().enter_guest();
+            self.arenas.each_run(|slab| {
+                // SAFETY: an owner is a heap, and lives forever.
+                let owner = unsafe { slab.owner().as_ref() };
+                if let Some(owner) = owner.filter(|&owner| slab.usage() == Usage::Slab && !ptr::eq(owner, own))
+                    && !self.pool.is_idle(owner.index() as usize)
+                {
+                    owner.regain(slab);
+                }
+            });
+        }
+        for heap in self.pool.possessed(own) {
+            self.pool.give_up(heap);
         }
     }
 

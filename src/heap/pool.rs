@@ -156,20 +156,11 @@ impl Pool {
         None
     }
 
-    /// In the child of a fork: heaps of threads that do not exist here become idle. What such a thread had in its hands
-    /// stays lost. `own` is the calling thread's heap.
-    ///
-    /// # Safety
-    /// No other thread runs yet.
-    pub unsafe fn child_after_fork(&self, own: *const Heap, mut repair: impl FnMut(&'static Heap)) {
-        for index in 0..self.made() {
-            match self.get(index) {
-                Some(heap) if !ptr::eq(heap, own) && !self.is_idle(index) => {
-                    repair(heap);
-                    self.give_up(heap);
-                }
-                _ => {}
-            }
-        }
+    /// The heaps that somebody possesses, but for `own`: in the child of a fork, those of threads that do not exist here.
+    pub fn possessed(&self, own: *const Heap) -> impl Iterator<Item = &'static Heap> {
+        (0..self.made())
+            .filter(|&index| !self.is_idle(index))
+            .filter_map(|index| self.get(index))
+            .filter(move |&heap| !ptr::eq(heap, own))
     }
 }

@@ -57,15 +57,39 @@ impl BetCount {
 /// Address space below which space is not reserved ahead, in bytes: 64 GiB.
 const PLENTY: usize = 64 << 30;
 
+/// One setting, stored as its difference from the default, so that an allocator that has not started yet is all zero:
+/// as a static it takes no room in the program's file, and none in memory.
+struct Setting<const DEFAULT: usize> {
+    difference: AtomicUsize,
+}
+
+impl<const DEFAULT: usize> Setting<DEFAULT> {
+    const_unless_model! {
+        fn new() -> Setting<DEFAULT> {
+            Setting { difference: AtomicUsize::new(0) }
+        }
+    }
+
+    fn get(&self) -> usize {
+        // Relaxed: read by slow paths, in no order with anything.
+        self.difference.load(Ordering::Relaxed) ^ DEFAULT
+    }
+
+    fn set(&self, value: usize) {
+        // Relaxed: as above.
+        self.difference.store(value ^ DEFAULT, Ordering::Relaxed);
+    }
+}
+
 /// What can be set. Read on slow paths only.
 pub struct Settings {
-    arena_bytes: AtomicUsize,
-    reserve: AtomicBool,
+    arena_bytes: Setting<GRANULE>,
+    reserve: Setting<1>,
     helper: AtomicBool,
     /// Dirty bytes allowed: this share of the live bytes, in percent, and ...
-    dirty_percent: AtomicUsize,
+    dirty_percent: Setting<12>,
     /// ... so many bytes.
-    dirty_bytes: AtomicUsize,
+    dirty_bytes: Setting<{ 4 << 20 }>,
     bets: [BetCount; 3],
 }
 
@@ -74,11 +98,11 @@ impl Settings {
         /// The defaults.
         pub fn new() -> Settings {
             Settings {
-                arena_bytes: AtomicUsize::new(GRANULE),
-                reserve: AtomicBool::new(true),
+                arena_bytes: Setting::new(),
+                reserve: Setting::new(),
                 helper: AtomicBool::new(false),
-                dirty_percent: AtomicUsize::new(12),
-                dirty_bytes: AtomicUsize::new(4 << 20),
+                dirty_percent: Setting::new(),
+                dirty_bytes: Setting::new(),
                 bets: [BetCount::new(), BetCount::new(), BetCount::new()],
             }
         }
@@ -87,16 +111,15 @@ impl Settings {
     /// Reserves less when the process may not have much address space: `limit` bytes in all.
     pub fn adapt_to_address_space(&self, limit: usize) {
         if limit < PLENTY {
-            // Relaxed (both): read by slow paths, in no order with anything.
-            self.reserve.store(false, Ordering::Relaxed);
+            self.reserve.set(0);
             let share = (limit / 64).max(1 << 20).next_power_of_two();
-            self.arena_bytes.store(share.min(GRANULE), Ordering::Relaxed);
+            self.arena_bytes.set(share.min(GRANULE));
         }
     }
 
     /// Notes that a helper thread purges by age, or no longer does.
     pub fn set_helper(&self, runs: bool) {
-        // Relaxed: as above.
+        // Relaxed: read by slow paths, in no order with anything.
         self.helper.store(runs, Ordering::Relaxed);
     }
 
@@ -108,31 +131,27 @@ impl Settings {
 
     /// Sets what may be dirty: a share of the live bytes in percent, and bytes; `None` leaves it.
     pub fn set_dirty(&self, percent: Option<usize>, bytes: Option<usize>) {
-        // Relaxed (both): as above.
         if let Some(percent) = percent {
-            self.dirty_percent.store(percent, Ordering::Relaxed);
+            self.dirty_percent.set(percent);
         }
         if let Some(bytes) = bytes {
-            self.dirty_bytes.store(bytes, Ordering::Relaxed);
+            self.dirty_bytes.set(bytes);
         }
     }
 
     /// What may be dirty: percent of the live bytes, and bytes.
     pub fn dirty(&self) -> (usize, usize) {
-        // Relaxed (both): as above.
-        (self.dirty_percent.load(Ordering::Relaxed), self.dirty_bytes.load(Ordering::Relaxed))
+        (self.dirty_percent.get(), self.dirty_bytes.get())
     }
 
     /// Sets whether address space is reserved beyond what was asked.
     pub fn set_reserve(&self, on: bool) {
-        // Relaxed: as above.
-        self.reserve.store(on, Ordering::Relaxed);
+        self.reserve.set(usize::from(on));
     }
 
     /// Sets the bytes of address space for an arena: a power of two, at most a granule.
     pub fn set_arena_bytes(&self, bytes: usize) {
-        // Relaxed: as above.
-        self.arena_bytes.store(bytes, Ordering::Relaxed);
+        self.arena_bytes.set(bytes);
     }
 
     /// Bytes that may be dirty while `live` bytes are live. A helper thread purges by age as well, and allows more.
@@ -150,14 +169,12 @@ impl Settings {
 
     /// Bytes of address space for an arena.
     pub fn arena_bytes(&self) -> usize {
-        // Relaxed: as above.
-        self.arena_bytes.load(Ordering::Relaxed)
+        self.arena_bytes.get()
     }
 
     /// Whether address space is reserved beyond what was asked.
     pub fn reserves_space(&self) -> bool {
-        // Relaxed: as above.
-        self.reserve.load(Ordering::Relaxed)
+        self.reserve.get() != 0
     }
 
     /// The counters of a bet.
