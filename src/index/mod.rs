@@ -23,6 +23,8 @@ mod radix;
 mod space;
 mod tree;
 
+#[cfg(all(test, loom))]
+mod models;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 

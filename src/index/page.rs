@@ -15,7 +15,7 @@ use super::radix::PAGES;
 use crate::rcu::RetireLink;
 use crate::region::{InPlace, Link, Linked, Region, Retired, RetiredAs};
 use crate::sync::atomic::AtomicUsize;
-use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::seeded;
 use core::ops::Range;
 
@@ -110,14 +110,12 @@ impl PageNode {
     #[must_use]
     pub(super) fn leave(&self, pages: &Range<usize>) -> bool {
         for page in pages.clone() {
-            // Relaxed: readers that come later are held off by the grace period of the region or of the node; the next
-            // user of the node by the AcqRel below.
+            // Relaxed: readers are held off by the grace period of the region.
             self.entries[page].store(Content::Empty, Relaxed);
         }
-        let order = if seeded("index.page_leave_relaxed") { Relaxed } else { AcqRel };
-        // AcqRel: partners are each other: the last to leave has seen the others' entries cleared, and so has whoever
-        // gets the node after it.
-        self.users.fetch_sub(1, order) == 1
+        // Relaxed: that all entries are cleared before the node is used again is seen to by its grace period, which waits
+        // for the sections of all that leave (rule 4) as for those of readers.
+        self.users.fetch_sub(1, Relaxed) == 1
     }
 
     /// The region that has `page`.

@@ -71,7 +71,10 @@ impl Placement {
             match os.map(Some(base), len, Access::ReadWrite) {
                 Ok(base) => return Ok(Placed { base, mapped: len }),
                 Err(Errno(libc::EEXIST)) => {}
-                Err(_) => break,
+                Err(_) => {
+                    self.give_back(base, span);
+                    break;
+                }
             }
         }
         let placed = map_anywhere(os, len, need)?;

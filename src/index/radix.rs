@@ -124,7 +124,7 @@ impl Iterator for Pieces {
     }
 }
 
-/// The granule number of an address, never zero for one that is mapped.
+/// The granule number of an address.
 #[inline(always)]
 pub(super) const fn granule_number(address: usize) -> usize {
     address / GRANULE

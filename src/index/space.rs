@@ -210,9 +210,9 @@ impl<P: Platform> Space<P> {
         self.mappings.fetch_sub(region.mappings() as usize, Relaxed);
     }
 
-    /// The region that holds `address`: it and its memory stay until the section ends, though it may be excluded.
+    /// The region that holds `address`: see [`Index::lookup`]. It may be excluded.
     #[inline]
-    pub fn find<'s>(&self, address: usize, section: &'s Section<'_>) -> Option<&'s Region> {
+    pub fn find(&self, address: usize, section: &Section<'_>) -> Option<&'static Region> {
         self.index.lookup(address, section)
     }
 
@@ -221,8 +221,8 @@ impl<P: Platform> Space<P> {
     ///
     /// Inside the section the descriptor cannot begin another life between the lookup and the pin. A pin taken
     /// outside of one, from a [`RegionId`], must look at the generation: see [`Space::pin_again`].
-    pub fn pin(&self, address: usize, _section: &Section<'_>) -> Option<Pin<'_, P>> {
-        let region = self.index.lookup_static(address)?;
+    pub fn pin(&self, address: usize, section: &Section<'_>) -> Option<Pin<'_, P>> {
+        let region = self.find(address, section)?;
         match region.state().try_pin() {
             Pinning::Pinned => Some(Pin { region, os: &self.os }),
             Pinning::Detached | Pinning::Excluded | Pinning::Full => None,
@@ -256,7 +256,8 @@ impl<P: Platform> Space<P> {
     pub fn retire_arena(&self, region: &'static Region, _section: &Section<'_>) -> bool {
         debug_assert!(region.kind() == Kind::Arena);
         // Cheap to ask, and spares those who claim at this moment a map that is closed for a while.
-        region.slices().is_empty() && region.slices().freeze() && self.retire_region(region)
+        let frozen = region.slices().is_empty() && (seeded("index.no_freeze") || region.slices().freeze());
+        frozen && self.retire_region(region)
     }
 
     /// After exclusion, before the grace period.
@@ -340,14 +341,17 @@ impl<P: Platform> Space<P> {
             return Err(UnmapError::NotThere);
         }
         self.unlink(region);
-        if let Err(error) = self.rcu.synchronize(&self.os, own) {
+        let grace = if seeded("index.no_grace") { Ok(()) } else { self.rcu.synchronize(&self.os, own) };
+        if let Err(error) = grace {
             self.retire(region);
             return Err(match error {
                 GraceError::InsideSection => UnmapError::InsideSection,
                 GraceError::NoBarrier => UnmapError::NoBarrier,
             });
         }
-        region.state().wait_drained(&self.os);
+        if !seeded("index.undrained") {
+            region.state().wait_drained(&self.os);
+        }
         self.finish(region).map_err(|error| {
             self.parked.give(region);
             UnmapError::Kept(error)

@@ -42,7 +42,8 @@ type SliceNode = Node<SLICES>;
 /// The index from address to region.
 pub struct Index {
     root: [Entry; ROOT],
-    /// By granule number modulo the length: the number of a granule at whose base an arena starts, or 0.
+    /// By granule number modulo the length: the complement of the number of a granule at whose base an arena starts, or
+    /// 0, which is nobody's complement.
     near: [AtomicUsize; NEAR],
     /// One node each that lost the race to be linked.
     spare_granules: AtomicUsize,
@@ -72,7 +73,7 @@ impl Index {
     pub fn is_near_arena(&self, address: usize) -> bool {
         let number = granule_number(address);
         // Relaxed: who owns a live block in the arena knows the arena's memory already, and nothing else is read here.
-        self.near[number % NEAR].load(Relaxed) == number && number != 0
+        self.near[number % NEAR].load(Relaxed) == !number
     }
 
     /// Follows immortal nodes only.
@@ -105,15 +106,16 @@ impl Index {
         }
     }
 
-    /// The region that holds `address`. It and its memory stay until the section ends.
+    /// The region that holds `address`. The descriptor is immortal, but what it describes stays only until the section
+    /// ends, unless the caller pins it or claims a slice of it.
     #[inline]
-    pub fn lookup<'s>(&self, address: usize, _section: &'s Section<'_>) -> Option<&'s Region> {
-        self.lookup_static(address)
+    pub fn lookup(&self, address: usize, _section: &Section<'_>) -> Option<&'static Region> {
+        self.at(address)
     }
 
-    /// As [`Index::lookup`], for callers that see to it themselves that nothing outlives their section.
+    /// As [`Index::lookup`], where a section is not needed or not to be shown.
     #[inline]
-    pub(super) fn lookup_static(&self, address: usize) -> Option<&'static Region> {
+    pub(super) fn at(&self, address: usize) -> Option<&'static Region> {
         match self.walk(address) {
             Walk::Region(region) => Some(region),
             Walk::Nothing => None,
@@ -168,7 +170,7 @@ impl Index {
             if region.kind() == Kind::Arena {
                 let number = granule_number(start);
                 // Relaxed: see `is_near_arena`. If the place is taken, lookups of this arena take the longer way.
-                let _ = self.near[number % NEAR].compare_exchange(0, number, Relaxed, Relaxed);
+                let _ = self.near[number % NEAR].compare_exchange(0, !number, Relaxed, Relaxed);
             }
         }
         for node in blank.into_iter().flatten() {
@@ -217,8 +219,10 @@ impl Index {
         let (start, end) = (region.base(), region.base() + region.len());
         if region.kind() == Kind::Arena {
             let number = granule_number(start);
-            // Relaxed: the grace period that follows orders it.
-            let _ = self.near[number % NEAR].compare_exchange(number, 0, Relaxed, Relaxed);
+            if !seeded("index.near_late") {
+                // Relaxed: the grace period that follows orders it.
+                let _ = self.near[number % NEAR].compare_exchange(!number, 0, Relaxed, Relaxed);
+            }
         }
         for piece in pieces(start, end) {
             match piece {
@@ -284,8 +288,10 @@ impl Index {
         blank: &mut Option<&'static PageNode>,
     ) {
         let Some(entry) = self.slice_entry(at) else { return debug_assert!(false, "index: not prepared") };
-        // So that the node found is not unlinked, retired and linked again between the look and the step.
-        let _section = rcu.enter_guest();
+        // So that the node found is not unlinked, retired and linked again between the look and the step. The fence at
+        // the entry would publish the region, too; the orderings below do not count on it.
+        let without = ["index.page_without_section", "index.page_link_relaxed", "index.page_publish_relaxed"];
+        let _section = (!without.into_iter().any(seeded)).then(|| rcu.enter_guest());
         loop {
             // Acquire: partner is the Release below.
             match entry.load(Acquire) {
@@ -317,7 +323,7 @@ impl Index {
     /// Takes a region's pages out of one slice, and retires the node if they were the last.
     fn unlink_pages(&self, rcu: &Rcu, at: usize, pages: &Range<usize>) {
         let Some(entry) = self.slice_entry(at) else { return debug_assert!(false, "index: not there") };
-        let _section = rcu.enter_guest();
+        let _section = (!seeded("index.page_without_section")).then(|| rcu.enter_guest());
         // Acquire: partner is the Release of `publish_pages`.
         let Content::Node(address) = entry.load(Acquire) else {
             return debug_assert!(false, "index: not there");
@@ -387,6 +393,10 @@ fn ensure<const N: usize>(
         address => unsafe { Node::at(address) },
     };
     let order = if seeded("index.node_relaxed") { Relaxed } else { Release };
+    if seeded("index.node_blind") {
+        entry.store(node.content(), order);
+        return Ok(node);
+    }
     // Release: partner is the Acquire of `walk`: the node's entries are made. Acquire on failure: likewise, of the winner.
     match entry.exchange(Content::Empty, node.content(), order, Acquire) {
         Ok(()) => Ok(node),

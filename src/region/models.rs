@@ -53,6 +53,9 @@ pub(crate) const SEEDED: &[SeededBug] = &[
     bug("region.reopen_relaxed", "the release when a new map is opened", "header_before_claims"),
     bug("region.pool_no_tag", "the tag against ABA", "pool"),
     bug("region.pool_give_relaxed", "the release when an object is given", "pool"),
+    bug("region.pool_take_relaxed", "the acquire when an object is taken", "pool"),
+    bug("region.pool_give_relaxed", "the release when an object is given", "pool_drained"),
+    bug("region.pool_drain_relaxed", "the acquire when all objects are taken", "pool_drained"),
     bug("region.chunk_publish", "the release when a chunk is offered", "metadata"),
     bug("region.chunk_acquire", "the acquire of the current chunk", "metadata"),
     bug("region.bump_blind", "the compare-and-swap of the bump", "metadata"),
@@ -362,25 +365,57 @@ fn header_before_claims() {
     });
 }
 
+/// Two objects in a pool, and what their users write to.
+struct Shelf {
+    pool: Pool<Region>,
+    regions: [&'static Region; 2],
+    memory: [Memory; 2],
+}
+
+impl Shelf {
+    fn new() -> Arc<Shelf> {
+        let regions = [(); 2].map(|()| &*Box::leak(Box::new(Region::new())));
+        let shelf = Shelf { pool: Pool::new(), regions, memory: [Memory::new(), Memory::new()] };
+        regions.iter().for_each(|region| shelf.pool.give(region));
+        Arc::new(shelf)
+    }
+
+    /// What the only user of an object does.
+    fn touch(&self, region: &'static Region) {
+        self.memory[usize::from(core::ptr::eq(region, self.regions[1]))].write(1);
+    }
+
+    fn take(&self) -> Option<&'static Region> {
+        let region = self.pool.take()?;
+        self.touch(region);
+        Some(region)
+    }
+}
+
+fn pool_drained() {
+    explore(3, || {
+        let shelf = Shelf::new();
+        let other = shelf.clone();
+        let other = thread::spawn(move || {
+            if let Some(region) = other.take() {
+                other.pool.give(region);
+            }
+        });
+        let mut met = 0;
+        shelf.pool.drain(|region| {
+            shelf.touch(region);
+            met += 1;
+            shelf.pool.give(region);
+        });
+        other.join().unwrap();
+        assert!((1..=2).contains(&met));
+        assert!(shelf.take().is_some() && shelf.take().is_some() && shelf.take().is_none());
+    });
+}
+
 fn pool() {
     explore(3, || {
-        struct Shelf {
-            pool: Pool<Region>,
-            regions: [&'static Region; 2],
-            memory: [Memory; 2],
-        }
-        impl Shelf {
-            /// Takes a region and is its only user.
-            fn take(&self) -> Option<&'static Region> {
-                let region = self.pool.take()?;
-                let which = usize::from(core::ptr::eq(region, self.regions[1]));
-                self.memory[which].write(1);
-                Some(region)
-            }
-        }
-        let regions = [(); 2].map(|()| &*Box::leak(Box::new(Region::new())));
-        let shelf = Arc::new(Shelf { pool: Pool::new(), regions, memory: [Memory::new(), Memory::new()] });
-        regions.iter().for_each(|region| shelf.pool.give(region));
+        let shelf = Shelf::new();
         let other = shelf.clone();
         let other = thread::spawn(move || (other.take(), other.take()));
         // Takes both and gives the first back: the top is what it was, and what lies below is not.
@@ -421,7 +456,7 @@ macro_rules! models {
 models! {
     pins_and_an_unmapper two_unmappers as_many_pins_as_count recycled_under_a_slow_reader claim_or_freeze
     claim_across_words_or_freeze freeze_called_off two_freezers overlapping_claims handed_over last_touch
-    purge_and_claim header_before_claims pool metadata
+    purge_and_claim header_before_claims pool pool_drained metadata
 }
 
 #[test]

@@ -90,8 +90,9 @@ impl<T: Linked> Pool<T> {
 
     /// Takes the object that was given last.
     pub fn take(&self) -> Option<&'static T> {
+        let order = if seeded("region.pool_take_relaxed") { Relaxed } else { Acquire };
         // Acquire: partner is the Release of `give`: the object's link and fields are as its giver left them.
-        let mut head = Head(self.head.load(Acquire));
+        let mut head = Head(self.head.load(order));
         loop {
             // SAFETY: every non-zero address in `head` comes from `give`, and objects live forever.
             let top = unsafe { at::<T>(head.address()) }?;
@@ -99,8 +100,7 @@ impl<T: Linked> Pool<T> {
             // that of another stack, but then the tag has changed and the exchange fails.
             let below = top.link().below.load(Relaxed);
             // Acquire on failure: as for the load above. On success the head is the one acquired before.
-            match self.head.compare_exchange_weak(head.0, head.with_top(below).retagged().0, Relaxed, Acquire)
-            {
+            match self.head.compare_exchange_weak(head.0, head.with_top(below).retagged().0, Relaxed, order) {
                 Ok(_) => return Some(top),
                 Err(now) => head = Head(now),
             }
@@ -128,9 +128,10 @@ impl<T: Linked> Pool<T> {
     pub fn drain(&self, mut each: impl FnMut(&'static T)) {
         // Relaxed: only the guess for the exchange below.
         let mut head = Head(self.head.load(Relaxed));
+        let order = if seeded("region.pool_drain_relaxed") { Relaxed } else { Acquire };
         // Acquire: partner is the Release of `give`.
         while let Err(now) =
-            self.head.compare_exchange_weak(head.0, head.with_top(0).retagged().0, Acquire, Relaxed)
+            self.head.compare_exchange_weak(head.0, head.with_top(0).retagged().0, order, Relaxed)
         {
             head = Head(now);
         }
