@@ -114,15 +114,17 @@ impl PageNode {
             self.entries[page].store(Content::Empty, Relaxed);
         }
         // Relaxed: that all entries are cleared before the node is used again is seen to by its grace period, which waits
-        // for the sections of all that leave (rule 4) as for those of readers.
+        // for the sections of all that leave (rule 4) as for those of readers. It cannot miss one: a guest enters with a
+        // full fence before it subtracts, and the last one subtracts before the barrier.
         self.users.fetch_sub(1, Relaxed) == 1
     }
 
     /// The region that has `page`.
     #[inline]
     pub(super) fn find(&self, page: usize) -> Option<&'static Region> {
+        let order = if seeded("index.page_find_relaxed") { Relaxed } else { Acquire };
         // Acquire: partner is the Release of `join`, or that of the entry that linked the node.
-        match self.entries[page].load(Acquire) {
+        match self.entries[page].load(order) {
             Content::Region(region) => Some(region),
             Content::Empty | Content::Node(_) => None,
         }

@@ -250,8 +250,8 @@ impl Index {
             }
             return;
         }
-        // Acquire: partner is the Release of `ensure`.
-        let Content::Node(granules) = root.load(Acquire) else {
+        // Relaxed: as in `slice_entry`.
+        let Content::Node(granules) = root.load(Relaxed) else {
             debug_assert!(false, "index: a region lies above another");
             return;
         };
@@ -268,12 +268,12 @@ impl Index {
 
     /// The entry of the slice at `at`, below nodes that are there.
     fn slice_entry(&self, at: usize) -> Option<&'static Entry> {
-        // Acquire: partner is the Release of `ensure`.
-        let Content::Node(granules) = self.root[root_index(at)].load(Acquire) else { return None };
+        // Relaxed, both: who inserts a region has acquired the nodes above it in `ensure`; who removes it came to know
+        // of it from who inserted it.
+        let Content::Node(granules) = self.root[root_index(at)].load(Relaxed) else { return None };
         // SAFETY: the root leads to nodes of granules only.
         let entry = &unsafe { GranuleNode::at(granules) }.entries[granule_index(at)];
-        // Acquire: as above.
-        let Content::Node(slices) = entry.load(Acquire) else { return None };
+        let Content::Node(slices) = entry.load(Relaxed) else { return None };
         // SAFETY: nodes of granules lead to nodes of slices only.
         Some(&unsafe { SliceNode::at(slices) }.entries[slice_index(at)])
     }
@@ -290,21 +290,34 @@ impl Index {
         let Some(entry) = self.slice_entry(at) else { return debug_assert!(false, "index: not prepared") };
         // So that the node found is not unlinked, retired and linked again between the look and the step. The fence at
         // the entry would publish the region, too; the orderings below do not count on it.
-        let without = ["index.page_without_section", "index.page_link_relaxed", "index.page_publish_relaxed"];
+        let without = [
+            "index.page_without_section",
+            "index.page_link_relaxed",
+            "index.page_publish_relaxed",
+            "index.page_edit_relaxed",
+        ];
         let _section = (!without.into_iter().any(seeded)).then(|| rcu.enter_guest());
         loop {
-            // Acquire: partner is the Release below.
-            match entry.load(Acquire) {
+            let order = if seeded("index.page_edit_relaxed") { Relaxed } else { Acquire };
+            // Acquire: partner is the Release below: the node is complete.
+            match entry.load(order) {
                 Content::Empty => {
                     let Some(node) = *blank else { return debug_assert!(false, "index: not prepared") };
                     node.begin(pages, region);
                     let order = if seeded("index.page_link_relaxed") { Relaxed } else { Release };
                     // Release: partner is the Acquire of `walk`: the node and the region are complete.
+                    if seeded("index.page_link_blind") {
+                        entry.store(node.content(), order);
+                        *blank = None;
+                        return;
+                    }
                     if entry.exchange(Content::Empty, node.content(), order, Relaxed).is_ok() {
                         *blank = None;
                         return;
                     }
-                    node.abandon(pages);
+                    if !seeded("index.page_not_abandoned") {
+                        node.abandon(pages);
+                    }
                 }
                 Content::Node(address) => {
                     // SAFETY: nodes of slices lead to nodes of pages only.
@@ -324,8 +337,8 @@ impl Index {
     fn unlink_pages(&self, rcu: &Rcu, at: usize, pages: &Range<usize>) {
         let Some(entry) = self.slice_entry(at) else { return debug_assert!(false, "index: not there") };
         let _section = (!seeded("index.page_without_section")).then(|| rcu.enter_guest());
-        // Acquire: partner is the Release of `publish_pages`.
-        let Content::Node(address) = entry.load(Acquire) else {
+        // Relaxed: who inserted the region has acquired or made the node.
+        let Content::Node(address) = entry.load(Relaxed) else {
             return debug_assert!(false, "index: not there");
         };
         // SAFETY: nodes of slices lead to nodes of pages only.
@@ -362,9 +375,10 @@ fn change_granule(entry: &Entry, from: Content, to: Content) {
 /// Changes one entry, unless it leads to a node: then answers that.
 fn replace(entry: &Entry, from: Content, to: Content) -> Option<usize> {
     let order = if seeded("index.publish_relaxed") { Relaxed } else { Release };
+    let failure = if seeded("index.replace_relaxed") { Relaxed } else { Acquire };
     // Release: partner is the Acquire of `walk`: a region published is complete. Acquire on failure: partner is the
     // Release of `ensure`: the node found is complete.
-    match entry.exchange(from, to, order, Acquire) {
+    match entry.exchange(from, to, order, failure) {
         Err(Content::Node(node)) => Some(node),
         // An entry of a granule without regions below a node of granules that a wider region covers.
         Ok(()) => None,
@@ -381,13 +395,15 @@ fn ensure<const N: usize>(
     spare: &AtomicUsize,
     create: impl FnOnce() -> Result<&'static Node<N>, Errno>,
 ) -> Result<&'static Node<N>, Errno> {
+    let order = if seeded("index.ensure_relaxed") { Relaxed } else { Acquire };
     // Acquire: partner is the Release below.
-    if let Content::Node(node) = entry.load(Acquire) {
+    if let Content::Node(node) = entry.load(order) {
         // SAFETY: entries of one level lead to nodes of one type.
         return Ok(unsafe { Node::at(node) });
     }
+    let order = if seeded("index.spare_take_relaxed") { Relaxed } else { Acquire };
     // Acquire: partner is the Release below that put the spare node there.
-    let node = match spare.swap(0, Acquire) {
+    let node = match spare.swap(0, order) {
         0 => create()?,
         // SAFETY: the word holds the address of a blank node of this type.
         address => unsafe { Node::at(address) },
@@ -398,13 +414,15 @@ fn ensure<const N: usize>(
         return Ok(node);
     }
     // Release: partner is the Acquire of `walk`: the node's entries are made. Acquire on failure: likewise, of the winner.
-    match entry.exchange(Content::Empty, node.content(), order, Acquire) {
+    let failure = if seeded("index.ensure_relaxed") { Relaxed } else { Acquire };
+    match entry.exchange(Content::Empty, node.content(), order, failure) {
         Ok(()) => Ok(node),
         Err(now) => {
             let address = core::ptr::from_ref(node).expose_provenance();
             // Release: partner is the Acquire above. If there is a spare node already this one is lost: 4 or 16 KiB,
             // and only when two races are lost before the next node is needed.
-            let _ = spare.compare_exchange(0, address, Release, Relaxed);
+            let order = if seeded("index.spare_put_relaxed") { Relaxed } else { Release };
+            let _ = spare.compare_exchange(0, address, order, Relaxed);
             match now {
                 // SAFETY: as above.
                 Content::Node(winner) => Ok(unsafe { Node::at(winner) }),

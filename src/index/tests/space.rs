@@ -3,7 +3,7 @@
 use crate::base::{GRANULE, SLICE};
 use crate::index::{Space, UnmapError};
 use crate::pal::simulated::{Barrier, CallKind, Config, Simulated};
-use crate::pal::{Access, Errno};
+use crate::pal::{Access, Errno, Platform};
 use crate::rcu::ReaderSlot;
 use crate::region::{Kind, Phase, Prefer};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,6 +91,23 @@ fn places_are_used_again() {
     }
     assert!(bases.len() <= 4, "{bases:x?}");
     assert_eq!(space.metadata().used(), nodes, "the index needs no more memory");
+}
+
+#[test]
+fn on_linux_a_hint_places_an_arena() {
+    let space = Space::new(crate::pal::Linux::new());
+    space.start();
+    let first = space.map_region(Kind::Arena, GRANULE, 1, 0).unwrap();
+    let before = space.os().calls();
+    let second = space.map_region(Kind::Arena, GRANULE, 1, 0).unwrap();
+    let after = space.os().calls();
+    assert_eq!((after.map - before.map, after.unmap), (1, before.unmap), "one call, nothing cut off");
+    assert_eq!((first.base() % GRANULE, second.base() % GRANULE), (0, 0));
+    for arena in [first, second] {
+        // SAFETY: mapped, and nobody else uses it.
+        unsafe { (arena.base() as *mut u8).write(1) };
+        assert_eq!(space.unmap_now(arena, None), Ok(()));
+    }
 }
 
 #[test]
