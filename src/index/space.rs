@@ -22,6 +22,11 @@ use crate::sync::seeded;
 /// the default `vm.max_map_count`.
 const GUARDED_MAPPINGS: usize = 16 << 10;
 
+/// Whether a region is to have a guard page, when there are so many mappings.
+pub(super) const fn wants_guard(kind: Kind, mappings: usize) -> bool {
+    matches!(kind, Kind::Arena) || mappings < GUARDED_MAPPINGS
+}
+
 /// Why an unmap did not happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnmapError {
@@ -180,7 +185,7 @@ impl<P: Platform> Space<P> {
         let placed = self.placement.map(&self.os, (guard + page).max(len), need)?;
         let mut mappings = 1;
         // Relaxed: an estimate.
-        if kind == Kind::Arena || self.mappings.load(Relaxed) < GUARDED_MAPPINGS {
+        if wants_guard(kind, self.mappings.load(Relaxed)) {
             // SAFETY: mapped just now; the guard is not handed out to anybody.
             let guarded =
                 unsafe { self.os.protect(placed.base + guard, placed.mapped - guard, Access::None) }.is_ok();

@@ -1,6 +1,7 @@
 //! Tests of the space on the simulated system, mostly one thread at a time.
 
 use crate::base::{GRANULE, SLICE};
+use crate::index::space::wants_guard;
 use crate::index::{Space, UnmapError};
 use crate::pal::simulated::{Barrier, CallKind, Config, Simulated};
 use crate::pal::{Access, Errno, Platform};
@@ -108,6 +109,21 @@ fn on_linux_a_hint_places_an_arena() {
         unsafe { (arena.base() as *mut u8).write(1) };
         assert_eq!(space.unmap_now(arena, None), Ok(()));
     }
+}
+
+#[test]
+fn a_region_does_without_the_guard_that_it_cannot_have() {
+    let (os, space) = space_on(Config::default());
+    os.fail_kind(CallKind::Protect, Errno(libc::ENOMEM));
+    let region = space.map_region(Kind::Huge, SLICE, 1, 0).unwrap();
+    assert_eq!((region.mappings(), region.len()), (1, SLICE));
+    os.heal();
+    assert_eq!(space.unmap_now(region, None), Ok(()));
+    assert_eq!(region_bytes(&os, &space), 0);
+
+    // Nor do the guards of huge regions use up the mappings that the system allows by default.
+    assert!(wants_guard(Kind::Huge, 0) && !wants_guard(Kind::Huge, 65_530 / 2));
+    assert!(wants_guard(Kind::Arena, usize::MAX));
 }
 
 #[test]
