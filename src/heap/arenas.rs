@@ -25,6 +25,8 @@ const WORD: usize = u64::BITS as usize;
 const SMALLEST: usize = if cfg!(any(loom, shuttle)) { GRANULE } else { 1 << 20 };
 /// The note of an arena's region that keeps its position in the table.
 const POSITION: usize = 0;
+/// Largest boost: see `bound_dirty`.
+const MOST_BOOST: usize = 4;
 /// Slices that one madvise call gives back at most: 2 MiB.
 const PURGE_RUN: usize = 32;
 
@@ -48,6 +50,11 @@ pub struct Arenas {
     claimed: AtomicUsize,
     /// Free slices whose pages may be resident.
     dirty: AtomicUsize,
+    /// Slices that were claimed clean since the last purge by amount, and how many that purge gave back.
+    clean_claims: AtomicUsize,
+    last_purge: AtomicUsize,
+    /// Binary logarithm of how many times the usual amount may be dirty.
+    boost: AtomicUsize,
     /// Fewest dirty slices since the last tick: so many were not needed for that long.
     low_water: AtomicUsize,
     purged: AtomicU64,
@@ -63,6 +70,9 @@ impl Arenas {
                 high: AtomicUsize::new(0),
                 claimed: AtomicUsize::new(0),
                 dirty: AtomicUsize::new(0),
+                clean_claims: AtomicUsize::new(0),
+                last_purge: AtomicUsize::new(0),
+                boost: AtomicUsize::new(0),
                 low_water: AtomicUsize::new(0),
                 purged: AtomicU64::new(0),
             }
@@ -121,7 +131,12 @@ impl Arenas {
 
     fn claimed_run(&self, region: &Region, run: Run) -> Claim {
         // The run is ours: the region cannot change under us, whichever generation this is.
-        self.less_dirty(region.slices().dirty_within(run.start, run.len));
+        let dirty = region.slices().dirty_within(run.start, run.len);
+        self.less_dirty(dirty);
+        if dirty < run.len {
+            // Relaxed: a figure.
+            self.clean_claims.fetch_add(run.len - dirty, Ordering::Relaxed);
+        }
         Claim { base: region.base() + run.start * SLICE, zero: run.all_clean }
     }
 
@@ -255,12 +270,26 @@ impl Arenas {
         }
     }
 
-    /// Purges when more free slices are dirty than the options allow for what is live.
+    /// Purges when more free slices are dirty than allowed for what is live.
+    ///
+    /// What is allowed adapts: if most of what the last purge gave back has been faulted in again by now, the purge was a
+    /// mistake, and twice as much may be dirty before the next; if not, half as much.
     fn bound_dirty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) {
-        let (dirty, limit) = (self.dirty_slices(), from.dirty_limit() / SLICE);
-        if dirty > limit {
-            self.purge(from, heap, limit / 2);
+        // Relaxed (all): figures; two threads that purge at the same time purge no slice twice.
+        let boost = self.boost.load(Ordering::Relaxed);
+        let limit = (from.dirty_limit() / SLICE) << boost;
+        let dirty = self.dirty_slices();
+        if dirty <= limit {
+            return;
         }
+        let regretted = self.clean_claims.swap(0, Ordering::Relaxed);
+        let given = self.last_purge.swap(0, Ordering::Relaxed);
+        if given > 0 {
+            let boost = if regretted >= given / 2 { (boost + 1).min(MOST_BOOST) } else { boost.saturating_sub(1) };
+            self.boost.store(boost, Ordering::Relaxed);
+        }
+        self.purge(from, heap, limit / 2);
+        self.last_purge.store(dirty.saturating_sub(self.dirty_slices()), Ordering::Relaxed);
     }
 
     /// Purges dirty slices until at most `keep` are left. Never under anything that another thread waits for: a run is

@@ -14,7 +14,7 @@
 use super::Allocator;
 use super::block::{Block, Checks, Trusting};
 use super::place::first_of;
-use super::remote::{Inbox, Outbox};
+use super::remote::{Inbox, Outbox, Parcel};
 use super::slab::{Freed, Slab, Standing};
 use crate::base::{CLASSES, SLICE, class_of};
 use crate::pal::{Misuse, Platform, broken_contract};
@@ -207,7 +207,7 @@ impl Heap {
                 self.current[class].set(ptr::null());
             }
             if self.available[class].get().is_null() && !self.receive::<C, P>(from) {
-                self.outbox.flush::<C>(self.secret.get());
+                self.send_all::<C, P>(from);
             }
             // SAFETY: slabs in a list belong to this heap, which holds their arenas.
             let slab = match unsafe { self.available[class].get().as_ref() } {
@@ -270,12 +270,65 @@ impl Heap {
     ///
     /// # Safety
     /// The caller possesses this heap and the block, which lies in `slab`.
-    pub unsafe fn free_remote<C: Checks>(&self, slab: &Slab, block: *mut Block) {
+    pub unsafe fn free_remote<C: Checks, P: Platform>(&self, from: &Allocator<P>, slab: &Slab, block: *mut Block) {
         // Relaxed: a figure, written by the possessor only.
         self.remote_frees.store(self.remote_frees().wrapping_add(1), Ordering::Relaxed);
         let size = slab.info().size as usize;
         // SAFETY: the caller's; the owner of a slab with a live block is a heap.
-        unsafe { self.outbox.add::<C>(slab.owner(), block, size, self.secret.get()) };
+        if let Some(parcel) = unsafe { self.outbox.add::<C>(slab.owner(), block, size, self.secret.get()) } {
+            self.deliver::<C, P>(from, parcel);
+        }
+    }
+
+    /// Sends a parcel to its owner; or, if nobody possesses the owner, takes the slabs of its blocks over: the thread that
+    /// frees what an exited thread has allocated goes on with its memory.
+    fn deliver<C: Checks, P: Platform>(&self, from: &Allocator<P>, parcel: Parcel) {
+        // SAFETY: heaps live forever.
+        let index = unsafe { (*parcel.owner).index() } as usize;
+        let idle = if from.pool().is_idle(index) { from.pool().possess(index) } else { None };
+        let Some(idle) = idle else { return parcel.send::<C>(self.secret.get()) };
+        let mut block = parcel.first;
+        while !block.is_null() {
+            let next = self.follow::<C>(block);
+            // SAFETY: the block counts as live until it is on its slab's list, so its arena is there.
+            let slab = unsafe { first_of(Slab::of(block.addr())) };
+            // SAFETY: this thread possesses both heaps, and holds the block.
+            unsafe {
+                if ptr::eq(slab.owner(), idle) && slab.standing() != Standing::Current {
+                    idle.hand_over(slab, self);
+                }
+                if ptr::eq(slab.owner(), self) {
+                    self.free_local::<C, P>(from, slab, block);
+                } else if ptr::eq(slab.owner(), idle) {
+                    idle.free_local::<C, P>(from, slab, block);
+                } else {
+                    let owner = &*slab.owner();
+                    owner.inbox().push::<C>(block, block, self.secret.get());
+                }
+            }
+            block = next;
+        }
+        from.pool().give_up(idle);
+    }
+
+    /// Makes a slab of this heap that is not current one of `to`'s. The caller possesses both heaps.
+    fn hand_over(&self, slab: &Slab, to: &Heap) {
+        let available = slab.standing() == Standing::Available;
+        if available {
+            slab.unlink(&self.available[slab.class()]);
+        }
+        self.leave_own(slab);
+        slab.set_owner(ptr::from_ref(to).cast_mut());
+        to.enter_own(slab);
+        if available {
+            slab.link_before(&to.available[slab.class()]);
+        }
+    }
+
+    fn send_all<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
+        while let Some(parcel) = self.outbox.take() {
+            self.deliver::<C, P>(from, parcel);
+        }
     }
 
     /// Takes the blocks that other threads sent, and frees them here or sends them on. Answers whether any came.
@@ -297,7 +350,7 @@ impl Heap {
                 unsafe { self.free_local::<C, P>(from, slab, block) };
             } else {
                 // SAFETY: as above.
-                unsafe { self.free_remote::<C>(slab, block) };
+                unsafe { self.free_remote::<C, P>(from, slab, block) };
             }
             block = next;
         }
@@ -307,7 +360,7 @@ impl Heap {
     /// Sends what is held back for other heaps and takes what came: before the thread exits or pauses.
     pub fn settle<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
         self.receive::<C, P>(from);
-        self.outbox.flush::<C>(self.secret.get());
+        self.send_all::<C, P>(from);
     }
 
     /// Gives back what is free: private lists go to their slabs, and slabs without live blocks to their arenas.
@@ -376,13 +429,12 @@ impl Heap {
         !self.inbox.is_empty() || self.current.iter().any(|slab| !slab.get().is_null())
     }
 
-    /// Takes an available slab of `class` out of this heap, for another heap that needs one.
-    pub fn give_away(&self, class: usize, to: *mut Heap) -> Option<&'static Slab> {
+    /// Gives an available slab of `class` to another heap that needs one. The caller possesses both.
+    pub fn give_away(&self, class: usize, to: &Heap) -> Option<&'static Slab> {
         // SAFETY: slabs in a list belong to this heap.
         let slab = unsafe { self.available[class].get().as_ref() }?;
-        slab.unlink(&self.available[class]);
-        self.leave_own(slab);
-        slab.set_owner(to);
+        self.hand_over(slab, to);
+        slab.unlink(&to.available[class]);
         slab.make_current();
         Some(slab)
     }

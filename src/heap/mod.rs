@@ -134,7 +134,7 @@ impl<P: Platform> Allocator<P> {
                     if ptr::eq(slab.owner(), heap) {
                         heap.free_local::<C, P>(self, slab, block);
                     } else {
-                        heap.free_remote::<C>(slab, block);
+                        heap.free_remote::<C, P>(self, slab, block);
                     }
                 }
             }

@@ -142,7 +142,7 @@ impl Pool {
             }
             if let Some(idle) = self.possess(index) {
                 idle.receive::<C, P>(from);
-                let slab = idle.give_away(class, ptr::from_ref(heap).cast_mut());
+                let slab = idle.give_away(class, heap);
                 self.give_up(idle);
                 if slab.is_some() {
                     return slab;

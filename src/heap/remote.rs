@@ -87,14 +87,32 @@ impl Chain {
         }
     }
 
-    fn send<C: Checks>(&self, secret: usize) {
+    /// Takes the chain out. `None` when it is empty.
+    fn take(&self) -> Option<Parcel> {
         let first = self.first.replace(ptr::null_mut());
         if first.is_null() {
-            return;
+            return None;
         }
         self.bytes.set(0);
-        // SAFETY: heaps live forever; the chain's blocks are ours until they are sent.
-        unsafe { (*self.owner.get()).inbox().push::<C>(first, self.last.get(), secret) };
+        Some(Parcel { owner: self.owner.get(), first, last: self.last.get() })
+    }
+}
+
+/// A chain that is ready to be sent: its blocks are in nobody's hands but the holder's.
+#[must_use]
+pub struct Parcel {
+    /// The heap that owned the blocks' slabs when they were collected.
+    pub owner: *const Heap,
+    /// The first block; each leads to the next.
+    pub first: *mut Block,
+    last: *mut Block,
+}
+
+impl Parcel {
+    /// Sends the blocks to their owner's inbox.
+    pub fn send<C: Checks>(self, secret: usize) {
+        // SAFETY: heaps live forever; the parcel's blocks are ours until they are sent.
+        unsafe { (*self.owner).inbox().push::<C>(self.first, self.last, secret) };
     }
 }
 
@@ -109,17 +127,22 @@ impl Outbox {
         Outbox { chains: [const { Chain::new() }; CHAINS] }
     }
 
-    /// Adds `block` of `size` bytes to the chain for `owner`, and sends the chain when it is long enough.
+    /// Adds `block` of `size` bytes to the chain for `owner`. Answers a chain that is to be sent now: that one, because it
+    /// is long enough, or the one that had to make room for it.
     ///
     /// # Safety
     /// The caller possesses the heap of this outbox and holds the block, which lies in a slab of `owner`.
-    pub unsafe fn add<C: Checks>(&self, owner: *const Heap, block: *mut Block, size: usize, secret: usize) {
+    pub unsafe fn add<C: Checks>(
+        &self,
+        owner: *const Heap,
+        block: *mut Block,
+        size: usize,
+        secret: usize,
+    ) -> Option<Parcel> {
         // SAFETY: heaps live forever.
         let chain = &self.chains[unsafe { (*owner).index() } as usize % CHAINS];
-        if chain.owner.get() != owner {
-            chain.send::<C>(secret);
-            chain.owner.set(owner);
-        }
+        let displaced = if chain.owner.get() == owner { None } else { chain.take() };
+        chain.owner.set(owner);
         let first = chain.first.get();
         // SAFETY: the caller holds the block.
         unsafe { Block::link::<C>(block, first, Block::key(block, secret)) };
@@ -128,15 +151,11 @@ impl Outbox {
         }
         chain.first.set(block);
         chain.bytes.set(chain.bytes.get() + size);
-        if chain.bytes.get() >= CHAIN_BYTES {
-            chain.send::<C>(secret);
-        }
+        if displaced.is_none() && chain.bytes.get() >= CHAIN_BYTES { chain.take() } else { displaced }
     }
 
-    /// Sends everything.
-    pub fn flush<C: Checks>(&self, secret: usize) {
-        for chain in &self.chains {
-            chain.send::<C>(secret);
-        }
+    /// Takes one chain out; `None` when all are empty.
+    pub fn take(&self) -> Option<Parcel> {
+        self.chains.iter().find_map(Chain::take)
     }
 }
