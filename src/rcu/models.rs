@@ -145,11 +145,28 @@ impl World {
     }
 }
 
+/// Searches all executions.
 fn check(model: impl Fn() + Sync + Send + 'static) {
+    check_within(None, model);
+}
+
+/// Searches all executions with at most so many preemptions, and says how many they were.
+fn check_within(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
+    let executions = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = Arc::clone(&executions);
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = preemptions;
     builder.max_branches = 2_000;
-    builder.check(model);
+    builder.check(move || {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        model();
+    });
+    let executions = executions.load(std::sync::atomic::Ordering::Relaxed);
+    println!("{}: {executions} executions", thread_name());
+}
+
+fn thread_name() -> String {
+    std::thread::current().name().unwrap_or("model").to_owned()
 }
 
 fn spawn(world: &Arc<World>, body: impl FnOnce(&World) + 'static) -> thread::JoinHandle<()> {
@@ -309,7 +326,7 @@ fn two_reclaimers() {
 
 /// Two guests share the one word that a model has.
 fn guests() {
-    check(|| {
+    check_within(Some(3), || {
         let world = World::new(TestOs::with_barrier(), 0);
         let [first, second] = [(); 2].map(|()| {
             spawn(&world, |world| {
