@@ -44,8 +44,6 @@ mod slot;
 
 #[cfg(all(test, loom))]
 pub(crate) mod models;
-#[cfg(test)]
-mod test_os;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 
@@ -106,10 +104,7 @@ impl Rcu {
             Rcu {
                 flavour: CachePadded::new(AtomicU8::new(Flavour::Undecided as u8)),
                 slots: SlotList::new(),
-                #[cfg(not(any(loom, shuttle)))]
-                guests: [const { Guest::new() }; GUESTS],
-                #[cfg(any(loom, shuttle))]
-                guests: std::array::from_fn(|_| Guest::new()),
+                guests: crate::atomic_array![Guest::new(); GUESTS],
                 retired: RetireList::new(),
                 grace: Grace::new(),
             }

@@ -4,8 +4,9 @@
 //! its being freed. Run with `RUSTFLAGS="--cfg loom" cargo test --release --lib -p specmalloc rcu`.
 
 use super::interrupt::arm;
-use super::test_os::TestOs;
 use super::*;
+use crate::base::GRANULE;
+use crate::pal::simulated::{Barrier, Config, Simulated};
 use crate::sync::atomic::{AtomicBool, AtomicUsize};
 use crate::sync::{SeededBug, plant, spin_hint};
 use loom::cell::UnsafeCell;
@@ -47,13 +48,18 @@ const fn bug(name: &'static str, removes: &'static str, caught_by: &'static str)
     SeededBug { name, removes, caught_by }
 }
 
+/// A system with or without a barrier; nothing else of it is used here.
+fn system(barrier: Barrier) -> Simulated {
+    Simulated::with(Config { barrier, reserve: GRANULE, ..Config::default() })
+}
+
 /// Nothing is published.
 const NOTHING: usize = usize::MAX;
 
 /// Two things, one place to publish each, and readers for them.
 struct World {
     rcu: Rcu,
-    os: TestOs,
+    os: Simulated,
     slots: [ReaderSlot; 2],
     published: [AtomicUsize; 2],
     things: [UnsafeCell<u32>; 2],
@@ -62,13 +68,13 @@ struct World {
 
 impl World {
     /// Started, both things published, the first `attached` slots attached.
-    fn new(os: TestOs, attached: usize) -> Arc<World> {
+    fn new(os: Simulated, attached: usize) -> Arc<World> {
         let world = World::undecided(os, attached);
         world.rcu.start(&world.os);
         world
     }
 
-    fn undecided(os: TestOs, attached: usize) -> Arc<World> {
+    fn undecided(os: Simulated, attached: usize) -> Arc<World> {
         let world = Arc::new(World {
             rcu: Rcu::new(),
             os,
@@ -145,11 +151,28 @@ impl World {
     }
 }
 
+/// Searches all executions.
 fn check(model: impl Fn() + Sync + Send + 'static) {
+    check_within(None, model);
+}
+
+/// Searches all executions with at most so many preemptions, and says how many they were.
+fn check_within(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
+    let executions = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = Arc::clone(&executions);
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = preemptions;
     builder.max_branches = 2_000;
-    builder.check(model);
+    builder.check(move || {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        model();
+    });
+    let executions = executions.load(std::sync::atomic::Ordering::Relaxed);
+    println!("{}: {executions} executions", thread_name());
+}
+
+fn thread_name() -> String {
+    std::thread::current().name().unwrap_or("model").to_owned()
 }
 
 fn spawn(world: &Arc<World>, body: impl FnOnce(&World) + 'static) -> thread::JoinHandle<()> {
@@ -157,9 +180,9 @@ fn spawn(world: &Arc<World>, body: impl FnOnce(&World) + 'static) -> thread::Joi
     thread::spawn(move || body(&world))
 }
 
-fn grace_period_on(os: fn() -> TestOs) {
+fn grace_period_on(barrier: Barrier) {
     check(move || {
-        let world = World::new(os(), 1);
+        let world = World::new(system(barrier), 1);
         let reader = spawn(&world, |world| {
             world.read(0);
             world.read(0);
@@ -170,17 +193,17 @@ fn grace_period_on(os: fn() -> TestOs) {
 }
 
 fn grace_period() {
-    grace_period_on(TestOs::with_barrier);
+    grace_period_on(Barrier::Works);
 }
 
 fn grace_period_fenced() {
-    grace_period_on(TestOs::without_barrier);
+    grace_period_on(Barrier::Missing);
 }
 
 /// The inner section ends before the outer one looks.
 fn nested() {
     check(|| {
-        let world = World::new(TestOs::with_barrier(), 1);
+        let world = World::new(system(Barrier::Works), 1);
         let reader = spawn(&world, |world| {
             let outer = world.enter(0);
             drop(world.enter(0));
@@ -195,9 +218,9 @@ fn nested() {
 /// A signal handler reads at each step of a reader.
 fn interrupted() {
     for point in 0..7 {
-        for os in [TestOs::with_barrier, TestOs::without_barrier] {
+        for barrier in [Barrier::Works, Barrier::Missing] {
             check(move || {
-                let world = World::new(os(), 1);
+                let world = World::new(system(barrier), 1);
                 let inner = Arc::clone(&world);
                 let reader = spawn(&world, move |world| {
                     assert!(arm(point, move || inner.read(0), || world.read(0)));
@@ -211,8 +234,8 @@ fn interrupted() {
 
 /// A thread starts, attaches its slot, reads and exits during a grace period, beside one that was there before.
 fn attached_meanwhile() {
-    check(|| {
-        let world = World::new(TestOs::with_barrier(), 1);
+    check_within(Some(3), || {
+        let world = World::new(system(Barrier::Works), 1);
         let old = spawn(&world, |world| world.read(0));
         let new = spawn(&world, |world| {
             world.attach(1);
@@ -227,7 +250,7 @@ fn attached_meanwhile() {
 /// A thread reads while another starts the whole thing and unmaps.
 fn started_meanwhile() {
     check(|| {
-        let world = World::undecided(TestOs::with_barrier(), 1);
+        let world = World::undecided(system(Barrier::Works), 1);
         let reader = spawn(&world, |world| world.read(0));
         world.rcu.start(&world.os);
         world.unmap(None);
@@ -238,7 +261,7 @@ fn started_meanwhile() {
 /// A thread exits and a new one reads through its slot, the second time while the grace period runs.
 fn slot_reused() {
     check(|| {
-        let world = World::new(TestOs::with_barrier(), 1);
+        let world = World::new(system(Barrier::Works), 1);
         let first = spawn(&world, |world| world.read(0));
         let second = {
             let world = Arc::clone(&world);
@@ -255,7 +278,7 @@ fn slot_reused() {
 /// One thread retires, another reclaims, a third reads.
 fn reclaimed() {
     check(|| {
-        let world = World::new(TestOs::with_barrier(), 1);
+        let world = World::new(system(Barrier::Works), 1);
         let reader = spawn(&world, |world| {
             world.read(0);
         });
@@ -273,8 +296,8 @@ fn reclaimed() {
 
 /// Two things, unlinked by two threads, share a grace period or not.
 fn batch_of_two() {
-    check(|| {
-        let world = World::new(TestOs::with_barrier(), 1);
+    check_within(Some(3), || {
+        let world = World::new(system(Barrier::Works), 1);
         let reader = spawn(&world, |world| {
             let section = world.enter(0);
             world.look(0);
@@ -294,7 +317,7 @@ fn batch_of_two() {
 /// Two threads move the same batches, with a reader inside for a while.
 fn two_reclaimers() {
     check(|| {
-        let world = World::new(TestOs::with_barrier(), 1);
+        let world = World::new(system(Barrier::Works), 1);
         world.retire(0);
         let other = spawn(&world, |world| {
             world.reclaim(None);
@@ -309,8 +332,8 @@ fn two_reclaimers() {
 
 /// Two guests share the one word that a model has.
 fn guests() {
-    check(|| {
-        let world = World::new(TestOs::with_barrier(), 0);
+    check_within(Some(3), || {
+        let world = World::new(system(Barrier::Works), 0);
         let [first, second] = [(); 2].map(|()| {
             spawn(&world, |world| {
                 let section = world.rcu.enter_guest();
@@ -327,7 +350,7 @@ fn guests() {
 /// A guest beside a batch.
 fn reclaimed_from_guests() {
     check(|| {
-        let world = World::new(TestOs::without_barrier(), 0);
+        let world = World::new(system(Barrier::Missing), 0);
         let guest = spawn(&world, |world| {
             let section = world.rcu.enter_guest();
             world.look(0);
@@ -345,7 +368,7 @@ fn reclaimed_from_guests() {
 /// A reader that was seen inside leaves, enters again and stays: the waiter gets through all the same.
 fn busy_reader() {
     check(|| {
-        let world = World::new(TestOs::with_barrier(), 1);
+        let world = World::new(system(Barrier::Works), 1);
         let section = world.enter(0);
         let waiting = Arc::new(AtomicBool::new(false));
         let over = Arc::new(AtomicBool::new(false));
@@ -379,7 +402,7 @@ fn forked() {
         let passed = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let end = Arc::clone(&passed);
         check(move || {
-            let world = World::new(TestOs::with_barrier(), 2);
+            let world = World::new(system(Barrier::Works), 2);
             world.retire(0);
             world.retire(1);
             let vanished = Arc::clone(&world);

@@ -1,15 +1,21 @@
 use super::interrupt::arm;
-use super::test_os::TestOs;
 use super::*;
+use crate::base::GRANULE;
+use crate::pal::simulated::{Barrier, Config, Simulated};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+
+/// A system with or without a barrier; nothing else of it is used here.
+fn system(barrier: Barrier) -> Simulated {
+    Simulated::with(Config { barrier, reserve: GRANULE, ..Config::default() })
+}
 
 /// Slots and links live forever here as they do in a process.
 fn forever<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }
 
-fn started(os: &TestOs) -> &'static Rcu {
+fn started(os: &Simulated) -> &'static Rcu {
     let rcu = forever(Rcu::new());
     rcu.start(os);
     rcu
@@ -39,18 +45,18 @@ fn enter(rcu: &'static Rcu, slot: &'static ReaderSlot) -> Section<'static> {
 fn the_flavour_follows_the_platform_and_is_decided_once() {
     let rcu = Rcu::new();
     assert_eq!(rcu.statistics().flavour, Flavour::Undecided);
-    assert_eq!(rcu.synchronize(&TestOs::with_barrier(), None), Err(GraceError::NoBarrier));
-    rcu.start(&TestOs::without_barrier());
+    assert_eq!(rcu.synchronize(&system(Barrier::Works), None), Err(GraceError::NoBarrier));
+    rcu.start(&system(Barrier::Missing));
     assert_eq!(rcu.statistics().flavour, Flavour::Fence);
-    rcu.start(&TestOs::with_barrier());
+    rcu.start(&system(Barrier::Works));
     assert_eq!(rcu.statistics().flavour, Flavour::Fence);
-    assert_eq!(rcu.synchronize(&TestOs::without_barrier(), None), Ok(()));
-    assert_eq!(started(&TestOs::with_barrier()).statistics().flavour, Flavour::Membarrier);
+    assert_eq!(rcu.synchronize(&system(Barrier::Missing), None), Ok(()));
+    assert_eq!(started(&system(Barrier::Works)).statistics().flavour, Flavour::Membarrier);
 }
 
 #[test]
 fn a_batch_waits_for_the_sections_that_were_open_and_for_no_others() {
-    for os in [TestOs::with_barrier(), TestOs::without_barrier()] {
+    for os in [system(Barrier::Works), system(Barrier::Missing)] {
         let rcu = started(&os);
         let (early, late) = (attached(rcu), attached(rcu));
         let links = [retired(rcu), retired(rcu)];
@@ -71,7 +77,7 @@ fn a_batch_waits_for_the_sections_that_were_open_and_for_no_others() {
 
 #[test]
 fn without_readers_one_call_is_enough() {
-    let os = TestOs::with_barrier();
+    let os = system(Barrier::Works);
     let rcu = started(&os);
     attached(rcu);
     for _ in 0..3 {
@@ -84,7 +90,7 @@ fn without_readers_one_call_is_enough() {
 
 #[test]
 fn a_reader_that_is_always_inside_again_holds_nothing_up() {
-    let os = TestOs::with_barrier();
+    let os = system(Barrier::Works);
     let rcu = started(&os);
     let slot = attached(rcu);
     let mut section = enter(rcu, slot);
@@ -99,7 +105,7 @@ fn a_reader_that_is_always_inside_again_holds_nothing_up() {
 
 #[test]
 fn sections_nest_and_end_in_any_order() {
-    let os = TestOs::with_barrier();
+    let os = system(Barrier::Works);
     let rcu = started(&os);
     let slot = attached(rcu);
     let outer = enter(rcu, slot);
@@ -117,7 +123,7 @@ fn sections_nest_and_end_in_any_order() {
 
 #[test]
 fn guests_hold_a_grace_period_up_also_when_they_share_a_word() {
-    let os = TestOs::with_barrier();
+    let os = system(Barrier::Works);
     let rcu = started(&os);
     let mut sections: Vec<_> = (0..GUESTS + 5).map(|_| rcu.enter_guest()).collect();
     retired(rcu);
@@ -130,7 +136,7 @@ fn guests_hold_a_grace_period_up_also_when_they_share_a_word() {
 
 #[test]
 fn overlapping_guests_do_not_starve_a_grace_period() {
-    let os = TestOs::with_barrier();
+    let os = system(Barrier::Works);
     let rcu = started(&os);
     let mut section = rcu.enter_guest();
     retired(rcu);
@@ -144,23 +150,23 @@ fn overlapping_guests_do_not_starve_a_grace_period() {
 
 #[test]
 fn a_barrier_that_fails_parks_what_is_retired_until_it_works_again() {
-    let os = TestOs::with_barrier();
+    let os = system(Barrier::Works);
     let rcu = started(&os);
     let slot = attached(rcu);
-    os.set_broken(true);
+    os.reconfigure(|config| config.barrier = Barrier::StopsAfter(0));
     for parked in 1..4 {
         retired(rcu);
         assert_eq!(rcu.reclaim(&os, Some(slot), |_| panic!("no grace period")), 0);
         assert_eq!(rcu.statistics().pending, parked);
         assert_eq!(rcu.synchronize(&os, Some(slot)), Err(GraceError::NoBarrier));
     }
-    os.set_broken(false);
+    os.reconfigure(|config| config.barrier = Barrier::Works);
     assert_eq!(rcu.reclaim(&os, Some(slot), |_| {}), 3);
 }
 
 #[test]
 fn done_may_retire_and_reclaim() {
-    let os = TestOs::with_barrier();
+    let os = system(Barrier::Works);
     let rcu = started(&os);
     let first = retired(rcu);
     let mut again = true;
@@ -178,7 +184,7 @@ fn done_may_retire_and_reclaim() {
 /// A signal handler at every step of entering and leaving, itself with a section.
 #[test]
 fn a_handler_may_interrupt_an_entry_or_a_leave_anywhere() {
-    let os: &'static TestOs = forever(TestOs::with_barrier());
+    let os: &'static Simulated = forever(system(Barrier::Works));
     let mut points = 0;
     loop {
         let rcu = started(os);
@@ -210,7 +216,7 @@ fn a_handler_may_interrupt_an_entry_or_a_leave_anywhere() {
 /// running comes out exactly once. With and without links that were retired above the batch.
 #[test]
 fn a_fork_may_interrupt_a_reclaimer_anywhere() {
-    let os: &'static TestOs = forever(TestOs::with_barrier());
+    let os: &'static Simulated = forever(system(Barrier::Works));
     for above in [false, true] {
         let mut points = 0;
         loop {
@@ -270,7 +276,7 @@ fn a_fork_may_interrupt_a_reclaimer_anywhere() {
 /// A handler forks in the middle of the calling thread's own reclaim and section: both go on in the child.
 #[test]
 fn a_fork_in_a_handler_leaves_the_interrupted_reclaim_and_section_alone() {
-    let os: &'static TestOs = forever(TestOs::with_barrier());
+    let os: &'static Simulated = forever(system(Barrier::Works));
     let rcu = started(os);
     let (own, other) = (attached(rcu), attached(rcu));
     let section = enter(rcu, own);
@@ -291,7 +297,7 @@ fn a_fork_in_a_handler_leaves_the_interrupted_reclaim_and_section_alone() {
 
 #[test]
 fn a_guest_that_a_fork_closed_leaves_without_harm() {
-    let os = TestOs::with_barrier();
+    let os = system(Barrier::Works);
     let rcu = started(&os);
     let own = attached(rcu);
     let section = rcu.enter_guest();
@@ -310,8 +316,8 @@ fn a_guest_that_a_fork_closed_leaves_without_harm() {
 #[test]
 fn readers_and_a_reclaimer_race() {
     const THINGS: usize = 64;
-    let barriers = [TestOs::without_barrier(), TestOs::with_barrier()];
-    for os in barriers.iter().take(if TestOs::kernel_has_membarrier() { 2 } else { 1 }) {
+    let barriers = [system(Barrier::Missing), system(Barrier::Works)];
+    for os in barriers.iter().take(if system(Barrier::Works).register_barrier().is_ok() { 2 } else { 1 }) {
         let rcu = started(os);
         let live = forever([const { AtomicBool::new(false) }; THINGS]);
         let links = forever([const { RetireLink::new() }; THINGS]);
