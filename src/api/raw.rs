@@ -6,7 +6,7 @@
 
 use super::figures;
 use crate::base::{SLICE, is_aligned};
-use crate::global::{Thread, enter_step, leave_step, nudge, process, with_heap};
+use crate::global::{NOBODY, Thread, enter_step, leave_step, nudge, process, with_heap};
 use crate::heap::{Block, BlockKind, Checks, Freed, Heap, Place, Slab, TABLE_MAX};
 use crate::pal::{Misuse, Platform, broken_contract};
 use core::ptr;
@@ -113,12 +113,19 @@ unsafe fn free_slow<T: Thread>(block: *mut u8) {
     }
     let (heap, address) = (T::heap(), block.expose_provenance());
     if process().space().index().is_near_arena(address) {
-        // A block of a slab that the heap owns but does not find by one load.
         // SAFETY: an arena is published there, whose header has a record for every slice.
         let slab = unsafe { &*Slab::of(address) };
-        if ptr::eq(slab.owner(), heap) && slab.is_block(address % SLICE) {
-            // SAFETY: the owner is this thread's heap.
-            return unsafe { free_own::<T>(heap, slab, block) };
+        let owner = slab.owner();
+        if !owner.is_null() && slab.is_block(address % SLICE) {
+            if ptr::eq(owner, heap) {
+                // A block of a slab that the heap owns but does not find by one load.
+                // SAFETY: the owner is this thread's heap.
+                return unsafe { free_own::<T>(heap, slab, block) };
+            }
+            if !ptr::eq(heap, &raw const NOBODY) {
+                // SAFETY: the slab is open, and the thread possesses its heap.
+                return unsafe { free_others::<T>(heap, slab, block) };
+            }
         }
     }
     let place = place_of(block);
@@ -135,6 +142,22 @@ unsafe fn free_slow<T: Thread>(block: *mut u8) {
     });
     nudge();
     figures::pulse::<T>();
+}
+
+/// Frees a block of a slab that another thread's heap owns.
+///
+/// # Safety
+/// The thread possesses `heap`; a block of `slab` that has been handed out starts at `block`.
+unsafe fn free_others<T: Thread>(heap: *const Heap, slab: &Slab, block: *mut u8) {
+    let block = block.cast::<Block>();
+    // SAFETY: the caller's.
+    if T::Checks::ON && unsafe { Block::is_free(block, Block::key(block, (*heap).secret())) } {
+        return double_free(block);
+    }
+    enter_step::<T>();
+    // SAFETY: the caller's.
+    unsafe { (*heap).free_remote::<T::Checks, _>(process(), slab, block) };
+    leave_step::<T>(heap);
 }
 
 fn place_of(block: *mut u8) -> Place {

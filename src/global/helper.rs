@@ -12,7 +12,7 @@ use core::mem::MaybeUninit;
 use core::ptr;
 
 /// Milliseconds between two ticks while there is something to give back.
-const TICK_MS: u32 = 250;
+const TICK_MS: u32 = 100;
 const STACK: usize = 64 << 10;
 
 /// Whether the options allow a helper.

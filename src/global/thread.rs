@@ -115,7 +115,8 @@ fn attach<T: Thread>(options: &Options) -> *const Heap {
     heap
 }
 
-/// Gives the calling thread's heap up. What the thread allocates and frees afterwards goes through borrowed heaps.
+/// Gives the calling thread's heap up, without what is empty in it: slabs that hold blocks stay with the heap, for the
+/// next thread that possesses it or frees those blocks. What the thread allocates and frees afterwards goes through borrowed heaps.
 pub fn exit_thread<T: Thread>() {
     let heap = T::home();
     if heap.is_null() || heap == EXITED {
@@ -125,6 +126,6 @@ pub fn exit_thread<T: Thread>() {
     T::set_home(EXITED);
     // SAFETY: the thread possessed it until here; heaps live forever.
     let heap = unsafe { &*heap };
-    heap.settle::<T::Checks, _>(process());
+    heap.collect::<T::Checks, _>(process());
     process().pool().give_up(heap);
 }

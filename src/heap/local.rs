@@ -270,7 +270,12 @@ impl Heap {
     ///
     /// # Safety
     /// The caller possesses this heap and the block, which lies in `slab`.
-    pub unsafe fn free_remote<C: Checks, P: Platform>(&self, from: &Allocator<P>, slab: &Slab, block: *mut Block) {
+    pub unsafe fn free_remote<C: Checks, P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        slab: &Slab,
+        block: *mut Block,
+    ) {
         // Relaxed: a figure, written by the possessor only.
         self.remote_frees.store(self.remote_frees().wrapping_add(1), Ordering::Relaxed);
         let size = slab.info().size as usize;
@@ -326,7 +331,7 @@ impl Heap {
     }
 
     fn send_all<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
-        while let Some(parcel) = self.outbox.take() {
+        while let Some(parcel) = self.outbox.take::<C>(self.secret.get()) {
             self.deliver::<C, P>(from, parcel);
         }
     }
@@ -339,18 +344,16 @@ impl Heap {
         let mut block = self.inbox.take();
         let any = !block.is_null();
         while !block.is_null() {
-            // SAFETY: the chain is ours now; each block is free and carries its tag.
-            let Some(next) = (unsafe { Block::next::<C>(block, self.secret.get()) }) else {
-                broken_contract(Misuse::WriteAfterFree, block.addr());
-            };
+            let next = self.follow::<C>(block);
             // SAFETY: the block counts as live until it is on its slab's list, so its arena is there.
             let slab = unsafe { first_of(Slab::of(block.addr())) };
-            if ptr::eq(slab.owner(), self) {
-                // SAFETY: the block came to us with its chain.
-                unsafe { self.free_local::<C, P>(from, slab, block) };
-            } else {
-                // SAFETY: as above.
-                unsafe { self.free_remote::<C, P>(from, slab, block) };
+            // SAFETY: the block came to us with its chain.
+            unsafe {
+                if ptr::eq(slab.owner(), self) {
+                    self.free_local::<C, P>(from, slab, block);
+                } else {
+                    self.free_remote::<C, P>(from, slab, block);
+                }
             }
             block = next;
         }

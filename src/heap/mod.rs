@@ -234,12 +234,12 @@ impl<P: Platform> Allocator<P> {
         self.space.reap(Some(heap.slot()));
     }
 
-    /// One tick of the clock: what has been free since the last tick goes back to the system, a part at a time.
+    /// One tick of the clock: what has been free since the last tick goes back to the system.
     /// Answers whether anything is left to give back.
     pub fn tick<C: Checks>(&self, heap: &Heap) -> bool {
         self.collect_idle::<C>();
         let unused = self.arenas.take_low_water();
-        self.arenas.purge(self, heap, self.arenas.dirty_slices().saturating_sub(unused.div_ceil(2)));
+        self.arenas.purge(self, heap, self.arenas.dirty_slices().saturating_sub(unused));
         self.huge.drop_kept(self, self.huge.kept_bytes() / 2);
         self.arenas.unmap_empty(self, heap, 0);
         self.space.reap(Some(heap.slot()));
@@ -279,7 +279,8 @@ impl<P: Platform> Allocator<P> {
             self.arenas.each_run(|slab| {
                 // SAFETY: an owner is a heap, and lives forever.
                 let owner = unsafe { slab.owner().as_ref() };
-                if let Some(owner) = owner.filter(|&owner| slab.usage() == Usage::Slab && !ptr::eq(owner, own))
+                if let Some(owner) =
+                    owner.filter(|&owner| slab.usage() == Usage::Slab && !ptr::eq(owner, own))
                     && !self.pool.is_idle(owner.index() as usize)
                 {
                     owner.regain(slab);

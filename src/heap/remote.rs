@@ -10,6 +10,7 @@
 
 use super::block::{Block, Checks};
 use super::local::Heap;
+use crate::base::SLICE;
 use crate::const_unless_model;
 use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::sync::seeded;
@@ -19,7 +20,9 @@ use core::ptr;
 /// Owners that a thread can collect for at a time.
 const CHAINS: usize = if cfg!(any(loom, shuttle)) { 1 } else { 8 };
 /// A chain is sent when it holds so many bytes: what one thread may hold back is at most `CHAINS` times this.
-const CHAIN_BYTES: usize = if cfg!(any(loom, shuttle)) { 64 } else { 8 << 10 };
+const CHAIN_BYTES: usize = if cfg!(any(loom, shuttle)) { 64 } else { 16 << 10 };
+/// Pieces of a chain.
+const PIECES: usize = if cfg!(any(loom, shuttle)) { 2 } else { 8 };
 
 /// Blocks that other threads have freed for a heap.
 pub struct Inbox {
@@ -69,11 +72,17 @@ impl Inbox {
     }
 }
 
-/// A chain of blocks for one owner.
-struct Chain {
-    owner: Cell<*const Heap>,
+/// A piece of a chain: blocks of a few slabs.
+struct Piece {
     first: Cell<*mut Block>,
     last: Cell<*mut Block>,
+}
+
+/// Blocks for one owner, sorted a little: the pieces of a chain hold the blocks of different slices, so that the owner,
+/// who reads one block after the other from another processor's cache, stays within a slab for a while.
+struct Chain {
+    owner: Cell<*const Heap>,
+    pieces: [Piece; PIECES],
     bytes: Cell<usize>,
 }
 
@@ -81,20 +90,48 @@ impl Chain {
     const fn new() -> Chain {
         Chain {
             owner: Cell::new(ptr::null()),
-            first: Cell::new(ptr::null_mut()),
-            last: Cell::new(ptr::null_mut()),
+            pieces: [const { Piece { first: Cell::new(ptr::null_mut()), last: Cell::new(ptr::null_mut()) } };
+                PIECES],
             bytes: Cell::new(0),
         }
     }
 
-    /// Takes the chain out. `None` when it is empty.
-    fn take(&self) -> Option<Parcel> {
-        let first = self.first.replace(ptr::null_mut());
+    /// Adds a block in front of its piece.
+    ///
+    /// # Safety
+    /// The caller holds the block.
+    unsafe fn add<C: Checks>(&self, block: *mut Block, size: usize, secret: usize) {
+        let piece = &self.pieces[block.addr() / SLICE % PIECES];
+        let first = piece.first.get();
+        // SAFETY: the caller's.
+        unsafe { Block::link::<C>(block, first, Block::key(block, secret)) };
         if first.is_null() {
-            return None;
+            piece.last.set(block);
+        }
+        piece.first.set(block);
+        self.bytes.set(self.bytes.get() + size);
+    }
+
+    /// Takes the chain out, its pieces joined. `None` when it is empty.
+    fn take<C: Checks>(&self, secret: usize) -> Option<Parcel> {
+        let mut parcel: Option<Parcel> = None;
+        for piece in &self.pieces {
+            let first = piece.first.replace(ptr::null_mut());
+            if first.is_null() {
+                continue;
+            }
+            let last = piece.last.get();
+            parcel = Some(match parcel {
+                None => Parcel { owner: self.owner.get(), first, last },
+                Some(behind) => {
+                    // SAFETY: the chain's blocks are ours.
+                    unsafe { Block::link::<C>(last, behind.first, Block::key(last, secret)) };
+                    Parcel { first, ..behind }
+                }
+            });
         }
         self.bytes.set(0);
-        Some(Parcel { owner: self.owner.get(), first, last: self.last.get() })
+        parcel
     }
 }
 
@@ -141,21 +178,19 @@ impl Outbox {
     ) -> Option<Parcel> {
         // SAFETY: heaps live forever.
         let chain = &self.chains[unsafe { (*owner).index() } as usize % CHAINS];
-        let displaced = if chain.owner.get() == owner { None } else { chain.take() };
+        let displaced = if ptr::eq(chain.owner.get(), owner) { None } else { chain.take::<C>(secret) };
         chain.owner.set(owner);
-        let first = chain.first.get();
-        // SAFETY: the caller holds the block.
-        unsafe { Block::link::<C>(block, first, Block::key(block, secret)) };
-        if first.is_null() {
-            chain.last.set(block);
+        // SAFETY: the caller's.
+        unsafe { chain.add::<C>(block, size, secret) };
+        if displaced.is_none() && chain.bytes.get() >= CHAIN_BYTES {
+            chain.take::<C>(secret)
+        } else {
+            displaced
         }
-        chain.first.set(block);
-        chain.bytes.set(chain.bytes.get() + size);
-        if displaced.is_none() && chain.bytes.get() >= CHAIN_BYTES { chain.take() } else { displaced }
     }
 
     /// Takes one chain out; `None` when all are empty.
-    pub fn take(&self) -> Option<Parcel> {
-        self.chains.iter().find_map(Chain::take)
+    pub fn take<C: Checks>(&self, secret: usize) -> Option<Parcel> {
+        self.chains.iter().find_map(|chain| chain.take::<C>(secret))
     }
 }

@@ -154,11 +154,10 @@ impl Settings {
         self.arena_bytes.set(bytes);
     }
 
-    /// Bytes that may be dirty while `live` bytes are live. A helper thread purges by age as well, and allows more.
+    /// Bytes that may be dirty while `live` bytes are live.
     pub fn dirty_limit(&self, live: usize) -> usize {
         let (percent, bytes) = self.dirty();
-        let limit = live / 100 * percent + bytes;
-        if self.has_helper() { limit.saturating_mul(4) } else { limit }
+        live / 100 * percent + bytes
     }
 
     /// Bytes of freed huge blocks that may be kept, whatever is live.
