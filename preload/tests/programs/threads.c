@@ -57,7 +57,7 @@ static void empty_slots(void)
 
 /* ---- Signals ---- */
 
-enum { SIGNALS = 10000 };
+enum { SIGNALS = 5000 };
 static atomic_int handled, storm_over;
 
 static void on_signal(int number)
