@@ -62,14 +62,14 @@ size_t specmalloc_get_statistics(struct specmalloc_statistics *out, size_t size)
 int specmalloc_trim(void);
 
 /*
- * Sets the option NAME, spelled as in SPECMALLOC_CONF, to VALUE. Returns 0; or ENOENT (no such option), EINVAL (not a
- * value of it) or EBUSY (can only be set at start).
+ * Sets the option NAME to VALUE, both spelled as in SPECMALLOC_CONF. Returns 0; or ENOENT (no such option) or EINVAL
+ * (not a value of it), and then nothing has changed.
  */
 int specmalloc_set_option(const char *name, const char *value);
 
 /*
- * Stores the value of the option NAME in the SIZE bytes at VALUE as a string, cut off if need be, and returns its
- * length without the final zero, as snprintf does; or returns -1 if there is no such option.
+ * Stores the value of the option NAME, a number (0 or 1 for a switch), in the SIZE bytes at VALUE as a string, cut off
+ * if need be, and returns its length without the final zero, as snprintf does; or returns -1 if there is no such option.
  */
 int specmalloc_get_option(const char *name, char *value, size_t size);
 

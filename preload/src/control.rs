@@ -117,7 +117,7 @@ unsafe fn text<'a>(string: *const c_char) -> Option<&'a str> {
     unsafe { CStr::from_ptr(string) }.to_str().ok()
 }
 
-/// Sets an option; 0, ENOENT, EINVAL or EBUSY.
+/// Sets an option; 0, ENOENT or EINVAL.
 ///
 /// # Safety
 /// `name` and `value` are strings.

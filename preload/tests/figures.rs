@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::process::Command;
+
 passing_cases! { "figures.c":
     mallinfo2_follows,
     mallinfo2_counts_large_blocks,
@@ -74,4 +76,30 @@ fn malloc_stats_goes_to_standard_error() {
         .unwrap_or_else(|| panic!("no live bytes in {}", outcome.stderr));
     assert!(live >= 4_000_000, "{live}");
     assert!(outcome.stderr.lines().all(|line| line.starts_with("specmalloc: ")));
+}
+
+/// What the options come to with `conf` in the environment, and what is said about it.
+fn with_conf(conf: &str) -> (String, String) {
+    let program = common::compile("figures.c", &[]);
+    let outcome = common::run(Command::new(program).arg("options_in_force").env("SPECMALLOC_CONF", conf));
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    (outcome.stdout, outcome.stderr)
+}
+
+#[test]
+fn options_come_from_the_environment() {
+    let (values, complaints) = with_conf("dirty_max:2M,helper:off,dirty_percent:7");
+    assert_eq!(values, "dirty_max:2097152\ndirty_percent:7\nhelper:0\n");
+    assert_eq!(complaints, "");
+}
+
+#[test]
+fn a_wrong_option_gives_one_line_and_the_default() {
+    let (defaults, _) = with_conf("");
+    let (values, complaints) = with_conf("dirty_max:lots,colour:green");
+    assert_eq!(values, defaults);
+    let lines: Vec<_> = complaints.lines().collect();
+    assert_eq!(lines.len(), 2, "{complaints}");
+    assert!(lines[0].starts_with("specmalloc: ") && lines[0].contains("dirty_max:lots"), "{complaints}");
+    assert!(lines[1].starts_with("specmalloc: ") && lines[1].contains("colour:green"), "{complaints}");
 }

@@ -58,6 +58,10 @@ dying_cases! { "invalid free of ", ": not from this allocator":
     double_free_unmapped,
 }
 
+dying_cases! { "invalid free of ", ": the size is not the block's":
+    wrong_size,
+}
+
 dying_cases! { "memory written after free at ", "":
     written_after_free,
 }

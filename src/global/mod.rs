@@ -86,9 +86,7 @@ pub fn trim<T: Thread>() -> bool {
     with_heap::<T, _>(&Options::new(), |heap| {
         let Some(heap) = heap else { return false };
         let before = purged(&PROCESS);
-        heap.collect::<T::Checks, _>(&PROCESS);
-        PROCESS.collect_idle::<T::Checks>();
-        PROCESS.relieve(heap);
+        PROCESS.give_back::<T::Checks>(heap);
         purged(&PROCESS) != before
     })
 }

@@ -3,7 +3,7 @@
 //! `SPECMALLOC_CONF=key:value,...`. Sizes take a suffix K, M or G; switches are `on` and `off`. A key or value that is
 //! not known gives one line on standard error and leaves the default.
 
-use super::{environment, helper, process};
+use super::{environment, helper, process, start};
 
 /// What a Rust program can set in its `static`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,12 +72,15 @@ impl Options {
 pub fn set_option(key: &str, value: &str) -> Result<(), OptionError> {
     let mut options = Options::new();
     options.set(key.as_bytes(), value.as_bytes())?;
+    // The environment comes first, even in a program that has not allocated yet.
+    start(&Options::new());
     options.apply();
     Ok(())
 }
 
 /// The value of an option by name: bytes, percent, or 0 and 1 for a switch.
 pub fn get_option(key: &str) -> Option<usize> {
+    start(&Options::new());
     let settings = process().settings();
     match key {
         "dirty_max" => Some(settings.dirty().1),

@@ -255,8 +255,10 @@ impl Arenas {
         region: &'static Region,
         section: &Section<'_>,
     ) {
-        let dirty = region.slices().dirty_count();
         if from.space().retire_arena(region, section) {
+            // Counted when nobody can change it any more: the map is closed, and the section keeps the descriptor.
+            let usable = region.slices().usable();
+            let dirty = region.slices().dirty_within(usable.start, usable.len());
             let old = ptr::from_ref(region).cast_mut();
             // Relaxed: readers that still find the arena here meet closed words. (Should the descriptor have been
             // recycled already for another arena, that one has a position of its own.)

@@ -101,6 +101,18 @@ impl<P: Platform> Allocator<P> {
     /// The caller possesses `heap`.
     #[inline]
     pub unsafe fn allocate<C: Checks>(&self, heap: &Heap, size: usize, align: usize, zero: bool) -> *mut u8 {
+        // SAFETY: the caller's.
+        let block = unsafe { self.try_allocate::<C>(heap, size, align, zero) };
+        if !block.is_null() {
+            return block;
+        }
+        self.give_back::<C>(heap);
+        // SAFETY: the caller's.
+        unsafe { self.try_allocate::<C>(heap, size, align, zero) }
+    }
+
+    #[inline]
+    unsafe fn try_allocate<C: Checks>(&self, heap: &Heap, size: usize, align: usize, zero: bool) -> *mut u8 {
         match BlockKind::of(size, align) {
             BlockKind::Small(class) => {
                 // SAFETY: the caller's.
@@ -224,6 +236,14 @@ impl<P: Platform> Allocator<P> {
             // The caller holds a part of the arena: only a corrupted record can lead here.
             Coarse::Nothing | Coarse::Unsure => broken_contract(Misuse::Interior, address),
         }
+    }
+
+    /// Gives back everything that is free: in this heap, in those that nobody possesses, and in whole slices and regions.
+    #[cold]
+    pub fn give_back<C: Checks>(&self, heap: &Heap) {
+        heap.collect::<C, P>(self);
+        self.collect_idle::<C>();
+        self.relieve(heap);
     }
 
     /// Under memory pressure: gives back everything that is free and that this thread can reach.

@@ -112,7 +112,7 @@ impl Settings {
     pub fn adapt_to_address_space(&self, limit: usize) {
         if limit < PLENTY {
             self.reserve.set(0);
-            let share = (limit / 64).max(1 << 20).next_power_of_two();
+            let share = (limit / 16).max(1 << 20).next_power_of_two();
             self.arena_bytes.set(share.min(GRANULE));
         }
     }

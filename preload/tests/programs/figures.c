@@ -186,6 +186,26 @@ static void options(void)
     CHECK(set("no_such_option", "1") == ENOENT);
     CHECK(get("no_such_option", value, sizeof value) == -1 && strcmp(value, "untouched") == 0);
     CHECK(set("", "") == ENOENT && set("\xff", "1") == ENOENT);
+    CHECK(set("dirty_max", "3M") == 0);
+    CHECK(get("dirty_max", value, sizeof value) == 7 && strcmp(value, "3145728") == 0);
+    CHECK(set("dirty_max", "much") == EINVAL && set("helper", "perhaps") == EINVAL);
+    CHECK(get("dirty_max", value, sizeof value) == 7 && strcmp(value, "3145728") == 0);
+    CHECK(set("helper", "off") == 0 && get("helper", value, sizeof value) == 1 && strcmp(value, "0") == 0);
+    /* A buffer that is too small, or none. */
+    CHECK(get("dirty_max", value, 4) == 7 && strcmp(value, "314") == 0);
+    CHECK(get("dirty_max", NULL, 0) == 7);
+}
+
+/* Prints what the environment's options came to. */
+static void options_in_force(void)
+{
+    typeof(&specmalloc_get_option) get = LIBRARY(specmalloc_get_option);
+    const char *names[] = {"dirty_max", "dirty_percent", "helper"};
+    for (int i = 0; i < 3; i++) {
+        char value[64];
+        CHECK(get(names[i], value, sizeof value) > 0);
+        printf("%s:%s\n", names[i], value);
+    }
 }
 
 static void usable_size_and_trim(void)
@@ -202,5 +222,5 @@ static void usable_size_and_trim(void)
 
 MAIN(CASE(mallinfo2_follows), CASE(mallinfo2_counts_large_blocks), CASE(mallinfo_does_not_wrap),
      CASE(malloc_info_document), CASE(malloc_stats_lines), CASE(malloc_trim_gives_back), CASE(mallopt_parameters),
-     CASE(trim_threshold_bounds_free_memory), CASE(statistics), CASE(heap_of), CASE(options),
+     CASE(trim_threshold_bounds_free_memory), CASE(statistics), CASE(heap_of), CASE(options), CASE(options_in_force),
      CASE(usable_size_and_trim))

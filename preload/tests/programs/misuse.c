@@ -1,5 +1,6 @@
 /* Each case breaks the contract once. It prints the pointer that the message must name, then does it. */
 #include "support.h"
+#include <dlfcn.h>
 
 static void blame(const void *pointer)
 {
@@ -192,6 +193,17 @@ static void foreign_by_realloc(void)
     (void)!realloc(opaque(in_data), 100);
 }
 
+static void wrong_size(void)
+{
+    void (*sized)(void *, size_t) = (void (*)(void *, size_t))dlsym(RTLD_DEFAULT, "free_sized");
+    CHECK(sized != NULL);
+    void *block = malloc(100);
+    sized(block, 100);
+    block = malloc(100);
+    blame(block);
+    sized(block, 5000);
+}
+
 /* The write is seen when the block would be handed out again. */
 static void written_after_free(void)
 {
@@ -210,4 +222,4 @@ MAIN(CASE(double_free), CASE(double_free_medium), CASE(double_free_large), CASE(
      CASE(interior), CASE(interior_unaligned), CASE(interior_medium), CASE(interior_large), CASE(interior_huge),
      CASE(interior_by_realloc), CASE(never_allocated), CASE(foreign_stack), CASE(foreign_static),
      CASE(foreign_code), CASE(foreign_mapping), CASE(foreign_heap_segment), CASE(foreign_low), CASE(foreign_high),
-     CASE(foreign_by_realloc), CASE(written_after_free))
+     CASE(foreign_by_realloc), CASE(wrong_size), CASE(written_after_free))
