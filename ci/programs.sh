@@ -5,8 +5,8 @@
 #
 # LIBRARY   the library to preload; "none" for the programs' own malloc, which tells whether a check is right.
 #           Default: libspecmalloc.so of the profile preload, else of release.
-# NAME      a check, tests/programs/NAME.sh. Default: all of them.
-# --install installs the Debian packages that ci/packages.txt lists, where they are missing.
+# NAME      a check, tests/programs/NAME.sh. Default: all but the long ones, see ci/long-programs.sh.
+# --install installs the Debian packages that ci/packages.txt lists for these checks, where they are missing.
 #
 # A check is a script of its own: it runs in an empty folder and fails by its exit status. Its log stays when it fails.
 # Prints one line per check, and 'N passed, N failed' at the end.
@@ -14,23 +14,16 @@ set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 limit=${PROGRAMS_TIMEOUT:-180}
 
+install=
 if [ "${1-}" = --install ]; then
+    install=yes
     shift
-    missing=
-    while read -r package _; do
-        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
-    done < <(grep -v '^#' "$root/ci/packages.txt")
-    if [ -n "$missing" ]; then
-        apt-get update -q || exit 1
-        # shellcheck disable=SC2086 # a list of words
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing || exit 1
-    fi
 fi
 
 library=
 case "${1-}" in
     none) shift ;;
-    */* | *.so*) library=$(realpath -e "$1") || exit 1; shift ;;
+    *.so*) library=$(realpath -e "$1") || exit 1; shift ;;
     *)
         for profile in preload release; do
             candidate=$root/target/$profile/libspecmalloc.so
@@ -51,11 +44,23 @@ if [ ${#names[@]} -eq 0 ]; then
     done
 fi
 
+if [ -n "$install" ]; then
+    missing=()
+    while read -r package check; do
+        [[ " any ${names[*]} " == *" $check "* ]] || continue
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done < <(grep -v '^#' "$root/ci/packages.txt")
+    if [ ${#missing[@]} -gt 0 ]; then
+        apt-get update -q || exit 1
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" || exit 1
+    fi
+fi
+
 logs=$(mktemp -d "${TMPDIR:-/tmp}/specmalloc-programs.XXXXXX")
 passed=0 failed=0
 for name in "${names[@]}"; do
     log=$logs/$name.log
-    mkdir "$logs/$name"
+    mkdir -p "$logs/$name"
     start=$SECONDS
     # A session of its own, so that a server that a failure leaves behind can be ended with it.
     LIBRARY=$library ROOT=$root setsid -w timeout --foreground -k 5 "$limit" \
@@ -76,6 +81,6 @@ for name in "${names[@]}"; do
         tail -n 25 "$log" | sed 's/^/    /'
     fi
 done
-rmdir "$logs" 2>/dev/null
+find "$logs" -type d -empty -delete
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

@@ -5,11 +5,18 @@ port=$(free_port)
 client="redis-cli -p $port"
 served redis-server --version
 
+# A server that is still reading its file answers, but not this.
+ready() { $client ping | grep -qx PONG; }
+
+bench() {
+    preloaded redis-benchmark -p "$port" -q -P 16 -c 50 "$@" | tr '\r' '\n' | grep 'per second'
+}
+
 start() {
     preloaded redis-server --port "$port" --bind 127.0.0.1 --dir "$PWD" --dbfilename data.rdb --save '' \
         --enable-debug-command local --io-threads 2 --lazyfree-lazy-user-del yes --logfile "$1" &
     server=$!
-    eventually $client ping
+    eventually ready
     loaded "$($client info server | tr -d '\r' | sed -n 's/^process_id://p')"
 }
 
@@ -19,9 +26,9 @@ stop() {
 }
 
 start first.log
-preloaded redis-benchmark -p "$port" -q -n 200000 -P 16 -c 50 -r 20000 -d 200 -t set,get,lpush,lpop,sadd,hset,zadd
-preloaded redis-benchmark -p "$port" -q -n 20000 -P 16 -c 50 -t lrange_100,lrange_300
-preloaded redis-benchmark -p "$port" -q -n 100000 -P 16 --threads 2 -r 20000 -t set,get,lpush
+bench -n 100000 -r 20000 -d 200 -t set,get,lpush,lpop,sadd,hset,zadd
+bench -n 20000 -t lrange_100,lrange_300
+bench -n 100000 --threads 2 -r 20000 -t set,get,lpush
 # A large value, blocks of many sizes, and many that go.
 head -c 1000000 /dev/zero | tr '\0' 'x' | $client -x set large >/dev/null
 $client eval "for i = 1, 50000 do redis.call('set', 'key' .. i, string.rep('v', i % 3000)) end" 0
