@@ -127,14 +127,19 @@ impl Huge {
 
     /// Frees the block of `region`, which the caller holds.
     pub fn free<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) {
-        // Relaxed (both): figures.
-        self.live_bytes.fetch_sub(used_of(region), Ordering::Relaxed);
-        self.live_blocks.fetch_sub(1, Ordering::Relaxed);
-        set(region, USED, 0);
+        self.take_in(region);
         if !self.keep(from, region) {
             let _retired = from.space().retire_region(region);
         }
         from.space().reap(None);
+    }
+
+    /// The opposite of `hand_out`.
+    fn take_in(&self, region: &Region) {
+        // Relaxed (both): figures.
+        self.live_bytes.fetch_sub(used_of(region), Ordering::Relaxed);
+        self.live_blocks.fetch_sub(1, Ordering::Relaxed);
+        set(region, USED, 0);
     }
 
     fn keep<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) -> bool {
@@ -215,13 +220,14 @@ impl Huge {
         align: usize,
     ) -> *mut u8 {
         let Some(used) = align_up(size, from.page_size()) else { return ptr::null_mut() };
-        let old = used_of(region);
+        let (old, dirty) = (used_of(region), dirty_of(region));
         if used <= region.len() {
             if used > old {
                 from.bet(Bet::Space).won();
-            } else if old - used >= from.page_size() * 16 {
-                // SAFETY: the block's holder gave the tail up; the region is one mapping.
-                if unsafe { from.space().os().purge(region.base() + used, old - used) }.is_ok() {
+            } else if dirty - used >= from.page_size() * 16 {
+                // SAFETY: the block's holder gave the tail up, and what is behind was an earlier holder's; the region is
+                // one mapping.
+                if unsafe { from.space().os().purge(region.base() + used, dirty - used) }.is_ok() {
                     set(region, DIRTY, used);
                 }
             }
@@ -236,14 +242,17 @@ impl Huge {
         // must keep their view, so that block is copied.
         let moved = region.state().pins() == 0
             && unsafe { from.space().os().move_pages(region.base(), longer.base(), old) }.is_ok();
+        self.hand_out(longer, used);
         if moved {
-            set(region, DIRTY, 0);
+            // Not kept: what is kept is counted by the pages that it saves, and it has hardly any.
+            self.take_in(region);
+            let _retired = from.space().retire_region(region);
+            from.space().reap(None);
         } else {
             // SAFETY: as above.
             unsafe { ptr::copy_nonoverlapping(base_of(region), base_of(longer), old) };
+            self.free(from, region);
         }
-        self.hand_out(longer, used);
-        self.free(from, region);
         base_of(longer)
     }
 
