@@ -154,6 +154,11 @@ impl Outbox {
         if displaced.is_none() && chain.bytes.get() >= CHAIN_BYTES { chain.take() } else { displaced }
     }
 
+    /// Whether nothing waits to be sent.
+    pub fn is_empty(&self) -> bool {
+        self.chains.iter().all(|chain| chain.first.get().is_null())
+    }
+
     /// Takes one chain out; `None` when all are empty.
     pub fn take(&self) -> Option<Parcel> {
         self.chains.iter().find_map(Chain::take)
