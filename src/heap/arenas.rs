@@ -255,8 +255,11 @@ impl Arenas {
         region: &'static Region,
         section: &Section<'_>,
     ) {
-        let dirty = region.slices().dirty_count();
         if from.space().retire_arena(region, section) {
+            // Counted now that the map is closed: before, another thread could have purged slices and taken them off the
+            // figure as well. The section keeps the descriptor from its next life.
+            let usable = region.slices().usable();
+            let dirty = region.slices().dirty_within(usable.start, usable.len());
             let old = ptr::from_ref(region).cast_mut();
             // Relaxed: readers that still find the arena here meet closed words. (Should the descriptor have been
             // recycled already for another arena, that one has a position of its own.)
