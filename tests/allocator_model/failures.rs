@@ -16,7 +16,11 @@ fn workload() -> Vec<Step> {
     }
     // Frees by others, growth in place and by moving, shrinking, a huge block for the second time.
     steps.push(Step::FreeMany { hand: 1, pick: 5, count: 150 });
-    steps.extend((0..4).map(|pick| Step::Reallocate { hand: 0, pick: usize::MAX - pick, size: 3 * LARGE_MAX }));
+    steps.extend((0..4).map(|pick| Step::Reallocate {
+        hand: 0,
+        pick: usize::MAX - pick,
+        size: 3 * LARGE_MAX,
+    }));
     steps.push(Step::Reallocate { hand: 2, pick: usize::MAX, size: LARGE_MAX + 1 });
     steps.push(Step::Free { hand: 2, pick: usize::MAX });
     steps.push(allocate(2, 2 * LARGE_MAX, 1, true));
@@ -53,7 +57,6 @@ fn calls_of_the_workload() -> u64 {
     let (driver, os) = run(|_| {});
     assert_eq!(driver.refused, 0);
     let calls = os.record();
-    assert!(calls.iter().all(|call| call.result.is_ok()));
     driver.finish();
     calls.len() as u64
 }

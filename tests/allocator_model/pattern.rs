@@ -28,6 +28,12 @@ pub fn is_intact(block: &[u8], len: usize, seed: u8) -> bool {
     })
 }
 
+/// Whether every 4 KiB of the block still begin with their word: no page is lost or in another's place.
+pub fn has_its_pages(block: &[u8], seed: u8) -> bool {
+    let mut words = block.chunks(CHUNK).map(<[u8]>::first_chunk).enumerate();
+    words.all(|(index, word)| word.is_none_or(|word| *word == stamp(seed, index)))
+}
+
 /// Whether all bytes are zero.
 pub fn is_zero(block: &[u8]) -> bool {
     block.chunks(CHUNK).all(|chunk| *chunk == [0; CHUNK][..chunk.len()])
@@ -46,8 +52,9 @@ fn a_changed_byte_or_page_is_noticed() {
             block[at] ^= 1;
         }
         if len > 2 * CHUNK {
+            assert!(has_its_pages(&block, 7));
             block.copy_within(CHUNK..2 * CHUNK, 0);
-            assert!(!is_intact(&block, len, 7));
+            assert!(!is_intact(&block, len, 7) && !has_its_pages(&block, 7));
         }
     }
 }

@@ -7,6 +7,9 @@ use specmalloc::base::{SLICE, SMALL_MAX};
 use specmalloc::heap::{Checked, Checks, LARGE_MAX, Trusting};
 use specmalloc::pal::simulated::{Barrier, Config};
 
+/// Bytes of address space in which the places that the allocator asks for first exist.
+const HINTED: usize = 512 << 30;
+
 fn size() -> impl Strategy<Value = usize> {
     prop_oneof![
         8 => 0usize..=1024,
@@ -47,10 +50,16 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Runs `steps`; on a `roomy` system nothing may be refused.
-fn agree<C: Checks>(config: Config, roomy: bool, arena_bytes: usize, reserve: bool, steps: &[Step]) -> TestCaseResult {
+fn agree<C: Checks>(
+    config: Config,
+    roomy: bool,
+    arena_bytes: usize,
+    headroom: bool,
+    steps: &[Step],
+) -> TestCaseResult {
     let mut driver = Driver::<C>::new(config, |allocator| {
         allocator.settings().set_arena_bytes(arena_bytes);
-        allocator.settings().set_reserve(reserve);
+        allocator.settings().set_reserve(headroom);
     });
     for &step in steps {
         driver.run(step);
@@ -76,13 +85,14 @@ proptest! {
     fn agrees_with_the_model(
         page_shift in prop::sample::select(vec![12, 14, 16]),
         arena_shift in 20u32..26,
-        reserve in any::<bool>(),
+        reserve in prop::sample::select(vec![64 << 30, HINTED]),
+        headroom in any::<bool>(),
         trusting in any::<bool>(),
         steps in steps(),
     ) {
-        let config = Config { page_size: 1 << page_shift, ..Config::default() };
+        let config = Config { page_size: 1 << page_shift, reserve, ..Config::default() };
         let run = if trusting { agree::<Trusting> } else { agree::<Checked> };
-        run(config, true, 1 << arena_shift, reserve, &steps)?;
+        run(config, true, 1 << arena_shift, headroom, &steps)?;
     }
 
     #[test]
