@@ -279,7 +279,8 @@ impl<P: Platform> Allocator<P> {
             self.arenas.each_run(|slab| {
                 // SAFETY: an owner is a heap, and lives forever.
                 let owner = unsafe { slab.owner().as_ref() };
-                if let Some(owner) = owner.filter(|&owner| slab.usage() == Usage::Slab && !ptr::eq(owner, own))
+                if let Some(owner) =
+                    owner.filter(|&owner| slab.usage() == Usage::Slab && !ptr::eq(owner, own))
                     && !self.pool.is_idle(owner.index() as usize)
                 {
                     owner.regain(slab);
