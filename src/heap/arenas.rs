@@ -288,7 +288,8 @@ impl Arenas {
         let regretted = self.clean_claims.swap(0, Ordering::Relaxed);
         let given = self.last_purge.swap(0, Ordering::Relaxed);
         if given > 0 {
-            let boost = if regretted >= given / 2 { (boost + 1).min(MOST_BOOST) } else { boost.saturating_sub(1) };
+            let boost =
+                if regretted >= given / 2 { (boost + 1).min(MOST_BOOST) } else { boost.saturating_sub(1) };
             self.boost.store(boost, Ordering::Relaxed);
         }
         self.purge(from, heap, limit / 2);

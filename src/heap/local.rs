@@ -270,7 +270,12 @@ impl Heap {
     ///
     /// # Safety
     /// The caller possesses this heap and the block, which lies in `slab`.
-    pub unsafe fn free_remote<C: Checks, P: Platform>(&self, from: &Allocator<P>, slab: &Slab, block: *mut Block) {
+    pub unsafe fn free_remote<C: Checks, P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        slab: &Slab,
+        block: *mut Block,
+    ) {
         // Relaxed: a figure, written by the possessor only.
         self.remote_frees.store(self.remote_frees().wrapping_add(1), Ordering::Relaxed);
         let size = slab.info().size as usize;
