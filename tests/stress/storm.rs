@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 static EXCHANGE: [AtomicPtr<Head>; 512] = [const { AtomicPtr::new(ptr::null_mut()) }; 512];
 /// Set when the threads are to stop.
 static OVER: AtomicBool = AtomicBool::new(false);
+/// Whether threads fork.
+static FORKS: AtomicBool = AtomicBool::new(true);
 /// Turns of all threads together.
 static TURNS: AtomicUsize = AtomicUsize::new(0);
 
@@ -246,7 +248,7 @@ fn turn<M: Memory>(random: &mut Random, table: &mut Table) {
             });
             demand(made.is_ok_and(|thread| thread.join().is_ok()), "a thread did not come to its end");
         }
-        _ if random.below(4) == 0 => fork::<M>(random, table),
+        _ if random.below(4) == 0 && FORKS.load(Ordering::Relaxed) => fork::<M>(random, table),
         _ => {}
     }
 }
@@ -337,17 +339,20 @@ fn interrupt<M: Memory>(microseconds: libc::suseconds_t) {
 pub struct Storm {
     threads: usize,
     turns: usize,
+    forks: bool,
     time: Duration,
     seed: u64,
 }
 
 impl Storm {
-    /// 16 threads with some turns each, and as many more as fit into `SPECMALLOC_STRESS_SECONDS`.
+    /// 16 threads (`SPECMALLOC_STRESS_THREADS`) with 1,500 turns each (`.._TURNS`), and as many more as fit into
+    /// `.._SECONDS`. Children are forked unless `.._FORKS` is 0.
     pub fn from_environment() -> Storm {
         let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect(name));
         Storm {
             threads: number("SPECMALLOC_STRESS_THREADS").unwrap_or(16) as usize,
-            turns: 1500,
+            turns: number("SPECMALLOC_STRESS_TURNS").unwrap_or(1500) as usize,
+            forks: number("SPECMALLOC_STRESS_FORKS") != Some(0),
             time: Duration::from_secs(number("SPECMALLOC_STRESS_SECONDS").unwrap_or(0)),
             seed: number("SPECMALLOC_STRESS_SEED").unwrap_or(1),
         }
@@ -356,6 +361,7 @@ impl Storm {
     /// Runs the storm and frees everything.
     pub fn run<M: Memory>(self) {
         let end = Instant::now() + self.time;
+        FORKS.store(self.forks, Ordering::Relaxed);
         if M::HANDLERS {
             interrupt::<M>(2000);
         }
