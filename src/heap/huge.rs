@@ -10,7 +10,7 @@
 
 use super::{Allocator, Bet};
 use crate::base::{align_up, is_aligned};
-use crate::pal::Platform;
+use crate::pal::{Errno, Platform};
 use crate::region::{Kind, Region};
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::{atomic_array, const_unless_model};
@@ -25,6 +25,9 @@ const MOST_RESERVE: usize = 1 << 30;
 const USED: usize = 0;
 /// The note that says how many bytes from the start may be resident.
 const DIRTY: usize = 1;
+/// The note that says how many bytes from the start are pages that were moved here: to the system they are a mapping of
+/// their own, whatever lies behind them. Zero for most regions.
+const MOVED: usize = 2;
 
 fn set(region: &Region, note: usize, bytes: usize) {
     // Relaxed: only who holds the block writes or needs it; handing the block over orders.
@@ -40,6 +43,23 @@ pub fn used_of(region: &Region) -> usize {
 fn dirty_of(region: &Region) -> usize {
     // Relaxed: as above.
     region.note(DIRTY).load(Ordering::Relaxed)
+}
+
+fn moved_of(region: &Region) -> usize {
+    // Relaxed: as above.
+    region.note(MOVED).load(Ordering::Relaxed)
+}
+
+/// Gives the pages of `start..end` back, byte offsets in a region that the caller holds. Nobody uses their contents.
+fn purge<P: Platform>(from: &Allocator<P>, region: &Region, start: usize, end: usize) -> Result<(), Errno> {
+    let border = moved_of(region).clamp(start, end);
+    for (start, end) in [(start, border), (border, end)] {
+        if start < end {
+            // SAFETY: the caller's; both sides of the border are inside one mapping.
+            unsafe { from.space().os().purge(region.base() + start, end - start) }?;
+        }
+    }
+    Ok(())
 }
 
 fn base_of(region: &Region) -> *mut u8 {
@@ -118,8 +138,7 @@ impl Huge {
 
     fn clear<P: Platform>(&self, from: &Allocator<P>, region: &Region, used: usize) {
         let dirty = dirty_of(region).min(used);
-        // SAFETY: the region is ours and nobody uses its contents; it is one mapping.
-        if unsafe { from.space().os().purge(region.base(), dirty) }.is_err() {
+        if purge(from, region, 0, dirty).is_err() {
             // SAFETY: the same range, read-write.
             unsafe { base_of(region).write_bytes(0, dirty) };
         }
@@ -127,14 +146,19 @@ impl Huge {
 
     /// Frees the block of `region`, which the caller holds.
     pub fn free<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) {
-        // Relaxed (both): figures.
-        self.live_bytes.fetch_sub(used_of(region), Ordering::Relaxed);
-        self.live_blocks.fetch_sub(1, Ordering::Relaxed);
-        set(region, USED, 0);
+        self.take_in(region);
         if !self.keep(from, region) {
             let _retired = from.space().retire_region(region);
         }
         from.space().reap(None);
+    }
+
+    /// The opposite of `hand_out`.
+    fn take_in(&self, region: &Region) {
+        // Relaxed (both): figures.
+        self.live_bytes.fetch_sub(used_of(region), Ordering::Relaxed);
+        self.live_blocks.fetch_sub(1, Ordering::Relaxed);
+        set(region, USED, 0);
     }
 
     fn keep<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) -> bool {
@@ -215,13 +239,13 @@ impl Huge {
         align: usize,
     ) -> *mut u8 {
         let Some(used) = align_up(size, from.page_size()) else { return ptr::null_mut() };
-        let old = used_of(region);
+        let (old, dirty) = (used_of(region), dirty_of(region));
         if used <= region.len() {
             if used > old {
                 from.bet(Bet::Space).won();
-            } else if old - used >= from.page_size() * 16 {
-                // SAFETY: the block's holder gave the tail up; the region is one mapping.
-                if unsafe { from.space().os().purge(region.base() + used, old - used) }.is_ok() {
+            } else if dirty - used >= from.page_size() * 16 {
+                // The block's holder gave the tail up; what is behind it was an earlier holder's.
+                if purge(from, region, used, dirty).is_ok() {
                     set(region, DIRTY, used);
                 }
             }
@@ -232,18 +256,24 @@ impl Huge {
         }
         from.bet(Bet::Space).lost();
         let Some(longer) = self.map(from, used, align) else { return ptr::null_mut() };
-        // SAFETY: both are ours, page-aligned and long enough; nobody uses the new one. Pinned readers of the old block
-        // must keep their view, so that block is copied.
+        // Pinned readers of the old block must keep their view, and pages of two mappings do not move in one call: such a
+        // block is copied.
+        // SAFETY: both are ours, page-aligned and long enough, and each is one mapping; nobody uses the new one.
         let moved = region.state().pins() == 0
+            && moved_of(region) == 0
             && unsafe { from.space().os().move_pages(region.base(), longer.base(), old) }.is_ok();
+        self.hand_out(longer, used);
         if moved {
-            set(region, DIRTY, 0);
+            set(longer, MOVED, old);
+            // Not kept: what is kept is counted by the pages that it saves, and it has hardly any.
+            self.take_in(region);
+            let _retired = from.space().retire_region(region);
+            from.space().reap(None);
         } else {
             // SAFETY: as above.
             unsafe { ptr::copy_nonoverlapping(base_of(region), base_of(longer), old) };
+            self.free(from, region);
         }
-        self.hand_out(longer, used);
-        self.free(from, region);
         base_of(longer)
     }
 

@@ -429,7 +429,10 @@ impl Heap {
 
     /// Whether [`Heap::collect`] has anything to do: asked of an idle heap.
     pub fn needs_collecting(&self) -> bool {
-        !self.inbox.is_empty() || self.current.iter().any(|slab| !slab.get().is_null())
+        // A thread that exits sends what it held back; one that a fork left behind did not.
+        !self.inbox.is_empty()
+            || !self.outbox.is_empty()
+            || self.current.iter().any(|slab| !slab.get().is_null())
     }
 
     /// Gives an available slab of `class` to another heap that needs one. The caller possesses both.

@@ -189,6 +189,11 @@ impl Outbox {
         }
     }
 
+    /// Whether nothing waits to be sent.
+    pub fn is_empty(&self) -> bool {
+        self.chains.iter().all(|chain| chain.first.get().is_null())
+    }
+
     /// Takes one chain out; `None` when all are empty.
     pub fn take<C: Checks>(&self, secret: usize) -> Option<Parcel> {
         self.chains.iter().find_map(|chain| chain.take::<C>(secret))

@@ -179,7 +179,9 @@ impl<P: Platform> Space<P> {
         let len = sum.ok_or(Errno(libc::ENOMEM))?;
         let (need, guard) = match kind {
             Kind::Arena => (GRANULE, len - page),
-            _ => (align.max(page), len),
+            // On a slice at least: who looks up a pointer of C does not follow nodes of single pages.
+            Kind::Huge => (align.max(SLICE), len),
+            Kind::File => (align.max(page), len),
         };
         debug_assert!(kind != Kind::Arena || (3 * SLICE..=GRANULE).contains(&len) && align <= GRANULE);
         let placed = self.placement.map(&self.os, (guard + page).max(len), need)?;

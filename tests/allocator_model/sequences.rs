@@ -1,0 +1,120 @@
+//! Random operations under several kinds of system.
+
+use crate::driver::{Driver, HANDS, Step};
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+use specmalloc::base::{SLICE, SMALL_MAX};
+use specmalloc::heap::{Checked, Checks, LARGE_MAX, Trusting};
+use specmalloc::pal::simulated::{Barrier, Config};
+
+/// Bytes of address space in which the places that the allocator asks for first exist.
+const HINTED: usize = 512 << 30;
+
+fn size() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        8 => 0usize..=1024,
+        4 => 1025..=SMALL_MAX,
+        1 => SMALL_MAX - 8..SMALL_MAX + 9,
+        3 => (1usize..40, 0usize..3).prop_map(|(slices, more)| slices * SLICE - 1 + more),
+        1 => SMALL_MAX + 1..=LARGE_MAX,
+        1 => LARGE_MAX - 1..LARGE_MAX + 2,
+        3 => LARGE_MAX + 1..3 * LARGE_MAX,
+    ]
+}
+
+fn align() -> impl Strategy<Value = usize> {
+    prop_oneof![12 => Just(1usize), 4 => (0u32..16).prop_map(|shift| 1 << shift), 1 => (16u32..26).prop_map(|shift| 1 << shift)]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let hand = || 0..HANDS;
+    let pick = any::<usize>;
+    prop_oneof![
+        10 => (hand(), size(), align(), any::<bool>())
+            .prop_map(|(hand, size, align, zero)| Step::Allocate { hand, size, align, zero }),
+        3 => (hand(), 0usize..9000, 1usize..80)
+            .prop_map(|(hand, size, count)| Step::AllocateMany { hand, size, count }),
+        8 => (hand(), pick()).prop_map(|(hand, pick)| Step::Free { hand, pick }),
+        3 => (hand(), pick(), 1usize..100).prop_map(|(hand, pick, count)| Step::FreeMany { hand, pick, count }),
+        6 => (hand(), pick(), size()).prop_map(|(hand, pick, size)| Step::Reallocate { hand, pick, size }),
+        2 => hand().prop_map(|hand| Step::GiveUp { hand }),
+        1 => hand().prop_map(|hand| Step::Settle { hand }),
+        1 => hand().prop_map(|hand| Step::Collect { hand }),
+        1 => Just(Step::CollectIdle),
+        1 => (hand(), 0usize..8).prop_map(|(hand, keep)| Step::Purge { hand, keep }),
+        1 => hand().prop_map(|hand| Step::Tick { hand }),
+        1 => hand().prop_map(|hand| Step::Relieve { hand }),
+        1 => hand().prop_map(|hand| Step::Fork { hand }),
+        1 => Just(Step::ForkByGuest),
+    ]
+}
+
+/// Runs `steps`; on a `roomy` system nothing may be refused.
+fn agree<C: Checks>(
+    config: Config,
+    roomy: bool,
+    arena_bytes: usize,
+    headroom: bool,
+    steps: &[Step],
+) -> TestCaseResult {
+    let mut driver = Driver::<C>::new(config, |allocator| {
+        allocator.settings().set_arena_bytes(arena_bytes);
+        allocator.settings().set_reserve(headroom);
+    });
+    for &step in steps {
+        driver.run(step);
+        driver.check();
+    }
+    prop_assert!(!roomy || driver.refused == 0, "{} requests were refused", driver.refused);
+    driver.finish();
+    Ok(())
+}
+
+/// A quarter of the usual number: a case is long. `PROPTEST_CASES` sets four times what is run.
+fn cases() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig { cases: usual.cases / 4, max_shrink_iters: 2000, failure_persistence: None, ..usual }
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 1..60)
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn agrees_with_the_model(
+        page_shift in prop::sample::select(vec![12, 14, 16]),
+        arena_shift in 20u32..26,
+        reserve in prop::sample::select(vec![64 << 30, HINTED]),
+        headroom in any::<bool>(),
+        trusting in any::<bool>(),
+        steps in steps(),
+    ) {
+        let config = Config { page_size: 1 << page_shift, reserve, ..Config::default() };
+        let run = if trusting { agree::<Trusting> } else { agree::<Checked> };
+        run(config, true, 1 << arena_shift, headroom, &steps)?;
+    }
+
+    #[test]
+    fn agrees_with_the_model_in_narrow_systems(
+        page_shift in prop::sample::select(vec![12, 14, 16]),
+        address_space_mib in 8usize..200,
+        commit_mib in 4usize..200,
+        mapping_limit in 6usize..60,
+        barrier in prop_oneof![Just(Barrier::Works), Just(Barrier::Missing), (0u64..6).prop_map(Barrier::StopsAfter)],
+        arena_shift in 20u32..26,
+        steps in steps(),
+    ) {
+        let config = Config {
+            page_size: 1 << page_shift,
+            address_space_limit: address_space_mib << 20,
+            commit_limit: commit_mib << 20,
+            mapping_limit,
+            barrier,
+            ..Config::default()
+        };
+        agree::<Checked>(config, false, 1 << arena_shift, arena_shift % 2 == 0, &steps)?;
+    }
+}
