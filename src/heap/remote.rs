@@ -191,7 +191,7 @@ impl Outbox {
 
     /// Whether nothing waits to be sent.
     pub fn is_empty(&self) -> bool {
-        self.chains.iter().all(|chain| chain.first.get().is_null())
+        self.chains.iter().all(|chain| chain.bytes.get() == 0)
     }
 
     /// Takes one chain out; `None` when all are empty.
