@@ -45,7 +45,7 @@ unsafe impl Memory for C {
     unsafe fn resize(block: *mut u8, old: usize, _align: usize, size: usize) -> *mut u8 {
         // SAFETY: the caller's.
         unsafe {
-            if old % 2 == 0 {
+            if old.is_multiple_of(2) {
                 libc::realloc(block.cast(), size).cast()
             } else {
                 reallocarray(block.cast(), 1, size).cast()

@@ -165,7 +165,10 @@ mod tests {
             let align = 1usize << shift;
             for size in 0..=SMALL_MAX {
                 if let Some(class) = class_of_aligned(size, align) {
-                    assert!(class_size(class) >= size && class_size(class) % align == 0, "{size} at {align}");
+                    assert!(
+                        class_size(class) >= size && class_size(class).is_multiple_of(align),
+                        "{size} at {align}"
+                    );
                 }
             }
         }
@@ -212,7 +215,7 @@ mod tests {
             let limit = info.limit(info.capacity);
             let bytes = u64::from(info.capacity) * u64::from(info.size);
             assert!(info.reciprocal > (1 << 48) + limit);
-            let mut check = |offset: u64| {
+            let check = |offset: u64| {
                 assert!(offset.wrapping_mul(info.reciprocal) >= limit, "class {class}, offset {offset:#x}");
             };
             for step in 0..2000 {

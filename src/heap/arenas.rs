@@ -63,7 +63,7 @@ pub struct Arenas {
 impl Arenas {
     const_unless_model! {
         /// No arenas.
-        pub fn new() -> Arenas {
+        pub(super) fn new() -> Arenas {
             Arenas {
                 table: atomic_array!(AtomicPtr::new(ptr::null_mut()); MAX_ARENAS),
                 room: atomic_array!(AtomicU64::new(0); MAX_ARENAS.div_ceil(WORD)),

@@ -78,7 +78,7 @@ pub struct Huge {
 impl Huge {
     const_unless_model! {
         /// No huge blocks.
-        pub fn new() -> Huge {
+        pub(super) fn new() -> Huge {
             Huge {
                 kept: atomic_array!(AtomicPtr::new(ptr::null_mut()); KEPT),
                 kept_bytes: AtomicUsize::new(0),

@@ -31,7 +31,7 @@ pub struct Pool {
 impl Pool {
     const_unless_model! {
         /// A pool without heaps.
-        pub fn new() -> Pool {
+        pub(super) fn new() -> Pool {
             Pool {
                 heaps: atomic_array!(AtomicPtr::new(ptr::null_mut()); MAX_HEAPS),
                 idle: atomic_array!(AtomicU64::new(0); WORDS),

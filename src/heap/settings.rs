@@ -96,7 +96,7 @@ pub struct Settings {
 impl Settings {
     const_unless_model! {
         /// The defaults.
-        pub fn new() -> Settings {
+        pub(super) fn new() -> Settings {
             Settings {
                 arena_bytes: Setting::new(),
                 reserve: Setting::new(),

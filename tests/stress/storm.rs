@@ -219,12 +219,11 @@ fn turn<M: Memory>(random: &mut Random, table: &mut Table) {
             // AcqRel: pairs with itself in the thread that put the block there, and in the one that takes this one.
             table.0[slot] = EXCHANGE[random.below(EXCHANGE.len())].swap(table.0[slot], Ordering::AcqRel);
         }
-        750..980 => {
-            if !table.0[slot].is_null() {
-                let size = size(random);
-                table.0[slot] = resize::<M>(random, table.0[slot], size);
-            }
+        750..980 if !table.0[slot].is_null() => {
+            let size = size(random);
+            table.0[slot] = resize::<M>(random, table.0[slot], size);
         }
+        750..980 => {}
         980..997 => {
             // The unmap storm: huge blocks come, grow and go.
             let size = (4 << 20) + (1 << 12 << random.below(11));
