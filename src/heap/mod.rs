@@ -3,9 +3,9 @@
 //! May import `base`, `sync`, `pal`, `rcu`, `region` and `index`. The front door is [`Allocator`], a value: a process
 //! has one in a static (`global`), a test as many as it likes, on whatever platform.
 //!
-//! The life of an allocation: [`Heap::pop`] -> [`Heap::refill`] -> [`Allocator::new_slab`] -> [`Arenas::claim`] ->
+//! The life of an allocation: [`Heap::pop`] -> [`Heap::refill`] -> `Allocator::new_slab` -> [`Arenas::claim`] ->
 //! `SliceMap::claim`, or `Space::map_region` when no arena has room. And of a free: [`Slab::of`] -> [`Slab::push`] ->
-//! [`Heap::countdown_ended`] -> [`Allocator::close_slab`] -> [`Arenas::release`].
+//! [`Heap::countdown_ended`] -> `Allocator::close_slab` -> [`Arenas::release`].
 
 mod arenas;
 mod block;

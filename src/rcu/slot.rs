@@ -179,7 +179,7 @@ impl SectionWord {
     }
 }
 
-/// What one thread reads through: its [`SectionWord`], and what a waiter keeps about it.
+/// What one thread reads through: its `SectionWord`, and what a waiter keeps about it.
 ///
 /// A slot lives forever once it is attached. When its thread exits it stays attached, outside any section, and goes to
 /// a later thread together with the structure it is embedded in; that hand-over must synchronise, as that of any
