@@ -3,10 +3,11 @@
 
 mod common;
 
-/// Runs the case and demands the message `before`, the pointer that the program named, `after`.
+use std::process::Command;
+
+/// Demands of what became of a program the message `before`, the pointer that the program named, `after`; and SIGABRT.
 #[track_caller]
-fn dies(case: &str, before: &str, after: &str) {
-    let outcome = common::case("misuse.c", case);
+fn died(outcome: common::Outcome, before: &str, after: &str) {
     let pointer = outcome.stdout.trim_end();
     assert!(pointer.starts_with("0x"), "the program named no pointer: {pointer:?}, {}", outcome.stderr);
     assert_eq!(outcome.stderr, format!("specmalloc: {before}{pointer}{after}\n"));
@@ -17,7 +18,7 @@ macro_rules! dying_cases {
     ($before:literal, $after:literal: $($case:ident),* $(,)?) => {$(
         #[test]
         fn $case() {
-            dies(stringify!($case), $before, $after);
+            died(common::case("misuse.c", stringify!($case)), $before, $after);
         }
     )*};
 }
@@ -64,4 +65,12 @@ dying_cases! { "invalid free of ", ": the size is not the block's":
 
 dying_cases! { "memory written after free at ", "":
     written_after_free,
+}
+
+#[test]
+fn foreign_from_a_deeply_bound_plugin() {
+    let plugin = common::compile("plugin.c", &["-shared", "-fPIC"]);
+    let mut program = Command::new(common::compile("misuse.c", &[]));
+    let outcome = common::run(program.arg("foreign_from_a_deeply_bound_plugin").env("PLUGIN", plugin));
+    died(outcome, "invalid free of ", ": not from this allocator");
 }

@@ -145,17 +145,18 @@ static void children(pid_t (*fork_function)(void), int count)
     for (uintptr_t i = 0; i < THREADS; i++) start(&threads[i], churn_until_stopped, (void *)i);
     uint32_t state = 7;
     for (int i = 0; i < count; i++) {
-        /* All are busy at the moment of the fork, and leave the processor to the child after it. */
+        /* At the moment of the fork all are in the middle of 50 allocations, running or preempted; then they let the
+           child have the processor. */
         unsigned long before = rounds;
         pause_all = 0;
-        while (rounds < before + THREADS) churn(&state, 20);
+        while (rounds < before + THREADS / 4) churn(&state, 20);
+        pause_all = 1;
         pid_t child = fork_function();
         CHECK(child >= 0);
         if (child == 0) {
             live_in_child(i);
             _exit(17);
         }
-        pause_all = 1;
         int status;
         CHECK(waitpid(child, &status, 0) == child);
         CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 17);
