@@ -169,8 +169,9 @@ impl Arenas {
         slices: usize,
         align: usize,
     ) -> Option<Claim> {
-        // The header slice and the one with the guard page are not for use.
-        let least = ((slices + align.max(2)) * SLICE).next_power_of_two();
+        // The first slice, the header, is not for use, so an aligned run starts `align` slices in. Nor is the last one, with
+        // the guard page.
+        let least = ((align.max(1) + slices + 1) * SLICE).next_power_of_two();
         let mut len = from.arena_bytes().max(least).min(GRANULE);
         let region = loop {
             match from.space().map_region(Kind::Arena, len, GRANULE, 0) {

@@ -118,3 +118,14 @@ proptest! {
         agree::<Checked>(config, false, 1 << arena_shift, arena_shift % 2 == 0, &steps)?;
     }
 }
+
+#[test]
+fn an_arena_made_for_an_aligned_run_holds_it() {
+    for align_shift in 4..=LARGE_MAX.ilog2() {
+        let align = 1 << align_shift;
+        for slices in [1, 7, 8, 14, 15, 24, 30, 31, 62, 64] {
+            let allocate = Step::Allocate { hand: 0, size: slices * SLICE, align, zero: false };
+            agree::<Checked>(Config::default(), true, 1 << 20, false, &[allocate]).unwrap();
+        }
+    }
+}

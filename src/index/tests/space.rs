@@ -7,7 +7,7 @@ use crate::pal::simulated::{Barrier, CallKind, Config, Simulated};
 use crate::pal::{Access, Errno, Platform};
 use crate::rcu::ReaderSlot;
 use crate::region::{Kind, Phase, Prefer};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::vec::Vec;
 
 fn space_on(config: Config) -> (Simulated, Space<Simulated>) {
@@ -274,6 +274,12 @@ fn whichever_call_fails_nothing_is_lost() {
     }
 }
 
+/// The first word of a region. An atomic: whoever finds a region may read it before the thread that mapped it has written.
+fn word_at<'a>(base: usize) -> &'a AtomicUsize {
+    // SAFETY: the callers are in a section, or have a pin or the region itself, which keeps the memory.
+    unsafe { AtomicUsize::from_ptr(std::ptr::with_exposed_provenance_mut(base)) }
+}
+
 #[test]
 fn threads_that_map_find_pin_and_unmap_agree() {
     const THREADS: usize = 4;
@@ -288,22 +294,21 @@ fn threads_that_map_find_pin_and_unmap_agree() {
                 for round in 0..ROUNDS {
                     let region = space.map_region(Kind::Huge, SLICE, 1, 0).unwrap();
                     let base = region.base();
-                    // SAFETY: this thread has just mapped it.
-                    unsafe { (base as *mut usize).write(base) };
+                    word_at(base).store(base, Ordering::Relaxed);
                     board[me].0.store(base, Ordering::Release);
                     // Others' regions come and go meanwhile: found ones can be read, pinned ones too.
                     let other = board[(me + round) % THREADS].0.load(Ordering::Acquire);
                     let section = space.rcu().enter_guest();
                     let pin = space.pin(other, &section);
                     if space.find(other, &section).is_some() {
-                        // SAFETY: the section keeps the memory of what was found in it.
-                        let found = unsafe { (other as *const usize).read_volatile() };
+                        // The section keeps the memory of what was found in it.
+                        let found = word_at(other).load(Ordering::Relaxed);
                         failed.fetch_or(found != other && found != 0, Ordering::Relaxed);
                     }
                     drop(section);
                     if let Some(pin) = &pin {
-                        // SAFETY: the pin keeps the memory.
-                        let found = unsafe { (pin.region().base() as *const usize).read_volatile() };
+                        // The pin keeps the memory.
+                        let found = word_at(pin.region().base()).load(Ordering::Relaxed);
                         failed.fetch_or(found != other && found != 0, Ordering::Relaxed);
                     }
                     drop(pin);
@@ -323,4 +328,4 @@ fn threads_that_map_find_pin_and_unmap_agree() {
 }
 
 #[derive(Default)]
-struct AtomicBoard(std::sync::atomic::AtomicUsize);
+struct AtomicBoard(AtomicUsize);
