@@ -13,8 +13,8 @@ use crate::base::{GRANULE, GRANULE_SLICES, SLICE};
 use crate::pal::Platform;
 use crate::rcu::Section;
 use crate::region::{Kind, Prefer, Region, Run};
-use crate::sync::ZERO_IS_VALID;
 use crate::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{ZERO_IS_VALID, seeded};
 use crate::{atomic_array, const_unless_model};
 use core::ptr;
 
@@ -102,7 +102,7 @@ impl Arenas {
         Some(claim)
     }
 
-    fn claim_mapped<P: Platform>(
+    pub(super) fn claim_mapped<P: Platform>(
         &self,
         from: &Allocator<P>,
         heap: &Heap,
@@ -152,7 +152,7 @@ impl Arenas {
     pub fn extend<P: Platform>(&self, from: &Allocator<P>, base: usize, slices: usize, extra: usize) -> bool {
         let region = from.region_of_arena(base);
         let start = (base - region.base()) / SLICE;
-        if !region.slices().extend_claim(start, slices, extra) {
+        if !seeded("heap.extend_unclaimed") && !region.slices().extend_claim(start, slices, extra) {
             return false;
         }
         self.less_dirty(region.slices().dirty_within(start + slices, extra));
@@ -212,12 +212,9 @@ impl Arenas {
             // Relaxed: published with the entry below.
             region.note(POSITION).store(position, Ordering::Relaxed);
             // Release: pairs with the Acquire in `region`: whoever finds the arena finds it complete.
-            let entered = self.table[position].compare_exchange(
-                ptr::null_mut(),
-                new,
-                Ordering::Release,
-                Ordering::Relaxed,
-            );
+            let order = if seeded("heap.table_publish") { Ordering::Relaxed } else { Ordering::Release };
+            let entered =
+                self.table[position].compare_exchange(ptr::null_mut(), new, order, Ordering::Relaxed);
             if entered.is_ok() {
                 self.has_room(position);
                 // Relaxed: a bound for scans; who does not see it yet maps an arena of their own.
@@ -241,7 +238,9 @@ impl Arenas {
             let section = heap.section(from);
             region.slices().release((base - region.base()) / SLICE, slices);
             self.has_room(position);
-            if region.slices().is_empty() && !from.keeps_empty_arena(position) {
+            if region.slices().is_empty()
+                && !(self.is_listed(position, region) && from.keeps_empty_arena(position))
+            {
                 self.retire(from, position, region, &section);
             }
         }
@@ -256,7 +255,12 @@ impl Arenas {
         region: &'static Region,
         section: &Section<'_>,
     ) {
-        if from.space().retire_arena(region, section) {
+        let retired = if seeded("heap.retire_unfrozen") {
+            from.space().retire_region(region)
+        } else {
+            from.space().retire_arena(region, section)
+        };
+        if retired {
             // Counted when nobody can change it any more: the map is closed, and the section keeps the descriptor.
             let usable = region.slices().usable();
             let dirty = region.slices().dirty_within(usable.start, usable.len());
@@ -313,7 +317,7 @@ impl Arenas {
                 // SAFETY: the run is claimed: nobody uses it, and its arena is one mapping.
                 let purged = unsafe { from.space().os().purge(base, run.len * SLICE) };
                 let _section = heap.section(from);
-                if purged.is_err() {
+                if purged.is_err() && !seeded("heap.purge_unchecked") {
                     // Locked memory, for one: it stays dirty, and is not tried again now.
                     region.slices().release(run.start, run.len);
                     return;
@@ -354,9 +358,17 @@ impl Arenas {
 
     /// The arena at `position`. The caller is inside a section.
     fn region(&self, position: usize) -> Option<&'static Region> {
+        let order = if seeded("heap.table_read") { Ordering::Relaxed } else { Ordering::Acquire };
         // Acquire: pairs with the Release in `enter_table`.
         // SAFETY: descriptors live forever; the section keeps this one from being recycled.
-        unsafe { self.table[position].load(Ordering::Acquire).as_ref() }
+        unsafe { self.table[position].load(order).as_ref() }
+    }
+
+    /// Whether the arena is in the table: one that found no place there is not met again, and goes when it is empty.
+    fn is_listed(&self, position: usize, region: &Region) -> bool {
+        // Relaxed: only the value counts. An entry stays from before the arena's first slice is found by others until the
+        // arena is retired.
+        ptr::eq(self.table[position].load(Ordering::Relaxed), region)
     }
 
     fn high(&self) -> usize {

@@ -13,6 +13,7 @@ use crate::base::{align_up, is_aligned};
 use crate::pal::{Errno, Platform};
 use crate::region::{Kind, Region};
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::sync::seeded;
 use crate::{atomic_array, const_unless_model};
 use core::ptr;
 
@@ -161,7 +162,7 @@ impl Huge {
         set(region, USED, 0);
     }
 
-    fn keep<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) -> bool {
+    pub(super) fn keep<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) -> bool {
         let bytes = dirty_of(region);
         // Relaxed: a bound that may be passed by a block or two.
         if self.kept_bytes.load(Ordering::Relaxed) + bytes
@@ -173,8 +174,9 @@ impl Huge {
         for place in &self.kept {
             // Relaxed: a figure, added before the region can be taken.
             self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
+            let order = if seeded("heap.huge_keep") { Ordering::Relaxed } else { Ordering::Release };
             // Release: pairs with the Acquire in `take`: who takes the region sees the last owner's accesses done.
-            if place.compare_exchange(ptr::null_mut(), new, Ordering::Release, Ordering::Relaxed).is_ok() {
+            if place.compare_exchange(ptr::null_mut(), new, order, Ordering::Relaxed).is_ok() {
                 return true;
             }
             // Relaxed: as above.
@@ -183,8 +185,21 @@ impl Huge {
         false
     }
 
+    /// Takes what a place holds.
+    fn take(place: &AtomicPtr<Region>) -> *mut Region {
+        if seeded("heap.huge_take_two_steps") {
+            // Relaxed: a seeded bug.
+            let found = place.load(Ordering::Acquire);
+            place.store(ptr::null_mut(), Ordering::Relaxed);
+            return found;
+        }
+        let order = if seeded("heap.huge_take") { Ordering::Relaxed } else { Ordering::Acquire };
+        // Acquire: pairs with the Release in `keep`.
+        place.swap(ptr::null_mut(), order)
+    }
+
     /// Takes a kept region that holds `used` bytes and does not waste more than that.
-    fn take_kept<P: Platform>(
+    pub(super) fn take_kept<P: Platform>(
         &self,
         from: &Allocator<P>,
         used: usize,
@@ -196,8 +211,7 @@ impl Huge {
                 continue;
             }
             // Taken first and judged after: what a place holds may change under a look.
-            // Acquire: pairs with the Release in `keep`.
-            let found = place.swap(ptr::null_mut(), Ordering::Acquire);
+            let found = Huge::take(place);
             // SAFETY: descriptors live forever, and this one is ours now.
             let Some(region) = (unsafe { found.as_ref() }) else { continue };
             // Relaxed: a figure.
@@ -219,8 +233,7 @@ impl Huge {
             if self.kept_bytes.load(Ordering::Relaxed) <= bytes {
                 break;
             }
-            // Acquire: pairs with the Release in `keep`.
-            let found = place.swap(ptr::null_mut(), Ordering::Acquire);
+            let found = Huge::take(place);
             // SAFETY: descriptors live forever, and this one is ours now.
             if let Some(region) = unsafe { found.as_ref() } {
                 // Relaxed: a figure.

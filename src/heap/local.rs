@@ -20,7 +20,7 @@ use crate::base::{CLASSES, SLICE, class_of};
 use crate::pal::{Misuse, Platform, broken_contract};
 use crate::rcu::{ReaderSlot, Section};
 use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sync::{CachePadded, ZERO_IS_VALID, signal_fence};
+use crate::sync::{CachePadded, ZERO_IS_VALID, seeded, signal_fence};
 use core::cell::Cell;
 use core::ptr;
 
@@ -237,6 +237,8 @@ impl Heap {
         slab: &Slab,
         block: *mut Block,
     ) {
+        #[cfg(any(loom, shuttle))]
+        assert!(ptr::eq(slab.owner(), self), "freed into a slab of another heap");
         // SAFETY: the caller's.
         if unsafe { slab.push::<C>(block, Block::key(block, self.secret.get())) } == Freed::Event {
             self.countdown_ended(from, slab);
@@ -322,7 +324,9 @@ impl Heap {
         if available {
             slab.unlink(&self.available[slab.class()]);
         }
-        self.leave_own(slab);
+        if !seeded("heap.hand_over_keeps_own") {
+            self.leave_own(slab);
+        }
         slab.set_owner(ptr::from_ref(to).cast_mut());
         to.enter_own(slab);
         if available {
@@ -349,7 +353,7 @@ impl Heap {
             let slab = unsafe { first_of(Slab::of(block.addr())) };
             // SAFETY: the block came to us with its chain.
             unsafe {
-                if ptr::eq(slab.owner(), self) {
+                if ptr::eq(slab.owner(), self) || seeded("heap.no_forward") {
                     self.free_local::<C, P>(from, slab, block);
                 } else {
                     self.free_remote::<C, P>(from, slab, block);
@@ -456,6 +460,8 @@ impl Heap {
         let mut count = 0;
         while !block.is_null() {
             count += 1;
+            #[cfg(any(loom, shuttle))]
+            assert!(count < 1 << 12, "a list without an end");
             block = self.follow::<C>(block);
         }
         count

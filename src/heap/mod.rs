@@ -11,6 +11,8 @@ mod arenas;
 mod block;
 mod huge;
 mod local;
+#[cfg(all(test, any(loom, shuttle)))]
+pub(crate) mod models;
 mod place;
 mod pool;
 mod remote;

@@ -72,6 +72,12 @@ impl Pool {
     /// Possesses the heap at `index` if it is idle.
     pub fn possess(&self, index: usize) -> Option<&'static Heap> {
         let bit = 1u64 << (index % WORD);
+        if seeded("heap.possess_two_steps") {
+            // Relaxed: a seeded bug.
+            let bits = self.idle[index / WORD].load(Ordering::Acquire);
+            self.idle[index / WORD].store(bits & !bit, Ordering::Relaxed);
+            return if bits & bit == 0 { None } else { self.get(index) };
+        }
         let order = if seeded("heap.possess") { Ordering::Relaxed } else { Ordering::Acquire };
         // Acquire: pairs with the Release in `give_up`, so that everything the last possessor did is seen.
         if self.idle[index / WORD].fetch_and(!bit, order) & bit == 0 {
@@ -86,7 +92,10 @@ impl Pool {
         let order = if seeded("heap.give_up") { Ordering::Relaxed } else { Ordering::Release };
         // Release: pairs with the Acquire in `possess`.
         let before = self.idle[index / WORD].fetch_or(1 << (index % WORD), order);
-        debug_assert!(before & (1 << (index % WORD)) == 0, "an idle heap was given up");
+        debug_assert!(
+            seeded("heap.steal_unpossessed") || before & (1 << (index % WORD)) == 0,
+            "an idle heap was given up"
+        );
     }
 
     /// Whether the heap at `index` is idle (at this moment).
@@ -140,7 +149,8 @@ impl Pool {
             if !self.is_idle(index) {
                 continue;
             }
-            if let Some(idle) = self.possess(index) {
+            let idle = if seeded("heap.steal_unpossessed") { self.get(index) } else { self.possess(index) };
+            if let Some(idle) = idle {
                 idle.receive::<C, P>(from);
                 let slab = idle.give_away(class, heap);
                 self.give_up(idle);

@@ -47,6 +47,11 @@ impl Inbox {
         loop {
             // SAFETY: the caller holds `last` until the exchange succeeds.
             unsafe { Block::link::<C>(last, head, Block::key(last, secret)) };
+            if seeded("heap.inbox_blind") {
+                // Relaxed: a seeded bug.
+                self.head.store(first, Ordering::Relaxed);
+                return;
+            }
             let order = if seeded("heap.inbox_push") { Ordering::Relaxed } else { Ordering::Release };
             // Release: pairs with the Acquire in `take`, so that the owner sees the chain's links and the program's
             // last accesses to the blocks. Relaxed on failure: as above.
@@ -66,6 +71,12 @@ impl Inbox {
 
     /// Takes everything that was sent.
     pub fn take(&self) -> *mut Block {
+        if seeded("heap.inbox_take_two_steps") {
+            // Relaxed: a seeded bug.
+            let head = self.head.load(Ordering::Acquire);
+            self.head.store(ptr::null_mut(), Ordering::Relaxed);
+            return head;
+        }
         let order = if seeded("heap.inbox_take") { Ordering::Relaxed } else { Ordering::Acquire };
         // Acquire: pairs with the Release in `push`.
         self.head.swap(ptr::null_mut(), order)

@@ -37,6 +37,11 @@ const LONGEST: usize = 128;
 #[cold]
 #[inline(never)]
 pub fn broken_contract(misuse: Misuse, address: usize) -> ! {
+    // A checker reports a failed model by a panic, and goes on to the next.
+    #[cfg(any(loom, shuttle))]
+    if true {
+        panic!("{misuse:?} at {address:#x}");
+    }
     let mut line = [0u8; LONGEST];
     let mut len = 0;
     let mut put = |bytes: &[u8]| {

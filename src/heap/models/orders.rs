@@ -1,0 +1,181 @@
+//! Orderings, by loom. What is handed over is a cell of the checker: an access that is not ordered after the last
+//! holder's is reported.
+
+use super::super::remote::Inbox;
+use super::*;
+use loom::cell::UnsafeCell;
+use loom::thread;
+use std::sync::Arc;
+
+/// Explores all schedules with at most `preemptions` involuntary switches.
+fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let executions = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = Arc::clone(&executions);
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 20_000;
+    builder.check(move || {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        model();
+    });
+    println!("{} executions", executions.load(std::sync::atomic::Ordering::Relaxed));
+}
+
+/// Something that one thread at a time holds.
+struct Held(UnsafeCell<u32>);
+
+// SAFETY: the checker verifies that accesses do not overlap.
+unsafe impl Sync for Held {}
+
+impl Held {
+    fn new() -> Held {
+        Held(UnsafeCell::new(0))
+    }
+
+    /// Uses it, and answers how often it was used before.
+    fn use_it(&self) -> u32 {
+        // SAFETY: the checker verifies that no access overlaps.
+        self.0.with_mut(|value| unsafe {
+            *value += 1;
+            *value - 1
+        })
+    }
+}
+
+/// Two senders and an owner: each block arrives once, and what its sender did with it has happened.
+fn inbox() {
+    const SECRET: usize = 0x5eed_5eed;
+    struct Sent {
+        inbox: Inbox,
+        blocks: [std::cell::UnsafeCell<[usize; 2]>; 2],
+        held: [Held; 2],
+    }
+    // SAFETY: the words of a block are touched by its holder only, as `held` proves.
+    unsafe impl Sync for Sent {}
+    explore(3, || {
+        let sent = Arc::new(Sent {
+            inbox: Inbox::new(),
+            blocks: Default::default(),
+            held: [Held::new(), Held::new()],
+        });
+        let address = |sent: &Sent, index: usize| sent.blocks[index].get().cast::<Block>();
+        let senders = [0, 1].map(|index| {
+            let sent = Arc::clone(&sent);
+            thread::spawn(move || {
+                sent.held[index].use_it();
+                let block = address(&sent, index);
+                // SAFETY: this thread alone holds the block.
+                unsafe { sent.inbox.push::<Checked>(block, block, SECRET) };
+            })
+        });
+        let mut arrived = [0; 2];
+        let mut take = || {
+            let mut block = sent.inbox.take();
+            while !block.is_null() {
+                // SAFETY: the chain is ours.
+                let next = unsafe { Block::next::<Checked>(block, SECRET) }.expect("a free block");
+                let index = (0..2).find(|index| address(&sent, *index) == block).expect("one of the blocks");
+                sent.held[index].use_it();
+                arrived[index] += 1;
+                assert_eq!(arrived[index], 1, "a block came twice");
+                block = next;
+            }
+        };
+        take();
+        senders.map(|sender| sender.join().unwrap());
+        take();
+        assert_eq!(arrived, [1, 1], "a block was lost");
+    });
+}
+
+/// Two threads try for one idle heap: one at a time has it, and sees what the last one did.
+fn possession() {
+    explore(3, || {
+        let world = Arc::new((Base::new(), Held::new()));
+        let heap = world.0.possess();
+        let index = heap.index() as usize;
+        world.1.use_it();
+        world.0.get().pool().give_up(heap);
+        let threads = [(); 2].map(|()| {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                let pool = world.0.get().pool();
+                let Some(heap) = pool.possess(index) else { return 0 };
+                world.1.use_it();
+                pool.give_up(heap);
+                1
+            })
+        });
+        let had: u32 = threads.map(|thread| thread.join().unwrap()).iter().sum();
+        assert!(had >= 1, "nobody got an idle heap");
+        assert_eq!(world.1.use_it(), 1 + had);
+    });
+}
+
+/// A huge block is freed while two threads ask for one: at most one of them gets the region, when the last holder is
+/// done with it.
+fn kept_regions() {
+    explore(2, || {
+        let world = Arc::new((Base::new(), Held::new()));
+        let from = world.0.get();
+        let block = from.huge().allocate(from, 3 * SLICE, 1, false);
+        let Ok(Place::Huge(region)) = from.place(block.addr()) else { unreachable!("a huge block") };
+        let takers = [(); 2].map(|()| {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                let from = world.0.get();
+                let taken = from.huge().take_kept(from, 3 * SLICE, 1);
+                if taken.is_some() {
+                    world.1.use_it();
+                }
+                taken.is_some()
+            })
+        });
+        world.1.use_it();
+        assert!(from.huge().keep(from, region));
+        let taken = takers.map(|taker| taker.join().unwrap());
+        assert!(taken != [true, true], "one region for two");
+        assert_eq!(from.huge().take_kept(from, 3 * SLICE, 1).is_some(), taken == [false, false]);
+    });
+}
+
+/// An arena is entered in the table while another thread looks for room there: whoever finds it finds its position.
+fn arena_published() {
+    explore(1, || {
+        let world = Arc::new(Base::new());
+        let (first, second) = (world.possess(), world.possess());
+        let from = world.get();
+        let all = from.arenas().claim(from, first, 6, 1, Prefer::Any).expect("an arena");
+        let other = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                let from = world.get();
+                let claim = from.arenas().claim_mapped(from, second, 1, 1, Prefer::Any)?;
+                // Relaxed: what `release` does with it.
+                Some(from.region_of_arena(claim.base).note(0).load(Ordering::Relaxed))
+            })
+        };
+        let claim = from.arenas().claim(from, first, 1, 1, Prefer::Any).expect("another arena");
+        assert!(claim.base.abs_diff(all.base) >= 6 * SLICE);
+        let position = other.join().unwrap();
+        assert!(position.is_none_or(|position| position == 1), "the arena's position is {position:?}");
+    });
+}
+
+macro_rules! models {
+    ($($name:ident)*) => {
+        /// The models by name.
+        const MODELS: &[(&str, fn())] = &[$((stringify!($name), $name)),*];
+
+        mod pass {
+            $(#[test] fn $name() { super::$name(); })*
+        }
+    };
+}
+
+models! { inbox possession kept_regions arena_published }
+
+#[test]
+fn every_seeded_bug_is_caught() {
+    catch_all(MODELS);
+}
