@@ -222,7 +222,7 @@ static void drop_all(int owner)
 
 static void interrupt(struct scenario scenario)
 {
-    enum { ACTS = 8000, POINTS = 1000, STEPS = 100000, FORKS = 40 };
+    enum { ACTS = 4000, POINTS = 500, STEPS = 50000, FORKS = 30 };
     static unsigned char other_stack[64 * 1024];
     stack_t stack = {.ss_sp = other_stack, .ss_size = sizeof other_stack};
     CHECK(sigaltstack(&stack, NULL) == 0);
