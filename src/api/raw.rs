@@ -45,23 +45,23 @@ pub unsafe fn free<T: Thread>(block: *mut u8) {
         // SAFETY: the caller's.
         return unsafe { free_slow::<T>(block) };
     }
-    // SAFETY: as above; the block is one of the slab's.
-    unsafe { free_own::<T>(heap, &*slab, block) }
+    // SAFETY: as above.
+    let key = Block::key(block.cast(), unsafe { (*heap).secret() });
+    // SAFETY: the block is one of the slab's.
+    if T::Checks::ON && unsafe { Block::is_free(block.cast(), key) } {
+        // SAFETY: none is needed: this ends in a message. (Not called here, so that `free` needs no stack.)
+        return unsafe { free_slow::<T>(block) };
+    }
+    // SAFETY: as above.
+    unsafe { free_own::<T>(heap, &*slab, block.cast(), key) }
 }
 
 /// Frees a block of a slab that the thread's heap owns.
 ///
 /// # Safety
-/// `slab` belongs to `heap`, which the thread possesses; a block of it that has been handed out starts at `block`.
+/// `slab` belongs to `heap`, which the thread possesses; a live block of it starts at `block`, and `key` is its key.
 #[inline(always)]
-unsafe fn free_own<T: Thread>(heap: *const Heap, slab: &Slab, block: *mut u8) {
-    let block = block.cast::<Block>();
-    // SAFETY: the caller's.
-    let key = Block::key(block, unsafe { (*heap).secret() });
-    // SAFETY: the caller's.
-    if T::Checks::ON && unsafe { Block::is_free(block, key) } {
-        return double_free(block);
-    }
+unsafe fn free_own<T: Thread>(heap: *const Heap, slab: &Slab, block: *mut Block, key: usize) {
     enter_step::<T>();
     // SAFETY: the caller's.
     let freed = unsafe { slab.push::<T::Checks>(block, key) };
@@ -69,13 +69,6 @@ unsafe fn free_own<T: Thread>(heap: *const Heap, slab: &Slab, block: *mut u8) {
         return free_event::<T>(block, slab, heap);
     }
     leave_step::<T>(heap);
-}
-
-/// Out of line and called last, so that `free` needs no stack.
-#[cold]
-#[inline(never)]
-fn double_free(block: *mut Block) {
-    broken_contract(Misuse::DoubleFree, block.addr())
 }
 
 /// The rest of a free that ended a countdown. Out of line and called last, so that `free` needs no stack;
@@ -116,16 +109,23 @@ unsafe fn free_slow<T: Thread>(block: *mut u8) {
         // SAFETY: an arena is published there, whose header has a record for every slice.
         let slab = unsafe { &*Slab::of(address) };
         let owner = slab.owner();
-        if !owner.is_null() && slab.is_block(address % SLICE) {
+        if !owner.is_null() && !ptr::eq(heap, &raw const NOBODY) && slab.is_block(address % SLICE) {
+            let block = block.cast::<Block>();
+            // SAFETY: the thread possesses its heap.
+            let key = Block::key(block, unsafe { (*heap).secret() });
+            // SAFETY: the slab is open, and the block one of its.
+            if T::Checks::ON && unsafe { Block::is_free(block, key) } {
+                broken_contract(Misuse::DoubleFree, address);
+            }
             if ptr::eq(owner, heap) {
                 // A block of a slab that the heap owns but does not find by one load.
                 // SAFETY: the owner is this thread's heap.
-                return unsafe { free_own::<T>(heap, slab, block) };
+                return unsafe { free_own::<T>(heap, slab, block, key) };
             }
-            if !ptr::eq(heap, &raw const NOBODY) {
-                // SAFETY: the slab is open, and the thread possesses its heap.
-                return unsafe { free_others::<T>(heap, slab, block) };
-            }
+            enter_step::<T>();
+            // SAFETY: as above.
+            unsafe { (*heap).free_remote::<T::Checks, _>(process(), slab, block) };
+            return leave_step::<T>(heap);
         }
     }
     let place = place_of(block);
@@ -142,22 +142,6 @@ unsafe fn free_slow<T: Thread>(block: *mut u8) {
     });
     nudge();
     figures::pulse::<T>();
-}
-
-/// Frees a block of a slab that another thread's heap owns.
-///
-/// # Safety
-/// The thread possesses `heap`; a block of `slab` that has been handed out starts at `block`.
-unsafe fn free_others<T: Thread>(heap: *const Heap, slab: &Slab, block: *mut u8) {
-    let block = block.cast::<Block>();
-    // SAFETY: the caller's.
-    if T::Checks::ON && unsafe { Block::is_free(block, Block::key(block, (*heap).secret())) } {
-        return double_free(block);
-    }
-    enter_step::<T>();
-    // SAFETY: the caller's.
-    unsafe { (*heap).free_remote::<T::Checks, _>(process(), slab, block) };
-    leave_step::<T>(heap);
 }
 
 fn place_of(block: *mut u8) -> Place {
