@@ -4,7 +4,7 @@
 //! call no handlers and other libraries' handlers may allocate before ours, by a word in memory that the kernel wipes in
 //! the child (MADV_WIPEONFORK), which the slow paths look at. The parent does nothing and waits for nobody.
 
-use super::thread::Thread;
+use super::thread::{EXITED, Thread};
 use super::{helper, process};
 use crate::pal::{Access, Platform};
 use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
@@ -41,8 +41,10 @@ pub(super) fn install<T: Thread>() {
     let _no_memory = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
 }
 
+/// The heap that the calling thread possesses, or null.
 fn own_heap<T: Thread>() -> *const () {
-    T::home().cast()
+    let home = T::home();
+    if home == EXITED { ptr::null() } else { home.cast() }
 }
 
 extern "C" fn in_child() {

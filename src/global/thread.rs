@@ -14,7 +14,7 @@ use core::ptr;
 pub static NOBODY: Heap = Heap::new(0, 0);
 
 /// Stands for "exited" as a home.
-const EXITED: *const Heap = ptr::without_provenance(1);
+pub(super) const EXITED: *const Heap = ptr::without_provenance(1);
 
 /// Where a thread keeps its heap, and how much it trusts its callers.
 ///
