@@ -7,7 +7,9 @@
 //! - `family`: malloc, free and their relations, under the names that glibc lets a replacement define;
 //! - `operators`: C++ operator new and delete in every form;
 //! - `tuning`: mallopt, mallinfo, malloc_info and the other functions of glibc that report or adjust;
-//! - `control`: the functions of `specmalloc.h`.
+//! - `control`: the functions of `specmalloc.h`;
+//! - `thread`: where a thread keeps its heap, and `raw`: the library's C interface for such threads;
+//! - `errno` and `line`: the error number, and text without allocation.
 //!
 //! Nothing here allocates, except by the program's own wish. The exported names are exactly those listed in
 //! `tests/exports.rs`.

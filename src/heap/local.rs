@@ -281,8 +281,16 @@ impl Heap {
         // Relaxed: a figure, written by the possessor only.
         self.remote_frees.store(self.remote_frees().wrapping_add(1), Ordering::Relaxed);
         let size = slab.info().size as usize;
+        let owner = slab.owner();
         // SAFETY: the caller's; the owner of a slab with a live block is a heap.
-        if let Some(parcel) = unsafe { self.outbox.add::<C>(slab.owner(), block, size, self.secret.get()) } {
+        if let Some(parcel) = unsafe { self.outbox.add::<C>(owner, block, size, self.secret.get()) } {
+            self.deliver::<C, P>(from, parcel);
+        }
+        // What is kept back for an owner whose thread has exited would hold its slabs for as long as this thread is idle.
+        // SAFETY: as above; heaps live forever.
+        if from.pool().is_idle(unsafe { (*owner).index() } as usize)
+            && let Some(parcel) = self.outbox.take_for::<C>(owner, self.secret.get())
+        {
             self.deliver::<C, P>(from, parcel);
         }
     }

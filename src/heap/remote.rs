@@ -175,6 +175,13 @@ impl Outbox {
         Outbox { chains: [const { Chain::new() }; CHAINS] }
     }
 
+    /// Takes the chain for `owner`, if there is one.
+    ///
+    /// The caller possesses the heap of this outbox.
+    pub fn take_for<C: Checks>(&self, owner: *const Heap, secret: usize) -> Option<Parcel> {
+        self.chains.iter().find(|chain| ptr::eq(chain.owner.get(), owner))?.take::<C>(secret)
+    }
+
     /// Adds `block` of `size` bytes to the chain for `owner`. Answers a chain that is to be sent now: that one, because it
     /// is long enough, or the one that had to make room for it.
     ///
