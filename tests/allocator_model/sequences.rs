@@ -139,12 +139,12 @@ fn a_huge_block_is_zero_whatever_earlier_ones_left_behind() {
     // A long block's pages lie behind a shorter one that shrinks.
     let shrunk = [allocate(longest, false), free, allocate(long, false), resize(short), free];
     // Pages that moved here are a mapping of their own: they are purged, and grow once more.
-    let moved = [allocate(short, false), resize(long), resize(long - 1), free];
-    let again = [allocate(short, false), resize(long), resize(longest), free];
+    let moved = [allocate(short, false), resize(longest), resize(longest - 1), free];
+    let again = [allocate(short, false), resize(longest), resize(7 * LARGE_MAX), free];
     for steps in [&shrunk[..], &moved, &again] {
         for zeroed in [short, long, longest] {
             let steps = [steps, &[allocate(zeroed, true)]].concat();
-            agree::<Checked>(Config::default(), true, 1 << 20, false, &steps).unwrap();
+            agree::<Checked>(Config::default(), true, 1 << 20, true, &steps).unwrap();
         }
     }
 }
