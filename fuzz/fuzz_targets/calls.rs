@@ -58,7 +58,9 @@ enum Call {
     /// The calls that follow are another player's.
     Switch(u8),
     /// The player exits; what it does from now on goes through borrowed heaps, unless it starts again.
-    Exit { again: bool },
+    Exit {
+        again: bool,
+    },
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -122,7 +124,9 @@ fuzz_target!(|calls: Vec<Call>| {
                 if bytes <= MOST {
                     let block = raw::calloc::<Player>(count.into(), size.bytes());
                     // SAFETY: a live block of so many bytes.
-                    assert!(unsafe { std::slice::from_raw_parts(block, bytes) }.iter().all(|&byte| byte == 0));
+                    assert!(
+                        unsafe { std::slice::from_raw_parts(block, bytes) }.iter().all(|&byte| byte == 0)
+                    );
                     blocks.push(Block::new(block, bytes, tag));
                 }
             }

@@ -30,11 +30,14 @@ fn meaning(name: &str, value: &str) -> Option<usize> {
     if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;
     }
-    let number = digits.bytes().fold(0u128, |sum, digit| sum.saturating_mul(10).saturating_add((digit - b'0').into()));
+    let number =
+        digits.bytes().fold(0u128, |sum, digit| sum.saturating_mul(10).saturating_add((digit - b'0').into()));
     let number = usize::try_from(number.saturating_mul(unit)).ok()?;
     match name {
         "dirty_percent" => Some(number).filter(|&share| share <= 1000),
-        "arena_size" => Some(number).filter(|bytes| bytes.is_power_of_two() && (1 << 20..=32 << 20).contains(bytes)),
+        "arena_size" => {
+            Some(number).filter(|bytes| bytes.is_power_of_two() && (1 << 20..=32 << 20).contains(bytes))
+        }
         _ => Some(number),
     }
 }

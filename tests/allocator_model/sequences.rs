@@ -129,3 +129,22 @@ fn an_arena_made_for_an_aligned_run_holds_it() {
         }
     }
 }
+
+#[test]
+fn a_huge_block_is_zero_whatever_earlier_ones_left_behind() {
+    let allocate = |size, zero| Step::Allocate { hand: 0, size, align: 1, zero };
+    let resize = |size| Step::Reallocate { hand: 0, pick: 0, size };
+    let free = Step::Free { hand: 0, pick: 0 };
+    let (short, long, longest) = (LARGE_MAX + 1, 2 * LARGE_MAX, 3 * LARGE_MAX);
+    // A long block's pages lie behind a shorter one that shrinks.
+    let shrunk = [allocate(longest, false), free, allocate(long, false), resize(short), free];
+    // Pages that moved here are a mapping of their own: they are purged, and grow once more.
+    let moved = [allocate(short, false), resize(longest), resize(longest - 1), free];
+    let again = [allocate(short, false), resize(longest), resize(7 * LARGE_MAX), free];
+    for steps in [&shrunk[..], &moved, &again] {
+        for zeroed in [short, long, longest] {
+            let steps = [steps, &[allocate(zeroed, true)]].concat();
+            agree::<Checked>(Config::default(), true, 1 << 20, true, &steps).unwrap();
+        }
+    }
+}
