@@ -2,7 +2,8 @@
 python=/usr/bin/python3
 export PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1
 served $python -c 1
-suite() { "$@" $python -m test -j2 --timeout 1200 --fromfile tests "--tempdir=$PWD"; }
+# Where the kernel's vsock has no loopback, a stream test of it waits for ever.
+suite() { "$@" $python -m test -j2 --timeout 600 -i '*VSOCKSocketStreamTest*' --fromfile tests "--tempdir=$PWD"; }
 failed() { sed -n '/^[0-9]* tests\{0,1\} failed/,/^$/p' "$1" | grep -o 'test_[A-Za-z0-9_]*' | sort -u || true; }
 
 $python -m test --list-tests >tests
