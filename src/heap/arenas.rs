@@ -25,6 +25,10 @@ const WORD: usize = u64::BITS as usize;
 const SMALLEST: usize = if cfg!(any(loom, shuttle)) { GRANULE } else { 1 << 20 };
 /// The note of an arena's region that keeps its position in the table.
 const POSITION: usize = 0;
+/// The note of an arena's region that counts the ticks since it became empty.
+const EMPTY_FOR: usize = 1;
+/// Ticks for which an arena stays empty before it is unmapped: one at the edge would be mapped again at once.
+const EMPTY_TICKS: usize = 10;
 /// Largest boost: see `bound_dirty`.
 const MOST_BOOST: usize = 4;
 /// Slices that one madvise call gives back at most: 2 MiB.
@@ -131,6 +135,8 @@ impl Arenas {
 
     fn claimed_run(&self, region: &Region, run: Run) -> Claim {
         // The run is ours: the region cannot change under us, whichever generation this is.
+        // Relaxed: a figure; a tick that misses this looks at the claimed slices, too.
+        region.note(EMPTY_FOR).store(0, Ordering::Relaxed);
         let dirty = region.slices().dirty_within(run.start, run.len);
         self.less_dirty(dirty);
         if dirty < run.len {
@@ -330,18 +336,34 @@ impl Arenas {
         }
     }
 
-    /// Unmaps empty arenas, all but the first `keep` of them.
-    pub fn unmap_empty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, mut keep: usize) {
+    /// Unmaps empty arenas.
+    pub fn unmap_empty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) {
         for position in 0..self.high() {
             let section = heap.section(from);
-            if let Some(region) = self.region(position).filter(|region| region.slices().is_empty()) {
-                if keep > 0 {
-                    keep -= 1;
-                } else {
-                    self.retire(from, position, region, &section);
-                }
+            if let Some(region) = self.region(position) {
+                self.retire(from, position, region, &section);
             }
         }
+    }
+
+    /// Notes that a tick has passed, and unmaps the arenas that have been empty for [`EMPTY_TICKS`] of them. Answers
+    /// whether there are others that are empty.
+    pub fn age_empty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) -> bool {
+        let mut left = false;
+        for position in 0..self.high() {
+            let section = heap.section(from);
+            let Some(region) = self.region(position).filter(|region| region.slices().is_empty()) else {
+                continue;
+            };
+            // Relaxed: a figure; `retire` decides.
+            let ticks = region.note(EMPTY_FOR).fetch_add(1, Ordering::Relaxed);
+            if ticks < EMPTY_TICKS {
+                left = true;
+            } else {
+                self.retire(from, position, region, &section);
+            }
+        }
+        left
     }
 
     /// Calls `visit` with the record of every first slice of a slab or large block. The caller is inside a section.

@@ -252,20 +252,21 @@ impl<P: Platform> Allocator<P> {
     pub fn relieve(&self, heap: &Heap) {
         self.huge.drop_kept(self, 0);
         self.arenas.purge(self, heap, 0);
-        self.arenas.unmap_empty(self, heap, 0);
+        self.arenas.unmap_empty(self, heap);
         self.space.reap(Some(heap.slot()));
     }
 
-    /// One tick of the clock: what has been free since the last tick goes back to the system.
+    /// One tick of the clock: what has been free since the last tick goes back to the system, and arenas that have been
+    /// empty for several.
     /// Answers whether anything is left to give back.
     pub fn tick<C: Checks>(&self, heap: &Heap) -> bool {
         self.collect_idle::<C>();
         let unused = self.arenas.take_low_water();
         self.arenas.purge(self, heap, self.arenas.dirty_slices().saturating_sub(unused));
         self.huge.drop_kept(self, self.huge.kept_bytes() / 2);
-        self.arenas.unmap_empty(self, heap, 0);
+        let empty = self.arenas.age_empty(self, heap);
         self.space.reap(Some(heap.slot()));
-        self.arenas.dirty_slices() > 0 || self.huge.kept_bytes() > 0
+        empty || self.arenas.dirty_slices() > 0 || self.huge.kept_bytes() > 0
     }
 
     /// Tidies the heaps that nobody possesses: takes in what was sent to them, and gives back what is empty.
