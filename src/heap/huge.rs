@@ -19,6 +19,10 @@ use core::ptr;
 
 /// Regions kept at most.
 const KEPT: usize = if cfg!(any(loom, shuttle)) { 2 } else { 16 };
+/// Bytes that may be kept at least where a helper thread gives them back by age.
+const KEPT_WITH_HELPER: usize = 64 << 20;
+/// Largest boost: see `kept_limit`.
+const MOST_BOOST: usize = 4;
 /// Largest reserve behind a block.
 const MOST_RESERVE: usize = 1 << 30;
 
@@ -72,6 +76,10 @@ pub struct Huge {
     kept: [AtomicPtr<Region>; KEPT],
     /// Bytes in kept regions that may be resident.
     kept_bytes: AtomicUsize,
+    /// Bytes of the region that was not kept last, until somebody misses it.
+    refused: AtomicUsize,
+    /// Binary logarithm of how many times the usual amount may be kept.
+    boost: AtomicUsize,
     live_bytes: AtomicUsize,
     live_blocks: AtomicUsize,
 }
@@ -83,6 +91,8 @@ impl Huge {
             Huge {
                 kept: atomic_array!(AtomicPtr::new(ptr::null_mut()); KEPT),
                 kept_bytes: AtomicUsize::new(0),
+                refused: AtomicUsize::new(0),
+                boost: AtomicUsize::new(0),
                 live_bytes: AtomicUsize::new(0),
                 live_blocks: AtomicUsize::new(0),
             }
@@ -105,13 +115,41 @@ impl Huge {
                 }
                 region
             }
-            None => match self.map(from, used, align) {
-                Some(region) => region,
-                None => return ptr::null_mut(),
-            },
+            None => {
+                self.note_miss(used);
+                match self.map(from, used, align) {
+                    Some(region) => region,
+                    None => return ptr::null_mut(),
+                }
+            }
         };
         self.hand_out(region, used);
         base_of(region)
+    }
+
+    /// Bytes that may be kept: what may be dirty, more where a helper thread lets go of it by age, and twice, four times ...
+    /// as much after refusals that were regretted.
+    fn kept_limit<P: Platform>(&self, from: &Allocator<P>) -> usize {
+        let allowed = if from.settings().has_helper() { KEPT_WITH_HELPER } else { 0 };
+        // Relaxed: a figure.
+        from.dirty_limit().max(allowed) << self.boost.load(Ordering::Relaxed)
+    }
+
+    /// A region was not kept. If the one before was not missed since, half as much may be kept as before.
+    fn note_refusal(&self, bytes: usize) {
+        // Relaxed (both): figures.
+        if self.refused.swap(bytes, Ordering::Relaxed) != 0 {
+            self.boost.store(self.boost.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+        }
+    }
+
+    /// A region has to be mapped. If the one that was refused last would have done, twice as much may be kept.
+    fn note_miss(&self, used: usize) {
+        // Relaxed (all): figures.
+        if self.refused.load(Ordering::Relaxed) >= used {
+            self.refused.store(0, Ordering::Relaxed);
+            self.boost.store((self.boost.load(Ordering::Relaxed) + 1).min(MOST_BOOST), Ordering::Relaxed);
+        }
     }
 
     fn map<P: Platform>(&self, from: &Allocator<P>, used: usize, align: usize) -> Option<&'static Region> {
@@ -165,9 +203,8 @@ impl Huge {
     pub(super) fn keep<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) -> bool {
         let bytes = dirty_of(region);
         // Relaxed: a bound that may be passed by a block or two.
-        if self.kept_bytes.load(Ordering::Relaxed) + bytes
-            > from.dirty_limit().max(from.settings().kept_limit())
-        {
+        if self.kept_bytes.load(Ordering::Relaxed) + bytes > self.kept_limit(from) {
+            self.note_refusal(bytes);
             return false;
         }
         let new = ptr::from_ref(region).cast_mut();

@@ -160,12 +160,6 @@ impl Settings {
         live / 100 * percent + bytes
     }
 
-    /// Bytes of freed huge blocks that may be kept, whatever is live.
-    pub fn kept_limit(&self) -> usize {
-        const KEPT: usize = 64 << 20;
-        if self.reserves_space() { KEPT } else { KEPT / 16 }
-    }
-
     /// Bytes of address space for an arena.
     pub fn arena_bytes(&self) -> usize {
         self.arena_bytes.get()

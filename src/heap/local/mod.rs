@@ -11,16 +11,17 @@
 //! 3. Every step leaves each list a list: a thread that vanishes between two instructions (fork) takes with it what it
 //!    had in its hands, and nothing else.
 
-use super::Allocator;
-use super::block::{Block, Checks, Trusting};
-use super::place::first_of;
-use super::remote::{Inbox, Outbox, Parcel};
-use super::slab::{Freed, Slab, Standing};
+mod exchange;
+
 use crate::base::{CLASSES, SLICE, class_of};
+use crate::heap::Allocator;
+use crate::heap::block::{Block, Checks};
+use crate::heap::remote::{Inbox, Outbox};
+use crate::heap::slab::{Freed, Slab, Standing};
 use crate::pal::{Misuse, Platform, broken_contract};
 use crate::rcu::{ReaderSlot, Section};
 use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sync::{CachePadded, ZERO_IS_VALID, seeded, signal_fence};
+use crate::sync::{CachePadded, ZERO_IS_VALID, signal_fence};
 use core::cell::Cell;
 use core::ptr;
 
@@ -268,116 +269,6 @@ impl Heap {
         from.close_slab(self, slab);
     }
 
-    /// Frees a block whose slab another heap owns.
-    ///
-    /// # Safety
-    /// The caller possesses this heap and the block, which lies in `slab`.
-    pub unsafe fn free_remote<C: Checks, P: Platform>(
-        &self,
-        from: &Allocator<P>,
-        slab: &Slab,
-        block: *mut Block,
-    ) {
-        // Relaxed: a figure, written by the possessor only.
-        self.remote_frees.store(self.remote_frees().wrapping_add(1), Ordering::Relaxed);
-        let size = slab.info().size as usize;
-        let owner = slab.owner();
-        // SAFETY: the caller's; the owner of a slab with a live block is a heap.
-        if let Some(parcel) = unsafe { self.outbox.add::<C>(owner, block, size, self.secret.get()) } {
-            self.deliver::<C, P>(from, parcel);
-        }
-        // What is kept back for an owner whose thread has exited would hold its slabs for as long as this thread is idle.
-        // SAFETY: as above; heaps live forever.
-        if from.pool().is_idle(unsafe { (*owner).index() } as usize)
-            && let Some(parcel) = self.outbox.take_for::<C>(owner, self.secret.get())
-        {
-            self.deliver::<C, P>(from, parcel);
-        }
-    }
-
-    /// Sends a parcel to its owner; or, if nobody possesses the owner, takes the slabs of its blocks over: the thread that
-    /// frees what an exited thread has allocated goes on with its memory.
-    fn deliver<C: Checks, P: Platform>(&self, from: &Allocator<P>, parcel: Parcel) {
-        // SAFETY: heaps live forever.
-        let index = unsafe { (*parcel.owner).index() } as usize;
-        let idle = if from.pool().is_idle(index) { from.pool().possess(index) } else { None };
-        let Some(idle) = idle else { return parcel.send::<C>(self.secret.get()) };
-        let mut block = parcel.first;
-        while !block.is_null() {
-            let next = self.follow::<C>(block);
-            // SAFETY: the block counts as live until it is on its slab's list, so its arena is there.
-            let slab = unsafe { first_of(Slab::of(block.addr())) };
-            // SAFETY: this thread possesses both heaps, and holds the block.
-            unsafe {
-                if ptr::eq(slab.owner(), idle) && slab.standing() != Standing::Current {
-                    idle.hand_over(slab, self);
-                }
-                if ptr::eq(slab.owner(), self) {
-                    self.free_local::<C, P>(from, slab, block);
-                } else if ptr::eq(slab.owner(), idle) {
-                    idle.free_local::<C, P>(from, slab, block);
-                } else {
-                    let owner = &*slab.owner();
-                    owner.inbox().push::<C>(block, block, self.secret.get());
-                }
-            }
-            block = next;
-        }
-        from.pool().give_up(idle);
-    }
-
-    /// Makes a slab of this heap that is not current one of `to`'s. The caller possesses both heaps.
-    fn hand_over(&self, slab: &Slab, to: &Heap) {
-        let available = slab.standing() == Standing::Available;
-        if available {
-            slab.unlink(&self.available[slab.class()]);
-        }
-        if !seeded("heap.hand_over_keeps_own") {
-            self.leave_own(slab);
-        }
-        slab.set_owner(ptr::from_ref(to).cast_mut());
-        to.enter_own(slab);
-        if available {
-            slab.link_before(&to.available[slab.class()]);
-        }
-    }
-
-    fn send_all<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
-        while let Some(parcel) = self.outbox.take::<C>(self.secret.get()) {
-            self.deliver::<C, P>(from, parcel);
-        }
-    }
-
-    /// Takes the blocks that other threads sent, and frees them here or sends them on. Answers whether any came.
-    pub fn receive<C: Checks, P: Platform>(&self, from: &Allocator<P>) -> bool {
-        if self.inbox.is_empty() {
-            return false;
-        }
-        let mut block = self.inbox.take();
-        let any = !block.is_null();
-        while !block.is_null() {
-            let next = self.follow::<C>(block);
-            // SAFETY: the block counts as live until it is on its slab's list, so its arena is there.
-            let slab = unsafe { first_of(Slab::of(block.addr())) };
-            // SAFETY: the block came to us with its chain.
-            unsafe {
-                if ptr::eq(slab.owner(), self) || seeded("heap.no_forward") {
-                    self.free_local::<C, P>(from, slab, block);
-                } else {
-                    self.free_remote::<C, P>(from, slab, block);
-                }
-            }
-            block = next;
-        }
-        any
-    }
-
-    /// Sends what is held back for other heaps and takes what came: before the thread exits or pauses.
-    pub fn settle<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
-        self.receive::<C, P>(from);
-        self.send_all::<C, P>(from);
-    }
-
     /// Gives back what is free: private lists go to their slabs, and slabs without live blocks to their arenas.
     /// Walks every free block of the current slabs.
     pub fn collect<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
@@ -410,51 +301,12 @@ impl Heap {
         }
     }
 
-    /// In the child of a fork: the thread that possessed this heap vanished in the middle of anything. Forgets the lists of
-    /// slabs; [`Heap::regain`] builds them anew from the slabs' records. What the thread had in its hands counts as live
-    /// for ever.
-    pub fn forget_slabs(&self) {
-        for list in &self.available {
-            list.set(ptr::null());
-        }
-        for class in 0..CLASSES {
-            // SAFETY: a current slab is this heap's.
-            let slab = unsafe { self.current[class].get().as_ref() };
-            if let Some(slab) = slab.filter(|slab| ptr::eq(self.lists[class].get(), slab.free())) {
-                slab.forget_free();
-            }
-        }
-    }
-
-    /// In the child of a fork: takes a slab of this heap into its lists again.
-    pub fn regain(&self, slab: &Slab) {
-        let class = slab.class();
-        if ptr::eq(self.current[class].get(), slab) {
-            return;
-        }
-        let free = self.length::<Trusting>(slab.free());
-        let live = slab.handed_out().saturating_sub(free).max(1);
-        if slab.retire_from_current(live) == Standing::Available {
-            slab.link_before(&self.available[class]);
-        }
-    }
-
     /// Whether [`Heap::collect`] has anything to do: asked of an idle heap.
     pub fn needs_collecting(&self) -> bool {
         // A thread that exits sends what it held back; one that a fork left behind did not.
         !self.inbox.is_empty()
             || !self.outbox.is_empty()
             || self.current.iter().any(|slab| !slab.get().is_null())
-    }
-
-    /// Gives an available slab of `class` to another heap that needs one. The caller possesses both.
-    pub fn give_away(&self, class: usize, to: &Heap) -> Option<&'static Slab> {
-        // SAFETY: slabs in a list belong to this heap.
-        let slab = unsafe { self.available[class].get().as_ref() }?;
-        self.hand_over(slab, to);
-        slab.unlink(&to.available[class]);
-        slab.make_current();
-        Some(slab)
     }
 
     /// Free blocks of `class` that no record counts, in the private list and on the current slab: walks them.
