@@ -186,7 +186,9 @@ fn pulse_open<T: Thread>() {
     let now = process().space().os().now_ms();
     // Relaxed (both): who moves the clock publishes.
     let last = SHARED.last_ms.load(Ordering::Relaxed);
-    if now.saturating_sub(last) >= INTERVAL_MS
+    // A child of a fork has published nothing yet, whatever its parent has.
+    let is_new = SHARED.pid.load(Ordering::Relaxed) != pid();
+    if (is_new || now.saturating_sub(last) >= INTERVAL_MS)
         && SHARED.last_ms.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         && let Some(record) = shared()
     {

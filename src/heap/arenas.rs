@@ -6,9 +6,9 @@
 //!
 //! Freed slices are dirty until they are purged: by amount when slices are freed, by age when somebody ticks.
 
-use super::Allocator;
 use super::local::Heap;
 use super::slab::Slab;
+use super::{Allocator, Bet};
 use crate::base::{GRANULE, GRANULE_SLICES, SLICE};
 use crate::pal::Platform;
 use crate::rcu::Section;
@@ -122,10 +122,13 @@ impl Arenas {
                 continue;
             }
             let Some(region) = self.region(position) else { continue };
+            from.bet(Bet::Lookup).taken();
             if let Some(run) = region.slices().claim(slices, prefer, align.max(1)) {
+                from.bet(Bet::Lookup).won();
                 heap.home().set(position);
                 return Some(self.claimed_run(region, run));
             }
+            from.bet(Bet::Lookup).lost();
             if slices == 1 {
                 self.no_room(position, region);
             }

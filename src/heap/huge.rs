@@ -154,9 +154,6 @@ impl Huge {
 
     fn map<P: Platform>(&self, from: &Allocator<P>, used: usize, align: usize) -> Option<&'static Region> {
         let reserve = if from.settings().reserves_space() { used.min(MOST_RESERVE) } else { 0 };
-        if reserve > 0 {
-            from.bet(Bet::Space).taken();
-        }
         for _ in 0..2 {
             if let Ok(region) = from.space().map_region(Kind::Huge, used, align, reserve) {
                 return Some(region);
@@ -292,6 +289,7 @@ impl Huge {
         let (old, dirty) = (used_of(region), dirty_of(region));
         if used <= region.len() {
             if used > old {
+                from.bet(Bet::Space).taken();
                 from.bet(Bet::Space).won();
             } else if dirty - used >= from.page_size() * 16 {
                 // The block's holder gave the tail up; what is behind it was an earlier holder's.
@@ -304,6 +302,7 @@ impl Huge {
             set(region, DIRTY, dirty_of(region).max(used));
             return base_of(region);
         }
+        from.bet(Bet::Space).taken();
         from.bet(Bet::Space).lost();
         let Some(longer) = self.map(from, used, align) else { return ptr::null_mut() };
         // Pinned readers of the old block must keep their view, and pages of two mappings do not move in one call: such a

@@ -7,11 +7,11 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 /// The three speculative steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bet {
-    /// An address or a slice is looked up without a lock.
+    /// An arena is looked up without a lock and asked for a run of slices: taken at each, lost where there is none.
     Lookup = 0,
-    /// Address space is reserved beyond what was asked.
+    /// A huge block is to grow, and address space was reserved behind it: lost where that is not enough.
     Space = 1,
-    /// Memory is faulted in ahead.
+    /// Memory is faulted in ahead: not done yet, so never taken.
     Population = 2,
 }
 
