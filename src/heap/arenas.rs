@@ -248,12 +248,14 @@ impl Arenas {
             region.slices().release((base - region.base()) / SLICE, slices);
             self.has_room(position);
             if region.slices().is_empty()
-                && !(self.is_listed(position, region) && from.keeps_empty_arena(position))
+                && !(self.is_listed(position, region) && from.keeps_empty_arena(position, region))
             {
                 self.retire(from, position, region, &section);
             }
         }
         self.bound_dirty(from, heap);
+        // What was retired, now or before, is unmapped by whoever comes by after its grace period.
+        from.space().reap(Some(heap.slot()));
     }
 
     /// Unmaps the arena at `position` if nothing in it is used. The caller is inside a section.
@@ -422,10 +424,10 @@ impl Arenas {
         }
     }
 
-    /// Whether an arena other than the one at `position` has nothing claimed. The caller is inside a section.
-    pub fn another_is_empty(&self, position: usize) -> bool {
-        let empty = |other: usize| self.region(other).is_some_and(|region| region.slices().is_empty());
-        (0..self.high()).any(|other| other != position && empty(other))
+    /// Free slices in the arenas other than the one at `position`. The caller is inside a section.
+    pub fn free_elsewhere(&self, position: usize) -> usize {
+        let free = |other| self.region(other).map_or(0, |region| region.slices().free_count());
+        (0..self.high()).filter(|&other| other != position).map(free).sum()
     }
 
     /// Slices that stayed dirty since the last call.

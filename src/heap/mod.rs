@@ -316,9 +316,10 @@ impl<P: Platform> Allocator<P> {
     }
 
     /// Whether an arena that has just become empty stays mapped: the helper thread unmaps it when it has been empty for
-    /// a while; without one, a single empty arena is kept, so that a program at the edge does not map and unmap.
-    fn keeps_empty_arena(&self, position: usize) -> bool {
-        self.settings.has_helper() || !self.arenas.another_is_empty(position)
+    /// a while; without one, it goes at once if the other arenas have a quarter of its room, so that a program at the
+    /// edge does not map and unmap with every slab.
+    fn keeps_empty_arena(&self, position: usize, arena: &Region) -> bool {
+        self.settings.has_helper() || self.arenas.free_elsewhere(position) < arena.len() / SLICE / 4
     }
 
     /// Bytes that may be dirty, given what is live.
