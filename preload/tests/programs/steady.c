@@ -1,7 +1,11 @@
 /*
  * Servers that hand their blocks on: each of THREADS threads has a table of blocks, replaces blocks of it at random, and
- * after a while starts a thread that goes on with the table, and ends. (The pattern is Larson and Krishnan's, 1998; the heir
- * waits for the end of the thread before it, so that the number of threads, and with it that of heaps, is steady too.)
+ * after a while starts a thread that goes on with the table, and ends. (The pattern is Larson and Krishnan's, 1998.)
+ *
+ * A thread's heap is made when no heap is idle, and heaps need memory of their own. So that their number is steady, too,
+ * an heir waits for the end of the thread before it, and the program begins with as many threads at a time as it can
+ * have heaps in use at a time: its threads, as many idle heaps that these and the helper look into, and a few more.
+ *
  * Prints how often the allocator mapped, unmapped and protected memory between FROM and TO million operations:
  * `steady THREADS FROM TO`.
  */
@@ -65,6 +69,23 @@ static void *serve(void *argument)
     return NULL;
 }
 
+static void *crowd(void *barrier)
+{
+    void *block = malloc(100);
+    pthread_barrier_wait(barrier);
+    free(block);
+    return NULL;
+}
+
+static void make_heaps(size_t count)
+{
+    pthread_t crowded[2 * MOST_THREADS + 4];
+    pthread_barrier_t barrier;
+    CHECK(pthread_barrier_init(&barrier, NULL, count) == 0);
+    for (size_t i = 0; i < count; i++) CHECK(pthread_create(&crowded[i], NULL, crowd, &barrier) == 0);
+    for (size_t i = 0; i < count; i++) CHECK(pthread_join(crowded[i], NULL) == 0);
+}
+
 int main(int argc, char **argv)
 {
     alarm(240);
@@ -74,6 +95,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < 2; i++) halts[i] = strtoul(argv[2 + i], NULL, 10) * 1000000 / threads;
     typeof(&specmalloc_get_statistics) get = (typeof(get))dlsym(RTLD_DEFAULT, "specmalloc_get_statistics");
     CHECK(get != NULL && sem_init(&halted, 0, 0) == 0 && sem_init(&go_on, 0, 0) == 0);
+    make_heaps(2 * threads + 4);
     for (size_t i = 0; i < threads; i++) {
         struct table *table = &tables[i];
         table->state = 0x9e3779b97f4a7c15 + i;

@@ -1,0 +1,149 @@
+/*
+ * Memory that is free for good goes back to the system, as /proc shows: arenas are unmapped and pages leave. The program
+ * gives the allocator ten seconds in which it does nothing itself but look.
+ */
+#include "support.h"
+#include <fcntl.h>
+
+enum { SIZE = 1000, COUNT = 200 << 10, SECONDS = 10 };
+#define ARENA ((uintptr_t)32 << 20)
+
+/* Neither the blocks' addresses nor the text that is read are in memory that the allocator has to keep. */
+static void *blocks[COUNT];
+static uintptr_t arenas[64];
+static size_t arena_count;
+static char maps[1 << 20];
+
+static void take(void)
+{
+    for (size_t i = 0; i < COUNT; i++) {
+        CHECK((blocks[i] = malloc(SIZE)) != NULL);
+        memset(blocks[i], 1, SIZE);
+        uintptr_t arena = (uintptr_t)blocks[i] & ~(ARENA - 1);
+        size_t known = 0;
+        while (known < arena_count && arenas[known] != arena) known++;
+        if (known == arena_count) {
+            CHECK(arena_count < sizeof arenas / sizeof *arenas);
+            arenas[arena_count++] = arena;
+        }
+    }
+    CHECK(arena_count >= COUNT / (ARENA / SIZE));
+}
+
+static void release(void)
+{
+    for (size_t i = 0; i < COUNT; i++) free(blocks[i]);
+}
+
+/* How many of the arenas have any mapping in their range. Allocates nothing. */
+static size_t still_mapped(void)
+{
+    int file = open("/proc/self/maps", O_RDONLY);
+    CHECK(file >= 0);
+    size_t length = 0;
+    for (ssize_t part; (part = read(file, maps + length, sizeof maps - 1 - length)) > 0;) length += part;
+    close(file);
+    CHECK(length < sizeof maps - 1);
+    maps[length] = 0;
+    size_t mapped = 0;
+    for (size_t i = 0; i < arena_count; i++) {
+        int found = 0;
+        for (char *line = maps; *line != 0;) {
+            char *end = strchr(line, '\n');
+            CHECK(end != NULL);
+            uintptr_t from = strtoul(line, &line, 16), to = strtoul(line + 1, NULL, 16);
+            found |= from < arenas[i] + ARENA && to > arenas[i];
+            line = end + 1;
+        }
+        mapped += found;
+    }
+    return mapped;
+}
+
+/* Looks every 50 ms until at most `keep` of the arenas are mapped. */
+static void watch_arenas_go(size_t keep)
+{
+    for (int look = 0; look < SECONDS * 20 && still_mapped() > keep; look++) usleep(50000);
+    CHECK(still_mapped() <= keep);
+}
+
+/* One thread: what is unmapped is unmapped by the frees. The arena with the slab that the next block comes from stays. */
+static void one_thread(void)
+{
+    take();
+    CHECK(still_mapped() == arena_count);
+    release();
+    CHECK(still_mapped() <= 1);
+}
+
+static void *sleep_on(void *unused)
+{
+    free(malloc(100));
+    pause();
+    return unused;
+}
+
+static void start_another(void)
+{
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, sleep_on, NULL) == 0);
+}
+
+/* Two arenas stay: that of the slab that the next block comes from, and that of the second thread's blocks. */
+static void two_threads(void)
+{
+    start_another();
+    take();
+    CHECK(still_mapped() == arena_count);
+    release();
+    watch_arenas_go(2);
+}
+
+static void *take_in_thread(void *unused)
+{
+    take();
+    return unused;
+}
+
+/* The blocks of a thread that has exited. */
+static void owner_exits(void)
+{
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, take_in_thread, NULL) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(still_mapped() == arena_count);
+    release();
+    watch_arenas_go(2);
+}
+
+enum { HUGE_COUNT = 8, HUGE_SIZE = 40 << 20 };
+
+static size_t take_and_release_huge(void)
+{
+    size_t before = resident();
+    for (int i = 0; i < HUGE_COUNT; i++) {
+        CHECK((blocks[i] = malloc(HUGE_SIZE)) != NULL);
+        memset(blocks[i], 1, HUGE_SIZE);
+    }
+    CHECK(resident() >= before + (size_t)HUGE_COUNT * HUGE_SIZE);
+    for (int i = 0; i < HUGE_COUNT; i++) free(blocks[i]);
+    return before;
+}
+
+/* One thread keeps some freed huge blocks for reuse: 64 MiB and an eighth of what is live. */
+static void huge_blocks_one_thread(void)
+{
+    size_t before = take_and_release_huge();
+    CHECK(resident() <= before + 80 * MIB);
+}
+
+static void huge_blocks_two_threads(void)
+{
+    start_another();
+    size_t before = take_and_release_huge();
+    for (int look = 0; look < SECONDS * 20 && resident() > before + 4 * MIB; look++) usleep(50000);
+    CHECK(resident() <= before + 4 * MIB);
+}
+
+MAIN(CASE(one_thread), CASE(two_threads), CASE(owner_exits), CASE(huge_blocks_one_thread),
+     CASE(huge_blocks_two_threads))
