@@ -351,7 +351,7 @@ impl Arenas {
         }
     }
 
-    /// Notes that a tick has passed, and unmaps the arenas that have been empty for [`EMPTY_TICKS`] of them. Answers
+    /// Notes that a tick has passed, and unmaps the arenas that have been empty for `EMPTY_TICKS` of them. Answers
     /// whether there are others that are empty.
     pub fn age_empty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) -> bool {
         let mut left = false;
