@@ -5,7 +5,7 @@
 //! while it was free. Everything else of them is out of line.
 
 use super::figures;
-use crate::base::{SLICE, is_aligned};
+use crate::base::{SLICE, SMALL_MAX, class_of, is_aligned};
 use crate::global::{NOBODY, Thread, enter_step, leave_step, nudge, process, with_heap};
 use crate::heap::{Block, BlockKind, Checks, Freed, Heap, Place, Slab, TABLE_MAX};
 use crate::pal::{Misuse, Platform, broken_contract};
@@ -82,14 +82,20 @@ fn free_event<T: Thread>(_block: *mut Block, slab: &Slab, heap: *const Heap) {
     nudge();
 }
 
-/// The private list is empty: takes the current slab's list, as every so many allocations do, or goes the long way.
+/// The private list is empty, or the class is not in the table: pops or takes the current slab's list, as every so many
+/// allocations do, or goes the long way.
 #[inline(never)]
 fn malloc_slow<T: Thread>(size: usize) -> *mut u8 {
-    if size <= TABLE_MAX {
+    if size <= SMALL_MAX {
+        let class = if size <= TABLE_MAX { Heap::table_class(size) } else { class_of(size) };
         let heap = T::heap();
         enter_step::<T>();
-        // SAFETY: as in `malloc`; NOBODY has no current slab.
-        let block = unsafe { (*heap).take_over::<T::Checks>(Heap::table_class(size)) };
+        // SAFETY: as in `malloc`.
+        let mut block = unsafe { (*heap).pop::<T::Checks>(class) };
+        if block.is_null() {
+            // SAFETY: as in `malloc`; NOBODY has no current slab.
+            block = unsafe { (*heap).take_over::<T::Checks>(class) };
+        }
         leave_step::<T>(heap);
         if !block.is_null() {
             return block.cast();

@@ -6,7 +6,7 @@
 use super::process;
 use super::thread::{Thread, with_heap};
 use crate::pal::Platform;
-use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -79,9 +79,16 @@ extern "C" fn run<T: Thread>(_: *mut c_void) -> *mut c_void {
         if more {
             pause(0, Some(TICK_MS));
         } else {
-            // Relaxed: a nudge that misses this comes again with the next release of slices.
+            // Relaxed: the fence orders it before the look: either a thread that has just freed slices sees this and
+            // wakes us, or we see its slices. Partner: the fence in `nudge`.
             ASLEEP.store(1, Ordering::Relaxed);
-            pause(1, None);
+            fence(Ordering::SeqCst);
+            if process().has_idle_memory() {
+                // Relaxed: nobody else takes it back but by a nudge, which is the same.
+                ASLEEP.store(0, Ordering::Relaxed);
+            } else {
+                pause(1, None);
+            }
         }
     }
     process().settings().set_helper(false);
@@ -94,9 +101,11 @@ fn pause(while_value: u32, timeout_ms: Option<u32>) {
     process().space().os().wait(&ASLEEP, while_value, timeout_ms);
 }
 
-/// Tells the helper that there is something to give back.
+/// Tells the helper that there is something to give back: after slices were freed.
 #[inline]
 pub fn nudge() {
+    // Partner: the fence in `run`.
+    fence(Ordering::SeqCst);
     // Relaxed (both): the word alone counts; the futex re-reads it.
     if ASLEEP.load(Ordering::Relaxed) == 1 && ASLEEP.swap(0, Ordering::Relaxed) == 1 {
         process().space().os().wake(&ASLEEP, 1);

@@ -324,18 +324,22 @@ impl Arenas {
                     })
                 };
                 let Some((region, run)) = claimed else { break };
+                // Another thread may have purged some of them between the look and the claim.
+                let dirty = region.slices().dirty_within(run.start, run.len);
                 let base = region.base() + run.start * SLICE;
                 // SAFETY: the run is claimed: nobody uses it, and its arena is one mapping.
                 let purged = unsafe { from.space().os().purge(base, run.len * SLICE) };
                 let _section = heap.section(from);
                 if purged.is_err() && !seeded("heap.purge_unchecked") {
                     // Locked memory, for one: it stays dirty, and is not tried again now.
+                    // Relaxed: a figure, raised before the slices can be claimed.
+                    self.dirty.fetch_add(run.len - dirty, Ordering::Relaxed);
                     region.slices().release(run.start, run.len);
                     return;
                 }
-                self.less_dirty(run.len);
+                self.less_dirty(dirty);
                 // Relaxed: a figure.
-                self.purged.fetch_add((run.len * SLICE) as u64, Ordering::Relaxed);
+                self.purged.fetch_add((dirty * SLICE) as u64, Ordering::Relaxed);
                 region.slices().release_clean(run.start, run.len);
             }
         }

@@ -266,7 +266,12 @@ impl<P: Platform> Allocator<P> {
         self.huge.drop_kept(self, self.huge.kept_bytes() / 2);
         let empty = self.arenas.age_empty(self, heap);
         self.space.reap(Some(heap.slot()));
-        empty || self.arenas.dirty_slices() > 0 || self.huge.kept_bytes() > 0
+        empty || self.has_idle_memory()
+    }
+
+    /// Whether free memory is resident that could be given back.
+    pub fn has_idle_memory(&self) -> bool {
+        self.arenas.dirty_slices() > 0 || self.huge.kept_bytes() > 0
     }
 
     /// Tidies the heaps that nobody possesses: takes in what was sent to them, and gives back what is empty.
