@@ -51,14 +51,11 @@ fn a_pair_among_256_blocks() {
 /// One block, allocated and freed again and again: its slab becomes empty each time, and that must not send every pair
 /// to the arena or the system.
 ///
-/// Measured: 51 to 58 instructions up to 1,000 bytes; 191 from 4,000 bytes on. `malloc` knows by table the classes of at
-/// most 1,024 bytes; a larger block is looked for on the general path. 70 is the aim for all up to 8,192 bytes: the bound
-/// of 200 only keeps what is there from getting worse.
+/// Measured: 51 to 58 instructions up to 1,000 bytes. `malloc` knows by table the classes of at most 1,024 bytes; a larger
+/// block's class is computed, and its page holds one block, so that each allocation takes the slab's list over: 73 to 78.
 #[test]
 fn a_lone_block_has_no_cliff() {
-    for (sizes, most) in
-        [(&[16, 64, 500, 1000][..], 70.0), (&[4000, 8000], 200.0), (&[20_000, 32_768], 200.0)]
-    {
+    for (sizes, most) in [(&[16, 64, 500, 1000][..], 70.0), (&[2000, 4000, 8000, 20_000, 32_768], 85.0)] {
         for &size in sizes {
             let figure = pair(1, [size, size]);
             assert!(figure <= most, "{size} bytes: {figure:.1} instructions, {most} allowed");
