@@ -28,6 +28,7 @@ dying_cases! { "double free of ", "":
     double_free_medium,
     double_free_large,
     double_free_huge,
+    double_free_without_pages,
     double_free_with_others_between,
     double_free_owner_then_other,
     double_free_other_then_owner,
@@ -56,7 +57,6 @@ dying_cases! { "invalid free of ", ": not from this allocator":
     foreign_low,
     foreign_high,
     foreign_by_realloc,
-    double_free_unmapped,
 }
 
 dying_cases! { "invalid free of ", ": the size is not the block's":

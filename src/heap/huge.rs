@@ -76,7 +76,7 @@ pub struct Huge {
     kept: [AtomicPtr<Region>; KEPT],
     /// Bytes in kept regions that may be resident.
     kept_bytes: AtomicUsize,
-    /// Bytes of the region that was not kept last, until somebody misses it.
+    /// Bytes of the pages that were not kept last, until somebody misses them.
     refused: AtomicUsize,
     /// Binary logarithm of how many times the usual amount may be kept.
     boost: AtomicUsize,
@@ -110,6 +110,9 @@ impl Huge {
         let Some(used) = align_up(size.max(1), from.page_size()) else { return ptr::null_mut() };
         let region = match self.take_kept(from, used, align) {
             Some(region) => {
+                if dirty_of(region) == 0 {
+                    self.note_miss(used);
+                }
                 if zero {
                     self.clear(from, region, used);
                 }
@@ -135,7 +138,7 @@ impl Huge {
         from.dirty_limit().max(allowed) << self.boost.load(Ordering::Relaxed)
     }
 
-    /// A region was not kept. If the one before was not missed since, half as much may be kept as before.
+    /// A region was kept without its pages. If those before were not missed since, half as much may be kept as before.
     fn note_refusal(&self, bytes: usize) {
         // Relaxed (both): figures.
         if self.refused.swap(bytes, Ordering::Relaxed) != 0 {
@@ -143,7 +146,7 @@ impl Huge {
         }
     }
 
-    /// A region has to be mapped. If the one that was refused last would have done, twice as much may be kept.
+    /// Pages have to be faulted in. If those that were refused last would have done, twice as much may be kept.
     fn note_miss(&self, used: usize) {
         // Relaxed (all): figures.
         if self.refused.load(Ordering::Relaxed) >= used {
@@ -198,11 +201,17 @@ impl Huge {
     }
 
     pub(super) fn keep<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) -> bool {
-        let bytes = dirty_of(region);
+        let mut bytes = dirty_of(region);
         // Relaxed: a bound that may be passed by a block or two.
         if self.kept_bytes.load(Ordering::Relaxed) + bytes > self.kept_limit(from) {
+            // The pages go, the address space stays for a while: that saves the grace period of an unmap, and a second
+            // free of the block is still recognised.
             self.note_refusal(bytes);
-            return false;
+            if purge(from, region, 0, bytes).is_err() {
+                return false;
+            }
+            set(region, DIRTY, 0);
+            bytes = 0;
         }
         let new = ptr::from_ref(region).cast_mut();
         for place in &self.kept {
@@ -260,11 +269,11 @@ impl Huge {
         None
     }
 
-    /// Unmaps kept regions until at most `bytes` are left.
+    /// Unmaps kept regions until at most `bytes` are left; all of them if that is zero.
     pub fn drop_kept<P: Platform>(&self, from: &Allocator<P>, bytes: usize) {
         for place in &self.kept {
             // Relaxed: a figure.
-            if self.kept_bytes.load(Ordering::Relaxed) <= bytes {
+            if bytes > 0 && self.kept_bytes.load(Ordering::Relaxed) <= bytes {
                 break;
             }
             let found = Huge::take(place);
