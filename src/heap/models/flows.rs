@@ -257,7 +257,7 @@ fn arenas_come_and_go() {
         let unmapper = spawn(&world, |world| {
             let actor = Actor::new(world);
             for _ in 0..3 {
-                actor.from.arenas().unmap_empty(actor.from, actor.heap, 0);
+                actor.from.arenas().unmap_empty(actor.from, actor.heap);
             }
             actor.leave();
         });
