@@ -194,6 +194,12 @@ impl<P: Platform> Space<P> {
             // Without the guard the region works; only an overrun would go unnoticed.
             mappings += u32::from(guarded);
         }
+        let name = match kind {
+            Kind::Arena => c"specmalloc arena",
+            Kind::Huge => c"specmalloc huge",
+            Kind::File => c"specmalloc file",
+        };
+        self.os.name(placed.base, guard, name);
         Ok(Shape { kind, base: placed.base, len, mapped: placed.mapped, mappings })
     }
 
