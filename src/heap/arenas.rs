@@ -54,9 +54,9 @@ pub struct Arenas {
     claimed: AtomicUsize,
     /// Free slices whose pages may be resident.
     dirty: AtomicUsize,
-    /// Slices that were claimed clean since the last purge by amount, and how many that purge gave back.
+    /// Slices that were claimed clean since the last purge by amount, and how many such purges gave back before that.
     clean_claims: AtomicUsize,
-    last_purge: AtomicUsize,
+    given: AtomicUsize,
     /// Binary logarithm of how many times the usual amount may be dirty.
     boost: AtomicUsize,
     /// Fewest dirty slices since the last tick: so many were not needed for that long.
@@ -75,7 +75,7 @@ impl Arenas {
                 claimed: AtomicUsize::new(0),
                 dirty: AtomicUsize::new(0),
                 clean_claims: AtomicUsize::new(0),
-                last_purge: AtomicUsize::new(0),
+                given: AtomicUsize::new(0),
                 boost: AtomicUsize::new(0),
                 low_water: AtomicUsize::new(0),
                 purged: AtomicU64::new(0),
@@ -290,8 +290,9 @@ impl Arenas {
 
     /// Purges when more free slices are dirty than allowed for what is live.
     ///
-    /// What is allowed adapts: if most of what the last purge gave back has been faulted in again by now, the purge was a
-    /// mistake, and twice as much may be dirty before the next; if not, half as much.
+    /// What is allowed adapts: if most of what the purges since the last claims gave back has been faulted in again by now,
+    /// they were a mistake, and twice as much may be dirty before the next; if not, half as much. Purges without a claim
+    /// in between (a burst of frees) say nothing either way.
     fn bound_dirty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) {
         // Relaxed (all): figures; two threads that purge at the same time purge no slice twice.
         let boost = self.boost.load(Ordering::Relaxed);
@@ -301,14 +302,15 @@ impl Arenas {
             return;
         }
         let regretted = self.clean_claims.swap(0, Ordering::Relaxed);
-        let given = self.last_purge.swap(0, Ordering::Relaxed);
-        if given > 0 {
+        if regretted > 0 {
+            let given = self.given.swap(0, Ordering::Relaxed);
+            let most = if from.settings().has_helper() { MOST_BOOST } else { MOST_BOOST - 1 };
             let boost =
-                if regretted >= given / 2 { (boost + 1).min(MOST_BOOST) } else { boost.saturating_sub(1) };
+                if regretted >= given.div_ceil(2) { (boost + 1).min(most) } else { boost.saturating_sub(1) };
             self.boost.store(boost, Ordering::Relaxed);
         }
         self.purge(from, heap, limit / 2);
-        self.last_purge.store(dirty.saturating_sub(self.dirty_slices()), Ordering::Relaxed);
+        self.given.fetch_add(dirty.saturating_sub(self.dirty_slices()), Ordering::Relaxed);
     }
 
     /// Purges dirty slices until at most `keep` are left. Never under anything that another thread waits for: a run is
