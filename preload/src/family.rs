@@ -9,12 +9,6 @@ use crate::{errno, raw};
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
 
-/// Bytes in a page.
-fn page_size() -> usize {
-    // SAFETY: a question about a constant of the system; it cannot fail for the page size.
-    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
-}
-
 /// `null`, with `errno` set to `error`.
 #[cold]
 fn failed(error: c_int) -> *mut c_void {
@@ -149,13 +143,13 @@ pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, siz
 /// `size` bytes at the start of a page.
 #[unsafe(no_mangle)]
 pub extern "C" fn valloc(size: usize) -> *mut c_void {
-    raw::aligned(page_size(), size).cast()
+    raw::aligned(raw::page_size(), size).cast()
 }
 
 /// `size` bytes rounded up to whole pages, at least one, at the start of a page. Overflowing sizes fail with ENOMEM.
 #[unsafe(no_mangle)]
 pub extern "C" fn pvalloc(size: usize) -> *mut c_void {
-    let page = page_size();
+    let page = raw::page_size();
     match size.max(1).checked_next_multiple_of(page) {
         Some(size) => raw::aligned(page, size).cast(),
         None => failed(libc::ENOMEM),
