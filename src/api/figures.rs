@@ -89,7 +89,7 @@ fn gather<T: Thread>(heap: &Heap, figures: &mut Statistics) {
         failed: calls.failed,
     };
     let bet = |which| {
-        let [taken, won, lost] = allocator.bet(which).counts();
+        let [taken, won, lost] = allocator.bet(which);
         Bet { taken, won, lost }
     };
     figures.bets = Bets {

@@ -6,9 +6,9 @@
 //!
 //! Freed slices are dirty until they are purged: by amount when slices are freed, by age when somebody ticks.
 
+use super::Allocator;
 use super::local::Heap;
 use super::slab::Slab;
-use super::{Allocator, Bet};
 use crate::base::{GRANULE, GRANULE_SLICES, SLICE};
 use crate::pal::Platform;
 use crate::rcu::Section;
@@ -29,8 +29,15 @@ const POSITION: usize = 0;
 const EMPTY_FOR: usize = 1;
 /// Ticks for which an arena stays empty before it is unmapped: one at the edge would be mapped again at once.
 const EMPTY_TICKS: usize = 10;
-/// Largest boost: see `bound_dirty`.
-const MOST_BOOST: usize = 4;
+/// Binary logarithm of how many times the usual amount may be dirty, at most, and where a helper thread runs: see
+/// `bound_dirty`.
+const MOST_BOOST: usize = 3;
+const HELPED_BOOST: usize = 3;
+/// A tick gives back one part in so many of what was not needed since the last, and at least so many slices.
+const AGE_PARTS: usize = 4;
+const AGE_LEAST: usize = 16;
+/// A heap releases so many slices, or as many as there are arenas, between two looks at how much is dirty.
+const LOOK: usize = if cfg!(any(loom, shuttle)) { 1 } else { 16 };
 /// Slices that one madvise call gives back at most: 2 MiB.
 const PURGE_RUN: usize = 32;
 
@@ -50,16 +57,12 @@ pub struct Arenas {
     room: [AtomicU64; MAX_ARENAS.div_ceil(WORD)],
     /// Positions ever used.
     high: AtomicUsize,
-    /// Slices that slabs and large blocks hold.
-    claimed: AtomicUsize,
-    /// Free slices whose pages may be resident.
-    dirty: AtomicUsize,
     /// Slices that were claimed clean since the last purge by amount, and how many such purges gave back before that.
     clean_claims: AtomicUsize,
     given: AtomicUsize,
     /// Binary logarithm of how many times the usual amount may be dirty.
     boost: AtomicUsize,
-    /// Fewest dirty slices since the last tick: so many were not needed for that long.
+    /// Fewest dirty slices that a look found since the last tick: so many were not needed for that long.
     low_water: AtomicUsize,
     purged: AtomicU64,
 }
@@ -72,8 +75,6 @@ impl Arenas {
                 table: atomic_array!(AtomicPtr::new(ptr::null_mut()); MAX_ARENAS),
                 room: atomic_array!(AtomicU64::new(0); MAX_ARENAS.div_ceil(WORD)),
                 high: AtomicUsize::new(0),
-                claimed: AtomicUsize::new(0),
-                dirty: AtomicUsize::new(0),
                 clean_claims: AtomicUsize::new(0),
                 given: AtomicUsize::new(0),
                 boost: AtomicUsize::new(0),
@@ -92,18 +93,14 @@ impl Arenas {
         align: usize,
         prefer: Prefer,
     ) -> Option<Claim> {
-        let claim = self
-            .claim_mapped(from, heap, slices, align, prefer)
+        self.claim_mapped(from, heap, slices, align, prefer)
             .or_else(|| self.grow(from, heap, slices, align))
             .or_else(|| {
                 // Out of memory or address space: give back what is free, and try once more.
                 from.relieve(heap);
                 self.claim_mapped(from, heap, slices, align, prefer)
                     .or_else(|| self.grow(from, heap, slices, align))
-            })?;
-        // Relaxed: a figure.
-        self.claimed.fetch_add(slices, Ordering::Relaxed);
-        Some(claim)
+            })
     }
 
     pub(super) fn claim_mapped<P: Platform>(
@@ -122,13 +119,12 @@ impl Arenas {
                 continue;
             }
             let Some(region) = self.region(position) else { continue };
-            from.bet(Bet::Lookup).taken();
-            if let Some(run) = region.slices().claim(slices, prefer, align.max(1)) {
-                from.bet(Bet::Lookup).won();
+            let claimed = region.slices().claim(slices, prefer, align.max(1));
+            heap.count_lookup(claimed.is_some());
+            if let Some(run) = claimed {
                 heap.home().set(position);
                 return Some(self.claimed_run(region, run));
             }
-            from.bet(Bet::Lookup).lost();
             if slices == 1 {
                 self.no_room(position, region);
             }
@@ -138,10 +134,12 @@ impl Arenas {
 
     fn claimed_run(&self, region: &Region, run: Run) -> Claim {
         // The run is ours: the region cannot change under us, whichever generation this is.
-        // Relaxed: a figure; a tick that misses this looks at the claimed slices, too.
-        region.note(EMPTY_FOR).store(0, Ordering::Relaxed);
+        // Relaxed (both): a figure; a tick that misses this looks at the claimed slices, too. Looked at first, because
+        // threads that claim at the same time would pass the line around.
+        if region.note(EMPTY_FOR).load(Ordering::Relaxed) != 0 {
+            region.note(EMPTY_FOR).store(0, Ordering::Relaxed);
+        }
         let dirty = region.slices().dirty_within(run.start, run.len);
-        self.less_dirty(dirty);
         if dirty < run.len {
             // Relaxed: a figure.
             self.clean_claims.fetch_add(run.len - dirty, Ordering::Relaxed);
@@ -149,25 +147,11 @@ impl Arenas {
         Claim { base: region.base() + run.start * SLICE, zero: run.all_clean }
     }
 
-    fn less_dirty(&self, slices: usize) {
-        if slices > 0 {
-            // Relaxed (both): figures.
-            let left = self.dirty.fetch_sub(slices, Ordering::Relaxed) - slices;
-            self.low_water.fetch_min(left, Ordering::Relaxed);
-        }
-    }
-
     /// Claims the `extra` slices behind a large block's run of `slices` at `base`, if they are free.
     pub fn extend<P: Platform>(&self, from: &Allocator<P>, base: usize, slices: usize, extra: usize) -> bool {
         let region = from.region_of_arena(base);
         let start = (base - region.base()) / SLICE;
-        if !seeded("heap.extend_unclaimed") && !region.slices().extend_claim(start, slices, extra) {
-            return false;
-        }
-        self.less_dirty(region.slices().dirty_within(start + slices, extra));
-        // Relaxed: a figure.
-        self.claimed.fetch_add(extra, Ordering::Relaxed);
-        true
+        seeded("heap.extend_unclaimed") || region.slices().extend_claim(start, slices, extra)
     }
 
     /// Maps another arena and claims the run in it before anybody else can.
@@ -239,9 +223,6 @@ impl Arenas {
         let region = from.region_of_arena(base);
         // Relaxed: written before the arena was entered in the table.
         let position = region.note(POSITION).load(Ordering::Relaxed);
-        // Relaxed (both): figures, changed before the slices can be claimed again, so that they never go negative.
-        self.dirty.fetch_add(slices, Ordering::Relaxed);
-        self.claimed.fetch_sub(slices, Ordering::Relaxed);
         {
             // The last access to the arena gives it away: what follows happens inside the section that starts here.
             let section = heap.section(from);
@@ -253,7 +234,9 @@ impl Arenas {
                 self.retire(from, position, region, &section);
             }
         }
-        self.bound_dirty(from, heap);
+        if heap.has_released(slices, self.high().max(LOOK)) {
+            self.bound_dirty(from, heap);
+        }
         // What was retired, now or before, is unmapped by whoever comes by after its grace period.
         from.space().reap(Some(heap.slot()));
     }
@@ -272,9 +255,6 @@ impl Arenas {
             from.space().retire_arena(region, section)
         };
         if retired {
-            // Counted when nobody can change it any more: the map is closed, and the section keeps the descriptor.
-            let usable = region.slices().usable();
-            let dirty = region.slices().dirty_within(usable.start, usable.len());
             let old = ptr::from_ref(region).cast_mut();
             // Relaxed: readers that still find the arena here meet closed words. (Should the descriptor have been
             // recycled already for another arena, that one has a position of its own.)
@@ -284,41 +264,52 @@ impl Arenas {
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             );
-            self.less_dirty(dirty);
         }
     }
 
     /// Purges when more free slices are dirty than allowed for what is live.
     ///
-    /// What is allowed adapts: if most of what the purges since the last claims gave back has been faulted in again by now,
-    /// they were a mistake, and twice as much may be dirty before the next; if not, half as much. Purges without a claim
-    /// in between (a burst of frees) say nothing either way.
+    /// Where a helper thread gives memory back by age, the amount is only a bound far off. Elsewhere what is allowed
+    /// adapts: if most of what the purges since the last claims gave back has been faulted in again by now, they were a
+    /// mistake, and twice as much may be dirty before the next; if not, half as much. Purges without a claim in between (a
+    /// burst of frees) say nothing either way.
     fn bound_dirty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) {
-        // Relaxed (all): figures; two threads that purge at the same time purge no slice twice.
-        let boost = self.boost.load(Ordering::Relaxed);
-        let limit = (from.dirty_limit() / SLICE) << boost;
         let dirty = self.dirty_slices();
+        // Relaxed (all): figures; two threads that purge at the same time purge no slice twice.
+        self.low_water.fetch_min(dirty, Ordering::Relaxed);
+        let helped = from.settings().has_helper();
+        let boost = if helped { HELPED_BOOST } else { self.boost.load(Ordering::Relaxed) };
+        let limit = (from.dirty_limit() / SLICE) << boost;
         if dirty <= limit {
             return;
         }
         let regretted = self.clean_claims.swap(0, Ordering::Relaxed);
         if regretted > 0 {
             let given = self.given.swap(0, Ordering::Relaxed);
-            let most = if from.settings().has_helper() { MOST_BOOST } else { MOST_BOOST - 1 };
-            let boost =
-                if regretted >= given.div_ceil(2) { (boost + 1).min(most) } else { boost.saturating_sub(1) };
+            let regret = regretted >= given.div_ceil(2);
+            let boost = if regret { (boost + 1).min(MOST_BOOST) } else { boost.saturating_sub(1) };
             self.boost.store(boost, Ordering::Relaxed);
         }
-        self.purge(from, heap, limit / 2);
-        self.given.fetch_add(dirty.saturating_sub(self.dirty_slices()), Ordering::Relaxed);
+        let purged = self.purge(from, heap, dirty - limit / 2);
+        self.given.fetch_add(purged, Ordering::Relaxed);
     }
 
-    /// Purges dirty slices until at most `keep` are left. Never under anything that another thread waits for: a run is
-    /// claimed first, so that nobody allocates it meanwhile.
-    pub fn purge<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, keep: usize) {
+    /// One tick of the clock: gives back a part of the slices that have been dirty and free since the last tick, so that
+    /// what a program does not need any more is gone after some seconds, and what it needs now and then stays for a while.
+    pub fn age_dirty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) {
+        let now = self.dirty_slices();
+        // Relaxed: a figure.
+        let unused = self.low_water.swap(now, Ordering::Relaxed).min(now);
+        self.purge(from, heap, unused.div_ceil(AGE_PARTS).max(AGE_LEAST).min(unused));
+    }
+
+    /// Purges dirty slices, `most` of them at most and up to a run more. Never under anything that another thread waits
+    /// for: a run is claimed first, so that nobody allocates it meanwhile. Answers how many were dirty no more.
+    pub fn purge<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, most: usize) -> usize {
+        let mut done = 0;
         // The arenas behind come first: claims start at the front.
         for position in (0..self.high()).rev() {
-            while self.dirty_slices() > keep {
+            while done < most {
                 let claimed = {
                     let _section = heap.section(from);
                     self.region(position).and_then(|region| {
@@ -334,17 +325,16 @@ impl Arenas {
                 let _section = heap.section(from);
                 if purged.is_err() && !seeded("heap.purge_unchecked") {
                     // Locked memory, for one: it stays dirty, and is not tried again now.
-                    // Relaxed: a figure, raised before the slices can be claimed.
-                    self.dirty.fetch_add(run.len - dirty, Ordering::Relaxed);
                     region.slices().release(run.start, run.len);
-                    return;
+                    return done;
                 }
-                self.less_dirty(dirty);
                 // Relaxed: a figure.
                 self.purged.fetch_add((dirty * SLICE) as u64, Ordering::Relaxed);
+                done += dirty;
                 region.slices().release_clean(run.start, run.len);
             }
         }
+        done
     }
 
     /// Unmaps empty arenas.
@@ -430,29 +420,28 @@ impl Arenas {
         }
     }
 
-    /// Free slices in the arenas other than the one at `position`. The caller is inside a section.
+    /// Free slices in the arenas other than the one at `position`.
     pub fn free_elsewhere(&self, position: usize) -> usize {
-        let free = |other| self.region(other).map_or(0, |region| region.slices().free_count());
-        (0..self.high()).filter(|&other| other != position).map(free).sum()
-    }
-
-    /// Slices that stayed dirty since the last call.
-    pub fn take_low_water(&self) -> usize {
-        // Relaxed (both): figures.
-        let now = self.dirty.load(Ordering::Relaxed);
-        self.low_water.swap(now, Ordering::Relaxed).min(now)
+        self.sum(|other, region| if other == position { 0 } else { region.slices().free_count() })
     }
 
     /// Slices that slabs and large blocks hold.
     pub fn claimed_slices(&self) -> usize {
-        // Relaxed: a figure.
-        self.claimed.load(Ordering::Relaxed)
+        self.sum(|_, region| region.slices().claimed_count())
     }
 
     /// Free slices whose pages may be resident.
     pub fn dirty_slices(&self) -> usize {
-        // Relaxed: a figure.
-        self.dirty.load(Ordering::Relaxed)
+        self.sum(|_, region| region.slices().dirty_count())
+    }
+
+    /// Adds up what `count` says of every arena. The bitmaps are the only record of what is claimed and what is dirty: a
+    /// common counter would be a line that all threads write. No section is needed: descriptors live forever, and a figure
+    /// may be that of a moment ago.
+    fn sum(&self, count: impl Fn(usize, &Region) -> usize) -> usize {
+        (0..self.high())
+            .map(|position| self.region(position).map_or(0, |region| count(position, region)))
+            .sum()
     }
 
     /// Bytes purged so far.

@@ -8,7 +8,7 @@
 //! page faults, so it is for memory that is not coming back. A kept region stays in the index with `used`
 //! zero, which is how a second free of it is recognised.
 
-use super::{Allocator, Bet};
+use super::Allocator;
 use crate::base::{align_up, is_aligned};
 use crate::pal::{Errno, Platform};
 use crate::region::{Kind, Region};
@@ -298,8 +298,8 @@ impl Huge {
         let (old, dirty) = (used_of(region), dirty_of(region));
         if used <= region.len() {
             if used > old {
-                from.bet(Bet::Space).taken();
-                from.bet(Bet::Space).won();
+                from.settings().space_bet().taken();
+                from.settings().space_bet().won();
             } else if dirty - used >= from.page_size() * 16 {
                 // The block's holder gave the tail up; what is behind it was an earlier holder's.
                 if purge(from, region, used, dirty).is_ok() {
@@ -311,8 +311,8 @@ impl Huge {
             set(region, DIRTY, dirty_of(region).max(used));
             return base_of(region);
         }
-        from.bet(Bet::Space).taken();
-        from.bet(Bet::Space).lost();
+        from.settings().space_bet().taken();
+        from.settings().space_bet().lost();
         let Some(longer) = self.map(from, used, align) else { return ptr::null_mut() };
         // Pinned readers of the old block must keep their view, and pages of two mappings do not move in one call: such a
         // block is copied.

@@ -251,7 +251,7 @@ impl<P: Platform> Allocator<P> {
     /// Under memory pressure: gives back everything that is free and that this thread can reach.
     pub fn relieve(&self, heap: &Heap) {
         self.huge.drop_kept(self, 0);
-        self.arenas.purge(self, heap, 0);
+        self.arenas.purge(self, heap, usize::MAX);
         self.arenas.unmap_empty(self, heap);
         self.space.reap(Some(heap.slot()));
     }
@@ -261,8 +261,7 @@ impl<P: Platform> Allocator<P> {
     /// Answers whether anything is left to give back.
     pub fn tick<C: Checks>(&self, heap: &Heap) -> bool {
         self.collect_idle::<C>();
-        let unused = self.arenas.take_low_water();
-        self.arenas.purge(self, heap, self.arenas.dirty_slices().saturating_sub(unused));
+        self.arenas.age_dirty(self, heap);
         self.huge.drop_kept(self, self.huge.kept_bytes() / 2);
         let empty = self.arenas.age_empty(self, heap);
         self.space.reap(Some(heap.slot()));
@@ -362,9 +361,19 @@ impl<P: Platform> Allocator<P> {
         &self.settings
     }
 
-    /// The counters of a bet.
-    pub fn bet(&self, bet: Bet) -> &BetCount {
-        self.settings.bet(bet)
+    /// How often a bet was taken, won and lost.
+    pub fn bet(&self, bet: Bet) -> [u64; 3] {
+        match bet {
+            Bet::Lookup => {
+                let heaps = (0..self.pool.made()).filter_map(|index| self.pool.get(index));
+                let [won, lost] =
+                    heaps.map(Heap::lookups).fold([0; 2], |sum, [won, lost]| [sum[0] + won, sum[1] + lost]);
+                [won + lost, won, lost]
+            }
+            Bet::Space => self.settings.space_bet().counts(),
+            // Not taken yet.
+            Bet::Population => [0; 3],
+        }
     }
 
     /// Bytes in a page.

@@ -90,7 +90,7 @@ pub struct Settings {
     dirty_percent: Setting<12>,
     /// ... so many bytes.
     dirty_bytes: Setting<{ 4 << 20 }>,
-    bets: [BetCount; 3],
+    space_bet: BetCount,
 }
 
 impl Settings {
@@ -103,7 +103,7 @@ impl Settings {
                 helper: AtomicBool::new(false),
                 dirty_percent: Setting::new(),
                 dirty_bytes: Setting::new(),
-                bets: [BetCount::new(), BetCount::new(), BetCount::new()],
+                space_bet: BetCount::new(),
             }
         }
     }
@@ -170,8 +170,8 @@ impl Settings {
         self.reserve.get() != 0
     }
 
-    /// The counters of a bet.
-    pub fn bet(&self, bet: Bet) -> &BetCount {
-        &self.bets[bet as usize]
+    /// The counters of the bet on space.
+    pub fn space_bet(&self) -> &BetCount {
+        &self.space_bet
     }
 }

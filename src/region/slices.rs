@@ -271,6 +271,11 @@ impl SliceMap {
         (0..WORDS).all(|word| self.claimed[word].load(Relaxed) == self.fixed(word))
     }
 
+    /// Number of slices that somebody holds right now; all of them while the map is closed.
+    pub fn claimed_count(&self) -> usize {
+        self.usable().len() - self.free_count()
+    }
+
     /// Number of slices that nobody holds right now.
     pub fn free_count(&self) -> usize {
         // Relaxed: a figure that is old when it is read.

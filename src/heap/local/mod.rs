@@ -20,7 +20,7 @@ use crate::heap::remote::{Inbox, Outbox};
 use crate::heap::slab::{Freed, Slab, Standing};
 use crate::pal::{Misuse, Platform, broken_contract};
 use crate::rcu::{ReaderSlot, Section};
-use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{CachePadded, ZERO_IS_VALID, signal_fence};
 use core::cell::Cell;
 use core::ptr;
@@ -52,6 +52,10 @@ pub struct Heap {
     outbox: Outbox,
     /// Position of the arena that served this heap last: where the next claim starts.
     home: Cell<usize>,
+    /// Slices given back since the last look at how much is dirty.
+    released: Cell<usize>,
+    /// Arenas asked for slices, ever: those that had them, and those that had not. Figures.
+    lookups: [AtomicU64; 2],
     /// Blocks freed for other heaps, ever: a figure.
     remote_frees: AtomicU32,
     index: u32,
@@ -79,6 +83,8 @@ impl Heap {
                 available: [const { Cell::new(ptr::null()) }; CLASSES],
                 outbox: Outbox::new(),
                 home: Cell::new(0),
+                released: Cell::new(0),
+                lookups: [AtomicU64::new(0), AtomicU64::new(0)],
                 remote_frees: AtomicU32::new(0),
                 index,
                 inbox: CachePadded::new(Inbox::new()),
@@ -358,6 +364,26 @@ impl Heap {
     pub fn remote_frees(&self) -> u32 {
         // Relaxed: a figure.
         self.remote_frees.load(Ordering::Relaxed)
+    }
+
+    /// Counts an arena that was asked for slices, and whether it had them.
+    pub fn count_lookup(&self, won: bool) {
+        let count = &self.lookups[usize::from(!won)];
+        // Relaxed (both): a figure, written by the possessor only.
+        count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Arenas asked for slices, ever: those that had them, and those that had not.
+    pub fn lookups(&self) -> [u64; 2] {
+        // Relaxed: figures.
+        [&self.lookups[0], &self.lookups[1]].map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// Notes that `slices` were given back; `true` once in `every` slices.
+    pub fn has_released(&self, slices: usize, every: usize) -> bool {
+        let released = self.released.get() + slices;
+        self.released.set(if released < every { released } else { 0 });
+        released >= every
     }
 
     /// Where the last claim of slices succeeded.
