@@ -79,8 +79,9 @@ extern "C" fn run<T: Thread>(_: *mut c_void) -> *mut c_void {
         if more {
             pause(0, Some(TICK_MS));
         } else {
-            // Relaxed: the fence orders it before the look: either a thread that has just freed slices sees this and
-            // wakes us, or we see its slices. Partner: the fence in `nudge`.
+            // Relaxed: the fence orders both before the look: either a thread that has just freed memory sees that we sleep
+            // and wakes us, or we see its memory. Partner: the fence in `nudge`.
+            process().forget_stir();
             ASLEEP.store(1, Ordering::Relaxed);
             fence(Ordering::SeqCst);
             if process().has_idle_memory() {
@@ -101,9 +102,13 @@ fn pause(while_value: u32, timeout_ms: Option<u32>) {
     process().space().os().wait(&ASLEEP, while_value, timeout_ms);
 }
 
-/// Tells the helper that there is something to give back: after slices were freed.
+/// Wakes the helper if it sleeps and there is something to give back: after a free that was more than a push.
 #[inline]
 pub fn nudge() {
+    // Relaxed: set by this thread, if it has anything to tell.
+    if !process().is_stirred() {
+        return;
+    }
     // Partner: the fence in `run`.
     fence(Ordering::SeqCst);
     // Relaxed (both): the word alone counts; the futex re-reads it.

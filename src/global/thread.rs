@@ -5,7 +5,7 @@
 //! threads) while it is in the middle of a step, so that a signal handler that mallocs there takes the slow path. One
 //! sentinel stands for all three, and costs the fast paths no test. The *home* pointer tells them apart.
 
-use super::{Options, fork, helper, process, start, take_hooks_duty};
+use super::{Options, fork, helper, nudge, process, start, take_hooks_duty};
 use crate::heap::{Checks, Heap};
 use crate::sync::signal_fence;
 use core::ptr;
@@ -128,4 +128,9 @@ pub fn exit_thread<T: Thread>() {
     let heap = unsafe { &*heap };
     heap.collect::<T::Checks, _>(process());
     process().pool().give_up(heap);
+    if !heap.inbox().is_empty() {
+        // Somebody sent blocks meanwhile: the helper looks after them.
+        process().stir();
+    }
+    nudge();
 }

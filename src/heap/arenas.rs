@@ -234,6 +234,7 @@ impl Arenas {
                 self.retire(from, position, region, &section);
             }
         }
+        from.stir();
         if heap.has_released(slices, self.high().max(LOOK)) {
             self.bound_dirty(from, heap);
         }

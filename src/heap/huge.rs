@@ -189,6 +189,7 @@ impl Huge {
         if !self.keep(from, region) {
             let _retired = from.space().retire_region(region);
         }
+        from.stir();
         from.space().reap(None);
     }
 

@@ -33,7 +33,7 @@ use crate::const_unless_model;
 use crate::index::{Coarse, Space};
 use crate::pal::{Misuse, Platform, broken_contract};
 use crate::region::{Prefer, Region};
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use core::ptr;
 
 /// Largest large block in bytes, and the largest alignment of one; above it a block is huge.
@@ -70,6 +70,8 @@ pub struct Allocator<P: Platform> {
     huge: Huge,
     settings: Settings,
     secret: AtomicUsize,
+    /// Whether memory has become idle since a helper last forgot about it.
+    stirred: AtomicBool,
 }
 
 impl<P: Platform> Allocator<P> {
@@ -83,6 +85,7 @@ impl<P: Platform> Allocator<P> {
                 huge: Huge::new(),
                 settings: Settings::new(),
                 secret: AtomicUsize::new(0),
+                stirred: AtomicBool::new(false),
             }
         }
     }
@@ -271,6 +274,30 @@ impl<P: Platform> Allocator<P> {
     /// Whether free memory is resident that could be given back.
     pub fn has_idle_memory(&self) -> bool {
         self.arenas.dirty_slices() > 0 || self.huge.kept_bytes() > 0
+    }
+
+    /// Notes that memory has become idle.
+    pub fn stir(&self) {
+        // Partner: the fence after `forget_stir`: either who gives memory back sees what has become idle, or we see that they
+        // have forgotten, and tell them.
+        fence(Ordering::SeqCst);
+        // Relaxed (both): see above. Looked at first, because all threads share the line.
+        if !self.stirred.load(Ordering::Relaxed) {
+            self.stirred.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether memory has become idle since the last [`Allocator::forget_stir`].
+    pub fn is_stirred(&self) -> bool {
+        // Relaxed: a thread that has stirred sees that here, unless somebody has looked for idle memory since.
+        self.stirred.load(Ordering::Relaxed)
+    }
+
+    /// Before somebody who gives memory back falls asleep. They look at [`Allocator::has_idle_memory`] afterwards, behind a
+    /// full fence.
+    pub fn forget_stir(&self) {
+        // Relaxed: the caller's fence orders it; partner: the fence in `stir`.
+        self.stirred.store(false, Ordering::Relaxed);
     }
 
     /// Tidies the heaps that nobody possesses: takes in what was sent to them, and gives back what is empty.
