@@ -29,8 +29,8 @@ const POSITION: usize = 0;
 const EMPTY_FOR: usize = 1;
 /// Ticks for which an arena stays empty before it is unmapped: one at the edge would be mapped again at once.
 const EMPTY_TICKS: usize = 10;
-/// Binary logarithm of how many times the usual amount may be dirty, at most, and where a helper thread runs: see
-/// `bound_dirty`.
+/// Binary logarithms: how many times the usual amount may be dirty after regrets at most, and how many times more where a
+/// helper thread runs. See `bound_dirty`.
 const MOST_BOOST: usize = 3;
 const HELPED_BOOST: usize = 3;
 /// A tick gives back one part in so many of what was not needed since the last, and at least so many slices.
@@ -270,26 +270,28 @@ impl Arenas {
 
     /// Purges when more free slices are dirty than allowed for what is live.
     ///
-    /// Where a helper thread gives memory back by age, the amount is only a bound far off. Elsewhere what is allowed
-    /// adapts: if most of what the purges since the last claims gave back has been faulted in again by now, they were a
-    /// mistake, and twice as much may be dirty before the next; if not, half as much. Purges without a claim in between (a
-    /// burst of frees) say nothing either way.
+    /// What is allowed adapts: if most of what the purges since the last claims gave back has been faulted in again by now,
+    /// they were a mistake, and twice as much may be dirty before the next; if little of it, half as much. Purges without a
+    /// claim in between (a burst of frees) say nothing either way. Where a helper thread gives memory back by age, the amount
+    /// is only a bound far off.
     fn bound_dirty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) {
         let dirty = self.dirty_slices();
         // Relaxed (all): figures; two threads that purge at the same time purge no slice twice.
         self.low_water.fetch_min(dirty, Ordering::Relaxed);
-        let helped = from.settings().has_helper();
-        let boost = if helped { HELPED_BOOST } else { self.boost.load(Ordering::Relaxed) };
-        let limit = (from.dirty_limit() / SLICE) << boost;
+        let boost = self.boost.load(Ordering::Relaxed);
+        let helped = if from.settings().has_helper() { HELPED_BOOST } else { 0 };
+        let limit = (from.dirty_limit() / SLICE) << (boost + helped);
         if dirty <= limit {
             return;
         }
         let regretted = self.clean_claims.swap(0, Ordering::Relaxed);
         if regretted > 0 {
             let given = self.given.swap(0, Ordering::Relaxed);
-            let regret = regretted >= given.div_ceil(2);
-            let boost = if regret { (boost + 1).min(MOST_BOOST) } else { boost.saturating_sub(1) };
-            self.boost.store(boost, Ordering::Relaxed);
+            if regretted >= given.div_ceil(2) {
+                self.boost.store((boost + 1).min(MOST_BOOST), Ordering::Relaxed);
+            } else if regretted < given / 8 {
+                self.boost.store(boost.saturating_sub(1), Ordering::Relaxed);
+            }
         }
         let purged = self.purge(from, heap, dirty - limit / 2);
         self.given.fetch_add(purged, Ordering::Relaxed);
