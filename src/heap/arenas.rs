@@ -112,6 +112,16 @@ impl Arenas {
         prefer: Prefer,
     ) -> Option<Claim> {
         let _section = heap.section(from);
+        // Dirty slices of any arena before clean ones of the nearest: else each arena keeps dirty slices of its own.
+        let claim = self.claim_once(heap, slices, align, prefer);
+        if claim.is_none() && prefer == Prefer::Dirty {
+            return self.claim_once(heap, slices, align, Prefer::Any);
+        }
+        claim
+    }
+
+    /// Asks each arena that may have room, the one that served this heap last first. The caller is inside a section.
+    fn claim_once(&self, heap: &Heap, slices: usize, align: usize, prefer: Prefer) -> Option<Claim> {
         let high = self.high();
         for step in 0..high {
             let position = (heap.home().get() + step) % high;
@@ -120,12 +130,14 @@ impl Arenas {
             }
             let Some(region) = self.region(position) else { continue };
             let claimed = region.slices().claim(slices, prefer, align.max(1));
-            heap.count_lookup(claimed.is_some());
+            if claimed.is_some() || prefer != Prefer::Dirty {
+                heap.count_lookup(claimed.is_some());
+            }
             if let Some(run) = claimed {
                 heap.home().set(position);
                 return Some(self.claimed_run(region, run));
             }
-            if slices == 1 {
+            if slices == 1 && prefer != Prefer::Dirty {
                 self.no_room(position, region);
             }
         }

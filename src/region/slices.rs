@@ -24,7 +24,7 @@ use core::ops::Range;
 /// Which free slices a claim takes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prefer {
-    /// Slices whose memory is resident already; then any.
+    /// Slices whose memory is resident already, or none.
     Dirty,
     /// Slices that are known to be zero; then any.
     Clean,
@@ -95,12 +95,15 @@ impl SliceMap {
                 Prefer::Any => None,
                 Prefer::Dirty | Prefer::Clean => {
                     let dirty = Self::read(&self.dirty);
-                    let flip = if prefer == Prefer::Dirty { FULL } else { 0 };
+                    let flip = if prefer == Prefer::Clean { 0 } else { FULL };
                     let avoid = core::array::from_fn(|word| claimed[word] | dirty[word] ^ flip);
                     first_free(&avoid, len, align)
                 }
             };
-            let start = preferred.or_else(|| first_free(&claimed, len, align))?;
+            let start = match preferred {
+                None if prefer != Prefer::Dirty => first_free(&claimed, len, align)?,
+                found => found?,
+            };
             if self.try_claim(start, start + len) {
                 return Some(Run { start, len, all_clean: self.is_clean(start, start + len) });
             }

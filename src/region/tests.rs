@@ -237,7 +237,8 @@ proptest! {
                         Prefer::Dirty => first(&slices, &usable, len, align, |slice| !slice.claimed && slice.dirty),
                         Prefer::Clean => first(&slices, &usable, len, align, |slice| !slice.claimed && !slice.dirty),
                     };
-                    let expected = best.or(free).map(|start| {
+                    let found = if prefer == Prefer::Dirty { best } else { best.or(free) };
+                    let expected = found.map(|start| {
                         let all_clean = slices[start..start + len].iter().all(|slice| !slice.dirty);
                         Run { start, len, all_clean }
                     });

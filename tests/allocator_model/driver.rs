@@ -56,7 +56,7 @@ pub enum Step {
     CollectIdle,
     Purge {
         hand: usize,
-        keep: usize,
+        most: usize,
     },
     Tick {
         hand: usize,
@@ -167,7 +167,9 @@ impl<C: Checks> Driver<C> {
                 match step {
                     Step::Settle { .. } => heap.settle::<C, _>(self.allocator),
                     Step::Collect { .. } => heap.collect::<C, _>(self.allocator),
-                    Step::Purge { keep, .. } => self.allocator.arenas().purge(self.allocator, heap, keep),
+                    Step::Purge { most, .. } => {
+                        self.allocator.arenas().purge(self.allocator, heap, most);
+                    }
                     Step::Tick { .. } => {
                         self.allocator.tick::<C>(heap);
                     }

@@ -31,7 +31,7 @@ fn workload() -> Vec<Step> {
     steps.push(Step::AllocateMany { hand: 2, size: 70_000, count: 20 });
     steps.push(Step::FreeMany { hand: 0, pick: 3, count: 400 });
     steps.push(Step::Collect { hand: 0 });
-    steps.push(Step::Purge { hand: 0, keep: 0 });
+    steps.push(Step::Purge { hand: 0, most: usize::MAX });
     steps.push(Step::Tick { hand: 0 });
     steps.push(Step::Relieve { hand: 0 });
     steps.push(allocate(0, 5_000_000, 1 << 23, false));

@@ -289,7 +289,7 @@ fn purged(fails: bool, zero: [bool; 3]) {
     let purger = spawn(&world, |world| {
         let actor = Actor::new(world);
         for _ in 0..3 {
-            actor.from.arenas().purge(actor.from, actor.heap, 0);
+            actor.from.arenas().purge(actor.from, actor.heap, usize::MAX);
         }
         actor.leave();
     });
