@@ -80,7 +80,7 @@ impl SpecMalloc {
     }
 
     /// Bytes that may be free and still resident, beside a share of what is live (see
-    /// [`SpecMalloc::dirty_percent`]). Default: 4 MiB, four times that where a helper thread gives memory back by age.
+    /// [`SpecMalloc::dirty_percent`]). Default: 4 MiB, eight times that where a helper thread gives memory back by age.
     pub const fn dirty_max(mut self, bytes: usize) -> SpecMalloc {
         self.options.dirty_bytes = Some(bytes);
         self
