@@ -8,10 +8,8 @@
 //! The sequence counts half steps: even, 2n: n publications are complete and the n-th is current, in copy n mod 2;
 //! odd, 2n+1: the same, and somebody writes copy (n+1) mod 2.
 
-#[cfg(any(loom, shuttle))]
-use crate::sync::SeededBug;
 use crate::sync::atomic::{AtomicU64, Ordering, fence};
-use crate::sync::seeded;
+use crate::sync::{seeded, unless_planted};
 
 /// Words that one side publishes and another reads. Zero bytes are a valid empty one where
 /// [`crate::sync::ZERO_IS_VALID`].
@@ -47,7 +45,7 @@ impl<const WORDS: usize> Publication<WORDS> {
         if before % 2 == 1 {
             return false;
         }
-        let taking = if seeded("api.publish.take") { Ordering::Relaxed } else { Ordering::Acquire };
+        let taking = unless_planted("api.publish.take", Ordering::Acquire);
         // Acquire: partner is the release store of the publisher before us, so that our words come after its words in
         // a copy that both write.
         if self.sequence.compare_exchange(before, before + 1, taking, Ordering::Relaxed).is_err() {
@@ -63,7 +61,7 @@ impl<const WORDS: usize> Publication<WORDS> {
             // Relaxed: ordered by the fence above and the store below.
             shared.store(*word, Ordering::Relaxed);
         }
-        let done = if seeded("api.publish.done") { Ordering::Relaxed } else { Ordering::Release };
+        let done = unless_planted("api.publish.done", Ordering::Release);
         // Release: partners are the acquire load in `attempt` and the acquire exchange of the next publisher.
         self.sequence.store(before + 2, done);
         true
@@ -72,7 +70,7 @@ impl<const WORDS: usize> Publication<WORDS> {
     /// Copies the last complete publication, unless it is overwritten during the copy.
     pub(crate) fn attempt(&self) -> Attempt<WORDS> {
         // Acquire: partner is the release store that completed the publication; its words are visible.
-        let complete = self.sequence.load(Ordering::Acquire) / 2;
+        let complete = self.sequence.load(unless_planted("api.read.start", Ordering::Acquire)) / 2;
         if complete == 0 {
             return Attempt::Empty;
         }
@@ -108,41 +106,6 @@ impl<const WORDS: usize> Publication<WORDS> {
     }
 }
 
-/// The seeded bugs of this module.
-#[cfg(any(loom, shuttle))]
-pub(crate) const SEEDED: &[SeededBug] = &[
-    SeededBug {
-        name: "api.publish.take",
-        removes: "acquire when a publisher takes the sequence",
-        caught_by: "two_publishers_leave_whole_words",
-    },
-    SeededBug {
-        name: "api.publish.fence",
-        removes: "the release fence between the odd sequence and the words",
-        caught_by: "a_reader_gets_whole_words",
-    },
-    SeededBug {
-        name: "api.publish.copy",
-        removes: "writing the copy that is not current",
-        caught_by: "a_publisher_that_dies_leaves_the_words_before",
-    },
-    SeededBug {
-        name: "api.publish.done",
-        removes: "release when a publication is complete",
-        caught_by: "a_reader_gets_whole_words",
-    },
-    SeededBug {
-        name: "api.read.fence",
-        removes: "the acquire fence between the copy and the second look at the sequence",
-        caught_by: "a_reader_gets_whole_words",
-    },
-    SeededBug {
-        name: "api.read.check",
-        removes: "the second look at the sequence",
-        caught_by: "a_reader_gets_whole_words",
-    },
-];
-
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
@@ -170,16 +133,40 @@ mod tests {
 #[cfg(all(test, loom))]
 mod models {
     use super::*;
-    use crate::sync::plant;
+    use crate::sync::SeededBug;
+    use crate::sync::checker::{explore_all, models};
     use loom::thread;
     use std::sync::Arc;
+
+    /// Every place that can be weakened, and the model that must fail then.
+    const SEEDED: &[SeededBug] = &[
+        SeededBug::new(
+            "api.publish.take",
+            "the acquire when a publisher takes the sequence",
+            "two_publishers",
+        ),
+        SeededBug::new(
+            "api.publish.fence",
+            "the release fence between the odd sequence and the words",
+            "whole_words",
+        ),
+        SeededBug::new("api.publish.copy", "writing the copy that is not current", "dead_publisher"),
+        SeededBug::new("api.publish.done", "the release when a publication is complete", "whole_words"),
+        SeededBug::new("api.read.start", "the acquire of a complete publication", "whole_words"),
+        SeededBug::new(
+            "api.read.fence",
+            "the acquire fence between the copy and the second look at the sequence",
+            "whole_words",
+        ),
+        SeededBug::new("api.read.check", "the second look at the sequence", "whole_words"),
+    ];
 
     // The publisher is the model's first thread, which runs first: loom looks for other orders from the last access
     // to each atomic only, and a publisher's own first load would hide the load of a reader that came before it.
 
     /// One publisher, one reader, three publications: what is read is one publication's words.
-    fn reader() {
-        loom::model(|| {
+    fn whole_words() {
+        explore_all(|| {
             let shared = Arc::new(Publication::<2>::new());
             let reader = {
                 let shared = shared.clone();
@@ -198,8 +185,8 @@ mod models {
     }
 
     /// Two publishers, of two publications each: in the end a copy holds the words of one publication.
-    fn publishers() {
-        loom::model(|| {
+    fn two_publishers() {
+        explore_all(|| {
             let shared = Arc::new(Publication::<2>::new());
             let other = {
                 let shared = shared.clone();
@@ -215,7 +202,7 @@ mod models {
 
     /// A publisher that is gone after any of its stores: what was published before is still there.
     fn dead_publisher() {
-        loom::model(|| {
+        explore_all(|| {
             let shared = Arc::new(Publication::<2>::new());
             assert!(shared.publish(&[1, 1]));
             let reader = {
@@ -228,33 +215,5 @@ mod models {
         });
     }
 
-    #[test]
-    fn a_reader_gets_whole_words() {
-        reader();
-        for bug in ["api.publish.fence", "api.publish.done", "api.read.fence", "api.read.check"] {
-            assert!(plant(bug, reader), "{bug} was not caught");
-        }
-    }
-
-    #[test]
-    fn two_publishers_leave_whole_words() {
-        publishers();
-        assert!(plant("api.publish.take", publishers));
-    }
-
-    #[test]
-    fn a_publisher_that_dies_leaves_the_words_before() {
-        dead_publisher();
-        assert!(plant("api.publish.copy", dead_publisher));
-    }
-
-    #[test]
-    fn every_seeded_bug_names_a_test_of_this_module() {
-        let tests = [
-            "a_reader_gets_whole_words",
-            "two_publishers_leave_whole_words",
-            "a_publisher_that_dies_leaves_the_words_before",
-        ];
-        assert!(SEEDED.iter().all(|bug| tests.contains(&bug.caught_by)));
-    }
+    models! { whole_words two_publishers dead_publisher }
 }

@@ -12,7 +12,7 @@ use super::block::Checks;
 use super::local::Heap;
 use crate::pal::Platform;
 use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use crate::sync::seeded;
+use crate::sync::{seeded, unless_planted};
 use crate::{atomic_array, const_unless_model};
 use core::ptr;
 
@@ -78,7 +78,7 @@ impl Pool {
             self.idle[index / WORD].store(bits & !bit, Ordering::Relaxed);
             return if bits & bit == 0 { None } else { self.get(index) };
         }
-        let order = if seeded("heap.possess") { Ordering::Relaxed } else { Ordering::Acquire };
+        let order = unless_planted("heap.possess", Ordering::Acquire);
         // Acquire: pairs with the Release in `give_up`, so that everything the last possessor did is seen.
         if self.idle[index / WORD].fetch_and(!bit, order) & bit == 0 {
             return None;
@@ -89,7 +89,7 @@ impl Pool {
     /// Gives a heap up: it is idle afterwards, and may be another thread's at once.
     pub fn give_up(&self, heap: &Heap) {
         let index = heap.index() as usize;
-        let order = if seeded("heap.give_up") { Ordering::Relaxed } else { Ordering::Release };
+        let order = unless_planted("heap.give_up", Ordering::Release);
         // Release: pairs with the Acquire in `possess`.
         let before = self.idle[index / WORD].fetch_or(1 << (index % WORD), order);
         debug_assert!(

@@ -13,7 +13,7 @@ use super::local::Heap;
 use crate::base::SLICE;
 use crate::const_unless_model;
 use crate::sync::atomic::{AtomicPtr, Ordering};
-use crate::sync::seeded;
+use crate::sync::{seeded, unless_planted};
 use core::cell::Cell;
 use core::ptr;
 
@@ -52,7 +52,7 @@ impl Inbox {
                 self.head.store(first, Ordering::Relaxed);
                 return;
             }
-            let order = if seeded("heap.inbox_push") { Ordering::Relaxed } else { Ordering::Release };
+            let order = unless_planted("heap.inbox_push", Ordering::Release);
             // Release: pairs with the Acquire in `take`, so that the owner sees the chain's links and the program's
             // last accesses to the blocks. Relaxed on failure: as above.
             match self.head.compare_exchange_weak(head, first, order, Ordering::Relaxed) {
@@ -77,7 +77,7 @@ impl Inbox {
             self.head.store(ptr::null_mut(), Ordering::Relaxed);
             return head;
         }
-        let order = if seeded("heap.inbox_take") { Ordering::Relaxed } else { Ordering::Acquire };
+        let order = unless_planted("heap.inbox_take", Ordering::Acquire);
         // Acquire: pairs with the Release in `push`.
         self.head.swap(ptr::null_mut(), order)
     }

@@ -16,7 +16,7 @@ use crate::rcu::RetireLink;
 use crate::region::{InPlace, Link, Linked, Region, Retired, RetiredAs};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::seeded;
+use crate::sync::{seeded, unless_planted};
 use core::ops::Range;
 
 /// A node of the pages of one slice.
@@ -99,7 +99,7 @@ impl PageNode {
             }
         }
         for page in pages.clone() {
-            let order = if seeded("index.page_publish_relaxed") { Relaxed } else { Release };
+            let order = unless_planted("index.page_publish_relaxed", Release);
             // Release: partner is the Acquire of `find`: the region is complete.
             self.entries[page].store(Content::Region(region), order);
         }
@@ -122,7 +122,7 @@ impl PageNode {
     /// The region that has `page`.
     #[inline]
     pub(super) fn find(&self, page: usize) -> Option<&'static Region> {
-        let order = if seeded("index.page_find_relaxed") { Relaxed } else { Acquire };
+        let order = unless_planted("index.page_find_relaxed", Acquire);
         // Acquire: partner is the Release of `join`, or that of the entry that linked the node.
         match self.entries[page].load(order) {
             Content::Region(region) => Some(region),

@@ -11,7 +11,7 @@ use crate::rcu::{Rcu, Section};
 use crate::region::{Kind, Metadata, Pool, Region, zeros};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::seeded;
+use crate::sync::{seeded, unless_planted};
 use core::ops::Range;
 
 /// Entries of the filter of arenas.
@@ -82,7 +82,7 @@ impl Index {
         if address >= LIMIT {
             return Walk::Nothing;
         }
-        let order = if seeded("index.lookup_relaxed") { Relaxed } else { Acquire };
+        let order = unless_planted("index.lookup_relaxed", Acquire);
         // Acquire, here and below: partner is the Release of `publish` (the region is complete) or of `ensure` (the node
         // is).
         let node = match self.root[root_index(address)].load(order) {
@@ -298,13 +298,13 @@ impl Index {
         ];
         let _section = (!without.into_iter().any(seeded)).then(|| rcu.enter_guest());
         loop {
-            let order = if seeded("index.page_edit_relaxed") { Relaxed } else { Acquire };
+            let order = unless_planted("index.page_edit_relaxed", Acquire);
             // Acquire: partner is the Release below: the node is complete.
             match entry.load(order) {
                 Content::Empty => {
                     let Some(node) = *blank else { return debug_assert!(false, "index: not prepared") };
                     node.begin(pages, region);
-                    let order = if seeded("index.page_link_relaxed") { Relaxed } else { Release };
+                    let order = unless_planted("index.page_link_relaxed", Release);
                     // Release: partner is the Acquire of `walk`: the node and the region are complete.
                     if seeded("index.page_link_blind") {
                         entry.store(node.content(), order);
@@ -374,8 +374,8 @@ fn change_granule(entry: &Entry, from: Content, to: Content) {
 
 /// Changes one entry, unless it leads to a node: then answers that.
 fn replace(entry: &Entry, from: Content, to: Content) -> Option<usize> {
-    let order = if seeded("index.publish_relaxed") { Relaxed } else { Release };
-    let failure = if seeded("index.replace_relaxed") { Relaxed } else { Acquire };
+    let order = unless_planted("index.publish_relaxed", Release);
+    let failure = unless_planted("index.replace_relaxed", Acquire);
     // Release: partner is the Acquire of `walk`: a region published is complete. Acquire on failure: partner is the
     // Release of `ensure`: the node found is complete.
     match entry.exchange(from, to, order, failure) {
@@ -395,33 +395,33 @@ fn ensure<const N: usize>(
     spare: &AtomicUsize,
     create: impl FnOnce() -> Result<&'static Node<N>, Errno>,
 ) -> Result<&'static Node<N>, Errno> {
-    let order = if seeded("index.ensure_relaxed") { Relaxed } else { Acquire };
+    let order = unless_planted("index.ensure_relaxed", Acquire);
     // Acquire: partner is the Release below.
     if let Content::Node(node) = entry.load(order) {
         // SAFETY: entries of one level lead to nodes of one type.
         return Ok(unsafe { Node::at(node) });
     }
-    let order = if seeded("index.spare_take_relaxed") { Relaxed } else { Acquire };
+    let order = unless_planted("index.spare_take_relaxed", Acquire);
     // Acquire: partner is the Release below that put the spare node there.
     let node = match spare.swap(0, order) {
         0 => create()?,
         // SAFETY: the word holds the address of a blank node of this type.
         address => unsafe { Node::at(address) },
     };
-    let order = if seeded("index.node_relaxed") { Relaxed } else { Release };
+    let order = unless_planted("index.node_relaxed", Release);
     if seeded("index.node_blind") {
         entry.store(node.content(), order);
         return Ok(node);
     }
     // Release: partner is the Acquire of `walk`: the node's entries are made. Acquire on failure: likewise, of the winner.
-    let failure = if seeded("index.ensure_relaxed") { Relaxed } else { Acquire };
+    let failure = unless_planted("index.ensure_relaxed", Acquire);
     match entry.exchange(Content::Empty, node.content(), order, failure) {
         Ok(()) => Ok(node),
         Err(now) => {
             let address = core::ptr::from_ref(node).expose_provenance();
             // Release: partner is the Acquire above. If there is a spare node already this one is lost: 4 or 16 KiB,
             // and only when two races are lost before the next node is needed.
-            let order = if seeded("index.spare_put_relaxed") { Relaxed } else { Release };
+            let order = unless_planted("index.spare_put_relaxed", Release);
             let _ = spare.compare_exchange(0, address, order, Relaxed);
             match now {
                 // SAFETY: as above.

@@ -3,36 +3,38 @@
 
 use super::Platform;
 use super::simulated::Simulated;
+use crate::sync::SeededBug;
 use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::checker::models;
 #[cfg(loom)]
 use crate::sync::light_barrier;
-use crate::sync::{SeededBug, plant};
 use std::sync::Arc;
 
 #[cfg(loom)]
-use loom::{model as check, thread};
+use loom::thread;
 #[cfg(shuttle)]
 use shuttle::thread;
 
-#[cfg(shuttle)]
-fn check(model: impl Fn() + Send + Sync + 'static) {
-    shuttle::check_random(model, 2_000);
+/// Every place that can be weakened, and the model that must fail then.
+const SEEDED: &[SeededBug] = &[
+    SeededBug::new(
+        "pal.wait_compares",
+        "wait looks at the word when it is on the list of sleepers, not before",
+        "a_sleeper_is_woken",
+    ),
+    #[cfg(loom)]
+    SeededBug::new("pal.heavy_barrier", "the heavy barrier orders anything", "the_barrier_orders_both_sides"),
+];
+
+#[cfg(loom)]
+fn explore(model: impl Fn() + Send + Sync + 'static) {
+    crate::sync::checker::explore_all(model);
 }
 
-/// The bugs that this layer can be given, and the models that must notice.
-pub(crate) const SEEDED: &[SeededBug] = &[
-    SeededBug {
-        name: "pal.wait_compares",
-        removes: "wait looks at the word when it is on the list of sleepers, not before",
-        caught_by: "pal::models::a_sleeper_is_woken",
-    },
-    #[cfg(loom)]
-    SeededBug {
-        name: "pal.heavy_barrier",
-        removes: "the heavy barrier orders anything",
-        caught_by: "pal::models::the_barrier_orders_both_sides",
-    },
-];
+#[cfg(shuttle)]
+fn explore(model: impl Fn() + Send + Sync + Clone + 'static) {
+    crate::sync::checker::explore(1_000, model);
+}
 
 /// One thread sleeps until the word changes, another changes it and then wakes `woken` sleepers.
 fn sleep_and_wake(woken: u32) {
@@ -53,16 +55,14 @@ fn sleep_and_wake(woken: u32) {
     sleeper.join().unwrap();
 }
 
-#[test]
 fn a_sleeper_is_woken() {
-    check(|| sleep_and_wake(1));
-    check(|| sleep_and_wake(u32::MAX));
-    assert!(plant("pal.wait_compares", || check(|| sleep_and_wake(1))));
+    explore(|| sleep_and_wake(1));
+    explore(|| sleep_and_wake(u32::MAX));
 }
 
 #[test]
 fn a_forgotten_wake_is_found() {
-    let panic = std::panic::catch_unwind(|| check(|| sleep_and_wake(0))).unwrap_err();
+    let panic = std::panic::catch_unwind(|| explore(|| sleep_and_wake(0))).unwrap_err();
     assert!(panic.downcast::<String>().unwrap().contains("deadlock"));
 }
 
@@ -89,18 +89,11 @@ fn write_and_look() {
 
 /// With loom only: shuttle knows no reordering, so there nothing could fail.
 #[cfg(loom)]
-#[test]
 fn the_barrier_orders_both_sides() {
-    check(write_and_look);
-    assert!(plant("pal.heavy_barrier", || check(write_and_look)));
+    explore(write_and_look);
 }
 
-#[test]
-fn every_seeded_bug_names_a_model_of_this_file() {
-    let source = include_str!("models.rs");
-    for bug in SEEDED {
-        let model = bug.caught_by.strip_prefix("pal::models::").unwrap();
-        assert!(source.contains(&["fn ", model, "()"].concat()), "{}", bug.name);
-        assert!(source.contains(&["plant(\"", bug.name, "\""].concat()), "{}", bug.name);
-    }
-}
+#[cfg(loom)]
+models! { a_sleeper_is_woken the_barrier_orders_both_sides }
+#[cfg(shuttle)]
+models! { a_sleeper_is_woken }

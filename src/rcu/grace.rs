@@ -6,7 +6,7 @@ use crate::const_unless_model;
 use crate::pal::Platform;
 use crate::rcu::interrupt;
 use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering, fence};
-use crate::sync::{seeded, spin_hint};
+use crate::sync::{seeded, spin_hint, unless_planted};
 use core::ptr;
 
 /// Why a grace period was refused.
@@ -85,13 +85,13 @@ impl Grace {
 
     fn try_lock(&self, own: Option<&ReaderSlot>) -> bool {
         // Acquire: partner is the release in `unlock`: the holder's fields are as the last one left them.
-        let order = if seeded("rcu.lock_relaxed") { Ordering::Relaxed } else { Ordering::Acquire };
+        let order = unless_planted("rcu.lock_relaxed", Ordering::Acquire);
         self.holder.compare_exchange(NOBODY, Self::identity(own), order, Ordering::Relaxed).is_ok()
     }
 
     fn unlock(&self) {
         // Release: partner is the acquire in `try_lock`.
-        let order = if seeded("rcu.unlock_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+        let order = unless_planted("rcu.unlock_relaxed", Ordering::Release);
         self.holder.store(NOBODY, order);
     }
 

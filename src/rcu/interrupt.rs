@@ -7,8 +7,10 @@
 #[inline(always)]
 pub(super) fn point() {}
 
+#[cfg(all(test, not(shuttle)))]
+pub(super) use testing::arm;
 #[cfg(test)]
-pub(super) use testing::{arm, point};
+pub(super) use testing::point;
 
 #[cfg(test)]
 mod testing {
@@ -21,6 +23,7 @@ mod testing {
         static ARMED: RefCell<Option<(usize, Handler)>> = const { RefCell::new(None) };
     }
 
+    #[cfg(not(shuttle))]
     /// Runs `body` with `handler` called at the point number `at`, counted from zero, that this thread passes; the
     /// handler itself is not interrupted. Answers whether there was such a point.
     pub(in crate::rcu) fn arm(at: usize, handler: impl FnOnce() + 'static, body: impl FnOnce()) -> bool {

@@ -8,45 +8,54 @@ use super::*;
 use crate::base::GRANULE;
 use crate::pal::simulated::{Barrier, Config, Simulated};
 use crate::sync::atomic::{AtomicBool, AtomicUsize};
-use crate::sync::{SeededBug, plant, spin_hint};
+use crate::sync::checker::{explore, explore_all, models};
+use crate::sync::{SeededBug, spin_hint};
 use loom::cell::UnsafeCell;
 use loom::thread;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 /// Every place that can be weakened, and the model that must fail then.
-pub(crate) const SEEDED: &[SeededBug] = &[
-    bug("rcu.light_barrier", "the light barrier at the entry", "grace_period"),
-    bug("rcu.heavy_barrier", "the heavy barrier of the waiter", "grace_period"),
-    bug("rcu.entry_fence", "the fence at the entry where there is no membarrier", "grace_period_fenced"),
-    bug("rcu.heavy_fence", "the waiter's fence where there is no membarrier", "grace_period_fenced"),
-    bug("rcu.leave_relaxed", "the release at the end of a section", "grace_period"),
-    bug("rcu.enter_relaxed", "the release at the entry, for the section before", "grace_period"),
-    bug("rcu.read_relaxed", "the acquire of the waiter's look", "grace_period"),
-    bug("rcu.any_change", "the look at the generation alone: any change counts", "nested"),
-    bug("rcu.same_generation", "the new generation of each section", "busy_reader"),
-    bug("rcu.nested_without_barrier", "the barrier of a nested entry", "interrupted"),
-    bug("rcu.attach_relaxed", "the release when a slot is attached", "attached_meanwhile"),
-    bug("rcu.head_relaxed", "the acquire when the slots are looked at", "attached_meanwhile"),
-    bug("rcu.leave_relaxed", "the release at the end of a section", "slot_reused"),
-    bug("rcu.undecided_entry", "the fence at an entry before the start", "started_meanwhile"),
-    bug("rcu.guest_fence", "the fence at a guest's entry", "guests"),
-    bug("rcu.guest_leave_relaxed", "the release at the end of a guest's section", "guests"),
-    bug("rcu.guests_ignored", "the look at the guests", "reclaimed_from_guests"),
-    bug("rcu.retire_relaxed", "the release when a link is retired", "reclaimed"),
-    bug("rcu.snapshot_early", "the order of barrier and snapshot", "reclaimed"),
-    bug("rcu.no_wait", "the wait for the snapshot", "reclaimed"),
-    bug("rcu.above_relaxed", "the acquire of what is above a batch that is cut off", "batch_of_two"),
-    bug("rcu.lock_relaxed", "the acquire of the reclaimer's lock", "two_reclaimers"),
-    bug("rcu.unlock_relaxed", "the release of the reclaimer's lock", "two_reclaimers"),
-    bug("rcu.idle_before_cut", "the step that a vanished reclaimer leaves behind", "forked"),
-    bug("rcu.child_keeps_lock", "the freeing of a vanished reclaimer's lock", "forked"),
-    bug("rcu.child_keeps_sections", "the closing of vanished threads' sections", "forked"),
+const SEEDED: &[SeededBug] = &[
+    SeededBug::new("rcu.light_barrier", "the light barrier at the entry", "grace_period"),
+    SeededBug::new("rcu.heavy_barrier", "the heavy barrier of the waiter", "grace_period"),
+    SeededBug::new(
+        "rcu.entry_fence",
+        "the fence at the entry where there is no membarrier",
+        "grace_period_fenced",
+    ),
+    SeededBug::new(
+        "rcu.heavy_fence",
+        "the waiter's fence where there is no membarrier",
+        "grace_period_fenced",
+    ),
+    SeededBug::new("rcu.leave_relaxed", "the release at the end of a section", "grace_period"),
+    SeededBug::new("rcu.enter_relaxed", "the release at the entry, for the section before", "grace_period"),
+    SeededBug::new("rcu.read_relaxed", "the acquire of the waiter's look", "grace_period"),
+    SeededBug::new("rcu.any_change", "the look at the generation alone: any change counts", "nested"),
+    SeededBug::new("rcu.same_generation", "the new generation of each section", "busy_reader"),
+    SeededBug::new("rcu.nested_without_barrier", "the barrier of a nested entry", "interrupted"),
+    SeededBug::new("rcu.attach_relaxed", "the release when a slot is attached", "attached_meanwhile"),
+    SeededBug::new("rcu.head_relaxed", "the acquire when the slots are looked at", "attached_meanwhile"),
+    SeededBug::new("rcu.leave_relaxed", "the release at the end of a section", "slot_reused"),
+    SeededBug::new("rcu.undecided_entry", "the fence at an entry before the start", "started_meanwhile"),
+    SeededBug::new("rcu.guest_fence", "the fence at a guest's entry", "guests"),
+    SeededBug::new("rcu.guest_leave_relaxed", "the release at the end of a guest's section", "guests"),
+    SeededBug::new("rcu.guests_ignored", "the look at the guests", "reclaimed_from_guests"),
+    SeededBug::new("rcu.retire_relaxed", "the release when a link is retired", "reclaimed"),
+    SeededBug::new("rcu.snapshot_early", "the order of barrier and snapshot", "reclaimed"),
+    SeededBug::new("rcu.no_wait", "the wait for the snapshot", "reclaimed"),
+    SeededBug::new(
+        "rcu.above_relaxed",
+        "the acquire of what is above a batch that is cut off",
+        "batch_of_two",
+    ),
+    SeededBug::new("rcu.lock_relaxed", "the acquire of the reclaimer's lock", "two_reclaimers"),
+    SeededBug::new("rcu.unlock_relaxed", "the release of the reclaimer's lock", "two_reclaimers"),
+    SeededBug::new("rcu.idle_before_cut", "the step that a vanished reclaimer leaves behind", "forked"),
+    SeededBug::new("rcu.child_keeps_lock", "the freeing of a vanished reclaimer's lock", "forked"),
+    SeededBug::new("rcu.child_keeps_sections", "the closing of vanished threads' sections", "forked"),
 ];
-
-const fn bug(name: &'static str, removes: &'static str, caught_by: &'static str) -> SeededBug {
-    SeededBug { name, removes, caught_by }
-}
 
 /// A system with or without a barrier; nothing else of it is used here.
 fn system(barrier: Barrier) -> Simulated {
@@ -151,37 +160,13 @@ impl World {
     }
 }
 
-/// Searches all executions.
-fn check(model: impl Fn() + Sync + Send + 'static) {
-    check_within(None, model);
-}
-
-/// Searches all executions with at most so many preemptions, and says how many they were.
-fn check_within(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
-    let executions = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let count = Arc::clone(&executions);
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = preemptions;
-    builder.max_branches = 2_000;
-    builder.check(move || {
-        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        model();
-    });
-    let executions = executions.load(std::sync::atomic::Ordering::Relaxed);
-    println!("{}: {executions} executions", thread_name());
-}
-
-fn thread_name() -> String {
-    std::thread::current().name().unwrap_or("model").to_owned()
-}
-
 fn spawn(world: &Arc<World>, body: impl FnOnce(&World) + 'static) -> thread::JoinHandle<()> {
     let world = Arc::clone(world);
     thread::spawn(move || body(&world))
 }
 
 fn grace_period_on(barrier: Barrier) {
-    check(move || {
+    explore_all(move || {
         let world = World::new(system(barrier), 1);
         let reader = spawn(&world, |world| {
             world.read(0);
@@ -202,7 +187,7 @@ fn grace_period_fenced() {
 
 /// The inner section ends before the outer one looks.
 fn nested() {
-    check(|| {
+    explore_all(|| {
         let world = World::new(system(Barrier::Works), 1);
         let reader = spawn(&world, |world| {
             let outer = world.enter(0);
@@ -219,7 +204,7 @@ fn nested() {
 fn interrupted() {
     for point in 0..7 {
         for barrier in [Barrier::Works, Barrier::Missing] {
-            check(move || {
+            explore_all(move || {
                 let world = World::new(system(barrier), 1);
                 let inner = Arc::clone(&world);
                 let reader = spawn(&world, move |world| {
@@ -234,7 +219,7 @@ fn interrupted() {
 
 /// A thread starts, attaches its slot, reads and exits during a grace period, beside one that was there before.
 fn attached_meanwhile() {
-    check_within(Some(3), || {
+    explore(3, || {
         let world = World::new(system(Barrier::Works), 1);
         let old = spawn(&world, |world| world.read(0));
         let new = spawn(&world, |world| {
@@ -249,7 +234,7 @@ fn attached_meanwhile() {
 
 /// A thread reads while another starts the whole thing and unmaps.
 fn started_meanwhile() {
-    check(|| {
+    explore_all(|| {
         let world = World::undecided(system(Barrier::Works), 1);
         let reader = spawn(&world, |world| world.read(0));
         world.rcu.start(&world.os);
@@ -260,7 +245,7 @@ fn started_meanwhile() {
 
 /// A thread exits and a new one reads through its slot, the second time while the grace period runs.
 fn slot_reused() {
-    check(|| {
+    explore_all(|| {
         let world = World::new(system(Barrier::Works), 1);
         let first = spawn(&world, |world| world.read(0));
         let second = {
@@ -277,7 +262,7 @@ fn slot_reused() {
 
 /// One thread retires, another reclaims, a third reads.
 fn reclaimed() {
-    check(|| {
+    explore_all(|| {
         let world = World::new(system(Barrier::Works), 1);
         let reader = spawn(&world, |world| {
             world.read(0);
@@ -296,7 +281,7 @@ fn reclaimed() {
 
 /// Two things, unlinked by two threads, share a grace period or not.
 fn batch_of_two() {
-    check_within(Some(3), || {
+    explore(3, || {
         let world = World::new(system(Barrier::Works), 1);
         let reader = spawn(&world, |world| {
             let section = world.enter(0);
@@ -316,7 +301,7 @@ fn batch_of_two() {
 
 /// Two threads move the same batches, with a reader inside for a while.
 fn two_reclaimers() {
-    check(|| {
+    explore_all(|| {
         let world = World::new(system(Barrier::Works), 1);
         world.retire(0);
         let other = spawn(&world, |world| {
@@ -332,7 +317,7 @@ fn two_reclaimers() {
 
 /// Two guests share the one word that a model has.
 fn guests() {
-    check_within(Some(3), || {
+    explore(3, || {
         let world = World::new(system(Barrier::Works), 0);
         let [first, second] = [(); 2].map(|()| {
             spawn(&world, |world| {
@@ -349,7 +334,7 @@ fn guests() {
 
 /// A guest beside a batch.
 fn reclaimed_from_guests() {
-    check(|| {
+    explore_all(|| {
         let world = World::new(system(Barrier::Missing), 0);
         let guest = spawn(&world, |world| {
             let section = world.rcu.enter_guest();
@@ -367,7 +352,7 @@ fn reclaimed_from_guests() {
 
 /// A reader that was seen inside leaves, enters again and stays: the waiter gets through all the same.
 fn busy_reader() {
-    check(|| {
+    explore_all(|| {
         let world = World::new(system(Barrier::Works), 1);
         let section = world.enter(0);
         let waiting = Arc::new(AtomicBool::new(false));
@@ -401,7 +386,7 @@ fn forked() {
     for point in 0.. {
         let passed = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let end = Arc::clone(&passed);
-        check(move || {
+        explore_all(move || {
             let world = World::new(system(Barrier::Works), 2);
             world.retire(0);
             world.retire(1);
@@ -433,39 +418,7 @@ fn forked() {
     }
 }
 
-macro_rules! models {
-    ($($name:ident)*) => {
-        /// The models by name.
-        const MODELS: &[(&str, fn())] = &[$((stringify!($name), $name)),*];
-
-        mod pass {
-            $(#[test] fn $name() { super::$name(); })*
-        }
-    };
-}
-
 models! {
     grace_period grace_period_fenced nested interrupted attached_meanwhile slot_reused reclaimed batch_of_two
     two_reclaimers guests reclaimed_from_guests busy_reader started_meanwhile forked
-}
-
-#[test]
-fn every_seeded_bug_is_caught() {
-    let mut survivors = Vec::new();
-    for bug in SEEDED {
-        let (_, model) = MODELS.iter().find(|(name, _)| *name == bug.caught_by).unwrap();
-        if plant(bug.name, *model) {
-            println!("{:<30} caught by {}", bug.name, bug.caught_by);
-        } else {
-            survivors.push(bug);
-        }
-    }
-    assert!(survivors.is_empty(), "not caught: {survivors:#?}");
-}
-
-#[test]
-fn every_model_can_fail() {
-    for (name, _) in MODELS {
-        assert!(SEEDED.iter().any(|bug| bug.caught_by == *name), "no seeded bug makes {name} fail");
-    }
 }

@@ -8,7 +8,7 @@
 use crate::const_unless_model;
 use crate::rcu::interrupt;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use crate::sync::seeded;
+use crate::sync::unless_planted;
 use core::ptr;
 
 /// The link by which a thing is retired, embedded in it: a region's descriptor or a node of the index.
@@ -89,7 +89,7 @@ impl RetireList {
             link.next.store(head, Ordering::Relaxed);
             // Release: partner is the heavy barrier behind `note_batch`, or the acquire in `cut_batch` for a link above
             // the batch: the unlinking, which came before, comes before the barrier of the link's grace period.
-            let order = if seeded("rcu.retire_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+            let order = unless_planted("rcu.retire_relaxed", Ordering::Release);
             match self.pending.compare_exchange_weak(head, new, order, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => head = now,
@@ -115,7 +115,7 @@ impl RetireList {
         let top = self.batch.load(Ordering::Relaxed);
         // Acquire (if there is more): partner is the release in `push`, for the `next` of the links above the batch.
         // Relaxed (if not): the batch was acquired by the heavy barrier, and the stack is empty afterwards.
-        let more = if seeded("rcu.above_relaxed") { Ordering::Relaxed } else { Ordering::Acquire };
+        let more = unless_planted("rcu.above_relaxed", Ordering::Acquire);
         if let Err(mut above) = self.pending.compare_exchange(top, ptr::null_mut(), Ordering::Relaxed, more) {
             // SAFETY: links on the stack live until they are handed to `done`, which is after this, and only the
             // holder of the lock, that is this thread, takes links off the stack.

@@ -8,7 +8,7 @@ use crate::base::align_up;
 use crate::pal::{Access, Errno, Platform};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::{ZERO_IS_VALID, seeded};
+use crate::sync::{ZERO_IS_VALID, seeded, unless_planted};
 use core::ptr::NonNull;
 
 /// Bytes in the first chunk; each further one is twice as large, up to [`LAST_CHUNK`].
@@ -89,7 +89,7 @@ impl Metadata {
     pub fn allocate<P: Platform>(&self, os: &P, size: usize, align: usize) -> Result<NonNull<u8>, Errno> {
         debug_assert!(align.is_power_of_two() && align <= os.page_size());
         loop {
-            let order = if seeded("region.chunk_acquire") { Relaxed } else { Acquire };
+            let order = unless_planted("region.chunk_acquire", Acquire);
             // Acquire: partner is the Release that published the chunk: its head is complete.
             let current = self.current.load(order);
             if let Some(at) = self.bump(current, size, align) {
@@ -102,7 +102,7 @@ impl Metadata {
             let fresh = os.map(None, len, Access::ReadWrite)?;
             // SAFETY: the chunk has just been mapped, is page-aligned and larger than its head.
             unsafe { Chunk::begin(fresh, len) };
-            let order = if seeded("region.chunk_publish") { Relaxed } else { Release };
+            let order = unless_planted("region.chunk_publish", Release);
             // Release: partner is the Acquire above. Relaxed on failure: the loop reads the word again.
             if self.current.compare_exchange(current, fresh, order, Relaxed).is_ok() {
                 // Relaxed, both: figures for the statistics.

@@ -6,71 +6,77 @@
 use super::*;
 use crate::base::GRANULE;
 use crate::pal::simulated::{Config, Simulated};
-use crate::sync::{SeededBug, plant};
+use crate::sync::SeededBug;
+use crate::sync::checker::{explore, models};
 use loom::cell::UnsafeCell;
 use loom::thread;
 use std::sync::Arc;
 
 /// Every place that can be weakened, and the model that must fail then.
-pub(crate) const SEEDED: &[SeededBug] = &[
-    bug(
+const SEEDED: &[SeededBug] = &[
+    SeededBug::new(
         "region.pin_plain_increment",
         "increment-unless-excluded: the pin just adds one",
         "pins_and_an_unmapper",
     ),
-    bug("region.unpin_relaxed", "the release of the last unpin", "pins_and_an_unmapper"),
-    bug("region.drained_relaxed", "the acquire of the unmapper's look", "pins_and_an_unmapper"),
-    bug("region.no_wake", "the wake of the unmapper", "pins_and_an_unmapper"),
-    bug(
+    SeededBug::new("region.unpin_relaxed", "the release of the last unpin", "pins_and_an_unmapper"),
+    SeededBug::new("region.drained_relaxed", "the acquire of the unmapper's look", "pins_and_an_unmapper"),
+    SeededBug::new("region.no_wake", "the wake of the unmapper", "pins_and_an_unmapper"),
+    SeededBug::new(
         "region.exclude_two_steps",
         "the one step of EXCLUDE and the drop of the base reference",
         "two_unmappers",
     ),
-    bug("region.pin_unlimited", "the limit of pins", "as_many_pins_as_count"),
-    bug(
+    SeededBug::new("region.pin_unlimited", "the limit of pins", "as_many_pins_as_count"),
+    SeededBug::new(
         "region.no_generation_check",
         "the look at the generation after a pin",
         "recycled_under_a_slow_reader",
     ),
-    bug("region.attach_relaxed", "the release when a region is attached", "recycled_under_a_slow_reader"),
-    bug("region.pin_relaxed", "the acquire of a pin", "recycled_under_a_slow_reader"),
-    bug("region.freeze_skips_word", "the closing of one word", "claim_or_freeze"),
-    bug(
+    SeededBug::new(
+        "region.attach_relaxed",
+        "the release when a region is attached",
+        "recycled_under_a_slow_reader",
+    ),
+    SeededBug::new("region.pin_relaxed", "the acquire of a pin", "recycled_under_a_slow_reader"),
+    SeededBug::new("region.freeze_skips_word", "the closing of one word", "claim_or_freeze"),
+    SeededBug::new(
         "region.claim_blind",
         "the compare in the compare-and-swap of a claim",
         "claim_across_words_or_freeze",
     ),
-    bug("region.freeze_not_reopened", "the reopening after a freeze that is called off", "freeze_called_off"),
-    bug("region.freeze_blind", "the compare-and-swap of the freezer", "two_freezers"),
-    bug("region.claim_no_rollback", "the taking back of bits after a lost claim", "overlapping_claims"),
-    bug("region.claim_blind", "the compare in the compare-and-swap of a claim", "overlapping_claims"),
-    bug("region.claim_relaxed", "the acquire of a claim", "handed_over"),
-    bug("region.clear_relaxed", "the release when bits are cleared", "handed_over"),
-    bug("region.clear_before_dirty", "the order of dirty and claimed bits", "handed_over"),
-    bug("region.clear_relaxed", "the release when bits are cleared", "last_touch"),
-    bug("region.freeze_relaxed", "the acquire of the freezer", "last_touch"),
-    bug("region.purge_without_claim", "the purger's claim of what it purges", "purge_and_claim"),
-    bug("region.reopen_relaxed", "the release when a new map is opened", "header_before_claims"),
-    bug("region.pool_no_tag", "the tag against ABA", "pool"),
-    bug("region.pool_give_relaxed", "the release when an object is given", "pool"),
-    bug("region.pool_take_relaxed", "the acquire when an object is taken", "pool"),
-    bug("region.pool_give_relaxed", "the release when an object is given", "pool_drained"),
-    bug("region.pool_drain_relaxed", "the acquire when all objects are taken", "pool_drained"),
-    bug("region.chunk_publish", "the release when a chunk is offered", "metadata"),
-    bug("region.chunk_acquire", "the acquire of the current chunk", "metadata"),
-    bug("region.bump_blind", "the compare-and-swap of the bump", "metadata"),
+    SeededBug::new(
+        "region.freeze_not_reopened",
+        "the reopening after a freeze that is called off",
+        "freeze_called_off",
+    ),
+    SeededBug::new("region.freeze_blind", "the compare-and-swap of the freezer", "two_freezers"),
+    SeededBug::new(
+        "region.claim_no_rollback",
+        "the taking back of bits after a lost claim",
+        "overlapping_claims",
+    ),
+    SeededBug::new(
+        "region.claim_blind",
+        "the compare in the compare-and-swap of a claim",
+        "overlapping_claims",
+    ),
+    SeededBug::new("region.claim_relaxed", "the acquire of a claim", "handed_over"),
+    SeededBug::new("region.clear_relaxed", "the release when bits are cleared", "handed_over"),
+    SeededBug::new("region.clear_before_dirty", "the order of dirty and claimed bits", "handed_over"),
+    SeededBug::new("region.clear_relaxed", "the release when bits are cleared", "last_touch"),
+    SeededBug::new("region.freeze_relaxed", "the acquire of the freezer", "last_touch"),
+    SeededBug::new("region.purge_without_claim", "the purger's claim of what it purges", "purge_and_claim"),
+    SeededBug::new("region.reopen_relaxed", "the release when a new map is opened", "header_before_claims"),
+    SeededBug::new("region.pool_no_tag", "the tag against ABA", "pool"),
+    SeededBug::new("region.pool_give_relaxed", "the release when an object is given", "pool"),
+    SeededBug::new("region.pool_take_relaxed", "the acquire when an object is taken", "pool"),
+    SeededBug::new("region.pool_give_relaxed", "the release when an object is given", "pool_drained"),
+    SeededBug::new("region.pool_drain_relaxed", "the acquire when all objects are taken", "pool_drained"),
+    SeededBug::new("region.chunk_publish", "the release when a chunk is offered", "metadata"),
+    SeededBug::new("region.chunk_acquire", "the acquire of the current chunk", "metadata"),
+    SeededBug::new("region.bump_blind", "the compare-and-swap of the bump", "metadata"),
 ];
-
-const fn bug(name: &'static str, removes: &'static str, caught_by: &'static str) -> SeededBug {
-    SeededBug { name, removes, caught_by }
-}
-
-/// Explores all schedules with at most `preemptions` involuntary switches.
-fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
-    builder.check(model);
-}
 
 fn simulated() -> Simulated {
     Simulated::with(Config { reserve: GRANULE, ..Config::default() })
@@ -442,40 +448,8 @@ fn metadata() {
     });
 }
 
-macro_rules! models {
-    ($($name:ident)*) => {
-        /// The models by name.
-        const MODELS: &[(&str, fn())] = &[$((stringify!($name), $name)),*];
-
-        mod pass {
-            $(#[test] fn $name() { super::$name(); })*
-        }
-    };
-}
-
 models! {
     pins_and_an_unmapper two_unmappers as_many_pins_as_count recycled_under_a_slow_reader claim_or_freeze
     claim_across_words_or_freeze freeze_called_off two_freezers overlapping_claims handed_over last_touch
     purge_and_claim header_before_claims pool pool_drained metadata
-}
-
-#[test]
-fn every_seeded_bug_is_caught() {
-    let mut survivors = Vec::new();
-    for bug in SEEDED {
-        let (_, model) = MODELS.iter().find(|(name, _)| *name == bug.caught_by).unwrap();
-        if plant(bug.name, *model) {
-            println!("{:<30} caught by {}", bug.name, bug.caught_by);
-        } else {
-            survivors.push(bug);
-        }
-    }
-    assert!(survivors.is_empty(), "not caught: {survivors:#?}");
-}
-
-#[test]
-fn every_model_can_fail() {
-    for (name, _) in MODELS {
-        assert!(SEEDED.iter().any(|bug| bug.caught_by == *name), "no seeded bug makes {name} fail");
-    }
 }

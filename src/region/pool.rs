@@ -2,7 +2,7 @@
 
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
-use crate::sync::seeded;
+use crate::sync::{seeded, unless_planted};
 use core::marker::PhantomData;
 
 /// Alignment of everything that can be in a pool: the low bits of its address carry a part of the tag.
@@ -90,7 +90,7 @@ impl<T: Linked> Pool<T> {
 
     /// Takes the object that was given last.
     pub fn take(&self) -> Option<&'static T> {
-        let order = if seeded("region.pool_take_relaxed") { Relaxed } else { Acquire };
+        let order = unless_planted("region.pool_take_relaxed", Acquire);
         // Acquire: partner is the Release of `give`: the object's link and fields are as its giver left them.
         let mut head = Head(self.head.load(order));
         loop {
@@ -115,7 +115,7 @@ impl<T: Linked> Pool<T> {
         loop {
             // Relaxed: published by the exchange.
             object.link().below.store(head.address(), Relaxed);
-            let order = if seeded("region.pool_give_relaxed") { Relaxed } else { Release };
+            let order = unless_planted("region.pool_give_relaxed", Release);
             // Release: partner is the Acquire of `take` and `drain`.
             match self.head.compare_exchange_weak(head.0, head.with_top(address).0, order, Relaxed) {
                 Ok(_) => return,
@@ -128,7 +128,7 @@ impl<T: Linked> Pool<T> {
     pub fn drain(&self, mut each: impl FnMut(&'static T)) {
         // Relaxed: only the guess for the exchange below.
         let mut head = Head(self.head.load(Relaxed));
-        let order = if seeded("region.pool_drain_relaxed") { Relaxed } else { Acquire };
+        let order = unless_planted("region.pool_drain_relaxed", Acquire);
         // Acquire: partner is the Release of `give`.
         while let Err(now) =
             self.head.compare_exchange_weak(head.0, head.with_top(0).retagged().0, order, Relaxed)

@@ -18,7 +18,7 @@ use super::zeros64;
 use crate::base::GRANULE_SLICES;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
-use crate::sync::seeded;
+use crate::sync::{seeded, unless_planted};
 use core::ops::Range;
 
 /// Which free slices a claim takes first.
@@ -161,7 +161,7 @@ impl SliceMap {
                     self.claimed[word].store(seen | mask, Relaxed);
                     break;
                 }
-                let order = if seeded("region.claim_relaxed") { Relaxed } else { Acquire };
+                let order = unless_planted("region.claim_relaxed", Acquire);
                 // Acquire: partner is the Release of `clear`: what the last holder did with the memory and with the
                 // dirty bits has happened. Relaxed on failure: nothing is read but the word.
                 match self.claimed[word].compare_exchange_weak(seen, seen | mask, order, Relaxed) {
@@ -220,7 +220,7 @@ impl SliceMap {
 
     fn clear(&self, start: usize, end: usize) {
         for word in words(start, end) {
-            let order = if seeded("region.clear_relaxed") { Relaxed } else { Release };
+            let order = unless_planted("region.clear_relaxed", Release);
             // Release: partners are the Acquire of `try_claim` (the next holder) and that of `freeze` (the unmapper).
             self.claimed[word].fetch_and(!span(word, start, end), order);
         }
@@ -235,7 +235,7 @@ impl SliceMap {
             if free == FULL || word == 1 && seeded("region.freeze_skips_word") {
                 continue;
             }
-            let order = if seeded("region.freeze_relaxed") { Relaxed } else { Acquire };
+            let order = unless_planted("region.freeze_relaxed", Acquire);
             if seeded("region.freeze_blind") && self.claimed[word].load(Relaxed) == free {
                 // Relaxed: a seeded bug.
                 self.claimed[word].store(FULL, Relaxed);
@@ -261,7 +261,7 @@ impl SliceMap {
 
     fn reopen_below(&self, end: usize) {
         for word in (0..end).rev() {
-            let order = if seeded("region.reopen_relaxed") { Relaxed } else { Release };
+            let order = unless_planted("region.reopen_relaxed", Release);
             // Release: partner is the Acquire of `try_claim`: the header that was written while the map was closed. As a
             // read-modify-write it also keeps the release sequence of those who cleared the bits before.
             self.claimed[word].fetch_and(self.fixed(word), order);

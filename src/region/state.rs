@@ -16,7 +16,7 @@
 use crate::pal::Platform;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::seeded;
+use crate::sync::{seeded, unless_planted};
 
 /// No new pin succeeds, the base reference is gone.
 const EXCLUDE: u32 = 1 << 31;
@@ -123,7 +123,7 @@ impl State {
     /// Detached to attached, by the one owner of a detached descriptor, after all its fields are set.
     pub fn attach(&self) {
         debug_assert!(self.phase() == Phase::Detached, "attach: not detached");
-        let order = if seeded("region.attach_relaxed") { Relaxed } else { Release };
+        let order = unless_planted("region.attach_relaxed", Release);
         // Release: partner is the Acquire of `try_pin`: who pins this life of the descriptor sees its fields.
         self.word.store(Word::ATTACHED.0, order);
     }
@@ -146,7 +146,7 @@ impl State {
                 }
                 Phase::Attached => {}
             }
-            let order = if seeded("region.pin_relaxed") { Relaxed } else { Acquire };
+            let order = unless_planted("region.pin_relaxed", Acquire);
             // Acquire: partner is the Release of `attach`. Relaxed on failure: nothing is read but the word.
             match self.word.compare_exchange_weak(seen.0, seen.pinned().0, order, Relaxed) {
                 Ok(_) => return Pinning::Pinned,
@@ -158,7 +158,7 @@ impl State {
     /// Drops a pin; the last one under EXCLUDE wakes the thread in [`State::wait_drained`]. Nothing of the region is
     /// touched after the decrement but this immortal word, and that only by its address.
     pub fn unpin<P: Platform>(&self, os: &P) {
-        let order = if seeded("region.unpin_relaxed") { Relaxed } else { Release };
+        let order = unless_planted("region.unpin_relaxed", Release);
         // Release: partner is the Acquire of `is_drained`: what the holder did with the memory comes before munmap.
         let before = Word(self.word.fetch_sub(1, order));
         debug_assert!(before.count() > u32::from(before.phase() == Phase::Attached), "unpin: no pin is held");
@@ -197,7 +197,7 @@ impl State {
     /// Whether the region is excluded and no pin is left: nobody can come any more, and what the holders of pins did
     /// with the memory has happened.
     pub fn is_drained(&self) -> bool {
-        let order = if seeded("region.drained_relaxed") { Relaxed } else { Acquire };
+        let order = unless_planted("region.drained_relaxed", Acquire);
         // Acquire: partner is the Release of every `unpin`, through the release sequence on the word.
         Word(self.word.load(order)) == Word::DRAINED
     }

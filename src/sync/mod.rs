@@ -5,6 +5,8 @@
 //! Two things differ under a checker, and are named here once: an atomic may not be zero bytes when it is zero
 //! ([`ZERO_IS_VALID`]), and membarrier does not exist there ([`light_barrier`] is a full fence).
 
+#[cfg(all(test, any(loom, shuttle)))]
+pub(crate) mod checker;
 mod seeded;
 
 #[cfg(not(any(loom, shuttle)))]
@@ -15,9 +17,7 @@ pub use loom::sync::atomic;
 pub use shuttle::sync::atomic;
 
 pub use crossbeam_utils::CachePadded;
-#[cfg(any(loom, shuttle))]
-pub use seeded::plant;
-pub use seeded::{SeededBug, seeded};
+pub use seeded::{SeededBug, seeded, unless_planted};
 
 /// Whether freshly mapped (zero) memory is a valid value of every type made of this module's atomics. Where it is
 /// not, constructors write each field in place.

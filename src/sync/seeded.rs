@@ -2,6 +2,10 @@
 //!
 //! In a normal build [`seeded`] is the constant `false` and leaves nothing behind. In a model build a test plants one
 //! bug by name and demands that the checker finds the failure. Each layer's models list theirs as [`SeededBug`]s.
+//! A bug that weakens an ordering is written [`unless_planted`], one that leaves a step out asks [`seeded`];
+//! `tests/orderings.rs` demands that every ordering of the modelled layers has one.
+
+use super::atomic::Ordering;
 
 /// One seeded bug: its name, what it takes away, and the test that must catch it.
 #[derive(Clone, Copy, Debug)]
@@ -12,6 +16,13 @@ pub struct SeededBug {
     pub removes: &'static str,
     /// The model that must fail with it.
     pub caught_by: &'static str,
+}
+
+impl SeededBug {
+    /// The bug `name` takes away what `removes` says; the model `caught_by` must notice.
+    pub const fn new(name: &'static str, removes: &'static str, caught_by: &'static str) -> SeededBug {
+        SeededBug { name, removes, caught_by }
+    }
 }
 
 /// Whether the bug `name` is planted: always `false` outside model builds.
@@ -34,11 +45,28 @@ pub fn seeded(name: &str) -> bool {
     PLANTED.with(std::cell::Cell::get) == Some(name)
 }
 
-/// Plants `bug` while `model` runs and answers whether the model failed.
+/// `order`, or `Relaxed` where the bug `name` is planted: an ordering that a model proves necessary.
+#[cfg(not(any(loom, shuttle)))]
+#[inline(always)]
+pub const fn unless_planted(_name: &str, order: Ordering) -> Ordering {
+    order
+}
+
+/// `order`, or `Relaxed` where the bug `name` is planted.
 #[cfg(any(loom, shuttle))]
-pub fn plant(bug: &'static str, model: impl FnOnce() + std::panic::UnwindSafe) -> bool {
+pub fn unless_planted(name: &str, order: Ordering) -> Ordering {
+    if seeded(name) { Ordering::Relaxed } else { order }
+}
+
+/// Plants `bug` while `model` runs and answers what the model failed with, if it did.
+#[cfg(all(test, any(loom, shuttle)))]
+pub(super) fn plant(bug: &'static str, model: impl FnOnce() + std::panic::UnwindSafe) -> Option<String> {
     PLANTED.with(|planted| planted.set(Some(bug)));
-    let failed = std::panic::catch_unwind(model).is_err();
+    let failure = std::panic::catch_unwind(model).err();
     PLANTED.with(|planted| planted.set(None));
-    failed
+    let text = |failure: Box<dyn std::any::Any + Send>| match failure.downcast::<String>() {
+        Ok(text) => *text,
+        Err(other) => (*other.downcast::<&str>().unwrap_or(Box::new("a panic without words"))).to_owned(),
+    };
+    failure.map(text)
 }

@@ -7,6 +7,7 @@
 use super::*;
 use crate::pal::Errno;
 use crate::pal::simulated::CallKind;
+use crate::sync::checker::{explore, models};
 use shuttle::thread;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -17,10 +18,30 @@ const SCHEDULES: usize = 1000;
 const MEDIUM: usize = 8 << 10;
 const HUGE: usize = LARGE_MAX + 1;
 
-fn explore(model: impl Fn() + Send + Sync + Clone + 'static) {
-    shuttle::check_random(model.clone(), SCHEDULES);
-    shuttle::check_pct(model, SCHEDULES, 3);
-}
+/// Every place that can be weakened, and the model that must fail then.
+const SEEDED: &[SeededBug] = &[
+    SeededBug::new("heap.possess_two_steps", "the one step of taking possession", "remote_frees"),
+    SeededBug::new(
+        "heap.steal_unpossessed",
+        "possession of the heap that a slab is taken from",
+        "remote_frees",
+    ),
+    SeededBug::new("heap.no_forward", "the look at the owner of a block that was received", "forwarded"),
+    SeededBug::new(
+        "heap.hand_over_keeps_own",
+        "forgetting a slab that another heap took over",
+        "remote_frees",
+    ),
+    SeededBug::new("heap.retire_unfrozen", "the freeze of an arena that is retired", "arenas_come_and_go"),
+    SeededBug::new("region.purge_without_claim", "the claim of what is purged", "purged_beside_claims"),
+    SeededBug::new("heap.purge_unchecked", "the look at whether a purge succeeded", "purge_that_fails"),
+    SeededBug::new(
+        "heap.extend_unclaimed",
+        "the claim of the slices that a block grows into",
+        "grown_in_place",
+    ),
+    SeededBug::new("heap.huge_take_two_steps", "the one step of taking a kept region", "huge_blocks"),
+];
 
 struct World {
     base: Base,
@@ -50,7 +71,7 @@ impl World {
         assert!(below.is_none_or(|(other, (bytes, _))| other + bytes <= at), "{at:#x} is handed out twice");
         let mark = (at / 16 + ledger.len()) as u8 | 1;
         // SAFETY: the allocator handed the block out, and it is mapped (see above).
-        World::ends(at, bytes).map(|end| unsafe { end.write_bytes(mark, 16) });
+        World::ends(at, bytes).into_iter().for_each(|end| unsafe { end.write_bytes(mark, 16) });
         ledger.insert(at, (bytes, mark));
     }
 
@@ -174,7 +195,7 @@ fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
 /// Blocks go home from other threads while their owner leaves, its heap is tidied and goes to another thread, and its
 /// slabs are taken over by those who free.
 fn remote_frees() {
-    explore(|| {
+    explore(SCHEDULES, || {
         let world = World::new();
         let owner = Actor::new(&world);
         let heaps = [world.base.possess(), world.base.possess()];
@@ -213,7 +234,7 @@ fn remote_frees() {
 
 /// A slab moves to another heap while a block of it is on its way to the old one, which sends it on.
 fn forwarded() {
-    explore(|| {
+    explore(SCHEDULES, || {
         let world = World::new();
         let owner = Actor::new(&world);
         let heaps = [world.base.possess(), world.base.possess()];
@@ -242,14 +263,14 @@ fn forwarded() {
 
 /// Arenas fill and empty while another thread retires those that are empty.
 fn arenas_come_and_go() {
-    explore(|| {
+    explore(SCHEDULES, || {
         let world = World::new();
         let users = [(); 2].map(|()| {
             spawn(&world, |world| {
                 let actor = Actor::new(world);
                 for _ in 0..2 {
                     let blocks = [(); 3].map(|()| actor.get(2 * SLICE, false));
-                    blocks.map(|at| actor.free(at));
+                    blocks.into_iter().for_each(|at| actor.free(at));
                 }
                 actor.leave();
             })
@@ -270,7 +291,7 @@ fn arenas_come_and_go() {
 fn purged(fails: bool, zero: [bool; 3]) {
     let world = World::new();
     let actor = Actor::new(&world);
-    [(); 3].map(|()| actor.get(SLICE, false)).map(|at| actor.free(at));
+    [(); 3].map(|()| actor.get(SLICE, false)).into_iter().for_each(|at| actor.free(at));
     actor.leave();
     if fails {
         world.base.os.fail_kind(CallKind::Purge, Errno(libc::EINVAL));
@@ -301,17 +322,17 @@ fn purged(fails: bool, zero: [bool; 3]) {
 
 /// Slices are purged while others claim and use slices: what is live keeps its contents, what should be zero is.
 fn purged_beside_claims() {
-    explore(|| purged(false, [false, false, true]));
+    explore(SCHEDULES, || purged(false, [false, false, true]));
 }
 
 /// The same when the system refuses to purge.
 fn purge_that_fails() {
-    explore(|| purged(true, [true; 3]));
+    explore(SCHEDULES, || purged(true, [true; 3]));
 }
 
 /// A large block grows in place while another thread claims slices.
 fn grown_in_place() {
-    explore(|| {
+    explore(SCHEDULES, || {
         let world = World::new();
         let users = [(); 2].map(|()| {
             spawn(&world, |world| {
@@ -332,7 +353,7 @@ fn grown_in_place() {
 
 /// Huge blocks are freed, kept, taken, grown and dropped.
 fn huge_blocks() {
-    explore(|| {
+    explore(SCHEDULES, || {
         let world = World::new();
         let users = [(); 2].map(|()| {
             spawn(&world, |world| {
@@ -360,22 +381,6 @@ fn huge_blocks() {
     });
 }
 
-macro_rules! models {
-    ($($name:ident)*) => {
-        /// The models by name.
-        const MODELS: &[(&str, fn())] = &[$((stringify!($name), $name)),*];
-
-        mod pass {
-            $(#[test] fn $name() { super::$name(); })*
-        }
-    };
-}
-
 models! {
     remote_frees forwarded arenas_come_and_go purged_beside_claims purge_that_fails grown_in_place huge_blocks
-}
-
-#[test]
-fn every_seeded_bug_is_caught() {
-    catch_all(MODELS);
 }

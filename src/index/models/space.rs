@@ -1,11 +1,12 @@
 //! Models of the space: readers, and whoever takes their region away.
 
+use super::on_thread;
 use super::watched::Watched;
-use super::{explore, on_thread};
 use crate::base::SLICE;
 use crate::index::Space;
 use crate::rcu::{ReaderSlot, Section};
 use crate::region::{Kind, Prefer, Region};
+use crate::sync::checker::explore;
 use std::sync::Arc;
 
 /// A space with one region, and slots for two readers.

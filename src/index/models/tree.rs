@@ -1,6 +1,6 @@
 //! Models of the tree: publishing, splitting and unlinking beside lookups and beside each other.
 
-use super::{explore, on_thread};
+use super::on_thread;
 use crate::base::{GRANULE, SLICE};
 use crate::index::Index;
 use crate::index::page::PageNode;
@@ -10,6 +10,7 @@ use crate::rcu::{Rcu, ReaderSlot};
 use crate::region::{Kind, Metadata, Region, Retired, RetiredAs, Shape};
 use crate::sync::atomic::AtomicBool;
 use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::checker::explore;
 use std::ops::Range;
 use std::sync::Arc;
 
