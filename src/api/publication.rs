@@ -9,7 +9,7 @@
 //! odd, 2n+1: the same, and somebody writes copy (n+1) mod 2.
 
 use crate::sync::atomic::{AtomicU64, Ordering, fence};
-use crate::sync::{seeded, unless_planted};
+use crate::sync::{acquire, release, seeded};
 
 /// Words that one side publishes and another reads. Zero bytes are a valid empty one where
 /// [`crate::sync::ZERO_IS_VALID`].
@@ -45,10 +45,13 @@ impl<const WORDS: usize> Publication<WORDS> {
         if before % 2 == 1 {
             return false;
         }
-        let taking = unless_planted("api.publish.take", Ordering::Acquire);
         // Acquire: partner is the release store of the publisher before us, so that our words come after its words in
         // a copy that both write.
-        if self.sequence.compare_exchange(before, before + 1, taking, Ordering::Relaxed).is_err() {
+        if self
+            .sequence
+            .compare_exchange(before, before + 1, acquire("api.publish.take"), Ordering::Relaxed)
+            .is_err()
+        {
             return false;
         }
         if !seeded("api.publish.fence") {
@@ -61,16 +64,15 @@ impl<const WORDS: usize> Publication<WORDS> {
             // Relaxed: ordered by the fence above and the store below.
             shared.store(*word, Ordering::Relaxed);
         }
-        let done = unless_planted("api.publish.done", Ordering::Release);
         // Release: partners are the acquire load in `attempt` and the acquire exchange of the next publisher.
-        self.sequence.store(before + 2, done);
+        self.sequence.store(before + 2, release("api.publish.done"));
         true
     }
 
     /// Copies the last complete publication, unless it is overwritten during the copy.
     pub(crate) fn attempt(&self) -> Attempt<WORDS> {
         // Acquire: partner is the release store that completed the publication; its words are visible.
-        let complete = self.sequence.load(unless_planted("api.read.start", Ordering::Acquire)) / 2;
+        let complete = self.sequence.load(acquire("api.read.start")) / 2;
         if complete == 0 {
             return Attempt::Empty;
         }

@@ -6,7 +6,7 @@
 
 use super::figures;
 use crate::base::{SLICE, SMALL_MAX, class_of, is_aligned};
-use crate::global::{NOBODY, Thread, enter_step, leave_step, nudge, process, with_heap};
+use crate::global::{NOBODY, Thread, enter_step, leave_step, process, with_heap};
 use crate::heap::{Block, BlockKind, Checks, Freed, Heap, Place, Slab, TABLE_MAX};
 use crate::pal::{Misuse, Platform, broken_contract};
 use core::ptr;
@@ -79,7 +79,6 @@ fn free_event<T: Thread>(_block: *mut Block, slab: &Slab, heap: *const Heap) {
     // SAFETY: the thread possesses its heap, which lives forever.
     unsafe { (*heap).countdown_ended(process(), slab) };
     leave_step::<T>(heap);
-    nudge();
 }
 
 /// The private list is empty, or the class is not in the table: pops or takes the current slab's list, as every so many
@@ -146,7 +145,6 @@ unsafe fn free_slow<T: Thread>(block: *mut u8) {
         },
         (None, _) => {}
     });
-    nudge();
     figures::pulse::<T>();
 }
 

@@ -2,7 +2,7 @@
 
 use super::figures;
 use super::statistics::Statistics;
-use crate::global::{NOBODY, Options, Thread, exit_thread, nudge, process, with_heap};
+use crate::global::{NOBODY, Options, Thread, exit_thread, process, with_heap};
 use crate::heap::{Block, BlockKind, Checks, Freed, Heap, Place, Slab};
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::Cell;
@@ -167,7 +167,6 @@ impl SpecMalloc {
             },
             (None, _) => {}
         });
-        nudge();
         figures::pulse::<RustThread>();
     }
 
@@ -176,7 +175,6 @@ impl SpecMalloc {
     fn event(&self, heap: *const Heap, slab: &Slab) {
         // SAFETY: the thread possesses its heap, which lives forever.
         unsafe { (*heap).countdown_ended(process(), slab) };
-        nudge();
     }
 }
 

@@ -5,8 +5,7 @@
 
 use super::process;
 use super::thread::{Thread, with_heap};
-use crate::pal::Platform;
-use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -18,14 +17,12 @@ const STACK: usize = 64 << 10;
 /// Whether the options allow a helper.
 static ALLOWED: AtomicBool = AtomicBool::new(true);
 static STARTED: AtomicBool = AtomicBool::new(false);
-/// 1 while the helper sleeps without a timer.
-static ASLEEP: AtomicU32 = AtomicU32::new(0);
 
 /// Allows the helper or not. One that runs stops at its next tick.
 pub(super) fn allow(allowed: bool) {
     // Relaxed: read at the next tick.
     ALLOWED.store(allowed, Ordering::Relaxed);
-    nudge();
+    process().stir();
 }
 
 /// Whether the options allow a helper.
@@ -76,20 +73,11 @@ extern "C" fn run<T: Thread>(_: *mut c_void) -> *mut c_void {
         let more = with_heap::<T, _>(&super::Options::new(), |heap| {
             heap.is_some_and(|heap| process().tick::<T::Checks>(heap))
         });
+        let (bell, os) = (process().bell(), process().space().os());
         if more {
-            pause(0, Some(TICK_MS));
+            bell.pause(os, TICK_MS);
         } else {
-            // Relaxed: the fence orders both before the look: either a thread that has just freed memory sees that we sleep
-            // and wakes us, or we see its memory. Partner: the fence in `nudge`.
-            process().forget_stir();
-            ASLEEP.store(1, Ordering::Relaxed);
-            fence(Ordering::SeqCst);
-            if process().has_idle_memory() {
-                // Relaxed: nobody else takes it back but by a nudge, which is the same.
-                ASLEEP.store(0, Ordering::Relaxed);
-            } else {
-                pause(1, None);
-            }
+            bell.doze(os, || process().has_idle_memory());
         }
     }
     process().settings().set_helper(false);
@@ -98,29 +86,9 @@ extern "C" fn run<T: Thread>(_: *mut c_void) -> *mut c_void {
     ptr::null_mut()
 }
 
-fn pause(while_value: u32, timeout_ms: Option<u32>) {
-    process().space().os().wait(&ASLEEP, while_value, timeout_ms);
-}
-
-/// Wakes the helper if it sleeps and there is something to give back: after a free that was more than a push.
-#[inline]
-pub fn nudge() {
-    // Relaxed: set by this thread, if it has anything to tell.
-    if !process().is_stirred() {
-        return;
-    }
-    // Partner: the fence in `run`.
-    fence(Ordering::SeqCst);
-    // Relaxed (both): the word alone counts; the futex re-reads it.
-    if ASLEEP.load(Ordering::Relaxed) == 1 && ASLEEP.swap(0, Ordering::Relaxed) == 1 {
-        process().space().os().wake(&ASLEEP, 1);
-    }
-}
-
 /// In the child of a fork: there is no helper.
 pub(super) fn forget() {
     process().settings().set_helper(false);
-    // Relaxed (both): the child has one thread.
-    ASLEEP.store(0, Ordering::Relaxed);
+    // Relaxed: the child has one thread.
     STARTED.store(false, Ordering::Relaxed);
 }

@@ -8,7 +8,6 @@ mod helper;
 mod options;
 mod thread;
 
-pub use helper::nudge;
 pub use options::{OptionError, Options, get_option, set_option};
 pub use thread::{NOBODY, Thread, enter_step, exit_thread, leave_step, with_heap};
 

@@ -5,7 +5,7 @@
 //! threads) while it is in the middle of a step, so that a signal handler that mallocs there takes the slow path. One
 //! sentinel stands for all three, and costs the fast paths no test. The *home* pointer tells them apart.
 
-use super::{Options, fork, helper, nudge, process, start, take_hooks_duty};
+use super::{Options, fork, helper, process, start, take_hooks_duty};
 use crate::heap::{Checks, Heap};
 use crate::sync::signal_fence;
 use core::ptr;
@@ -87,7 +87,7 @@ fn with_borrowed<T: Thread, R>(body: impl FnOnce(Option<&Heap>) -> R) -> R {
     let result = body(heap);
     if let Some(heap) = heap {
         heap.settle::<T::Checks, _>(process());
-        process().pool().give_up(heap);
+        process().give_up(heap);
     }
     result
 }
@@ -99,7 +99,7 @@ fn attach<T: Thread>(options: &Options) -> *const Heap {
     let Some(heap) = process().pool().possess_any(process()) else { return ptr::null() };
     if !T::home().is_null() {
         // A signal handler came in between and attached the thread.
-        process().pool().give_up(heap);
+        process().give_up(heap);
         return T::heap();
     }
     T::set_home(heap);
@@ -127,10 +127,5 @@ pub fn exit_thread<T: Thread>() {
     // SAFETY: the thread possessed it until here; heaps live forever.
     let heap = unsafe { &*heap };
     heap.collect::<T::Checks, _>(process());
-    process().pool().give_up(heap);
-    if !heap.inbox().is_empty() {
-        // Somebody sent blocks meanwhile: the helper looks after them.
-        process().stir();
-    }
-    nudge();
+    process().give_up(heap);
 }

@@ -14,7 +14,7 @@ use crate::pal::Platform;
 use crate::rcu::Section;
 use crate::region::{Kind, Prefer, Region, Run};
 use crate::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{ZERO_IS_VALID, seeded, unless_planted};
+use crate::sync::{ZERO_IS_VALID, acquire, release, seeded};
 use crate::{atomic_array, const_unless_model};
 use core::ptr;
 
@@ -217,9 +217,12 @@ impl Arenas {
             // Relaxed: published with the entry below.
             region.note(POSITION).store(position, Ordering::Relaxed);
             // Release: pairs with the Acquire in `region`: whoever finds the arena finds it complete.
-            let order = unless_planted("heap.table_publish", Ordering::Release);
-            let entered =
-                self.table[position].compare_exchange(ptr::null_mut(), new, order, Ordering::Relaxed);
+            let entered = self.table[position].compare_exchange(
+                ptr::null_mut(),
+                new,
+                release("heap.table_publish"),
+                Ordering::Relaxed,
+            );
             if entered.is_ok() {
                 self.has_room(position);
                 // Relaxed: a bound for scans; who does not see it yet maps an arena of their own.
@@ -396,10 +399,9 @@ impl Arenas {
 
     /// The arena at `position`. The caller is inside a section.
     fn region(&self, position: usize) -> Option<&'static Region> {
-        let order = unless_planted("heap.table_read", Ordering::Acquire);
         // Acquire: pairs with the Release in `enter_table`.
         // SAFETY: descriptors live forever; the section keeps this one from being recycled.
-        unsafe { self.table[position].load(order).as_ref() }
+        unsafe { self.table[position].load(acquire("heap.table_read")).as_ref() }
     }
 
     /// Whether the arena is in the table: one that found no place there is not met again, and goes when it is empty.

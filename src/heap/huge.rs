@@ -13,7 +13,7 @@ use crate::base::{align_up, is_aligned};
 use crate::pal::{Errno, Platform};
 use crate::region::{Kind, Region};
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use crate::sync::{seeded, unless_planted};
+use crate::sync::{acquire, release, seeded};
 use crate::{atomic_array, const_unless_model};
 use core::ptr;
 
@@ -218,9 +218,11 @@ impl Huge {
         for place in &self.kept {
             // Relaxed: a figure, added before the region can be taken.
             self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
-            let order = unless_planted("heap.huge_keep", Ordering::Release);
             // Release: pairs with the Acquire in `take`: who takes the region sees the last owner's accesses done.
-            if place.compare_exchange(ptr::null_mut(), new, order, Ordering::Relaxed).is_ok() {
+            if place
+                .compare_exchange(ptr::null_mut(), new, release("heap.huge_keep"), Ordering::Relaxed)
+                .is_ok()
+            {
                 return true;
             }
             // Relaxed: as above.
@@ -237,9 +239,8 @@ impl Huge {
             place.store(ptr::null_mut(), Ordering::Relaxed);
             return found;
         }
-        let order = unless_planted("heap.huge_take", Ordering::Acquire);
         // Acquire: pairs with the Release in `keep`.
-        place.swap(ptr::null_mut(), order)
+        place.swap(ptr::null_mut(), acquire("heap.huge_take"))
     }
 
     /// Takes a kept region that holds `used` bytes and does not waste more than that.

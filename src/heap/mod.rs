@@ -8,6 +8,7 @@
 //! [`Heap::countdown_ended`] -> `Allocator::close_slab` -> [`Arenas::release`].
 
 mod arenas;
+mod bell;
 mod block;
 mod huge;
 mod local;
@@ -20,6 +21,7 @@ mod settings;
 mod slab;
 
 pub use arenas::{Arenas, Claim};
+pub use bell::Bell;
 pub use block::{Block, Checked, Checks, Trusting};
 pub use huge::Huge;
 pub use local::{Heap, TABLE_MAX};
@@ -33,7 +35,8 @@ use crate::const_unless_model;
 use crate::index::{Coarse, Space};
 use crate::pal::{Misuse, Platform, broken_contract};
 use crate::region::{Prefer, Region};
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{full_fence, seeded};
 use core::ptr;
 
 /// Largest large block in bytes, and the largest alignment of one; above it a block is huge.
@@ -69,9 +72,8 @@ pub struct Allocator<P: Platform> {
     pool: Pool,
     huge: Huge,
     settings: Settings,
+    bell: Bell,
     secret: AtomicUsize,
-    /// Whether memory has become idle since a helper last forgot about it.
-    stirred: AtomicBool,
 }
 
 impl<P: Platform> Allocator<P> {
@@ -84,8 +86,8 @@ impl<P: Platform> Allocator<P> {
                 pool: Pool::new(),
                 huge: Huge::new(),
                 settings: Settings::new(),
+                bell: Bell::new(),
                 secret: AtomicUsize::new(0),
-                stirred: AtomicBool::new(false),
             }
         }
     }
@@ -271,33 +273,31 @@ impl<P: Platform> Allocator<P> {
         empty || self.has_idle_memory()
     }
 
-    /// Whether free memory is resident that could be given back.
+    /// Whether there is anything for [`Allocator::tick`] to give back: free memory that is resident, or blocks that were
+    /// sent to a heap that nobody possesses.
     pub fn has_idle_memory(&self) -> bool {
-        self.arenas.dirty_slices() > 0 || self.huge.kept_bytes() > 0
+        self.arenas.dirty_slices() > 0 || self.huge.kept_bytes() > 0 || self.pool.has_unread_inbox()
     }
 
-    /// Notes that memory has become idle.
+    /// Tells the helper that memory has become idle.
     pub fn stir(&self) {
-        // Partner: the fence after `forget_stir`: either who gives memory back sees what has become idle, or we see that they
-        // have forgotten, and tell them.
-        fence(Ordering::SeqCst);
-        // Relaxed (both): see above. Looked at first, because all threads share the line.
-        if !self.stirred.load(Ordering::Relaxed) {
-            self.stirred.store(true, Ordering::Relaxed);
+        self.bell.ring(self.space.os());
+    }
+
+    /// Where the helper sleeps.
+    pub fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    /// Gives a heap up: it is idle afterwards, and may be another thread's at once. Blocks that were sent to it meanwhile
+    /// are the helper's to look after.
+    pub fn give_up(&self, heap: &Heap) {
+        self.pool.give_up(heap);
+        // Partner: the fence in `Heap::post`: either we see what was sent, or the sender sees that the heap is idle.
+        full_fence("heap.give_up_fence");
+        if !heap.inbox().is_empty() && !seeded("heap.give_up_blind") {
+            self.stir();
         }
-    }
-
-    /// Whether memory has become idle since the last [`Allocator::forget_stir`].
-    pub fn is_stirred(&self) -> bool {
-        // Relaxed: a thread that has stirred sees that here, unless somebody has looked for idle memory since.
-        self.stirred.load(Ordering::Relaxed)
-    }
-
-    /// Before somebody who gives memory back falls asleep. They look at [`Allocator::has_idle_memory`] afterwards, behind a
-    /// full fence.
-    pub fn forget_stir(&self) {
-        // Relaxed: the caller's fence orders it; partner: the fence in `stir`.
-        self.stirred.store(false, Ordering::Relaxed);
     }
 
     /// Tidies the heaps that nobody possesses: takes in what was sent to them, and gives back what is empty.
@@ -309,7 +309,7 @@ impl<P: Platform> Allocator<P> {
                 if idle.needs_collecting() {
                     idle.collect::<C, P>(self);
                 }
-                self.pool.give_up(idle);
+                self.give_up(idle);
             }
         }
     }
@@ -344,6 +344,7 @@ impl<P: Platform> Allocator<P> {
         for heap in self.pool.possessed(own) {
             self.pool.give_up(heap);
         }
+        self.bell.forget_helper();
     }
 
     /// Whether an arena that has just become empty stays mapped: the helper thread unmaps it when it has been empty for

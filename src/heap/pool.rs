@@ -12,7 +12,7 @@ use super::block::Checks;
 use super::local::Heap;
 use crate::pal::Platform;
 use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use crate::sync::{seeded, unless_planted};
+use crate::sync::{acquire, release, seeded};
 use crate::{atomic_array, const_unless_model};
 use core::ptr;
 
@@ -50,7 +50,7 @@ impl Pool {
     pub fn get(&self, index: usize) -> Option<&'static Heap> {
         // Acquire: pairs with the Release in `make`; the heap is complete.
         // SAFETY: heaps live forever.
-        unsafe { self.heaps[index].load(Ordering::Acquire).as_ref() }
+        unsafe { self.heaps[index].load(acquire("heap.made_read")).as_ref() }
     }
 
     /// Possesses an idle heap, the lowest, so that few heaps serve many short threads.
@@ -78,24 +78,28 @@ impl Pool {
             self.idle[index / WORD].store(bits & !bit, Ordering::Relaxed);
             return if bits & bit == 0 { None } else { self.get(index) };
         }
-        let order = unless_planted("heap.possess", Ordering::Acquire);
         // Acquire: pairs with the Release in `give_up`, so that everything the last possessor did is seen.
-        if self.idle[index / WORD].fetch_and(!bit, order) & bit == 0 {
+        if self.idle[index / WORD].fetch_and(!bit, acquire("heap.possess")) & bit == 0 {
             return None;
         }
         self.get(index)
     }
 
-    /// Gives a heap up: it is idle afterwards, and may be another thread's at once.
-    pub fn give_up(&self, heap: &Heap) {
+    /// Makes a heap idle: the first half of [`Allocator::give_up`].
+    pub(super) fn give_up(&self, heap: &Heap) {
         let index = heap.index() as usize;
-        let order = unless_planted("heap.give_up", Ordering::Release);
         // Release: pairs with the Acquire in `possess`.
-        let before = self.idle[index / WORD].fetch_or(1 << (index % WORD), order);
+        let before = self.idle[index / WORD].fetch_or(1 << (index % WORD), release("heap.give_up"));
         debug_assert!(
             seeded("heap.steal_unpossessed") || before & (1 << (index % WORD)) == 0,
             "an idle heap was given up"
         );
+    }
+
+    /// Whether blocks were sent to a heap that nobody possesses.
+    pub fn has_unread_inbox(&self) -> bool {
+        let unread = |index| self.get(index).is_some_and(|heap| !heap.inbox().is_empty());
+        (0..self.made()).any(|index| self.is_idle(index) && unread(index))
     }
 
     /// Whether the heap at `index` is idle (at this moment).
@@ -131,7 +135,7 @@ impl Pool {
         // SAFETY: the slot lives forever with its heap, and is attached here only.
         unsafe { from.space().rcu().attach(heap.slot()) };
         // Release: pairs with the Acquire in `get`.
-        self.heaps[index as usize].store(ptr::from_ref(heap).cast_mut(), Ordering::Release);
+        self.heaps[index as usize].store(ptr::from_ref(heap).cast_mut(), release("heap.made_publish"));
         Some(heap)
     }
 
@@ -153,7 +157,7 @@ impl Pool {
             if let Some(idle) = idle {
                 idle.receive::<C, P>(from);
                 let slab = idle.give_away(class, heap);
-                self.give_up(idle);
+                from.give_up(idle);
                 if slab.is_some() {
                     return slab;
                 }

@@ -13,7 +13,7 @@ use super::local::Heap;
 use crate::base::SLICE;
 use crate::const_unless_model;
 use crate::sync::atomic::{AtomicPtr, Ordering};
-use crate::sync::{seeded, unless_planted};
+use crate::sync::{acquire, release, seeded};
 use core::cell::Cell;
 use core::ptr;
 
@@ -52,10 +52,10 @@ impl Inbox {
                 self.head.store(first, Ordering::Relaxed);
                 return;
             }
-            let order = unless_planted("heap.inbox_push", Ordering::Release);
             // Release: pairs with the Acquire in `take`, so that the owner sees the chain's links and the program's
             // last accesses to the blocks. Relaxed on failure: as above.
-            match self.head.compare_exchange_weak(head, first, order, Ordering::Relaxed) {
+            match self.head.compare_exchange_weak(head, first, release("heap.inbox_push"), Ordering::Relaxed)
+            {
                 Ok(_) => return,
                 Err(now) => head = now,
             }
@@ -77,9 +77,8 @@ impl Inbox {
             self.head.store(ptr::null_mut(), Ordering::Relaxed);
             return head;
         }
-        let order = unless_planted("heap.inbox_take", Ordering::Acquire);
         // Acquire: pairs with the Release in `push`.
-        self.head.swap(ptr::null_mut(), order)
+        self.head.swap(ptr::null_mut(), acquire("heap.inbox_take"))
     }
 }
 
@@ -157,6 +156,11 @@ pub struct Parcel {
 }
 
 impl Parcel {
+    /// A parcel of one free block, which the caller holds.
+    pub fn of_one(owner: *const Heap, block: *mut Block) -> Parcel {
+        Parcel { owner, first: block, last: block }
+    }
+
     /// Sends the blocks to their owner's inbox.
     pub fn send<C: Checks>(self, secret: usize) {
         // SAFETY: heaps live forever; the parcel's blocks are ours until they are sent.

@@ -15,8 +15,8 @@ use super::radix::PAGES;
 use crate::rcu::RetireLink;
 use crate::region::{InPlace, Link, Linked, Region, Retired, RetiredAs};
 use crate::sync::atomic::AtomicUsize;
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::{seeded, unless_planted};
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::{acquire, release, seeded};
 use core::ops::Range;
 
 /// A node of the pages of one slice.
@@ -99,9 +99,8 @@ impl PageNode {
             }
         }
         for page in pages.clone() {
-            let order = unless_planted("index.page_publish_relaxed", Release);
             // Release: partner is the Acquire of `find`: the region is complete.
-            self.entries[page].store(Content::Region(region), order);
+            self.entries[page].store(Content::Region(region), release("index.page_publish_relaxed"));
         }
         true
     }
@@ -122,9 +121,8 @@ impl PageNode {
     /// The region that has `page`.
     #[inline]
     pub(super) fn find(&self, page: usize) -> Option<&'static Region> {
-        let order = unless_planted("index.page_find_relaxed", Acquire);
         // Acquire: partner is the Release of `join`, or that of the entry that linked the node.
-        match self.entries[page].load(order) {
+        match self.entries[page].load(acquire("index.page_find_relaxed")) {
             Content::Region(region) => Some(region),
             Content::Empty | Content::Node(_) => None,
         }

@@ -10,8 +10,8 @@ use crate::pal::{Errno, Platform};
 use crate::rcu::{Rcu, Section};
 use crate::region::{Kind, Metadata, Pool, Region, zeros};
 use crate::sync::atomic::AtomicUsize;
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::{seeded, unless_planted};
+use crate::sync::atomic::Ordering::{Relaxed, Release};
+use crate::sync::{acquire, release, seeded};
 use core::ops::Range;
 
 /// Entries of the filter of arenas.
@@ -82,24 +82,23 @@ impl Index {
         if address >= LIMIT {
             return Walk::Nothing;
         }
-        let order = unless_planted("index.lookup_relaxed", Acquire);
         // Acquire, here and below: partner is the Release of `publish` (the region is complete) or of `ensure` (the node
         // is).
-        let node = match self.root[root_index(address)].load(order) {
+        let node = match self.root[root_index(address)].load(acquire("index.lookup_root")) {
             Content::Empty => return Walk::Nothing,
             Content::Region(region) => return Walk::Region(region),
             // SAFETY: the root leads to nodes of granules only.
             Content::Node(node) => unsafe { GranuleNode::at(node) },
         };
         // Acquire: as above.
-        let node = match node.entries[granule_index(address)].load(order) {
+        let node = match node.entries[granule_index(address)].load(acquire("index.lookup_granule")) {
             Content::Empty => return Walk::Nothing,
             Content::Region(region) => return Walk::Region(region),
             // SAFETY: nodes of granules lead to nodes of slices only.
             Content::Node(node) => unsafe { SliceNode::at(node) },
         };
         // Acquire: as above.
-        match node.entries[slice_index(address)].load(order) {
+        match node.entries[slice_index(address)].load(acquire("index.lookup_slice")) {
             Content::Empty => Walk::Nothing,
             Content::Region(region) => Walk::Region(region),
             Content::Node(pages) => Walk::Pages(pages),
@@ -298,20 +297,21 @@ impl Index {
         ];
         let _section = (!without.into_iter().any(seeded)).then(|| rcu.enter_guest());
         loop {
-            let order = unless_planted("index.page_edit_relaxed", Acquire);
             // Acquire: partner is the Release below: the node is complete.
-            match entry.load(order) {
+            match entry.load(acquire("index.page_edit_relaxed")) {
                 Content::Empty => {
                     let Some(node) = *blank else { return debug_assert!(false, "index: not prepared") };
                     node.begin(pages, region);
-                    let order = unless_planted("index.page_link_relaxed", Release);
                     // Release: partner is the Acquire of `walk`: the node and the region are complete.
                     if seeded("index.page_link_blind") {
-                        entry.store(node.content(), order);
+                        entry.store(node.content(), Release);
                         *blank = None;
                         return;
                     }
-                    if entry.exchange(Content::Empty, node.content(), order, Relaxed).is_ok() {
+                    if entry
+                        .exchange(Content::Empty, node.content(), release("index.page_link_relaxed"), Relaxed)
+                        .is_ok()
+                    {
                         *blank = None;
                         return;
                     }
@@ -365,6 +365,9 @@ impl Default for Index {
 /// Changes an entry that stands for a granule, or all entries of the node that is in its place.
 fn change_granule(entry: &Entry, from: Content, to: Content) {
     let Some(slices) = replace(entry, from, to) else { return };
+    if seeded("index.fold_blind") || to == Content::Empty && seeded("index.unlink_folded_late") {
+        return;
+    }
     // SAFETY: nodes of granules lead to nodes of slices only.
     for entry in &unsafe { SliceNode::at(slices) }.entries {
         let below = replace(entry, from, to);
@@ -374,11 +377,9 @@ fn change_granule(entry: &Entry, from: Content, to: Content) {
 
 /// Changes one entry, unless it leads to a node: then answers that.
 fn replace(entry: &Entry, from: Content, to: Content) -> Option<usize> {
-    let order = unless_planted("index.publish_relaxed", Release);
-    let failure = unless_planted("index.replace_relaxed", Acquire);
     // Release: partner is the Acquire of `walk`: a region published is complete. Acquire on failure: partner is the
     // Release of `ensure`: the node found is complete.
-    match entry.exchange(from, to, order, failure) {
+    match entry.exchange(from, to, release("index.publish_relaxed"), acquire("index.replace_relaxed")) {
         Err(Content::Node(node)) => Some(node),
         // An entry of a granule without regions below a node of granules that a wider region covers.
         Ok(()) => None,
@@ -395,34 +396,34 @@ fn ensure<const N: usize>(
     spare: &AtomicUsize,
     create: impl FnOnce() -> Result<&'static Node<N>, Errno>,
 ) -> Result<&'static Node<N>, Errno> {
-    let order = unless_planted("index.ensure_relaxed", Acquire);
     // Acquire: partner is the Release below.
-    if let Content::Node(node) = entry.load(order) {
+    if let Content::Node(node) = entry.load(acquire("index.ensure_relaxed")) {
         // SAFETY: entries of one level lead to nodes of one type.
         return Ok(unsafe { Node::at(node) });
     }
-    let order = unless_planted("index.spare_take_relaxed", Acquire);
     // Acquire: partner is the Release below that put the spare node there.
-    let node = match spare.swap(0, order) {
+    let node = match spare.swap(0, acquire("index.spare_take_relaxed")) {
         0 => create()?,
         // SAFETY: the word holds the address of a blank node of this type.
         address => unsafe { Node::at(address) },
     };
-    let order = unless_planted("index.node_relaxed", Release);
     if seeded("index.node_blind") {
-        entry.store(node.content(), order);
+        entry.store(node.content(), Release);
         return Ok(node);
     }
     // Release: partner is the Acquire of `walk`: the node's entries are made. Acquire on failure: likewise, of the winner.
-    let failure = unless_planted("index.ensure_relaxed", Acquire);
-    match entry.exchange(Content::Empty, node.content(), order, failure) {
+    match entry.exchange(
+        Content::Empty,
+        node.content(),
+        release("index.node_relaxed"),
+        acquire("index.ensure_lost"),
+    ) {
         Ok(()) => Ok(node),
         Err(now) => {
             let address = core::ptr::from_ref(node).expose_provenance();
             // Release: partner is the Acquire above. If there is a spare node already this one is lost: 4 or 16 KiB,
             // and only when two races are lost before the next node is needed.
-            let order = unless_planted("index.spare_put_relaxed", Release);
-            let _ = spare.compare_exchange(0, address, order, Relaxed);
+            let _ = spare.compare_exchange(0, address, release("index.spare_put_relaxed"), Relaxed);
             match now {
                 // SAFETY: as above.
                 Content::Node(winner) => Ok(unsafe { Node::at(winner) }),

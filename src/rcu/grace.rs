@@ -5,8 +5,8 @@ use super::{Flavour, Rcu, RetireLink};
 use crate::const_unless_model;
 use crate::pal::Platform;
 use crate::rcu::interrupt;
-use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering, fence};
-use crate::sync::{seeded, spin_hint, unless_planted};
+use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+use crate::sync::{acquire, full_fence, release, seeded, spin_hint};
 use core::ptr;
 
 /// Why a grace period was refused.
@@ -85,14 +85,14 @@ impl Grace {
 
     fn try_lock(&self, own: Option<&ReaderSlot>) -> bool {
         // Acquire: partner is the release in `unlock`: the holder's fields are as the last one left them.
-        let order = unless_planted("rcu.lock_relaxed", Ordering::Acquire);
-        self.holder.compare_exchange(NOBODY, Self::identity(own), order, Ordering::Relaxed).is_ok()
+        self.holder
+            .compare_exchange(NOBODY, Self::identity(own), acquire("rcu.lock_relaxed"), Ordering::Relaxed)
+            .is_ok()
     }
 
     fn unlock(&self) {
         // Release: partner is the acquire in `try_lock`.
-        let order = unless_planted("rcu.unlock_relaxed", Ordering::Release);
-        self.holder.store(NOBODY, order);
+        self.holder.store(NOBODY, release("rcu.unlock_relaxed"));
     }
 
     fn step(&self) -> u8 {
@@ -241,9 +241,7 @@ impl Rcu {
         match self.flavour() {
             Flavour::Undecided => Err(GraceError::NoBarrier),
             Flavour::Fence => {
-                if !seeded("rcu.heavy_fence") {
-                    fence(Ordering::SeqCst);
-                }
+                full_fence("rcu.heavy_fence");
                 Ok(())
             }
             // It may fail for one thread (a filter of its own) or for a time, so the next caller tries again.

@@ -53,8 +53,8 @@ pub use slot::{ReaderSlot, Section};
 
 use crate::const_unless_model;
 use crate::pal::Platform;
-use crate::sync::atomic::{AtomicU8, Ordering, fence};
-use crate::sync::{CachePadded, light_barrier, seeded};
+use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{CachePadded, full_fence, light_barrier, seeded};
 use grace::{Grace, Guest};
 use retire::RetireList;
 use slot::SlotList;
@@ -171,9 +171,8 @@ impl Rcu {
         match self.flavour() {
             Flavour::Membarrier if seeded("rcu.light_barrier") => {}
             Flavour::Membarrier => light_barrier(),
-            Flavour::Fence if seeded("rcu.entry_fence") => {}
-            Flavour::Undecided if seeded("rcu.undecided_entry") => {}
-            Flavour::Fence | Flavour::Undecided => fence(Ordering::SeqCst),
+            Flavour::Fence => full_fence("rcu.entry_fence"),
+            Flavour::Undecided => full_fence("rcu.undecided_entry"),
         }
     }
 
@@ -190,9 +189,7 @@ impl Rcu {
                 }
             }
         });
-        if !seeded("rcu.guest_fence") {
-            fence(Ordering::SeqCst);
-        }
+        full_fence("rcu.guest_fence");
         Section::opened(&guest.word, Some(entry))
     }
 

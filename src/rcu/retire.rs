@@ -8,7 +8,7 @@
 use crate::const_unless_model;
 use crate::rcu::interrupt;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use crate::sync::unless_planted;
+use crate::sync::{acquire, release};
 use core::ptr;
 
 /// The link by which a thing is retired, embedded in it: a region's descriptor or a node of the index.
@@ -89,8 +89,12 @@ impl RetireList {
             link.next.store(head, Ordering::Relaxed);
             // Release: partner is the heavy barrier behind `note_batch`, or the acquire in `cut_batch` for a link above
             // the batch: the unlinking, which came before, comes before the barrier of the link's grace period.
-            let order = unless_planted("rcu.retire_relaxed", Ordering::Release);
-            match self.pending.compare_exchange_weak(head, new, order, Ordering::Relaxed) {
+            match self.pending.compare_exchange_weak(
+                head,
+                new,
+                release("rcu.retire_relaxed"),
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => return,
                 Err(now) => head = now,
             }
@@ -115,8 +119,12 @@ impl RetireList {
         let top = self.batch.load(Ordering::Relaxed);
         // Acquire (if there is more): partner is the release in `push`, for the `next` of the links above the batch.
         // Relaxed (if not): the batch was acquired by the heavy barrier, and the stack is empty afterwards.
-        let more = unless_planted("rcu.above_relaxed", Ordering::Acquire);
-        if let Err(mut above) = self.pending.compare_exchange(top, ptr::null_mut(), Ordering::Relaxed, more) {
+        if let Err(mut above) = self.pending.compare_exchange(
+            top,
+            ptr::null_mut(),
+            Ordering::Relaxed,
+            acquire("rcu.above_relaxed"),
+        ) {
             // SAFETY: links on the stack live until they are handed to `done`, which is after this, and only the
             // holder of the lock, that is this thread, takes links off the stack.
             while let Some(link) = unsafe { above.as_ref() } {

@@ -3,7 +3,7 @@
 use crate::const_unless_model;
 use crate::rcu::interrupt;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use crate::sync::{CachePadded, seeded, unless_planted};
+use crate::sync::{CachePadded, acquire, release, seeded};
 use core::marker::PhantomData;
 use core::ptr;
 
@@ -100,8 +100,7 @@ impl SectionWord {
         interrupt::point();
         // Release: partner is the acquire load in `read`. A waiter that finds this value instead of that of the
         // leave before it takes the section before it as ended, so this store must carry that section's loads too.
-        let order = unless_planted("rcu.enter_relaxed", Ordering::Release);
-        self.0.store(before.entered(), order);
+        self.0.store(before.entered(), release("rcu.enter_relaxed"));
         interrupt::point();
     }
 
@@ -113,8 +112,7 @@ impl SectionWord {
         let before = Reading(self.0.load(Ordering::Relaxed));
         interrupt::point();
         // Release: partner is the acquire load in `read`: what the section loaded, it loaded before the waiter goes on.
-        let order = unless_planted("rcu.leave_relaxed", Ordering::Release);
-        self.0.store(before.left(), order);
+        self.0.store(before.left(), release("rcu.leave_relaxed"));
         interrupt::point();
     }
 
@@ -146,8 +144,12 @@ impl SectionWord {
         let mut before = Reading(self.0.load(Ordering::Relaxed));
         while before.0 / GENERATION == entry.0 / GENERATION {
             // Release: partner is the acquire load in `read`, as in `leave_owned`.
-            let order = unless_planted("rcu.guest_leave_relaxed", Ordering::Release);
-            match self.0.compare_exchange_weak(before.0, before.left(), order, Ordering::Relaxed) {
+            match self.0.compare_exchange_weak(
+                before.0,
+                before.left(),
+                release("rcu.guest_leave_relaxed"),
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => return,
                 Err(now) => before = Reading(now),
             }
@@ -158,8 +160,7 @@ impl SectionWord {
     pub(super) fn read(&self) -> Reading {
         // Acquire: partner is the release of the section's end (or of the next entry): what is freed after this was
         // loaded by that section before.
-        let order = unless_planted("rcu.read_relaxed", Ordering::Acquire);
-        Reading(self.0.load(order))
+        Reading(self.0.load(acquire("rcu.read_relaxed")))
     }
 
     /// Reads the word as the thread that owns it.
@@ -251,8 +252,8 @@ impl SlotList {
             // Relaxed: the release below publishes it.
             slot.next.store(head, Ordering::Relaxed);
             // Release: partner is the acquire load in `head`: who finds the slot finds the slots behind it.
-            let order = unless_planted("rcu.attach_relaxed", Ordering::Release);
-            match self.head.compare_exchange_weak(head, new, order, Ordering::Relaxed) {
+            match self.head.compare_exchange_weak(head, new, release("rcu.attach_relaxed"), Ordering::Relaxed)
+            {
                 Ok(_) => return,
                 Err(now) => head = now,
             }
@@ -263,8 +264,7 @@ impl SlotList {
     pub(super) fn head(&self) -> *mut ReaderSlot {
         // Acquire: partner is the release in `push`. Later pushes are read-modify-writes and carry on what earlier ones
         // released, so the newest slot publishes all.
-        let order = unless_planted("rcu.head_relaxed", Ordering::Acquire);
-        self.head.load(order)
+        self.head.load(acquire("rcu.head_relaxed"))
     }
 
     /// The slots from `first` on, which is a slot of this list or null.

@@ -7,8 +7,8 @@
 use crate::base::align_up;
 use crate::pal::{Access, Errno, Platform};
 use crate::sync::atomic::AtomicUsize;
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::{ZERO_IS_VALID, seeded, unless_planted};
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::{ZERO_IS_VALID, acquire, release, seeded};
 use core::ptr::NonNull;
 
 /// Bytes in the first chunk; each further one is twice as large, up to [`LAST_CHUNK`].
@@ -89,9 +89,8 @@ impl Metadata {
     pub fn allocate<P: Platform>(&self, os: &P, size: usize, align: usize) -> Result<NonNull<u8>, Errno> {
         debug_assert!(align.is_power_of_two() && align <= os.page_size());
         loop {
-            let order = unless_planted("region.chunk_acquire", Acquire);
             // Acquire: partner is the Release that published the chunk: its head is complete.
-            let current = self.current.load(order);
+            let current = self.current.load(acquire("region.chunk_acquire"));
             if let Some(at) = self.bump(current, size, align) {
                 return Ok(at);
             }
@@ -102,9 +101,9 @@ impl Metadata {
             let fresh = os.map(None, len, Access::ReadWrite)?;
             // SAFETY: the chunk has just been mapped, is page-aligned and larger than its head.
             unsafe { Chunk::begin(fresh, len) };
-            let order = unless_planted("region.chunk_publish", Release);
             // Release: partner is the Acquire above. Relaxed on failure: the loop reads the word again.
-            if self.current.compare_exchange(current, fresh, order, Relaxed).is_ok() {
+            if self.current.compare_exchange(current, fresh, release("region.chunk_publish"), Relaxed).is_ok()
+            {
                 // Relaxed, both: figures for the statistics.
                 self.mapped.fetch_add(len, Relaxed);
                 self.chunks.fetch_add(1, Relaxed);

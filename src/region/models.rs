@@ -71,6 +71,7 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("region.pool_no_tag", "the tag against ABA", "pool"),
     SeededBug::new("region.pool_give_relaxed", "the release when an object is given", "pool"),
     SeededBug::new("region.pool_take_relaxed", "the acquire when an object is taken", "pool"),
+    SeededBug::new("region.pool_take_again", "the acquire of the next top after a lost race", "pool"),
     SeededBug::new("region.pool_give_relaxed", "the release when an object is given", "pool_drained"),
     SeededBug::new("region.pool_drain_relaxed", "the acquire when all objects are taken", "pool_drained"),
     SeededBug::new("region.chunk_publish", "the release when a chunk is offered", "metadata"),

@@ -1,8 +1,8 @@
 //! A stack of immortal objects that wait to be used again: lock-free, and safe against the ABA problem by a tag.
 
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
-use crate::sync::{seeded, unless_planted};
+use crate::sync::{acquire, release, seeded};
 use core::marker::PhantomData;
 
 /// Alignment of everything that can be in a pool: the low bits of its address carry a part of the tag.
@@ -90,9 +90,8 @@ impl<T: Linked> Pool<T> {
 
     /// Takes the object that was given last.
     pub fn take(&self) -> Option<&'static T> {
-        let order = unless_planted("region.pool_take_relaxed", Acquire);
         // Acquire: partner is the Release of `give`: the object's link and fields are as its giver left them.
-        let mut head = Head(self.head.load(order));
+        let mut head = Head(self.head.load(acquire("region.pool_take_relaxed")));
         loop {
             // SAFETY: every non-zero address in `head` comes from `give`, and objects live forever.
             let top = unsafe { at::<T>(head.address()) }?;
@@ -100,7 +99,12 @@ impl<T: Linked> Pool<T> {
             // that of another stack, but then the tag has changed and the exchange fails.
             let below = top.link().below.load(Relaxed);
             // Acquire on failure: as for the load above. On success the head is the one acquired before.
-            match self.head.compare_exchange_weak(head.0, head.with_top(below).retagged().0, Relaxed, order) {
+            match self.head.compare_exchange_weak(
+                head.0,
+                head.with_top(below).retagged().0,
+                Relaxed,
+                acquire("region.pool_take_again"),
+            ) {
                 Ok(_) => return Some(top),
                 Err(now) => head = Head(now),
             }
@@ -115,9 +119,13 @@ impl<T: Linked> Pool<T> {
         loop {
             // Relaxed: published by the exchange.
             object.link().below.store(head.address(), Relaxed);
-            let order = unless_planted("region.pool_give_relaxed", Release);
             // Release: partner is the Acquire of `take` and `drain`.
-            match self.head.compare_exchange_weak(head.0, head.with_top(address).0, order, Relaxed) {
+            match self.head.compare_exchange_weak(
+                head.0,
+                head.with_top(address).0,
+                release("region.pool_give_relaxed"),
+                Relaxed,
+            ) {
                 Ok(_) => return,
                 Err(now) => head = Head(now),
             }
@@ -128,11 +136,13 @@ impl<T: Linked> Pool<T> {
     pub fn drain(&self, mut each: impl FnMut(&'static T)) {
         // Relaxed: only the guess for the exchange below.
         let mut head = Head(self.head.load(Relaxed));
-        let order = unless_planted("region.pool_drain_relaxed", Acquire);
         // Acquire: partner is the Release of `give`.
-        while let Err(now) =
-            self.head.compare_exchange_weak(head.0, head.with_top(0).retagged().0, order, Relaxed)
-        {
+        while let Err(now) = self.head.compare_exchange_weak(
+            head.0,
+            head.with_top(0).retagged().0,
+            acquire("region.pool_drain_relaxed"),
+            Relaxed,
+        ) {
             head = Head(now);
         }
         let mut address = head.address();

@@ -16,9 +16,9 @@
 use super::runs::{BITS, Bitmap, FULL, Run, WORDS, first_free, first_run, span, words};
 use super::zeros64;
 use crate::base::GRANULE_SLICES;
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
-use crate::sync::{seeded, unless_planted};
+use crate::sync::{acquire, release, seeded};
 use core::ops::Range;
 
 /// Which free slices a claim takes first.
@@ -161,10 +161,14 @@ impl SliceMap {
                     self.claimed[word].store(seen | mask, Relaxed);
                     break;
                 }
-                let order = unless_planted("region.claim_relaxed", Acquire);
                 // Acquire: partner is the Release of `clear`: what the last holder did with the memory and with the
                 // dirty bits has happened. Relaxed on failure: nothing is read but the word.
-                match self.claimed[word].compare_exchange_weak(seen, seen | mask, order, Relaxed) {
+                match self.claimed[word].compare_exchange_weak(
+                    seen,
+                    seen | mask,
+                    acquire("region.claim_relaxed"),
+                    Relaxed,
+                ) {
                     Ok(_) => break,
                     Err(now) => seen = now,
                 }
@@ -220,9 +224,8 @@ impl SliceMap {
 
     fn clear(&self, start: usize, end: usize) {
         for word in words(start, end) {
-            let order = unless_planted("region.clear_relaxed", Release);
             // Release: partners are the Acquire of `try_claim` (the next holder) and that of `freeze` (the unmapper).
-            self.claimed[word].fetch_and(!span(word, start, end), order);
+            self.claimed[word].fetch_and(!span(word, start, end), release("region.clear_relaxed"));
         }
     }
 
@@ -235,7 +238,6 @@ impl SliceMap {
             if free == FULL || word == 1 && seeded("region.freeze_skips_word") {
                 continue;
             }
-            let order = unless_planted("region.freeze_relaxed", Acquire);
             if seeded("region.freeze_blind") && self.claimed[word].load(Relaxed) == free {
                 // Relaxed: a seeded bug.
                 self.claimed[word].store(FULL, Relaxed);
@@ -243,7 +245,10 @@ impl SliceMap {
             }
             // Acquire: partner is the Release of `clear`: the last touches come before the unmap. Relaxed on failure:
             // nothing is read but the word.
-            if self.claimed[word].compare_exchange(free, FULL, order, Relaxed).is_err() {
+            if self.claimed[word]
+                .compare_exchange(free, FULL, acquire("region.freeze_relaxed"), Relaxed)
+                .is_err()
+            {
                 if !seeded("region.freeze_not_reopened") {
                     self.reopen_below(word);
                 }
@@ -261,10 +266,9 @@ impl SliceMap {
 
     fn reopen_below(&self, end: usize) {
         for word in (0..end).rev() {
-            let order = unless_planted("region.reopen_relaxed", Release);
             // Release: partner is the Acquire of `try_claim`: the header that was written while the map was closed. As a
             // read-modify-write it also keeps the release sequence of those who cleared the bits before.
-            self.claimed[word].fetch_and(self.fixed(word), order);
+            self.claimed[word].fetch_and(self.fixed(word), release("region.reopen_relaxed"));
         }
     }
 

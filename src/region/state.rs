@@ -15,8 +15,8 @@
 
 use crate::pal::Platform;
 use crate::sync::atomic::AtomicU32;
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::{seeded, unless_planted};
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::{acquire, release, seeded};
 
 /// No new pin succeeds, the base reference is gone.
 const EXCLUDE: u32 = 1 << 31;
@@ -123,9 +123,8 @@ impl State {
     /// Detached to attached, by the one owner of a detached descriptor, after all its fields are set.
     pub fn attach(&self) {
         debug_assert!(self.phase() == Phase::Detached, "attach: not detached");
-        let order = unless_planted("region.attach_relaxed", Release);
         // Release: partner is the Acquire of `try_pin`: who pins this life of the descriptor sees its fields.
-        self.word.store(Word::ATTACHED.0, order);
+        self.word.store(Word::ATTACHED.0, release("region.attach_relaxed"));
     }
 
     /// Adds a pin, unless the region is detached, excluded, or pinned as often as can be counted. Never waits.
@@ -146,9 +145,13 @@ impl State {
                 }
                 Phase::Attached => {}
             }
-            let order = unless_planted("region.pin_relaxed", Acquire);
             // Acquire: partner is the Release of `attach`. Relaxed on failure: nothing is read but the word.
-            match self.word.compare_exchange_weak(seen.0, seen.pinned().0, order, Relaxed) {
+            match self.word.compare_exchange_weak(
+                seen.0,
+                seen.pinned().0,
+                acquire("region.pin_relaxed"),
+                Relaxed,
+            ) {
                 Ok(_) => return Pinning::Pinned,
                 Err(now) => seen = Word(now),
             }
@@ -158,9 +161,8 @@ impl State {
     /// Drops a pin; the last one under EXCLUDE wakes the thread in [`State::wait_drained`]. Nothing of the region is
     /// touched after the decrement but this immortal word, and that only by its address.
     pub fn unpin<P: Platform>(&self, os: &P) {
-        let order = unless_planted("region.unpin_relaxed", Release);
         // Release: partner is the Acquire of `is_drained`: what the holder did with the memory comes before munmap.
-        let before = Word(self.word.fetch_sub(1, order));
+        let before = Word(self.word.fetch_sub(1, release("region.unpin_relaxed")));
         debug_assert!(before.count() > u32::from(before.phase() == Phase::Attached), "unpin: no pin is held");
         if before == Word::DRAINED.pinned() && !seeded("region.no_wake") {
             os.wake(&self.word, 1);
@@ -197,9 +199,8 @@ impl State {
     /// Whether the region is excluded and no pin is left: nobody can come any more, and what the holders of pins did
     /// with the memory has happened.
     pub fn is_drained(&self) -> bool {
-        let order = unless_planted("region.drained_relaxed", Acquire);
         // Acquire: partner is the Release of every `unpin`, through the release sequence on the word.
-        Word(self.word.load(order)) == Word::DRAINED
+        Word(self.word.load(acquire("region.drained_relaxed"))) == Word::DRAINED
     }
 
     /// Sleeps until [`State::is_drained`]. Only the thread that won [`State::exclude`] calls it, and not while it holds a

@@ -2,10 +2,11 @@
 //!
 //! In a normal build [`seeded`] is the constant `false` and leaves nothing behind. In a model build a test plants one
 //! bug by name and demands that the checker finds the failure. Each layer's models list theirs as [`SeededBug`]s.
-//! A bug that weakens an ordering is written [`unless_planted`], one that leaves a step out asks [`seeded`];
-//! `tests/orderings.rs` demands that every ordering of the modelled layers has one.
+//! Orderings and fences are written [`acquire`], [`release`] and [`full_fence`] with the name of the bug that takes that
+//! one away; a bug that leaves a step out asks [`seeded`]. `tests/orderings.rs` demands that the modelled layers name no
+//! ordering themselves but Relaxed, that each name stands in one place, and that a list of bugs has it.
 
-use super::atomic::Ordering;
+use super::atomic::{Ordering, fence};
 
 /// One seeded bug: its name, what it takes away, and the test that must catch it.
 #[derive(Clone, Copy, Debug)]
@@ -45,17 +46,24 @@ pub fn seeded(name: &str) -> bool {
     PLANTED.with(std::cell::Cell::get) == Some(name)
 }
 
-/// `order`, or `Relaxed` where the bug `name` is planted: an ordering that a model proves necessary.
-#[cfg(not(any(loom, shuttle)))]
+/// The ordering Acquire, which a model proves to be needed: Relaxed where the bug `name` is planted.
 #[inline(always)]
-pub const fn unless_planted(_name: &str, order: Ordering) -> Ordering {
-    order
+pub fn acquire(name: &str) -> Ordering {
+    if seeded(name) { Ordering::Relaxed } else { Ordering::Acquire }
 }
 
-/// `order`, or `Relaxed` where the bug `name` is planted.
-#[cfg(any(loom, shuttle))]
-pub fn unless_planted(name: &str, order: Ordering) -> Ordering {
-    if seeded(name) { Ordering::Relaxed } else { order }
+/// The ordering Release, which a model proves to be needed: Relaxed where the bug `name` is planted.
+#[inline(always)]
+pub fn release(name: &str) -> Ordering {
+    if seeded(name) { Ordering::Relaxed } else { Ordering::Release }
+}
+
+/// A sequentially consistent fence, which a model proves to be needed: none where the bug `name` is planted.
+#[inline(always)]
+pub fn full_fence(name: &str) {
+    if !seeded(name) {
+        fence(Ordering::SeqCst);
+    }
 }
 
 /// Plants `bug` while `model` runs and answers what the model failed with, if it did.

@@ -142,7 +142,7 @@ impl<C: Checks> Driver<C> {
             Step::GiveUp { hand } => {
                 if let Some(heap) = self.hands[hand % HANDS].take() {
                     heap.settle::<C, _>(self.allocator);
-                    self.allocator.pool().give_up(heap);
+                    self.allocator.give_up(heap);
                 }
             }
             Step::CollectIdle => self.allocator.collect_idle::<C>(),

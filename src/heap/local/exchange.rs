@@ -12,7 +12,7 @@ use crate::heap::remote::Parcel;
 use crate::heap::slab::{Slab, Standing};
 use crate::pal::Platform;
 use crate::sync::atomic::Ordering;
-use crate::sync::seeded;
+use crate::sync::{full_fence, seeded};
 use core::ptr;
 
 impl Heap {
@@ -49,7 +49,7 @@ impl Heap {
         // SAFETY: heaps live forever.
         let index = unsafe { (*parcel.owner).index() } as usize;
         let idle = if from.pool().is_idle(index) { from.pool().possess(index) } else { None };
-        let Some(idle) = idle else { return parcel.send::<C>(self.secret.get()) };
+        let Some(idle) = idle else { return self.post::<C, P>(from, parcel) };
         let mut block = parcel.first;
         while !block.is_null() {
             let next = self.follow::<C>(block);
@@ -65,13 +65,25 @@ impl Heap {
                 } else if ptr::eq(slab.owner(), idle) {
                     idle.free_local::<C, P>(from, slab, block);
                 } else {
-                    let owner = &*slab.owner();
-                    owner.inbox().push::<C>(block, block, self.secret.get());
+                    self.post::<C, P>(from, Parcel::of_one(slab.owner(), block));
                 }
             }
             block = next;
         }
-        from.pool().give_up(idle);
+        from.give_up(idle);
+    }
+
+    /// Sends a parcel to its owner's inbox.
+    fn post<C: Checks, P: Platform>(&self, from: &Allocator<P>, parcel: Parcel) {
+        // SAFETY: heaps live forever.
+        let index = unsafe { (*parcel.owner).index() } as usize;
+        parcel.send::<C>(self.secret.get());
+        // Partner: the fence in `Allocator::give_up`: either we see that the owner has become idle, or who gave it up sees
+        // the parcel.
+        full_fence("heap.post_fence");
+        if from.pool().is_idle(index) && !seeded("heap.post_blind") {
+            from.stir();
+        }
     }
 
     /// Makes a slab of this heap that is not current one of `to`'s. The caller possesses both heaps.

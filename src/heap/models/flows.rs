@@ -175,7 +175,7 @@ impl<'a> Actor<'a> {
     /// What a thread does when it exits.
     fn leave(self) {
         self.heap.settle::<Checked, _>(self.from);
-        self.from.pool().give_up(self.heap);
+        self.from.give_up(self.heap);
     }
 }
 

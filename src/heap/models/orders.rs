@@ -21,6 +21,28 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("heap.huge_take", "the acquire of a kept region", "kept_regions"),
     SeededBug::new("heap.huge_take_two_steps", "the one step of taking a kept region", "kept_regions"),
     SeededBug::new("heap.table_publish", "the release of an arena's entry in the table", "arena_published"),
+    SeededBug::new("heap.made_publish", "the release of a heap that was made", "heap_made"),
+    SeededBug::new("heap.made_read", "the acquire of a heap that was made", "heap_made"),
+    SeededBug::new("heap.ring_fence", "the fence before the look whether the helper sleeps", "helper_woken"),
+    SeededBug::new("heap.doze_fence", "the fence before the helper's last look", "helper_woken"),
+    SeededBug::new(
+        "heap.doze_looks_early",
+        "the order of the helper's last look and its sleep",
+        "helper_woken",
+    ),
+    SeededBug::new("heap.ring_without_wake", "the wake of the helper", "helper_woken"),
+    SeededBug::new(
+        "heap.give_up_fence",
+        "the fence between giving up and the look at the inbox",
+        "sent_to_an_exiting",
+    ),
+    SeededBug::new("heap.give_up_blind", "the look at the inbox after giving up", "sent_to_an_exiting"),
+    SeededBug::new(
+        "heap.post_fence",
+        "the fence between sending and the look at the owner",
+        "sent_to_an_exiting",
+    ),
+    SeededBug::new("heap.post_blind", "the look whether the owner has become idle", "sent_to_an_exiting"),
     SeededBug::new("heap.table_read", "the acquire of an arena's entry in the table", "arena_published"),
 ];
 
@@ -165,4 +187,94 @@ fn arena_published() {
     });
 }
 
-models! { inbox possession kept_regions arena_published }
+/// Two threads make memory idle while the helper takes what there is and goes to sleep: it does not sleep for ever.
+fn helper_woken() {
+    explore(3, || {
+        struct World {
+            os: Simulated,
+            bell: Bell,
+            idle: AtomicUsize,
+        }
+        let os = Simulated::with(Config { reserve: GRANULE, ..Config::default() });
+        let world = Arc::new(World { os, bell: Bell::new(), idle: AtomicUsize::new(0) });
+        let workers = [(); 2].map(|()| {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                // Relaxed, here and below: the bell alone is to order it.
+                world.idle.fetch_add(1, Ordering::Relaxed);
+                world.bell.ring(&world.os);
+            })
+        });
+        let mut taken = 0;
+        loop {
+            taken += world.idle.swap(0, Ordering::Relaxed);
+            if taken == workers.len() {
+                break;
+            }
+            world.bell.doze(&world.os, || world.idle.load(Ordering::Relaxed) != 0);
+        }
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+    });
+}
+
+/// A block is sent to a heap that is given up at the same time: whoever comes second wakes the helper, which otherwise would
+/// sleep on while the block lies in an inbox that nobody reads.
+fn sent_to_an_exiting() {
+    explore(2, || {
+        let world = Arc::new(Base::new());
+        let over = Arc::new(AtomicUsize::new(0));
+        let (from, owner, sender) = (world.get(), world.possess(), world.possess());
+        // SAFETY: this thread possesses the heap.
+        let block = unsafe { from.allocate::<Checked>(owner, 8 << 10, 1, false) }.expose_provenance();
+        let on_thread = |body: fn(&'static Allocator<Simulated>, &'static Heap, usize), heap| {
+            let world = Arc::clone(&world);
+            thread::spawn(move || body(world.get(), heap, block))
+        };
+        let helper = {
+            let (world, over) = (Arc::clone(&world), Arc::clone(&over));
+            thread::spawn(move || {
+                let from = world.get();
+                // Relaxed: the bell orders it.
+                let awake = || from.has_idle_memory() || over.load(Ordering::Relaxed) != 0;
+                from.bell().doze(from.space().os(), awake);
+            })
+        };
+        let exiting = on_thread(|from, owner, _| from.give_up(owner), owner);
+        let sending = on_thread(
+            |from, heap, block| {
+                let place = from.place(block).expect("a live block");
+                // SAFETY: this thread possesses the heap, and the block is its.
+                unsafe { from.free::<Checked>(heap, ptr::with_exposed_provenance_mut(block), place) };
+            },
+            sender,
+        );
+        exiting.join().unwrap();
+        sending.join().unwrap();
+        if !from.pool().has_unread_inbox() {
+            // The block went home by itself: the helper may sleep on, but for the end of this model.
+            over.store(1, Ordering::Relaxed);
+            from.stir();
+        }
+        helper.join().unwrap();
+    });
+}
+
+/// A heap is made while another thread looks at all that there are: whoever finds it finds it complete.
+fn heap_made() {
+    explore(3, || {
+        let world = Arc::new(Base::new());
+        let other = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                let pool = world.get().pool();
+                // The number of heaps may be known before the heap is.
+                pool.get(0).is_none_or(|heap| heap.inbox().is_empty() && heap.index() == 0)
+            })
+        };
+        let heap = world.possess();
+        assert!(other.join().unwrap());
+        assert_eq!(heap.index(), 0);
+    });
+}
+
+models! { inbox possession kept_regions arena_published helper_woken sent_to_an_exiting heap_made }

@@ -30,7 +30,19 @@ const SEEDED: &[SeededBug] = &[
         "near_and_retire",
     ),
     SeededBug::new("index.publish_relaxed", "the release that publishes a region", "published_in_a_node"),
-    SeededBug::new("index.lookup_relaxed", "the acquire of a lookup", "published"),
+    SeededBug::new("index.lookup_root", "the acquire of a lookup in the root", "published"),
+    SeededBug::new(
+        "index.lookup_granule",
+        "the acquire of a lookup in a node of granules",
+        "published_in_granules",
+    ),
+    SeededBug::new(
+        "index.lookup_slice",
+        "the acquire of a lookup in a node of slices",
+        "published_in_a_node",
+    ),
+    SeededBug::new("index.fold_blind", "the look for a node in the place of a whole entry", "folded"),
+    SeededBug::new("index.unlink_folded_late", "the clearing of the entries below a whole one", "unfolded"),
     SeededBug::new("index.node_relaxed", "the release that links a node", "published"),
     SeededBug::new(
         "index.page_link_relaxed",
@@ -48,6 +60,7 @@ const SEEDED: &[SeededBug] = &[
         "joined_in_pages",
     ),
     SeededBug::new("index.ensure_relaxed", "the acquire of a node that another thread links", "neighbours"),
+    SeededBug::new("index.ensure_lost", "the acquire of the node that won the race", "neighbours"),
     SeededBug::new("index.spare_take_relaxed", "the acquire of a spare node", "three_neighbours"),
     SeededBug::new("index.spare_put_relaxed", "the release of a spare node", "three_neighbours"),
     SeededBug::new(
@@ -91,6 +104,6 @@ fn on_thread<T: 'static>(world: &Arc<T>, run: impl FnOnce(&T) + 'static) -> thre
 }
 
 models! {
-    readers_and_an_unmap readers_and_a_reaper claim_and_retire near_and_retire published published_in_a_node
+    readers_and_an_unmap readers_and_a_reaper claim_and_retire near_and_retire published published_in_granules published_in_a_node folded unfolded
     published_in_pages joined_in_pages neighbours three_neighbours whole_over_cut neighbours_in_pages join_and_leave page_node_reused page_node_comes_back two_leave_and_one_comes
 }

@@ -100,6 +100,65 @@ pub(super) fn published() {
     });
 }
 
+pub(super) fn published_in_granules() {
+    explore(3, || {
+        let bench = Bench::new();
+        let region = bench.region();
+        // The node of granules is there.
+        bench.insert(bench.region(), AT - SLICE..AT);
+        let reader = on_thread(&bench, |bench| bench.look_without_section(AT));
+        bench.insert(region, AT..AT + SLICE);
+        reader.join().unwrap();
+        assert!(bench.holds(AT, region));
+    });
+}
+
+/// A region that covers a whole granule comes where a node was left behind by a smaller one, beside lookups at both ends:
+/// each finds the region or nothing, and in the end all of it is there.
+pub(super) fn folded() {
+    explore(3, || {
+        let bench = Bench::new();
+        let (small, whole) = (bench.region(), bench.region());
+        bench.insert(small, AT..AT + SLICE);
+        bench.remove(small);
+        let reader = on_thread(&bench, |bench| {
+            bench.look(AT);
+            bench.look(AT + GRANULE - 1);
+        });
+        bench.insert(whole, AT..AT + GRANULE);
+        reader.join().unwrap();
+        assert!((0..GRANULE / SLICE).all(|slice| bench.holds(AT + slice * SLICE, whole)));
+    });
+}
+
+/// It goes again, and smaller ones come in its place when the grace period is over: a lookup finds what is there now.
+pub(super) fn unfolded() {
+    explore(3, || {
+        let bench = Bench::new();
+        let (small, whole, next) = (bench.region(), bench.region(), bench.region());
+        bench.insert(small, AT..AT + SLICE);
+        bench.remove(small);
+        bench.insert(whole, AT..AT + GRANULE);
+        let reader = on_thread(&bench, move |bench| {
+            // SAFETY: the slot is attached, and this thread alone uses it.
+            let _section = unsafe { bench.rcu.enter(&bench.slot) };
+            if let Some(region) = bench.index.at(AT + SLICE) {
+                // Until the section ends the descriptor stays what it was.
+                assert_eq!((region.base(), region.len()), (AT, GRANULE));
+            }
+        });
+        bench.remove(whole);
+        bench.rcu.synchronize(&bench.os, None).unwrap();
+        let _ = whole.exclude();
+        whole.detach();
+        // The descriptor begins another life, elsewhere.
+        bench.insert(whole, AT + GRANULE..AT + GRANULE + SLICE);
+        bench.insert(next, AT..AT + SLICE);
+        reader.join().unwrap();
+        assert!(bench.holds(AT, next) && bench.index.at(AT + SLICE).is_none());
+    });
+}
+
 pub(super) fn published_in_a_node() {
     explore(3, || {
         let bench = Bench::new();

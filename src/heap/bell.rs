@@ -1,0 +1,73 @@
+//! How a sleeping helper learns that memory has become idle.
+//!
+//! The race that must not happen: somebody makes memory idle while the helper, which has just seen that there is none,
+//! falls asleep without a timer, and nobody wakes it. Each side writes, passes a full fence, and then reads what the
+//! other writes: so either who makes memory idle sees that the helper sleeps, or the helper sees the memory.
+
+use crate::const_unless_model;
+use crate::pal::Platform;
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{full_fence, seeded};
+
+const AWAKE: u32 = 0;
+const ASLEEP: u32 = 1;
+
+/// The word that the helper sleeps on. One helper at a time.
+pub struct Bell {
+    /// [`ASLEEP`] from before the helper's last look until somebody wakes it.
+    state: AtomicU32,
+}
+
+impl Bell {
+    const_unless_model! {
+        /// Nobody sleeps.
+        pub(super) fn new() -> Bell {
+            Bell { state: AtomicU32::new(AWAKE) }
+        }
+    }
+
+    /// Wakes the helper if it sleeps. Called after memory has become idle. No system call unless it sleeps.
+    pub fn ring<P: Platform>(&self, os: &P) {
+        // Partner: the fence in `doze`.
+        full_fence("heap.ring_fence");
+        // Relaxed (both): the fence orders the look; the exchange elects one of those who ring, and carries nothing.
+        if self.state.load(Ordering::Relaxed) == ASLEEP
+            && self.state.swap(AWAKE, Ordering::Relaxed) == ASLEEP
+            && !seeded("heap.ring_without_wake")
+        {
+            os.wake(&self.state, 1);
+        }
+    }
+
+    /// Sleeps until somebody rings, unless `is_idle` says that there is idle memory now. By the helper alone.
+    pub fn doze<P: Platform>(&self, os: &P, is_idle: impl Fn() -> bool) {
+        if seeded("heap.doze_looks_early") && !is_idle() {
+            self.set(ASLEEP);
+            return os.wait(&self.state, ASLEEP, None);
+        }
+        self.set(ASLEEP);
+        // Partner: the fence in `ring`.
+        full_fence("heap.doze_fence");
+        if !is_idle() {
+            os.wait(&self.state, ASLEEP, None);
+        }
+        self.set(AWAKE);
+    }
+
+    fn set(&self, state: u32) {
+        // Relaxed: the fence orders it before the look. An exchange, for loom does not know that a plain store cannot come
+        // between the halves of another thread's.
+        self.state.swap(state, Ordering::Relaxed);
+    }
+
+    /// Sleeps for `ms` milliseconds. By the helper alone.
+    pub fn pause<P: Platform>(&self, os: &P, ms: u32) {
+        os.wait(&self.state, AWAKE, Some(ms));
+    }
+
+    /// In the child of a fork: there is no helper.
+    pub(super) fn forget_helper(&self) {
+        // Relaxed: the child has one thread.
+        self.state.store(AWAKE, Ordering::Relaxed);
+    }
+}
