@@ -8,8 +8,8 @@
 //! The sequence counts half steps: even, 2n: n publications are complete and the n-th is current, in copy n mod 2;
 //! odd, 2n+1: the same, and somebody writes copy (n+1) mod 2.
 
-use crate::sync::atomic::{AtomicU64, Ordering, fence};
-use crate::sync::{acquire, release, seeded};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{acquire, acquire_fence, release, release_fence, seeded};
 
 /// Words that one side publishes and another reads. Zero bytes are a valid empty one where
 /// [`crate::sync::ZERO_IS_VALID`].
@@ -54,11 +54,9 @@ impl<const WORDS: usize> Publication<WORDS> {
         {
             return false;
         }
-        if !seeded("api.publish.fence") {
-            // Release: partner is the acquire fence in `attempt`. A reader that saw one of the words stored below sees
-            // the odd sequence too, and takes nothing.
-            fence(Ordering::Release);
-        }
+        // Release: partner is the acquire fence in `attempt`. A reader that saw one of the words stored below sees the
+        // odd sequence too, and takes nothing.
+        release_fence("api.publish.fence");
         let copy = if seeded("api.publish.copy") { 1 } else { before / 2 + 1 };
         for (shared, word) in self.copies[(copy % 2) as usize].iter().zip(words) {
             // Relaxed: ordered by the fence above and the store below.
@@ -79,10 +77,8 @@ impl<const WORDS: usize> Publication<WORDS> {
         let copy = &self.copies[(complete % 2) as usize];
         // Relaxed: the sequence is checked after the copy.
         let words = core::array::from_fn(|word| copy[word].load(Ordering::Relaxed));
-        if !seeded("api.read.fence") {
-            // Acquire: partner is the release fence in `publish`.
-            fence(Ordering::Acquire);
-        }
+        // Acquire: partner is the release fence in `publish`.
+        acquire_fence("api.read.fence");
         // Relaxed: ordered after the copy by the fence above.
         let after = self.sequence.load(Ordering::Relaxed);
         // The next publication goes to the other copy; the one after it, begun at 2 * complete + 3, to ours.

@@ -17,7 +17,7 @@ pub use loom::sync::atomic;
 pub use shuttle::sync::atomic;
 
 pub use crossbeam_utils::CachePadded;
-pub use seeded::{SeededBug, acquire, full_fence, release, seeded};
+pub use seeded::{SeededBug, acquire, acquire_fence, full_fence, release, release_fence, seeded};
 
 /// Whether freshly mapped (zero) memory is a valid value of every type made of this module's atomics. Where it is
 /// not, constructors write each field in place.

@@ -3,7 +3,7 @@
 //! In a normal build [`seeded`] is the constant `false` and leaves nothing behind. In a model build a test plants one
 //! bug by name and demands that the checker finds the failure. Each layer's models list theirs as [`SeededBug`]s.
 //! Orderings and fences are written [`acquire`], [`release`] and [`full_fence`] with the name of the bug that takes that
-//! one away; a bug that leaves a step out asks [`seeded`]. `tests/orderings.rs` demands that the modelled layers name no
+//! one away; a bug that leaves a step out asks [`seeded`]. `tests/layering` demands that the modelled layers name no
 //! ordering themselves but Relaxed, that each name stands in one place, and that a list of bugs has it.
 
 use super::atomic::{Ordering, fence};
@@ -56,6 +56,22 @@ pub fn acquire(name: &str) -> Ordering {
 #[inline(always)]
 pub fn release(name: &str) -> Ordering {
     if seeded(name) { Ordering::Relaxed } else { Ordering::Release }
+}
+
+/// A fence of the ordering Acquire, which a model proves to be needed: none where the bug `name` is planted.
+#[inline(always)]
+pub fn acquire_fence(name: &str) {
+    if !seeded(name) {
+        fence(Ordering::Acquire);
+    }
+}
+
+/// A fence of the ordering Release, which a model proves to be needed: none where the bug `name` is planted.
+#[inline(always)]
+pub fn release_fence(name: &str) {
+    if !seeded(name) {
+        fence(Ordering::Release);
+    }
 }
 
 /// A sequentially consistent fence, which a model proves to be needed: none where the bug `name` is planted.

@@ -1,14 +1,14 @@
 //! Rust source as tokens, without comments and literals, and without what a normal build leaves out.
 
-/// What a token is. Literals carry no content: nothing in a string or a comment counts.
+/// What a token is. What stands in a literal or a comment is no word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// An identifier or a keyword.
     Word(String),
     /// One character of punctuation; `::` is two.
     Mark(char),
-    /// A number, string or character.
-    Literal,
+    /// A number, string or character, as it is written.
+    Literal(String),
     /// A lifetime or a label.
     Lifetime,
 }
@@ -111,7 +111,12 @@ impl Lexer {
         self.text[start..self.at].iter().collect()
     }
 
+    fn literal_from(&self, start: usize) -> Kind {
+        Kind::Literal(self.text[start..self.at].iter().collect())
+    }
+
     fn next(&mut self) -> Option<Kind> {
+        let start = self.at;
         let first = self.peek(0);
         if first == '_' || first.is_alphabetic() {
             let word = self.word();
@@ -119,11 +124,11 @@ impl Lexer {
             return Some(match word.as_str() {
                 "r" | "br" | "cr" if self.peek(hashes) == '"' => {
                     self.skip_raw(hashes);
-                    Kind::Literal
+                    self.literal_from(start)
                 }
                 "b" | "c" if self.peek(0) == '"' => {
                     self.skip_quoted('"');
-                    Kind::Literal
+                    self.literal_from(start)
                 }
                 "r" if hashes == 1 => {
                     self.skip(1);
@@ -158,7 +163,7 @@ impl Lexer {
                 return (!first.is_whitespace()).then_some(Kind::Mark(first));
             }
         }
-        Some(Kind::Literal)
+        Some(self.literal_from(start))
     }
 }
 
@@ -174,7 +179,7 @@ pub fn tokens(text: &str) -> Vec<Token> {
 }
 
 /// The index behind the bracket that closes the one at `open`.
-fn behind_group(tokens: &[Token], open: usize) -> usize {
+pub fn behind_group(tokens: &[Token], open: usize) -> usize {
     let mut depth = 0;
     for (index, token) in tokens.iter().enumerate().skip(open) {
         match token.kind {
