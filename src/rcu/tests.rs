@@ -76,6 +76,25 @@ fn a_batch_waits_for_the_sections_that_were_open_and_for_no_others() {
 }
 
 #[test]
+fn sections_have_ended_when_the_word_is_outside_or_of_another_generation() {
+    let word = slot::SectionWord::new();
+    let outside = word.read();
+    word.enter_owned();
+    let open = word.read();
+    word.enter_owned();
+    let nested = word.read();
+    assert!(outside.ended_by(outside) && outside.ended_by(open) && outside.ended_by(nested));
+    assert!(!open.ended_by(open) && !open.ended_by(nested) && !nested.ended_by(open));
+    word.leave_owned();
+    assert_eq!(word.read(), open);
+    word.leave_owned();
+    let left = word.read();
+    assert!(open.ended_by(left) && nested.ended_by(left) && outside.ended_by(left));
+    word.enter_owned();
+    assert!(open.ended_by(word.read()) && !word.read().ended_by(word.read()));
+}
+
+#[test]
 fn without_readers_one_call_is_enough() {
     let os = system(Barrier::Works);
     let rcu = started(&os);
@@ -85,7 +104,9 @@ fn without_readers_one_call_is_enough() {
     }
     assert_eq!(rcu.reclaim(&os, None, |_| {}), 3);
     assert_eq!(rcu.reclaim(&os, None, |_| {}), 0);
-    assert_eq!(rcu.statistics().pending, 0);
+    assert_eq!((rcu.statistics().pending, rcu.statistics().grace_periods), (0, 1));
+    rcu.synchronize(&os, None).unwrap();
+    assert_eq!(rcu.statistics().grace_periods, 2);
 }
 
 #[test]
@@ -285,7 +306,7 @@ fn a_fork_in_a_handler_leaves_the_interrupted_reclaim_and_section_alone() {
     retired(rcu);
     let fork = || {
         // SAFETY: this thread plays the only one of the child.
-        unsafe { rcu.child_after_fork(Some(own)) }
+        unsafe { rcu.child_after_fork(Some(own)) };
     };
     let reached = arm(0, fork, || {
         assert_eq!(rcu.reclaim(os, Some(own), |_| panic!("the own section is open")), 0);
@@ -293,6 +314,22 @@ fn a_fork_in_a_handler_leaves_the_interrupted_reclaim_and_section_alone() {
     assert!(reached);
     drop(section);
     assert_eq!(rcu.reclaim(os, Some(own), |_| {}), 1);
+}
+
+#[test]
+fn a_fork_in_a_handler_leaves_the_lock_with_the_interrupted_reclaim() {
+    let os: &'static Simulated = forever(system(Barrier::Works));
+    let rcu = started(os);
+    let own = attached(rcu);
+    retired(rcu);
+    let fork = || {
+        // SAFETY: this thread plays the only one of the child.
+        unsafe { rcu.child_after_fork(Some(own)) };
+        assert_eq!(rcu.reclaim(os, Some(own), |_| panic!("the interrupted reclaim has the lock")), 0);
+    };
+    let mut handed = 0;
+    assert!(arm(0, fork, || handed = rcu.reclaim(os, Some(own), |_| {})));
+    assert_eq!(handed, 1);
 }
 
 #[test]
