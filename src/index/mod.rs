@@ -24,7 +24,7 @@ mod space;
 mod tree;
 
 #[cfg(all(test, loom))]
-mod models;
+pub(crate) mod models;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 

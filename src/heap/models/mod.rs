@@ -15,27 +15,30 @@ use crate::pal::simulated::{Config, Simulated};
 use crate::sync::SeededBug;
 
 /// A started allocator, and the system under it. Every thread of a model holds an `Arc` of what holds it.
-struct Base {
-    allocator: Box<Allocator<Simulated>>,
-    #[cfg(shuttle)]
-    os: Simulated,
+struct Base<P: Platform = Simulated> {
+    allocator: Box<Allocator<P>>,
+    os: P,
 }
 
 impl Base {
     fn new() -> Base {
         // As much as the index of a model tells apart.
         let os = Simulated::with(Config { reserve: 16 * GRANULE, ..Config::default() });
-        let base = Base {
-            allocator: Box::new(Allocator::new(os.clone())),
-            #[cfg(shuttle)]
-            os,
-        };
+        Base::on(os)
+    }
+}
+
+impl<P: Platform + Clone> Base<P> {
+    fn on(os: P) -> Base<P> {
+        let base = Base { allocator: Box::new(Allocator::new(os.clone())), os };
         base.get().start();
         base
     }
+}
 
+impl<P: Platform> Base<P> {
     /// The allocator, which lives as long as the model: no thread of it uses it after it has let go of its `Arc`.
-    fn get(&self) -> &'static Allocator<Simulated> {
+    fn get(&self) -> &'static Allocator<P> {
         // SAFETY: as said.
         unsafe { &*ptr::from_ref(&*self.allocator) }
     }

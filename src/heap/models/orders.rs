@@ -3,6 +3,7 @@
 
 use super::super::remote::Inbox;
 use super::*;
+use crate::index::models::watched::Watched;
 use crate::sync::checker::{explore, models};
 use loom::cell::UnsafeCell;
 use loom::thread;
@@ -12,6 +13,11 @@ use std::sync::Arc;
 const SEEDED: &[SeededBug] = &[
     SeededBug::new("heap.inbox_push", "the release of a chain that is sent", "inbox"),
     SeededBug::new("heap.inbox_take", "the acquire of what was sent", "inbox"),
+    SeededBug::new(
+        "heap.inbox_push",
+        "the release of a block that is sent, and the fence behind it",
+        "last_touch_of_a_send",
+    ),
     SeededBug::new("heap.inbox_blind", "the compare-and-swap of a push", "inbox"),
     SeededBug::new("heap.inbox_take_two_steps", "the one step of a take", "inbox"),
     SeededBug::new("heap.possess", "the acquire of a heap", "possession"),
@@ -277,4 +283,39 @@ fn heap_made() {
     });
 }
 
-models! { inbox possession kept_regions arena_published helper_woken sent_to_an_exiting heap_made }
+/// A block goes home from another thread, its slab and its arena become empty, and the arena is unmapped: whatever the other
+/// thread did with the arena comes before that, and the push of the block is the last of it.
+fn last_touch_of_a_send() {
+    explore(2, || {
+        let world = Arc::new(Base::on(Watched::new()));
+        let (from, owner, sender) = (world.get(), world.possess(), world.possess());
+        // SAFETY: this thread possesses the heap.
+        let block = unsafe { from.allocate::<Checked>(owner, 8 << 10, 1, false) }.expose_provenance();
+        let arena = from.region_of_arena(block).base();
+        world.os.watch(arena);
+        let unmap = |from: &'static Allocator<Watched>| {
+            owner.collect::<Checked, _>(from);
+            from.arenas().unmap_empty(from, owner);
+            from.space().reap(Some(owner.slot()));
+        };
+        // Not the sender: see `api::publication` for which thread had better be the first.
+        let owning = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                unmap(world.get());
+                unmap(world.get());
+            })
+        };
+        let place = from.place(block).expect("a live block");
+        world.os.touch(arena);
+        // SAFETY: this thread possesses the heap, and the block is its.
+        unsafe { from.free::<Checked>(sender, ptr::with_exposed_provenance_mut(block), place) };
+        owning.join().unwrap();
+        (0..3).for_each(|_| unmap(from));
+        assert_eq!(from.space().counts().mapped, 0, "the arena is still there");
+    });
+}
+
+models! {
+    inbox possession kept_regions arena_published helper_woken sent_to_an_exiting heap_made last_touch_of_a_send
+}

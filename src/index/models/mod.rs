@@ -6,7 +6,7 @@
 
 mod space;
 mod tree;
-mod watched;
+pub(crate) mod watched;
 
 use crate::sync::SeededBug;
 use crate::sync::checker::models;

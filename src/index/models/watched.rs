@@ -1,4 +1,4 @@
-//! The platform of the space's models.
+//! The platform of the models in which memory is unmapped: here, and in the heap's.
 
 use crate::pal::simulated::{Config, Simulated};
 use crate::pal::{Access, CallCounts, Errno, Platform};
@@ -16,26 +16,27 @@ unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
 
-/// A simulated system that shows regions to the checker as cells.
-pub(super) struct Watched {
+/// A simulated system that shows regions to the checker as cells. Clones are handles to the same one.
+#[derive(Clone)]
+pub(crate) struct Watched {
     system: Simulated,
-    cells: Mutex<BTreeMap<usize, Arc<Memory>>>,
+    cells: Arc<Mutex<BTreeMap<usize, Arc<Memory>>>>,
 }
 
 impl Watched {
-    pub(super) fn new() -> Watched {
+    pub(crate) fn new() -> Watched {
         // As much address space as the index of a model tells apart.
         let system = Simulated::with(Config { reserve: 8 << 20, ..Config::default() });
-        Watched { system, cells: Mutex::default() }
+        Watched { system, cells: Arc::default() }
     }
 
     /// Watches the region that begins at `base`.
-    pub(super) fn watch(&self, base: usize) {
+    pub(crate) fn watch(&self, base: usize) {
         self.cells.lock().unwrap().insert(base, Arc::new(Memory(UnsafeCell::new(()))));
     }
 
     /// What a reader of the memory at `base` does.
-    pub(super) fn touch(&self, base: usize) {
+    pub(crate) fn touch(&self, base: usize) {
         let cell = self.cells.lock().unwrap().get(&base).cloned();
         // SAFETY: the checker verifies that no write overlaps.
         cell.expect("touched after the unmap").0.with(|value| unsafe { value.read() });
