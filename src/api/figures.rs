@@ -1,10 +1,9 @@
 //! The figures of this process: gathered on demand, and published to a shared file when one is asked for.
 
 use super::shared_record::{SharedRecord, VARIABLE};
-use super::statistics::{Bet, Bets, ClassStatistics, Statistics, SystemCalls};
-use crate::base::{CLASSES, SLICE, class_size};
+use super::statistics::{Bet, Bets, Statistics};
 use crate::global::{Options, Thread, environment, process, with_heap};
-use crate::heap::{self, Heap, Usage};
+use crate::heap::{Census, Heap};
 use crate::pal::Platform;
 use crate::region::Kind;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -20,85 +19,39 @@ const INTERVAL_MS: u64 = 20;
 /// blocks that are free in another thread's current slabs count as live. What other threads do meanwhile may be seen
 /// half done.
 pub fn statistics<T: Thread>() -> Statistics {
-    let mut figures = Statistics::new();
-    with_heap::<T, _>(&Options::new(), |heap| {
-        if let Some(heap) = heap {
-            gather::<T>(heap, &mut figures);
-        }
-    });
-    figures
+    let take = |heap: Option<&Heap>| heap.map(|heap| process().census::<T::Checks>(heap));
+    with_heap::<T, _>(&Options::new(), take).map_or(Statistics::new(), |census| figures(&census))
 }
 
-fn gather<T: Thread>(heap: &Heap, figures: &mut Statistics) {
-    let allocator = process();
-    let mut handed_out = 0;
-    {
-        let _section = heap.section(allocator);
-        allocator.arenas().each_run(|slab| match slab.usage() {
-            Usage::Slab => {
-                let class = &mut figures.classes[slab.class()];
-                class.slabs += 1;
-                class.live_blocks += u64::from(slab.live_estimate());
-                handed_out += u64::from(slab.handed_out()) * class_size(slab.class()) as u64;
-            }
-            Usage::Large => {
-                figures.live_blocks += 1;
-                figures.live_bytes += slab.requested() as u64;
-            }
-            Usage::Free | Usage::Later => {}
-        });
+/// The figures in the layout that is published, with the peaks.
+fn figures(census: &Census) -> Statistics {
+    let mut figures = Statistics::new();
+    for (figure, class) in figures.classes.iter_mut().zip(&census.classes) {
+        figure.live_blocks = class.live;
+        figure.slabs = class.slabs;
     }
-    let mut small = 0;
-    for class in 0..CLASSES {
-        let ClassStatistics { block_bytes, live_blocks, .. } = &mut figures.classes[class];
-        *block_bytes = class_size(class) as u64;
-        *live_blocks = live_blocks.saturating_sub(u64::from(heap.uncounted::<T::Checks>(class)));
-        figures.live_blocks += *live_blocks;
-        small += *live_blocks * *block_bytes;
-    }
-    let (space, huge) = (allocator.space(), allocator.huge());
-    let counts = space.counts();
-    figures.live_bytes += small + huge.live_bytes() as u64;
-    figures.live_blocks += huge.live_blocks() as u64;
-    figures.cached_bytes = handed_out.saturating_sub(small) + huge.kept_bytes() as u64;
-    figures.dirty_bytes = (allocator.arenas().dirty_slices() * SLICE) as u64;
-    figures.reserved_bytes = counts.mapped as u64;
+    figures.live_bytes = census.live_bytes();
+    figures.live_blocks = census.live_blocks();
+    figures.cached_bytes = census.free_bytes + census.kept_bytes;
+    figures.dirty_bytes = census.dirty_bytes;
+    figures.reserved_bytes = census.mapped_bytes;
     figures.resident_bytes = figures.live_bytes + figures.cached_bytes + figures.dirty_bytes;
-    figures.purged_bytes = allocator.arenas().purged_bytes();
-    figures.arenas = counts.regions[Kind::Arena as usize] as u64;
-    figures.huge = counts.regions[Kind::Huge as usize] as u64;
-    figures.regions = figures.arenas + figures.huge + counts.regions[Kind::File as usize] as u64;
-    figures.mappings = counts.mappings as u64;
-    figures.heaps = allocator.pool().made() as u64;
-    figures.threads =
-        (0..allocator.pool().made()).filter(|&index| !allocator.pool().is_idle(index)).count() as u64;
-    figures.remote_frees = (0..allocator.pool().made())
-        .filter_map(|index| allocator.pool().get(index))
-        .map(|heap| u64::from(heap.remote_frees()))
-        .sum();
-    figures.grace_periods = space.rcu().statistics().grace_periods as u64;
-    figures.retired_pending = space.rcu().statistics().pending as u64 + counts.retired as u64;
-    let calls = space.os().calls();
-    figures.calls = SystemCalls {
-        map: calls.map,
-        unmap: calls.unmap,
-        protect: calls.protect,
-        remap: calls.remap,
-        purge: calls.purge,
-        barrier: calls.barrier,
-        failed: calls.failed,
-    };
-    let bet = |which| {
-        let [taken, won, lost] = allocator.bet(which);
-        Bet { taken, won, lost }
-    };
-    figures.bets = Bets {
-        lookup: bet(heap::Bet::Lookup),
-        space: bet(heap::Bet::Space),
-        population: bet(heap::Bet::Population),
-    };
+    figures.purged_bytes = census.purged_bytes;
+    figures.regions = census.regions.iter().sum();
+    figures.arenas = census.regions[Kind::Arena as usize];
+    figures.huge = census.regions[Kind::Huge as usize];
+    figures.mappings = census.mappings;
+    figures.heaps = census.heaps;
+    figures.threads = census.possessed;
+    figures.remote_frees = census.remote_frees;
+    figures.grace_periods = census.grace_periods;
+    figures.retired_pending = census.retired;
+    figures.calls = census.calls.into();
+    let [lookup, space, population] = census.bets.map(|[taken, won, lost]| Bet { taken, won, lost });
+    figures.bets = Bets { lookup, space, population };
     figures.peak_live_bytes = raise(&PEAK_LIVE, figures.live_bytes);
     figures.peak_reserved_bytes = raise(&PEAK_RESERVED, figures.reserved_bytes);
+    figures
 }
 
 /// Highest figures seen so far: peaks are those of the moments at which somebody looked.

@@ -10,6 +10,7 @@
 mod arenas;
 mod bell;
 mod block;
+mod census;
 mod huge;
 mod local;
 #[cfg(all(test, any(loom, shuttle)))]
@@ -23,6 +24,7 @@ mod slab;
 pub use arenas::{Arenas, Claim};
 pub use bell::Bell;
 pub use block::{Block, Checked, Checks, Trusting};
+pub use census::{Census, ClassCensus, LiveBlocks};
 pub use huge::Huge;
 pub use local::{Heap, TABLE_MAX};
 pub use place::Place;

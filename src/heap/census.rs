@@ -1,0 +1,144 @@
+//! The census: everything that can be counted about an allocator, counted at one time.
+//!
+//! Taken on demand, from the records that the paths keep anyway: nothing is counted twice, and no figure is a line that
+//! all threads write.
+//!
+//! What is exact: all figures, while nobody else changes anything, but for live blocks of other heaps that are possessed
+//! or were not tidied since. There, blocks that are free in a current slab, and those on their way home, still count as
+//! live. So a census errs towards "live" only, and not at all once every heap has been collected
+//! ([`Heap::collect`], [`Allocator::collect_idle`]).
+
+use super::{Allocator, Bet, Checks, Heap, Usage};
+use crate::base::{CLASSES, SLICE, class_size};
+use crate::pal::{CallCounts, Platform};
+use crate::region::KINDS;
+
+/// The figures of one size class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassCensus {
+    /// Blocks handed out and not freed.
+    pub live: u64,
+    /// Slabs.
+    pub slabs: u64,
+}
+
+/// Live blocks of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LiveBlocks {
+    /// How many.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl LiveBlocks {
+    fn add(&mut self, blocks: u64, bytes: u64) {
+        self.blocks += blocks;
+        self.bytes += bytes;
+    }
+}
+
+/// The figures of an allocator. Bytes are bytes, counts are counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// By size class.
+    pub classes: [ClassCensus; CLASSES],
+    /// Blocks of slabs; bytes at the size of their class.
+    pub small: LiveBlocks,
+    /// Large blocks; bytes as they were asked for.
+    pub large: LiveBlocks,
+    /// Huge blocks; bytes in whole pages.
+    pub huge: LiveBlocks,
+    /// Bytes of blocks in slabs that were handed out at some time and are free.
+    pub free_bytes: u64,
+    /// Bytes of huge blocks kept for reuse that may be resident.
+    pub kept_bytes: u64,
+    /// Bytes of slices that slabs and large blocks hold.
+    pub claimed_bytes: u64,
+    /// Bytes of free slices that may be resident.
+    pub dirty_bytes: u64,
+    /// Bytes given back by purging, ever.
+    pub purged_bytes: u64,
+    /// Bytes of address space mapped.
+    pub mapped_bytes: u64,
+    /// Mappings (VMAs); an upper bound, for neighbours may merge.
+    pub mappings: u64,
+    /// Regions that are attached, by [`Kind`](crate::region::Kind) as a number.
+    pub regions: [u64; KINDS],
+    /// Heaps made, ever.
+    pub heaps: u64,
+    /// Heaps that a thread possesses.
+    pub possessed: u64,
+    /// Blocks freed for other heaps, ever.
+    pub remote_frees: u64,
+    /// Grace periods completed.
+    pub grace_periods: u64,
+    /// Things retired and not freed yet.
+    pub retired: u64,
+    /// System calls by kind.
+    pub calls: CallCounts,
+    /// How often each [`Bet`] was taken, won and lost.
+    pub bets: [[u64; 3]; 3],
+}
+
+impl Census {
+    /// Live blocks of every kind.
+    pub fn live_blocks(&self) -> u64 {
+        self.small.blocks + self.large.blocks + self.huge.blocks
+    }
+
+    /// Bytes of live blocks of every kind.
+    pub fn live_bytes(&self) -> u64 {
+        self.small.bytes + self.large.bytes + self.huge.bytes
+    }
+}
+
+impl<P: Platform> Allocator<P> {
+    /// Counts everything. Walks the records of all arenas, and the free blocks of `heap`'s current slabs, which the caller
+    /// possesses: its live blocks are exact.
+    pub fn census<C: Checks>(&self, heap: &Heap) -> Census {
+        let mut classes = [ClassCensus::default(); CLASSES];
+        let (mut small, mut large, mut handed_out) = (LiveBlocks::default(), LiveBlocks::default(), 0);
+        {
+            let _section = heap.section(self);
+            self.arenas.each_run(|slab| match slab.usage() {
+                Usage::Slab => {
+                    let class = &mut classes[slab.class()];
+                    class.slabs += 1;
+                    class.live += u64::from(slab.live_estimate());
+                    handed_out += u64::from(slab.handed_out()) * class_size(slab.class()) as u64;
+                }
+                Usage::Large => large.add(1, slab.requested() as u64),
+                Usage::Free | Usage::Later => {}
+            });
+        }
+        for (class, ClassCensus { live, .. }) in classes.iter_mut().enumerate() {
+            *live = live.saturating_sub(u64::from(heap.uncounted::<C>(class)));
+            small.add(*live, *live * class_size(class) as u64);
+        }
+        let counts = self.space.counts();
+        let rcu = self.space.rcu().statistics();
+        let heaps = || (0..self.pool.made()).filter_map(|index| self.pool.get(index));
+        Census {
+            classes,
+            small,
+            large,
+            huge: LiveBlocks { blocks: self.huge.live_blocks() as u64, bytes: self.huge.live_bytes() as u64 },
+            free_bytes: handed_out.saturating_sub(small.bytes),
+            kept_bytes: self.huge.kept_bytes() as u64,
+            claimed_bytes: (self.arenas.claimed_slices() * SLICE) as u64,
+            dirty_bytes: (self.arenas.dirty_slices() * SLICE) as u64,
+            purged_bytes: self.arenas.purged_bytes(),
+            mapped_bytes: counts.mapped as u64,
+            mappings: counts.mappings as u64,
+            regions: counts.regions.map(|regions| regions as u64),
+            heaps: self.pool.made() as u64,
+            possessed: heaps().filter(|heap| !self.pool.is_idle(heap.index() as usize)).count() as u64,
+            remote_frees: heaps().map(|heap| u64::from(heap.remote_frees())).sum(),
+            grace_periods: rcu.grace_periods as u64,
+            retired: rcu.pending as u64 + counts.retired as u64,
+            calls: self.space.os().calls(),
+            bets: [Bet::Lookup, Bet::Space, Bet::Population].map(|bet| self.bet(bet)),
+        }
+    }
+}
