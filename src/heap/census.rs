@@ -59,7 +59,7 @@ pub struct Census {
     pub dirty_bytes: u64,
     /// Bytes given back by purging, ever.
     pub purged_bytes: u64,
-    /// Bytes of address space mapped.
+    /// Bytes of address space mapped, for regions and for the allocator's own records.
     pub mapped_bytes: u64,
     /// Mappings (VMAs); an upper bound, for neighbours may merge.
     pub mappings: u64,
@@ -129,7 +129,7 @@ impl<P: Platform> Allocator<P> {
             claimed_bytes: (self.arenas.claimed_slices() * SLICE) as u64,
             dirty_bytes: (self.arenas.dirty_slices() * SLICE) as u64,
             purged_bytes: self.arenas.purged_bytes(),
-            mapped_bytes: counts.mapped as u64,
+            mapped_bytes: (counts.mapped + counts.metadata) as u64,
             mappings: counts.mappings as u64,
             regions: counts.regions.map(|regions| regions as u64),
             heaps: self.pool.made() as u64,
