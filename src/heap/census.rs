@@ -73,7 +73,7 @@ pub struct Census {
     pub remote_frees: u64,
     /// Grace periods completed.
     pub grace_periods: u64,
-    /// Things retired and not freed yet.
+    /// Things retired that wait for a grace period.
     pub retired: u64,
     /// System calls by kind.
     pub calls: CallCounts,
@@ -136,7 +136,7 @@ impl<P: Platform> Allocator<P> {
             possessed: heaps().filter(|heap| !self.pool.is_idle(heap.index() as usize)).count() as u64,
             remote_frees: heaps().map(|heap| u64::from(heap.remote_frees())).sum(),
             grace_periods: rcu.grace_periods as u64,
-            retired: rcu.pending as u64 + counts.retired as u64,
+            retired: rcu.pending as u64,
             calls: self.space.os().calls(),
             bets: [Bet::Lookup, Bet::Space, Bet::Population].map(|bet| self.bet(bet)),
         }
