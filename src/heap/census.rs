@@ -134,7 +134,7 @@ impl<P: Platform> Allocator<P> {
             regions: counts.regions.map(|regions| regions as u64),
             heaps: self.pool.made() as u64,
             possessed: heaps().filter(|heap| !self.pool.is_idle(heap.index() as usize)).count() as u64,
-            remote_frees: heaps().map(|heap| u64::from(heap.remote_frees())).sum(),
+            remote_frees: heaps().map(Heap::remote_frees).sum(),
             grace_periods: rcu.grace_periods as u64,
             retired: rcu.pending as u64,
             calls: self.space.os().calls(),

@@ -27,7 +27,16 @@ impl Heap {
         block: *mut Block,
     ) {
         // Relaxed: a figure, written by the possessor only.
-        self.remote_frees.store(self.remote_frees().wrapping_add(1), Ordering::Relaxed);
+        self.remote_frees.store(self.remote_frees() + 1, Ordering::Relaxed);
+        // SAFETY: the caller's.
+        unsafe { self.send_home::<C, P>(from, slab, block) };
+    }
+
+    /// Puts a free block among those that are to be sent to the heap that owns its slab.
+    ///
+    /// # Safety
+    /// As for [`Heap::free_remote`].
+    unsafe fn send_home<C: Checks, P: Platform>(&self, from: &Allocator<P>, slab: &Slab, block: *mut Block) {
         let size = slab.info().size as usize;
         let owner = slab.owner();
         // SAFETY: the caller's; the owner of a slab with a live block is a heap.
@@ -127,7 +136,8 @@ impl Heap {
                 if ptr::eq(slab.owner(), self) || seeded("heap.no_forward") {
                     self.free_local::<C, P>(from, slab, block);
                 } else {
-                    self.free_remote::<C, P>(from, slab, block);
+                    // Counted when it was freed.
+                    self.send_home::<C, P>(from, slab, block);
                 }
             }
             block = next;

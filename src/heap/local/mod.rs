@@ -20,7 +20,7 @@ use crate::heap::remote::{Inbox, Outbox};
 use crate::heap::slab::{Freed, Slab, Standing};
 use crate::pal::{Misuse, Platform, broken_contract};
 use crate::rcu::{ReaderSlot, Section};
-use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{CachePadded, ZERO_IS_VALID, signal_fence};
 use core::cell::Cell;
 use core::ptr;
@@ -57,7 +57,7 @@ pub struct Heap {
     /// Arenas asked for slices, ever: those that had them, and those that had not. Figures.
     lookups: [AtomicU64; 2],
     /// Blocks freed for other heaps, ever: a figure.
-    remote_frees: AtomicU32,
+    remote_frees: AtomicU64,
     index: u32,
     inbox: CachePadded<Inbox>,
     slot: ReaderSlot,
@@ -85,7 +85,7 @@ impl Heap {
                 home: Cell::new(0),
                 released: Cell::new(0),
                 lookups: [AtomicU64::new(0), AtomicU64::new(0)],
-                remote_frees: AtomicU32::new(0),
+                remote_frees: AtomicU64::new(0),
                 index,
                 inbox: CachePadded::new(Inbox::new()),
                 slot: ReaderSlot::new(),
@@ -360,8 +360,8 @@ impl Heap {
         self.secret.get()
     }
 
-    /// Blocks freed for other heaps, modulo 2^32.
-    pub fn remote_frees(&self) -> u32 {
+    /// Blocks freed for other heaps, ever.
+    pub fn remote_frees(&self) -> u64 {
         // Relaxed: a figure.
         self.remote_frees.load(Ordering::Relaxed)
     }
