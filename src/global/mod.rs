@@ -79,9 +79,8 @@ pub fn environment(name: &CStr) -> Option<&'static CStr> {
 
 /// Gives back everything free that can be given back now. Answers whether anything was.
 pub fn trim<T: Thread>() -> bool {
-    let purged = |allocator: &Allocator<Linux>| {
-        allocator.arenas().purged_bytes() + allocator.space().os().calls().unmap
-    };
+    let purged =
+        |allocator: &Allocator<Linux>| allocator.purged_bytes() + allocator.space().os().calls().unmap;
     with_heap::<T, _>(&Options::new(), |heap| {
         let Some(heap) = heap else { return false };
         let before = purged(&PROCESS);

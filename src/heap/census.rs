@@ -128,7 +128,7 @@ impl<P: Platform> Allocator<P> {
             kept_bytes: self.huge.kept_bytes() as u64,
             claimed_bytes: (self.arenas.claimed_slices() * SLICE) as u64,
             dirty_bytes: (self.arenas.dirty_slices() * SLICE) as u64,
-            purged_bytes: self.arenas.purged_bytes(),
+            purged_bytes: self.purged_bytes(),
             mapped_bytes: (counts.mapped + counts.metadata) as u64,
             mappings: counts.mappings as u64,
             regions: counts.regions.map(|regions| regions as u64),

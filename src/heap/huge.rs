@@ -12,7 +12,7 @@ use super::Allocator;
 use crate::base::{align_up, is_aligned};
 use crate::pal::{Errno, Platform};
 use crate::region::{Kind, Region};
-use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{acquire, release, seeded};
 use crate::{atomic_array, const_unless_model};
 use core::ptr;
@@ -62,6 +62,8 @@ fn purge<P: Platform>(from: &Allocator<P>, region: &Region, start: usize, end: u
         if start < end {
             // SAFETY: the caller's; both sides of the border are inside one mapping.
             unsafe { from.space().os().purge(region.base() + start, end - start) }?;
+            // Relaxed: a figure.
+            from.huge().purged.fetch_add((end - start) as u64, Ordering::Relaxed);
         }
     }
     Ok(())
@@ -82,6 +84,7 @@ pub struct Huge {
     boost: AtomicUsize,
     live_bytes: AtomicUsize,
     live_blocks: AtomicUsize,
+    purged: AtomicU64,
 }
 
 impl Huge {
@@ -95,6 +98,7 @@ impl Huge {
                 boost: AtomicUsize::new(0),
                 live_bytes: AtomicUsize::new(0),
                 live_blocks: AtomicUsize::new(0),
+                purged: AtomicU64::new(0),
             }
         }
     }
@@ -362,5 +366,11 @@ impl Huge {
     pub fn kept_bytes(&self) -> usize {
         // Relaxed: a figure.
         self.kept_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes purged so far.
+    pub fn purged_bytes(&self) -> u64 {
+        // Relaxed: a figure.
+        self.purged.load(Ordering::Relaxed)
     }
 }

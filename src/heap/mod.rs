@@ -356,6 +356,11 @@ impl<P: Platform> Allocator<P> {
         self.settings.has_helper() || self.arenas.free_elsewhere(position) < arena.len() / SLICE / 4
     }
 
+    /// Bytes given back by purging so far.
+    pub fn purged_bytes(&self) -> u64 {
+        self.arenas.purged_bytes() + self.huge.purged_bytes()
+    }
+
     /// Bytes that may be dirty, given what is live.
     pub fn dirty_limit(&self) -> usize {
         self.settings.dirty_limit(self.arenas.claimed_slices() * SLICE + self.huge.live_bytes())
