@@ -300,7 +300,7 @@ impl Huge {
         size: usize,
         align: usize,
     ) -> *mut u8 {
-        let Some(used) = align_up(size, from.page_size()) else { return ptr::null_mut() };
+        let Some(used) = align_up(size.max(1), from.page_size()) else { return ptr::null_mut() };
         let (old, dirty) = (used_of(region), dirty_of(region));
         if used <= region.len() {
             if used > old {
