@@ -329,6 +329,7 @@ impl Huge {
         self.hand_out(longer, used);
         if moved {
             set(longer, MOVED, old);
+            from.space().count_split(longer);
             // Not kept: what is kept is counted by the pages that it saves, and it has hardly any.
             self.take_in(region);
             let _retired = from.space().retire_region(region);

@@ -185,29 +185,34 @@ impl<P: Platform> Space<P> {
         };
         debug_assert!(kind != Kind::Arena || (3 * SLICE..=GRANULE).contains(&len) && align <= GRANULE);
         let placed = self.placement.map(&self.os, (guard + page).max(len), need)?;
-        let mut mappings = 1;
+        // Without the guard the region works; only an overrun would go unnoticed.
         // Relaxed: an estimate.
-        if wants_guard(kind, self.mappings.load(Relaxed)) {
+        let guarded = wants_guard(kind, self.mappings.load(Relaxed))
             // SAFETY: mapped just now; the guard is not handed out to anybody.
-            let guarded =
-                unsafe { self.os.protect(placed.base + guard, placed.mapped - guard, Access::None) }.is_ok();
-            // Without the guard the region works; only an overrun would go unnoticed.
-            mappings += u32::from(guarded);
-        }
+            && unsafe { self.os.protect(placed.base + guard, placed.mapped - guard, Access::None) }.is_ok();
         let name = match kind {
             Kind::Arena => c"specmalloc arena",
             Kind::Huge => c"specmalloc huge",
             Kind::File => c"specmalloc file",
         };
-        self.os.name(placed.base, guard, name);
+        // All of the mapping: to the system a part with another name is a mapping of its own.
+        self.os.name(placed.base, if guarded { guard } else { placed.mapped }, name);
+        let mappings = 1 + u32::from(guarded);
         Ok(Shape { kind, base: placed.base, len, mapped: placed.mapped, mappings })
     }
 
     fn count_mapped(&self, region: &Region) {
-        // Relaxed, here and in the next two: figures for the statistics.
+        // Relaxed, here and in the next three: figures for the statistics.
         self.regions[region.kind() as usize].fetch_add(1, Relaxed);
         self.mapped.fetch_add(region.mapped(), Relaxed);
         self.mappings.fetch_add(region.mappings() as usize, Relaxed);
+    }
+
+    /// Notes that a region has come to consist of one mapping more. By its owner, who holds its only block.
+    pub fn count_split(&self, region: &Region) {
+        region.add_mapping();
+        // Relaxed: as above.
+        self.mappings.fetch_add(1, Relaxed);
     }
 
     fn count_retired(&self, region: &Region) {

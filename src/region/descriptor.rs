@@ -123,7 +123,7 @@ impl RegionId {
 /// 1. `base`, `len`, `mapped`, `kind`, `generation` are written only between [`Descriptors::take`] and `attach`, by the
 ///    thread that took the descriptor. They may be read at any time; what they say holds for a reader in a section that
 ///    looked the region up, for a holder of a pin that has re-checked the generation, and for the owner of a live block.
-/// 2. `state` changes by its transitions only.
+/// 2. `state` changes by its transitions only. `mappings` may grow while the owner of the only block holds it.
 /// 3. `slices` changes by its own rules, and only while the region is attached.
 /// 4. `retired` belongs to the thread that won `exclude`; `link` to the pool or list that the descriptor is in.
 /// 5. `notes` belong to the layer above, which may use them while the region is attached.
@@ -274,6 +274,12 @@ impl Region {
     pub fn mappings(&self) -> u32 {
         // Relaxed: as in `kind`.
         self.mappings.load(Relaxed)
+    }
+
+    /// Notes one mapping more. By the owner of the region's only block.
+    pub fn add_mapping(&self) {
+        // Relaxed: only the owner writes it; handing the block over or retiring the region orders it for the next reader.
+        self.mappings.store(self.mappings() + 1, Relaxed);
     }
 
     /// Which life this is.
