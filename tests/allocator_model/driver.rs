@@ -4,6 +4,8 @@
 //! intact, none overlaps another, and the allocator tells the starts of live blocks from all other addresses. In the end
 //! [`Driver::finish`] frees everything and looks for leaks.
 
+mod figures;
+
 use crate::pattern::{fill, has_its_pages, is_intact, is_zero};
 use specmalloc::base::{GRANULE, SMALL_MAX};
 use specmalloc::heap::{Allocator, BlockKind, Checks, Heap, LARGE_MAX, Place};
@@ -70,6 +72,11 @@ pub enum Step {
     },
     /// As in the child of a fork by a thread without a heap.
     ForkByGuest,
+    /// Every hand gives up, and the heaps are tidied until nothing moves: then all figures are exact. Afterwards, if
+    /// asked for, everything free is given back.
+    Count {
+        relieve: bool,
+    },
 }
 
 struct Live {
@@ -87,6 +94,7 @@ pub struct Driver<C: Checks> {
     freed: VecDeque<usize>,
     /// Requests that were refused.
     pub refused: usize,
+    tally: figures::Tally,
     seeds: u8,
     checks: PhantomData<C>,
 }
@@ -113,6 +121,7 @@ impl<C: Checks> Driver<C> {
             live: BTreeMap::new(),
             freed: VecDeque::new(),
             refused: 0,
+            tally: figures::Tally::default(),
             seeds: 0,
             checks: PhantomData,
         }
@@ -127,7 +136,9 @@ impl<C: Checks> Driver<C> {
         if hand.is_none() {
             self.refused += 1;
         }
-        *hand
+        let heap = *hand;
+        self.tally.heaps = self.tally.heaps.max(self.hands.iter().flatten().count());
+        heap
     }
 
     pub fn run(&mut self, step: Step) {
@@ -145,6 +156,7 @@ impl<C: Checks> Driver<C> {
                     self.allocator.give_up(heap);
                 }
             }
+            Step::Count { relieve } => self.count(relieve),
             Step::CollectIdle => self.allocator.collect_idle::<C>(),
             Step::Fork { hand } => {
                 let own = self.heap(hand);
@@ -244,6 +256,7 @@ impl<C: Checks> Driver<C> {
         let live = self.live.remove(&address).unwrap();
         assert!(is_intact(self.bytes(address, live.usable), live.usable, live.seed));
         let place = self.place(address, live.size, live.align);
+        self.tally.note_free(heap, place);
         // SAFETY: the block was live, and the heap is possessed by this test.
         unsafe { self.allocator.free::<C>(heap, std::ptr::with_exposed_provenance_mut(address), place) };
         self.note_freed(address);
@@ -264,7 +277,9 @@ impl<C: Checks> Driver<C> {
         if old == new && !matches!(old, BlockKind::Small(_)) {
             let place = self.place(address, old_size, align);
             // SAFETY: the block is live, the heap possessed, and the kinds agree.
-            if let Some(block) = unsafe { self.allocator.resize(heap, place, size, align) } {
+            let resized = unsafe { self.allocator.resize(heap, place, size, align) };
+            self.tally.note_resize(place, usable, size, resized.is_some_and(|block| block.addr() == address));
+            if let Some(block) = resized {
                 self.live.remove(&address);
                 if block.addr() != address {
                     self.note_freed(address);
@@ -281,6 +296,7 @@ impl<C: Checks> Driver<C> {
         }
         let kept = old_size.min(size);
         let place = self.place(address, old_size, align);
+        self.tally.note_free(heap, place);
         self.live.remove(&address);
         let from = std::ptr::with_exposed_provenance_mut::<u8>(address);
         // SAFETY: two live blocks of at least so many bytes; the old one is freed once.
@@ -312,6 +328,7 @@ impl<C: Checks> Driver<C> {
             };
             assert!(good, "{address:#x} changed");
         }
+        self.compare_figures();
         if !C::ON {
             return;
         }
@@ -348,6 +365,7 @@ impl<C: Checks> Driver<C> {
             self.allocator.relieve(heap);
             self.os.advance_ms(1000);
         }
+        self.count(true);
         let allocator = self.allocator;
         assert_eq!((allocator.arenas().claimed_slices(), allocator.arenas().dirty_slices()), (0, 0));
         assert_eq!((allocator.huge().live_blocks(), allocator.huge().live_bytes()), (0, 0));

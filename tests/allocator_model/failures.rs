@@ -36,6 +36,7 @@ fn workload() -> Vec<Step> {
     steps.push(Step::Relieve { hand: 0 });
     steps.push(allocate(0, 5_000_000, 1 << 23, false));
     steps.push(allocate(1, 3_000_000, 1 << 21, true));
+    steps.push(Step::Count { relieve: true });
     steps
 }
 

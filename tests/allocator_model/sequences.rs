@@ -46,6 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => hand().prop_map(|hand| Step::Relieve { hand }),
         1 => hand().prop_map(|hand| Step::Fork { hand }),
         1 => Just(Step::ForkByGuest),
+        3 => any::<bool>().prop_map(|relieve| Step::Count { relieve }),
     ]
 }
 
@@ -147,4 +148,37 @@ fn a_huge_block_is_zero_whatever_earlier_ones_left_behind() {
             agree::<Checked>(Config::default(), true, 1 << 20, true, &steps).unwrap();
         }
     }
+}
+
+#[test]
+fn figures_of_huge_blocks_are_exact_however_they_change() {
+    let allocate = |size, align| Step::Allocate { hand: 0, size, align, zero: true };
+    let resize = |size| Step::Reallocate { hand: 0, pick: 0, size };
+    let free = Step::Free { hand: 0, pick: 0 };
+    let count = |relieve| Step::Count { relieve };
+    let (short, long, longest) = (LARGE_MAX + 1, 2 * LARGE_MAX, 3 * LARGE_MAX);
+    // In place, by moving, shorter again; kept and taken from there; nothing at all, at a large multiple.
+    let changed = [allocate(short, 1), resize(long), resize(longest), resize(short), count(false)];
+    let kept = [free, count(false), allocate(long, 1), allocate(short, 1), count(true), free, free];
+    let none = [allocate(1, 2 * LARGE_MAX), resize(0), count(false), free, count(false), count(true)];
+    for headroom in [false, true] {
+        let steps = [&changed[..], &kept, &none].concat();
+        agree::<Checked>(Config::default(), true, 1 << 20, headroom, &steps).unwrap();
+    }
+}
+
+#[test]
+fn what_waits_for_a_grace_period_is_counted_when_there_is_none() {
+    let allocate = |size| Step::Allocate { hand: 0, size, align: 1, zero: false };
+    let steps = [
+        allocate(LARGE_MAX + 1),
+        Step::Free { hand: 0, pick: 0 },
+        allocate(LARGE_MAX),
+        Step::Free { hand: 0, pick: 0 },
+        Step::Relieve { hand: 0 },
+        Step::Count { relieve: true },
+    ];
+    // The first barrier is the one that is tried at the start.
+    let config = Config { barrier: Barrier::StopsAfter(1), ..Config::default() };
+    agree::<Checked>(config, true, 1 << 20, true, &steps).unwrap();
 }
