@@ -17,6 +17,8 @@ pub use loom::sync::atomic;
 pub use shuttle::sync::atomic;
 
 pub use crossbeam_utils::CachePadded;
+#[cfg(any(loom, shuttle))]
+pub use seeded::is_any_planted;
 pub use seeded::{SeededBug, acquire, acquire_fence, full_fence, release, release_fence, seeded};
 
 /// Whether freshly mapped (zero) memory is a valid value of every type made of this module's atomics. Where it is

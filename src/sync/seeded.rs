@@ -46,6 +46,12 @@ pub fn seeded(name: &str) -> bool {
     PLANTED.with(std::cell::Cell::get) == Some(name)
 }
 
+/// Whether any bug is planted.
+#[cfg(any(loom, shuttle))]
+pub fn is_any_planted() -> bool {
+    PLANTED.with(std::cell::Cell::get).is_some()
+}
+
 /// The ordering Acquire, which a model proves to be needed: Relaxed where the bug `name` is planted.
 #[inline(always)]
 pub fn acquire(name: &str) -> Ordering {
