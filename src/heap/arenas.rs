@@ -411,6 +411,12 @@ impl Arenas {
         ptr::eq(self.table[position].load(Ordering::Relaxed), region)
     }
 
+    /// Arenas that are in the table.
+    #[cfg(all(test, shuttle))]
+    pub(super) fn listed(&self) -> usize {
+        (0..self.high()).filter(|&position| self.region(position).is_some()).count()
+    }
+
     fn high(&self) -> usize {
         // Relaxed: see `enter_table`.
         self.high.load(Ordering::Relaxed)

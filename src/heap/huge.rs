@@ -174,6 +174,12 @@ impl Huge {
     fn hand_out(&self, region: &Region, used: usize) {
         set(region, USED, used);
         set(region, DIRTY, dirty_of(region).max(used));
+        if seeded("heap.huge_count_two_steps") {
+            // Relaxed: a seeded bug.
+            self.live_bytes.store(self.live_bytes() + used, Ordering::Relaxed);
+            self.live_blocks.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         // Relaxed (both): figures.
         self.live_bytes.fetch_add(used, Ordering::Relaxed);
         self.live_blocks.fetch_add(1, Ordering::Relaxed);

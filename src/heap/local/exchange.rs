@@ -57,7 +57,11 @@ impl Heap {
     fn deliver<C: Checks, P: Platform>(&self, from: &Allocator<P>, parcel: Parcel) {
         // SAFETY: heaps live forever.
         let index = unsafe { (*parcel.owner).index() } as usize;
-        let idle = if from.pool().is_idle(index) { from.pool().possess(index) } else { None };
+        let idle = match from.pool().is_idle(index) {
+            true if seeded("heap.deliver_unpossessed") => from.pool().get(index),
+            true => from.pool().possess(index),
+            false => None,
+        };
         let Some(idle) = idle else { return self.post::<C, P>(from, parcel) };
         let mut block = parcel.first;
         while !block.is_null() {

@@ -1,22 +1,14 @@
-//! Whole paths, by shuttle: several threads, one allocator. A ledger knows every live block: no two overlap, and each
-//! keeps what its holder wrote. In the end everything is given back, and nothing may be left claimed.
-//!
-//! Memory that was unmapped too early would fault. So before it is touched the index is asked, which forgets a region
-//! before it is unmapped, and shuttle switches threads at atomics only.
+//! Whole paths, by shuttle: several threads, one allocator, and the ledger of `world`.
 
+use super::world::{Actor, HUGE, MEDIUM, World, join, spawn};
 use super::*;
 use crate::pal::Errno;
 use crate::pal::simulated::CallKind;
 use crate::sync::checker::{explore, models};
 use shuttle::thread;
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 
 /// Schedules drawn for each model, of either kind.
 const SCHEDULES: usize = 1000;
-/// Eight blocks to a slab of one slice, extended by one block at a time.
-const MEDIUM: usize = 8 << 10;
-const HUGE: usize = LARGE_MAX + 1;
 
 /// Every place that can be weakened, and the model that must fail then.
 const SEEDED: &[SeededBug] = &[
@@ -41,156 +33,12 @@ const SEEDED: &[SeededBug] = &[
         "grown_in_place",
     ),
     SeededBug::new("heap.huge_take_two_steps", "the one step of taking a kept region", "huge_blocks"),
+    SeededBug::new(
+        "heap.deliver_unpossessed",
+        "possession of the heap whose slabs are taken over",
+        "remote_frees",
+    ),
 ];
-
-struct World {
-    base: Base,
-    /// Live blocks: address -> bytes and mark.
-    ledger: Mutex<BTreeMap<usize, (usize, u8)>>,
-    /// Blocks on their way from one thread to another.
-    passed: Mutex<Vec<usize>>,
-}
-
-impl World {
-    fn new() -> Arc<World> {
-        Arc::new(World { base: Base::new(), ledger: Mutex::default(), passed: Mutex::default() })
-    }
-
-    fn demand_place(&self, at: usize) -> Place {
-        self.base.get().place(at).unwrap_or_else(|misuse| panic!("a live block is taken for: {misuse:?}"))
-    }
-
-    fn ends(at: usize, bytes: usize) -> [*mut u8; 2] {
-        [at, at + bytes - 16].map(ptr::with_exposed_provenance_mut)
-    }
-
-    fn enter(&self, at: usize, bytes: usize) {
-        self.demand_place(at);
-        let mut ledger = self.ledger.lock().unwrap();
-        let below = ledger.range(..at + bytes).next_back();
-        assert!(below.is_none_or(|(other, (bytes, _))| other + bytes <= at), "{at:#x} is handed out twice");
-        let mark = (at / 16 + ledger.len()) as u8 | 1;
-        // SAFETY: the allocator handed the block out, and it is mapped (see above).
-        World::ends(at, bytes).into_iter().for_each(|end| unsafe { end.write_bytes(mark, 16) });
-        ledger.insert(at, (bytes, mark));
-    }
-
-    fn leave(&self, at: usize) -> Place {
-        let place = self.demand_place(at);
-        let (bytes, mark) = self.ledger.lock().unwrap().remove(&at).expect("a live block");
-        for end in World::ends(at, bytes) {
-            // SAFETY: the block is ours, and mapped.
-            let found = unsafe { end.cast::<[u8; 16]>().read() };
-            assert_eq!(found, [mark; 16], "the block at {at:#x} was written by another");
-        }
-        place
-    }
-
-    fn pass(&self, at: usize) {
-        self.passed.lock().unwrap().push(at);
-    }
-
-    fn passed(&self) -> Option<usize> {
-        self.passed.lock().unwrap().pop()
-    }
-
-    /// Gives everything back and demands that nothing is left.
-    fn finish(&self) {
-        let from = self.base.get();
-        let actor = Actor::new(self);
-        while let Some(at) = self.passed() {
-            actor.free(at);
-        }
-        actor.leave();
-        assert!(self.ledger.lock().unwrap().is_empty());
-        // What an idle heap received for another it sends on; so once more than there are heaps.
-        for _ in 0..=MAX_HEAPS {
-            from.collect_idle::<Checked>();
-        }
-        assert_eq!(from.arenas().claimed_slices(), 0, "blocks were lost");
-        let heap = self.base.possess();
-        for _ in 0..3 {
-            from.relieve(heap);
-        }
-        let counts = from.space().counts();
-        assert_eq!(counts.regions, [0; 3], "regions were lost");
-        assert_eq!(counts.retired, 0);
-    }
-}
-
-/// A thread with its heap.
-struct Actor<'a> {
-    world: &'a World,
-    from: &'static Allocator<Simulated>,
-    heap: &'static Heap,
-}
-
-impl<'a> Actor<'a> {
-    fn new(world: &'a World) -> Actor<'a> {
-        Actor::with(world, world.base.possess())
-    }
-
-    fn with(world: &'a World, heap: &'static Heap) -> Actor<'a> {
-        Actor { world, from: world.base.get(), heap }
-    }
-
-    fn get(&self, bytes: usize, zero: bool) -> usize {
-        // SAFETY: this thread possesses the heap.
-        let block = unsafe { self.from.allocate::<Checked>(self.heap, bytes, 1, zero) };
-        assert!(!block.is_null(), "out of memory");
-        let at = block.expose_provenance();
-        if zero {
-            self.world.demand_place(at);
-            for end in World::ends(at, bytes) {
-                // SAFETY: the block is ours, and mapped.
-                assert_eq!(unsafe { end.cast::<[u8; 16]>().read() }, [0; 16], "not zero");
-            }
-        }
-        self.world.enter(at, bytes);
-        at
-    }
-
-    fn free(&self, at: usize) {
-        let place = self.world.leave(at);
-        // What the fast path of a free asks.
-        // SAFETY: records outlive the model; the fields asked for are atomics there.
-        if let Some(slab) = unsafe { self.heap.own_slab(at).as_ref() }
-            && slab.is_block(at.wrapping_sub(slab.base()))
-        {
-            assert!(ptr::eq(slab.owner(), self.heap), "a heap takes another's slab for its own");
-        }
-        // SAFETY: this thread possesses the heap and the block.
-        unsafe { self.from.free::<Checked>(self.heap, ptr::with_exposed_provenance_mut(at), place) };
-    }
-
-    fn resize(&self, at: usize, bytes: usize) -> usize {
-        let place = self.world.leave(at);
-        // SAFETY: this thread possesses the heap and the block, whose kind stays.
-        let resized = unsafe { self.from.resize(self.heap, place, bytes, 1) };
-        let moved = resized.map(pointer_address);
-        self.world.enter(moved.unwrap_or(at), if moved.is_some() { bytes } else { SLICE });
-        moved.unwrap_or(at)
-    }
-
-    /// What a thread does when it exits.
-    fn leave(self) {
-        self.heap.settle::<Checked, _>(self.from);
-        self.from.give_up(self.heap);
-    }
-}
-
-fn pointer_address(block: *mut u8) -> usize {
-    block.expose_provenance()
-}
-
-fn spawn(world: &Arc<World>, body: impl FnOnce(&World) + Send + 'static) -> thread::JoinHandle<()> {
-    let world = Arc::clone(world);
-    thread::spawn(move || body(&world))
-}
-
-fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
-}
 
 /// Blocks go home from other threads while their owner leaves, its heap is tidied and goes to another thread, and its
 /// slabs are taken over by those who free.

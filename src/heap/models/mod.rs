@@ -2,6 +2,8 @@
 //!
 //! - `orders` (loom): what a release and an acquire hand over, with few steps and every schedule and stale value.
 //! - `flows` (shuttle): whole paths of several threads, under schedules drawn at random and by priorities.
+//! - `programs` (shuttle): the same with programs drawn at random, too.
+//! - `world` (shuttle): the ledger that both are held against.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test --release --lib -p specmalloc heap`, and the same with shuttle.
 
@@ -9,6 +11,10 @@
 mod flows;
 #[cfg(loom)]
 mod orders;
+#[cfg(shuttle)]
+mod programs;
+#[cfg(shuttle)]
+mod world;
 
 use super::*;
 use crate::pal::simulated::{Config, Simulated};

@@ -1,0 +1,235 @@
+//! What the models of whole paths share: an allocator, and a ledger that knows every live block. No two overlap, and each
+//! keeps what its holder wrote. In the end everything is given back, and nothing may be left.
+//!
+//! Memory that was unmapped too early would fault. So before it is touched the index is asked, which forgets a region
+//! before it is unmapped, and shuttle switches threads at atomics only.
+
+use super::*;
+use crate::base::CLASSES;
+use crate::region::Kind;
+use shuttle::thread;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+/// Eight blocks to a slab of one slice, extended by one block at a time.
+pub const MEDIUM: usize = 8 << 10;
+/// The smallest huge block.
+pub const HUGE: usize = LARGE_MAX + 1;
+
+/// One allocator and its ledger.
+pub struct World {
+    pub base: Base,
+    /// Live blocks: address -> bytes and mark.
+    ledger: Mutex<BTreeMap<usize, (usize, u8)>>,
+    /// Blocks on their way from one thread to another.
+    passed: Mutex<Vec<usize>>,
+}
+
+impl World {
+    pub fn new() -> Arc<World> {
+        Arc::new(World { base: Base::new(), ledger: Mutex::default(), passed: Mutex::default() })
+    }
+
+    fn demand_place(&self, at: usize) -> Place {
+        self.base.get().place(at).unwrap_or_else(|misuse| panic!("a live block is taken for: {misuse:?}"))
+    }
+
+    fn ends(at: usize, bytes: usize) -> [*mut u8; 2] {
+        [at, at + bytes - 16].map(ptr::with_exposed_provenance_mut)
+    }
+
+    fn enter(&self, at: usize, bytes: usize) {
+        self.demand_place(at);
+        let mut ledger = self.ledger.lock().unwrap();
+        let below = ledger.range(..at + bytes).next_back();
+        assert!(below.is_none_or(|(other, (bytes, _))| other + bytes <= at), "{at:#x} is handed out twice");
+        let mark = (at / 16 + ledger.len()) as u8 | 1;
+        // SAFETY: the allocator handed the block out, and it is mapped (see above).
+        World::ends(at, bytes).into_iter().for_each(|end| unsafe { end.write_bytes(mark, 16) });
+        ledger.insert(at, (bytes, mark));
+    }
+
+    /// Takes a block out of the ledger, with what the ledger knew of it: bytes and mark.
+    fn leave(&self, at: usize) -> (Place, usize, u8) {
+        let place = self.demand_place(at);
+        let (bytes, mark) = self.ledger.lock().unwrap().remove(&at).expect("a live block");
+        for end in World::ends(at, bytes) {
+            // SAFETY: the block is ours, and mapped.
+            let found = unsafe { end.cast::<[u8; 16]>().read() };
+            assert_eq!(found, [mark; 16], "the block at {at:#x} was written by another");
+        }
+        (place, bytes, mark)
+    }
+
+    /// Bytes of a live block.
+    pub fn bytes(&self, at: usize) -> usize {
+        self.ledger.lock().unwrap()[&at].0
+    }
+
+    pub fn pass(&self, at: usize) {
+        self.passed.lock().unwrap().push(at);
+    }
+
+    pub fn passed(&self) -> Option<usize> {
+        self.passed.lock().unwrap().pop()
+    }
+
+    /// Tidies all heaps, which nobody possesses any more, and demands that the census is the ledger's.
+    fn compare_census(&self) {
+        let from = self.base.get();
+        // What an idle heap received for another it sends on; so once more than there are heaps.
+        for _ in 0..=MAX_HEAPS {
+            from.collect_idle::<Checked>();
+        }
+        let mut classes = [0; CLASSES];
+        let [mut large, mut huge] = [LiveBlocks::default(); 2];
+        for &(bytes, _) in self.ledger.lock().unwrap().values() {
+            let (sum, bytes) = match BlockKind::of(bytes, 1) {
+                BlockKind::Small(class) => {
+                    classes[class] += 1;
+                    continue;
+                }
+                BlockKind::Large => (&mut large, bytes),
+                BlockKind::Huge => (&mut huge, bytes.next_multiple_of(from.page_size())),
+            };
+            *sum = LiveBlocks { blocks: sum.blocks + 1, bytes: sum.bytes + bytes as u64 };
+        }
+        let heap = self.base.possess();
+        let census = from.census::<Checked>(heap);
+        from.give_up(heap);
+        assert_eq!((census.huge, census.possessed), (huge, 1));
+        // What lies in an arena that found no place in the table cannot be counted.
+        if census.regions[Kind::Arena as usize] == from.arenas().listed() as u64 {
+            assert_eq!(census.classes.map(|class| class.live), classes);
+            assert_eq!(census.large, large);
+        }
+    }
+
+    /// Demands that the census knows of nothing that is left.
+    fn demand_nothing(&self, heap: &Heap) {
+        let from = self.base.get();
+        let census = from.census::<Checked>(heap);
+        assert_eq!(census.classes, [ClassCensus::default(); CLASSES]);
+        assert_eq!([census.small, census.large, census.huge], [LiveBlocks::default(); 3]);
+        let bytes = [census.free_bytes, census.kept_bytes, census.claimed_bytes, census.dirty_bytes];
+        assert_eq!(bytes, [0; 4], "free, kept, claimed, dirty");
+        assert_eq!((census.regions, census.retired, census.possessed), ([0; 3], 0, 1));
+        let (mapped, metadata) = (self.base.os.mapped_bytes() as u64, from.space().counts().metadata as u64);
+        assert_eq!((census.mapped_bytes, mapped), (metadata, metadata));
+        assert!(census.mappings >= self.base.os.mappings().len() as u64);
+        let [lookup, space, _] = census.bets;
+        assert_eq!((lookup[0], space[0]), (lookup[1] + lookup[2], space[1] + space[2]));
+    }
+
+    /// Gives everything back and demands that nothing is left.
+    pub fn finish(&self) {
+        let from = self.base.get();
+        self.compare_census();
+        let actor = Actor::new(self);
+        while let Some(at) = self.passed() {
+            actor.free(at);
+        }
+        actor.leave();
+        assert!(self.ledger.lock().unwrap().is_empty());
+        // What an idle heap received for another it sends on; so once more than there are heaps.
+        for _ in 0..=MAX_HEAPS {
+            from.collect_idle::<Checked>();
+        }
+        assert_eq!(from.arenas().claimed_slices(), 0, "blocks were lost");
+        let heap = self.base.possess();
+        for _ in 0..3 {
+            from.relieve(heap);
+        }
+        let counts = from.space().counts();
+        assert_eq!(counts.regions, [0; 3], "regions were lost");
+        assert_eq!(counts.retired, 0);
+        self.demand_nothing(heap);
+    }
+}
+
+/// A thread with its heap.
+pub struct Actor<'a> {
+    pub world: &'a World,
+    pub from: &'static Allocator<Simulated>,
+    pub heap: &'static Heap,
+}
+
+impl<'a> Actor<'a> {
+    pub fn new(world: &'a World) -> Actor<'a> {
+        Actor::with(world, world.base.possess())
+    }
+
+    pub fn with(world: &'a World, heap: &'static Heap) -> Actor<'a> {
+        Actor { world, from: world.base.get(), heap }
+    }
+
+    pub fn get(&self, bytes: usize, zero: bool) -> usize {
+        self.try_get(bytes, zero).expect("memory enough")
+    }
+
+    /// A block, unless there is no address space for it.
+    pub fn try_get(&self, bytes: usize, zero: bool) -> Option<usize> {
+        // SAFETY: this thread possesses the heap.
+        let block = unsafe { self.from.allocate::<Checked>(self.heap, bytes, 1, zero) };
+        if block.is_null() {
+            return None;
+        }
+        let at = block.expose_provenance();
+        if zero {
+            self.world.demand_place(at);
+            for end in World::ends(at, bytes) {
+                // SAFETY: the block is ours, and mapped.
+                assert_eq!(unsafe { end.cast::<[u8; 16]>().read() }, [0; 16], "not zero");
+            }
+        }
+        self.world.enter(at, bytes);
+        Some(at)
+    }
+
+    pub fn free(&self, at: usize) {
+        let (place, ..) = self.world.leave(at);
+        // What the fast path of a free asks.
+        // SAFETY: a slab that a heap finds at once is its own, and holds its arena; its fields are atomics here.
+        if let Some(slab) = unsafe { self.heap.own_slab(at).as_ref() }
+            && slab.is_block(at.wrapping_sub(slab.base()))
+        {
+            assert!(ptr::eq(slab.owner(), self.heap), "a heap takes another's slab for its own");
+        }
+        // SAFETY: this thread possesses the heap and the block.
+        unsafe { self.from.free::<Checked>(self.heap, ptr::with_exposed_provenance_mut(at), place) };
+    }
+
+    pub fn resize(&self, at: usize, bytes: usize) -> usize {
+        let (place, before, mark) = self.world.leave(at);
+        // SAFETY: this thread possesses the heap and the block, whose kind stays.
+        let resized = unsafe { self.from.resize(self.heap, place, bytes, 1) };
+        let now = resized.map_or(at, pointer_address);
+        self.world.demand_place(now);
+        // SAFETY: the block is ours, and mapped.
+        let kept = unsafe { ptr::with_exposed_provenance::<[u8; 16]>(now).read() };
+        assert_eq!(kept, [mark; 16], "the contents did not come along to {now:#x}");
+        self.world.enter(now, if resized.is_some() { bytes } else { before });
+        now
+    }
+
+    /// What a thread does when it exits.
+    pub fn leave(self) {
+        self.heap.settle::<Checked, _>(self.from);
+        self.from.give_up(self.heap);
+    }
+}
+
+fn pointer_address(block: *mut u8) -> usize {
+    block.expose_provenance()
+}
+
+/// Starts a thread of the model.
+pub fn spawn(world: &Arc<World>, body: impl FnOnce(&World) + Send + 'static) -> thread::JoinHandle<()> {
+    let world = Arc::clone(world);
+    thread::spawn(move || body(&world))
+}
+
+/// Waits for threads of the model.
+pub fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
