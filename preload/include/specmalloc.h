@@ -16,7 +16,7 @@ extern "C" {
 
 /* Figures of the whole process. Later versions append fields and never change those that are here. */
 struct specmalloc_statistics {
-    uint64_t live_bytes;          /* in blocks that the program holds, at their usable size */
+    uint64_t live_bytes;          /* in blocks that the program holds: large ones as asked for, others at their usable size */
     uint64_t live_blocks;         /* number of those blocks */
     uint64_t cached_bytes;        /* free blocks inside slabs, and huge blocks kept for reuse */
     uint64_t dirty_bytes;         /* free slices that are still resident */

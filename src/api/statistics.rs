@@ -73,7 +73,7 @@ pub struct ClassStatistics {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Statistics {
-    /// Bytes of blocks handed out and not freed, at their usable size.
+    /// Bytes of blocks handed out and not freed: large ones as they were asked for, others at their usable size.
     pub live_bytes: u64,
     /// Blocks handed out and not freed.
     pub live_blocks: u64,
@@ -81,7 +81,7 @@ pub struct Statistics {
     pub cached_bytes: u64,
     /// Bytes of free slices that are still resident.
     pub dirty_bytes: u64,
-    /// Bytes of address space mapped.
+    /// Bytes of address space mapped, for regions and for the allocator's own records.
     pub reserved_bytes: u64,
     /// Bytes of mapped memory thought resident: an estimate, since the kernel is not asked.
     pub resident_bytes: u64,

@@ -6,7 +6,8 @@
 //! What is exact: all figures, while nobody else changes anything, but for live blocks of other heaps that are possessed
 //! or were not tidied since. There, blocks that are free in a current slab, and those on their way home, still count as
 //! live. So a census errs towards "live" only, and not at all once every heap has been collected
-//! ([`Heap::collect`], [`Allocator::collect_idle`]).
+//! ([`Heap::collect`], [`Allocator::collect_idle`]). What lies in an arena for which the table had no place left, beyond
+//! the first 65,536, is not counted.
 
 use super::{Allocator, Bet, Checks, Heap, Usage};
 use crate::base::{CLASSES, SLICE, class_size};
