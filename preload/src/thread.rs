@@ -7,8 +7,8 @@
 use core::arch::{asm, global_asm};
 use core::ffi::c_void;
 use specmalloc::global::{NOBODY, Thread, exit_thread};
-use specmalloc::heap::{Checked, Heap};
-use std::sync::atomic::{AtomicU32, Ordering};
+use specmalloc::heap::{Checked, Heap, Holder};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// The threads of a preloaded program.
 pub struct PreloadThread;
@@ -64,6 +64,17 @@ fn set<const AT: usize>(value: *const Heap) {
 }
 
 /// Address of the calling thread's two words.
+#[cfg(target_arch = "x86_64")]
+fn words() -> *mut *const Heap {
+    let base: usize;
+    // SAFETY: by the ABI the word at the thread pointer holds the thread pointer itself.
+    unsafe {
+        asm!("mov {0}, qword ptr fs:[0]", out(reg) base, options(pure, readonly, nostack, preserves_flags));
+    }
+    core::ptr::with_exposed_provenance_mut(base.wrapping_add(offset()))
+}
+
+/// Address of the calling thread's two words.
 #[cfg(target_arch = "aarch64")]
 #[inline(always)]
 fn words() -> *mut *const Heap {
@@ -109,9 +120,16 @@ unsafe impl Thread for PreloadThread {
     fn home() -> *const Heap {
         get::<8>()
     }
-    #[inline(always)]
-    fn set_home(home: *const Heap) {
-        set::<8>(home);
+    fn change_home(before: *const Heap, home: *const Heap) -> bool {
+        let word = words().wrapping_add(1).cast::<*mut Heap>();
+        // SAFETY: the thread's own word, which nobody else writes.
+        let word = unsafe { AtomicPtr::from_ptr(word) };
+        // Relaxed: only this thread and its signal handlers read it.
+        word.compare_exchange(before.cast_mut(), home.cast_mut(), Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+    fn holder() -> Holder {
+        Holder::new(words().addr())
     }
 
     /// Sets a value for a key whose destructor gives the heap up. Destructors of keys run after those of thread-locals.

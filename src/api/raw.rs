@@ -6,7 +6,7 @@
 
 use super::figures;
 use crate::base::{SLICE, SMALL_MAX, class_of, is_aligned};
-use crate::global::{NOBODY, Thread, enter_step, leave_step, process, with_heap};
+use crate::global::{Thread, enter_step, is_own, leave_step, process, with_heap};
 use crate::heap::{Block, BlockKind, Checks, Freed, Heap, Place, Slab, TABLE_MAX};
 use crate::pal::{Misuse, Platform, broken_contract};
 use core::ptr;
@@ -114,7 +114,7 @@ unsafe fn free_slow<T: Thread>(block: *mut u8) {
         // SAFETY: an arena is published there, whose header has a record for every slice.
         let slab = unsafe { &*Slab::of(address) };
         let owner = slab.owner();
-        if !owner.is_null() && !ptr::eq(heap, &raw const NOBODY) && slab.is_block(address % SLICE) {
+        if !owner.is_null() && is_own(heap) && slab.is_block(address % SLICE) {
             let block = block.cast::<Block>();
             // SAFETY: the thread possesses its heap.
             let key = Block::key(block, unsafe { (*heap).secret() });
@@ -251,13 +251,16 @@ pub unsafe fn usable_size<T: Thread>(block: *mut u8) -> usize {
     if block.is_null() { 0 } else { place_of(block).usable() }
 }
 
-/// The heap that the block goes home to: a number, or `None` for large and huge blocks and foreign pointers.
+/// The heap that the block goes home to: a number, or `None` for large and huge blocks and foreign pointers. Any pointer may
+/// be asked about, also one that another thread frees meanwhile.
 pub fn heap_of<T: Thread>(block: *const u8) -> Option<usize> {
-    match process().place(block.addr()) {
-        // SAFETY: an owner is a heap, and lives forever.
-        Ok(Place::Slab(slab)) => Some(unsafe { (*slab.owner()).index() } as usize),
-        _ => None,
-    }
+    with_heap::<T, _>(&Options::new(), |heap| {
+        // The section keeps the arena, should the pointer lead to one, whatever becomes of the block.
+        let _section = heap?.section(process());
+        let Ok(Place::Slab(slab)) = process().place(block.addr()) else { return None };
+        // SAFETY: null, or a heap, which lives forever.
+        unsafe { slab.owner().as_ref() }.map(|owner| owner.index() as usize)
+    })
 }
 
 /// Frees a block whose size the caller says it knows; a size that is not the block's ends the process.

@@ -3,7 +3,7 @@
 use super::figures;
 use super::statistics::Statistics;
 use crate::global::{NOBODY, Options, Thread, exit_thread, process, with_heap};
-use crate::heap::{Block, BlockKind, Checks, Freed, Heap, Place, Slab};
+use crate::heap::{Block, BlockKind, Checks, Freed, Heap, Holder, Place, Slab};
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::Cell;
 use core::ptr;
@@ -64,8 +64,15 @@ unsafe impl Thread for RustThread {
         HOME.get()
     }
     #[inline(always)]
-    fn set_home(home: *const Heap) {
-        HOME.set(home);
+    fn change_home(before: *const Heap, home: *const Heap) -> bool {
+        let changes = ptr::eq(HOME.get(), before);
+        if changes {
+            HOME.set(home);
+        }
+        changes
+    }
+    fn holder() -> Holder {
+        HOME.with(|home| Holder::new(ptr::from_ref(home).addr()))
     }
     fn call_at_exit() {
         // An error means that the thread is past its destructors: the heap stays with it until the process ends.

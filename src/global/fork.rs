@@ -4,8 +4,9 @@
 //! call no handlers and other libraries' handlers may allocate before ours, by a word in memory that the kernel wipes in
 //! the child (MADV_WIPEONFORK), which the slow paths look at. The parent does nothing and waits for nobody.
 
-use super::thread::{EXITED, Thread};
+use super::thread::Thread;
 use super::{helper, process};
+use crate::heap::Holder;
 use crate::pal::{Access, Platform};
 use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use core::ptr;
@@ -13,8 +14,8 @@ use core::ptr;
 /// One in the process that wrote it, zero in a child that has not noticed yet. Null where the kernel cannot wipe.
 static WITNESS: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
 
-/// The home of the thread that forks, for the child to keep: set by whoever installs the hooks.
-static OWN_HEAP: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+/// The function that tells which thread this is: set by whoever installs the hooks.
+static OWN: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 
 const MADV_WIPEONFORK: libc::c_int = 18;
 
@@ -27,24 +28,20 @@ pub(super) fn prepare() {
     // SAFETY: the page was mapped just now and is ours.
     if unsafe { libc::madvise(word.cast(), size, MADV_WIPEONFORK) } == 0 {
         // SAFETY: as above; zero is a valid AtomicU32.
+        // Relaxed: published by the Release below.
         unsafe { &*word }.store(1, Ordering::Relaxed);
-        // Relaxed (both): one thread starts the process, the others see it by the Acquire on STARTED.
-        WITNESS.store(word, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `notice`. A thread that saw the page and not the word would take its process
+        // for a child.
+        WITNESS.store(word, Ordering::Release);
     }
 }
 
 /// Registers the handler for children. Allocates.
 pub(super) fn install<T: Thread>() {
     // Relaxed: read by the child of this process, which has one thread.
-    OWN_HEAP.store(own_heap::<T> as *mut (), Ordering::Relaxed);
+    OWN.store(T::holder as *mut (), Ordering::Relaxed);
     // SAFETY: the handler is a function of this library, which is never unloaded while it is in use.
     let _no_memory = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
-}
-
-/// The heap that the calling thread possesses, or null.
-fn own_heap<T: Thread>() -> *const () {
-    let home = T::home();
-    if home == EXITED { ptr::null() } else { home.cast() }
 }
 
 extern "C" fn in_child() {
@@ -54,8 +51,8 @@ extern "C" fn in_child() {
 /// Tidies up if this is a child that has not done so yet.
 #[inline]
 pub(super) fn notice() {
-    // Relaxed: written by this process or its parent before the fork.
-    let word = WITNESS.load(Ordering::Relaxed);
+    // Acquire: pairs with the Release in `prepare`.
+    let word = WITNESS.load(Ordering::Acquire);
     // SAFETY: null or the witness page, which stays mapped.
     if let Some(word) = unsafe { word.as_ref() }
         && word.load(Ordering::Relaxed) == 0
@@ -69,13 +66,13 @@ fn tidy(word: &AtomicU32) {
     // Relaxed: the child has one thread. First the word: what follows must not come back here.
     word.store(1, Ordering::Relaxed);
     // Relaxed: as above.
-    let own = OWN_HEAP.load(Ordering::Relaxed);
+    let own = OWN.load(Ordering::Relaxed);
     if own.is_null() {
         return;
     }
     // SAFETY: `install` stored a function of this type.
-    let own: fn() -> *const () = unsafe { core::mem::transmute::<*mut (), fn() -> *const ()>(own) };
+    let own = unsafe { core::mem::transmute::<*mut (), fn() -> Holder>(own) };
     // SAFETY: the witness was wiped, so this is a child, and its only thread is here.
-    unsafe { process().child_after_fork(own().cast()) };
+    unsafe { process().child_after_fork(own()) };
     helper::forget();
 }

@@ -9,7 +9,7 @@ mod options;
 mod thread;
 
 pub use options::{OptionError, Options, get_option, set_option};
-pub use thread::{NOBODY, Thread, enter_step, exit_thread, leave_step, with_heap};
+pub use thread::{NOBODY, Thread, enter_step, exit_thread, is_own, leave_step, with_heap};
 
 use crate::heap::Allocator;
 use crate::pal::{Linux, Platform};
@@ -37,6 +37,7 @@ fn start(options: &Options) {
     PROCESS.start();
     // Relaxed (both): elects one thread; what the others need was done above.
     if STARTED.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        PROCESS.adapt();
         options.apply();
         options::read_environment();
         fork::prepare();

@@ -1,17 +1,29 @@
 //! Which heap a thread uses: possessed at the first need, given up at exit, guarded against signal handlers.
 //!
-//! The thread's *heap* pointer is what the fast paths read. It points to [`NOBODY`], a heap that is always empty and owns
-//! nothing, whenever the fast paths must not run: before the thread has a heap, after it has exited, and (guarded
-//! threads) while it is in the middle of a step, so that a signal handler that mallocs there takes the slow path. One
-//! sentinel stands for all three, and costs the fast paths no test. The *home* pointer tells them apart.
+//! The thread's *heap* pointer is what the fast paths read. Whenever they must not run it points to a heap that is always
+//! empty and owns nothing, so that they need no test: to [`NOBODY`] before the thread has a heap and after it has exited,
+//! and (guarded threads) to [`BUSY`] while it is in the middle of a step, so that a signal handler that mallocs there takes
+//! the slow path. The *home* pointer is the heap that the thread possesses, null before, [`EXITED`] after.
+//!
+//! A handler may attach the thread between the look at the heap pointer and the step, which then ends with NOBODY put back:
+//! NOBODY with a home means just that, and the slow path puts the home back in its place.
 
 use super::{Options, fork, helper, process, start, take_hooks_duty};
-use crate::heap::{Checks, Heap};
+use crate::heap::{Checks, Heap, Holder};
 use crate::sync::signal_fence;
 use core::ptr;
 
 /// The heap of a thread that has none: empty lists, owner of no slab. Never written.
 pub static NOBODY: Heap = Heap::new(0, 0);
+
+/// The heap of a thread that is in the middle of a step. As [`NOBODY`].
+pub static BUSY: Heap = Heap::new(0, 0);
+
+/// Whether `heap` is one that the thread possesses.
+#[inline(always)]
+pub fn is_own(heap: *const Heap) -> bool {
+    !ptr::eq(heap, &raw const NOBODY) && !ptr::eq(heap, &raw const BUSY)
+}
 
 /// Stands for "exited" as a home.
 pub(super) const EXITED: *const Heap = ptr::without_provenance(1);
@@ -19,8 +31,8 @@ pub(super) const EXITED: *const Heap = ptr::without_provenance(1);
 /// Where a thread keeps its heap, and how much it trusts its callers.
 ///
 /// # Safety
-/// `heap` and `home` answer what was last set by the same thread; `heap` starts as [`NOBODY`], `home` as null. None of the
-/// functions allocates.
+/// `heap` and `home` answer what was last set by the same thread; `heap` starts as [`NOBODY`], `home` as null. No two threads
+/// have the same `holder` at the same time. None of the functions allocates.
 pub unsafe trait Thread: 'static {
     /// Which checks the paths make.
     type Checks: Checks;
@@ -33,8 +45,10 @@ pub unsafe trait Thread: 'static {
     fn set_heap(heap: *const Heap);
     /// The heap that this thread possesses; null before the first need.
     fn home() -> *const Heap;
-    /// Sets what `home` answers.
-    fn set_home(home: *const Heap);
+    /// Sets what `home` answers if that is `before`, in one step as far as signal handlers of the thread can tell.
+    fn change_home(before: *const Heap, home: *const Heap) -> bool;
+    /// The thread.
+    fn holder() -> Holder;
     /// Sees to it that [`exit_thread`] runs when this thread exits. May allocate.
     fn call_at_exit();
 }
@@ -43,7 +57,7 @@ pub unsafe trait Thread: 'static {
 #[inline(always)]
 pub fn enter_step<T: Thread>() {
     if T::GUARDED {
-        T::set_heap(&raw const NOBODY);
+        T::set_heap(&raw const BUSY);
         signal_fence();
     }
 }
@@ -65,13 +79,17 @@ pub fn with_heap<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap
     fork::notice();
     let mut heap = T::heap();
     if ptr::eq(heap, &raw const NOBODY) {
-        if !T::home().is_null() {
+        heap = T::home();
+        if heap.is_null() {
+            heap = attach::<T>(options);
+            if heap.is_null() {
+                return body(None);
+            }
+        } else if heap == EXITED {
             return with_borrowed::<T, R>(body);
         }
-        heap = attach::<T>(options);
-        if heap.is_null() {
-            return body(None);
-        }
+    } else if ptr::eq(heap, &raw const BUSY) {
+        return with_borrowed::<T, R>(body);
     }
     enter_step::<T>();
     // SAFETY: the thread possesses its heap, which lives forever.
@@ -83,7 +101,7 @@ pub fn with_heap<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap
 /// A heap from the pool for one operation, settled and idle again afterwards.
 #[cold]
 fn with_borrowed<T: Thread, R>(body: impl FnOnce(Option<&Heap>) -> R) -> R {
-    let heap = process().pool().possess_any(process());
+    let heap = process().pool().possess_any(process(), T::holder());
     let result = body(heap);
     if let Some(heap) = heap {
         heap.settle::<T::Checks, _>(process());
@@ -96,13 +114,12 @@ fn with_borrowed<T: Thread, R>(body: impl FnOnce(Option<&Heap>) -> R) -> R {
 #[cold]
 fn attach<T: Thread>(options: &Options) -> *const Heap {
     start(options);
-    let Some(heap) = process().pool().possess_any(process()) else { return ptr::null() };
-    if !T::home().is_null() {
+    let Some(heap) = process().pool().possess_any(process(), T::holder()) else { return ptr::null() };
+    if !T::change_home(ptr::null(), heap) {
         // A signal handler came in between and attached the thread.
         process().give_up(heap);
-        return T::heap();
+        return T::home();
     }
-    T::set_home(heap);
     T::set_heap(heap);
     // From here on the thread allocates like any other, and the hooks may.
     if take_hooks_duty() {
@@ -122,8 +139,11 @@ pub fn exit_thread<T: Thread>() {
     if heap.is_null() || heap == EXITED {
         return;
     }
+    // In this order: NOBODY with a home would be taken for the home's.
+    if !T::change_home(heap, EXITED) {
+        return;
+    }
     T::set_heap(&raw const NOBODY);
-    T::set_home(EXITED);
     // SAFETY: the thread possessed it until here; heaps live forever.
     let heap = unsafe { &*heap };
     heap.collect::<T::Checks, _>(process());

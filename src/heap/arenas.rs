@@ -39,7 +39,7 @@ const AGE_LEAST: usize = 16;
 /// A heap releases so many slices, or as many as there are arenas, between two looks at how much is dirty.
 const LOOK: usize = if cfg!(any(loom, shuttle)) { 1 } else { 16 };
 /// Slices that one madvise call gives back at most: 2 MiB.
-const PURGE_RUN: usize = 32;
+const PURGE_RUN: usize = if cfg!(any(loom, shuttle)) { 2 } else { 32 };
 
 /// A run of slices that the caller holds.
 #[derive(Clone, Copy, Debug)]
@@ -94,13 +94,32 @@ impl Arenas {
         prefer: Prefer,
     ) -> Option<Claim> {
         self.claim_mapped(from, heap, slices, align, prefer)
-            .or_else(|| self.grow(from, heap, slices, align))
+            .or_else(|| self.claim_or_grow(from, heap, slices, align))
             .or_else(|| {
                 // Out of memory or address space: give back what is free, and try once more.
                 from.relieve(heap);
-                self.claim_mapped(from, heap, slices, align, prefer)
-                    .or_else(|| self.grow(from, heap, slices, align))
+                self.claim_or_grow(from, heap, slices, align)
             })
+    }
+
+    /// Before another arena is mapped all of them are asked, whatever the hints say of their room: one may be forgotten when
+    /// slices are given back, or held for a moment only, while somebody finds none.
+    fn claim_or_grow<P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        heap: &Heap,
+        slices: usize,
+        align: usize,
+    ) -> Option<Claim> {
+        let claim = {
+            let _section = heap.section(from);
+            if seeded("heap.room_believed") {
+                None
+            } else {
+                self.claim_once(heap, slices, align, Prefer::Any, false)
+            }
+        };
+        claim.or_else(|| self.grow(from, heap, slices, align))
     }
 
     pub(super) fn claim_mapped<P: Platform>(
@@ -113,19 +132,27 @@ impl Arenas {
     ) -> Option<Claim> {
         let _section = heap.section(from);
         // Dirty slices of any arena before clean ones of the nearest: else each arena keeps dirty slices of its own.
-        let claim = self.claim_once(heap, slices, align, prefer);
+        let claim = self.claim_once(heap, slices, align, prefer, true);
         if claim.is_none() && prefer == Prefer::Dirty {
-            return self.claim_once(heap, slices, align, Prefer::Any);
+            return self.claim_once(heap, slices, align, Prefer::Any, true);
         }
         claim
     }
 
-    /// Asks each arena that may have room, the one that served this heap last first. The caller is inside a section.
-    fn claim_once(&self, heap: &Heap, slices: usize, align: usize, prefer: Prefer) -> Option<Claim> {
+    /// Asks each arena, or only those that have room as far as the `hints` say, the one that served this heap last first. The
+    /// caller is inside a section.
+    fn claim_once(
+        &self,
+        heap: &Heap,
+        slices: usize,
+        align: usize,
+        prefer: Prefer,
+        hints: bool,
+    ) -> Option<Claim> {
         let high = self.high();
         for step in 0..high {
             let position = (heap.home().get() + step) % high;
-            if !self.may_have_room(position) {
+            if hints && !self.may_have_room(position) {
                 continue;
             }
             let Some(region) = self.region(position) else { continue };
@@ -135,6 +162,7 @@ impl Arenas {
             }
             if let Some(run) = claimed {
                 heap.home().set(position);
+                self.has_room(position);
                 return Some(self.claimed_run(region, run));
             }
             if slices == 1 && prefer != Prefer::Dirty {
@@ -201,7 +229,7 @@ impl Arenas {
             Some(position) => heap.home().set(position),
             None if claim.is_some() => {}
             None => {
-                let _retired = from.space().retire_arena(region, &section);
+                let _retired = from.space().retire_arena(region, &section, || {});
             }
         }
         claim
@@ -243,11 +271,7 @@ impl Arenas {
             let section = heap.section(from);
             region.slices().release((base - region.base()) / SLICE, slices);
             self.has_room(position);
-            if region.slices().is_empty()
-                && !(self.is_listed(position, region) && from.keeps_empty_arena(position, region))
-            {
-                self.retire(from, position, region, &section);
-            }
+            self.look_if_empty(from, position, region, &section);
         }
         from.stir();
         if heap.has_released(slices, self.high().max(LOOK)) {
@@ -255,6 +279,22 @@ impl Arenas {
         }
         // What was retired, now or before, is unmapped by whoever comes by after its grace period.
         from.space().reap(Some(heap.slot()));
+    }
+
+    /// Unmaps the arena at `position` if it has become empty and is not to stay. The caller is inside a section in which it
+    /// held slices of the arena.
+    fn look_if_empty<P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        position: usize,
+        region: &'static Region,
+        section: &Section<'_>,
+    ) {
+        if region.slices().is_empty()
+            && !(self.is_listed(position, region) && from.keeps_empty_arena(position, region))
+        {
+            self.retire(from, position, region, section);
+        }
     }
 
     /// Unmaps the arena at `position` if nothing in it is used. The caller is inside a section.
@@ -265,21 +305,25 @@ impl Arenas {
         region: &'static Region,
         section: &Section<'_>,
     ) {
-        let retired = if seeded("heap.retire_unfrozen") {
-            from.space().retire_region(region)
-        } else {
-            from.space().retire_arena(region, section)
-        };
-        if retired {
+        let unlist = || {
             let old = ptr::from_ref(region).cast_mut();
-            // Relaxed: readers that still find the arena here meet closed words. (Should the descriptor have been
-            // recycled already for another arena, that one has a position of its own.)
+            // Relaxed: the grace period that follows orders it.
             let _ = self.table[position].compare_exchange(
                 old,
                 ptr::null_mut(),
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             );
+        };
+        if seeded("heap.unlist_late") {
+            if from.space().retire_arena(region, section, || {}) {
+                unlist();
+            }
+        } else if seeded("heap.retire_unfrozen") {
+            unlist();
+            let _retired = from.space().retire_region(region);
+        } else {
+            let _retired = from.space().retire_arena(region, section, unlist);
         }
     }
 
@@ -340,16 +384,20 @@ impl Arenas {
                 let base = region.base() + run.start * SLICE;
                 // SAFETY: the run is claimed: nobody uses it, and its arena is one mapping.
                 let purged = unsafe { from.space().os().purge(base, run.len * SLICE) };
-                let _section = heap.section(from);
+                let section = heap.section(from);
                 if purged.is_err() && !seeded("heap.purge_unchecked") {
                     // Locked memory, for one: it stays dirty, and is not tried again now.
                     region.slices().release(run.start, run.len);
+                    self.has_room(position);
                     return done;
                 }
                 // Relaxed: a figure.
                 self.purged.fetch_add((dirty * SLICE) as u64, Ordering::Relaxed);
                 done += dirty;
                 region.slices().release_clean(run.start, run.len);
+                // Whoever looked meanwhile found no room, and an arena that is not empty.
+                self.has_room(position);
+                self.look_if_empty(from, position, region, &section);
             }
         }
         done
@@ -398,7 +446,7 @@ impl Arenas {
     }
 
     /// The arena at `position`. The caller is inside a section.
-    fn region(&self, position: usize) -> Option<&'static Region> {
+    pub(super) fn region(&self, position: usize) -> Option<&'static Region> {
         // Acquire: pairs with the Release in `enter_table`.
         // SAFETY: descriptors live forever; the section keeps this one from being recycled.
         unsafe { self.table[position].load(acquire("heap.table_read")).as_ref() }

@@ -6,7 +6,8 @@
 //! it is free already. The tag is cleared when the block is handed out. A program that overwrites either word by
 //! accident matches with probability 2^-64.
 
-use core::cell::Cell;
+use crate::pal::{Misuse, broken_contract};
+use crate::sync::Cell;
 
 /// Whether the paths verify what the caller hands in and what free blocks carry. One process uses one of the two:
 /// the tag is part of the free lists' format.
@@ -70,6 +71,19 @@ impl Block {
             return None;
         }
         Some(next)
+    }
+
+    /// The same, where a block that was written while it was free ends the process.
+    ///
+    /// # Safety
+    /// As for [`Block::next`].
+    #[inline(always)]
+    pub unsafe fn follow<C: Checks>(block: *mut Block, secret: usize) -> *mut Block {
+        // SAFETY: the caller's.
+        match unsafe { Block::next::<C>(block, secret) } {
+            Some(next) => next,
+            None => broken_contract(Misuse::WriteAfterFree, block.addr()),
+        }
     }
 
     /// Takes the mark of a free block off, so that freeing it again is no double free.

@@ -9,8 +9,9 @@
 //! zero, which is how a second free of it is recognised.
 
 use super::Allocator;
+use super::local::Heap;
 use crate::base::{align_up, is_aligned};
-use crate::pal::{Errno, Platform};
+use crate::pal::{Errno, Misuse, Platform, broken_contract};
 use crate::region::{Kind, Region};
 use crate::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{acquire, release, seeded};
@@ -107,6 +108,7 @@ impl Huge {
     pub fn allocate<P: Platform>(
         &self,
         from: &Allocator<P>,
+        heap: &Heap,
         size: usize,
         align: usize,
         zero: bool,
@@ -124,7 +126,7 @@ impl Huge {
             }
             None => {
                 self.note_miss(used);
-                match self.map(from, used, align) {
+                match self.map(from, heap, used, align) {
                     Some(region) => region,
                     None => return ptr::null_mut(),
                 }
@@ -159,14 +161,20 @@ impl Huge {
         }
     }
 
-    fn map<P: Platform>(&self, from: &Allocator<P>, used: usize, align: usize) -> Option<&'static Region> {
+    fn map<P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        heap: &Heap,
+        used: usize,
+        align: usize,
+    ) -> Option<&'static Region> {
         let reserve = if from.settings().reserves_space() { used.min(MOST_RESERVE) } else { 0 };
         for _ in 0..2 {
             if let Ok(region) = from.space().map_region(Kind::Huge, used, align, reserve) {
                 return Some(region);
             }
             self.drop_kept(from, 0);
-            from.space().reap(None);
+            from.space().reap(Some(heap.slot()));
         }
         None
     }
@@ -194,21 +202,29 @@ impl Huge {
     }
 
     /// Frees the block of `region`, which the caller holds.
-    pub fn free<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) {
-        self.take_in(region);
+    pub fn free<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, region: &'static Region) {
+        if !self.take_in(region) {
+            broken_contract(Misuse::DoubleFree, region.base());
+        }
         if !self.keep(from, region) {
             let _retired = from.space().retire_region(region);
         }
         from.stir();
-        from.space().reap(None);
+        from.space().reap(Some(heap.slot()));
     }
 
-    /// The opposite of `hand_out`.
-    fn take_in(&self, region: &Region) {
+    /// The opposite of `hand_out`; `false` if another thread has just freed the block.
+    #[must_use]
+    fn take_in(&self, region: &Region) -> bool {
+        // Relaxed: as in `set`; of two threads that free the same block one finds it free.
+        let used = region.note(USED).swap(0, Ordering::Relaxed);
+        if used == 0 {
+            return false;
+        }
         // Relaxed (both): figures.
-        self.live_bytes.fetch_sub(used_of(region), Ordering::Relaxed);
+        self.live_bytes.fetch_sub(used, Ordering::Relaxed);
         self.live_blocks.fetch_sub(1, Ordering::Relaxed);
-        set(region, USED, 0);
+        true
     }
 
     pub(super) fn keep<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) -> bool {
@@ -302,6 +318,7 @@ impl Huge {
     pub fn resize<P: Platform>(
         &self,
         from: &Allocator<P>,
+        heap: &Heap,
         region: &'static Region,
         size: usize,
         align: usize,
@@ -325,7 +342,7 @@ impl Huge {
         }
         from.settings().space_bet().taken();
         from.settings().space_bet().lost();
-        let Some(longer) = self.map(from, used, align) else { return ptr::null_mut() };
+        let Some(longer) = self.map(from, heap, used, align) else { return ptr::null_mut() };
         // Pinned readers of the old block must keep their view, and pages of two mappings do not move in one call: such a
         // block is copied.
         // SAFETY: both are ours, page-aligned and long enough, and each is one mapping; nobody uses the new one.
@@ -337,13 +354,13 @@ impl Huge {
             set(longer, MOVED, old);
             from.space().count_split(longer);
             // Not kept: what is kept is counted by the pages that it saves, and it has hardly any.
-            self.take_in(region);
+            let _ours = self.take_in(region);
             let _retired = from.space().retire_region(region);
-            from.space().reap(None);
+            from.space().reap(Some(heap.slot()));
         } else {
             // SAFETY: as above.
             unsafe { ptr::copy_nonoverlapping(base_of(region), base_of(longer), old) };
-            self.free(from, region);
+            self.free(from, heap, region);
         }
         base_of(longer)
     }

@@ -28,7 +28,7 @@ pub use census::{Census, ClassCensus, LiveBlocks};
 pub use huge::Huge;
 pub use local::{Heap, TABLE_MAX};
 pub use place::Place;
-pub use pool::{MAX_HEAPS, Pool};
+pub use pool::{Holder, MAX_HEAPS, Pool, Possession};
 pub use settings::{Bet, BetCount, Settings};
 pub use slab::{Freed, Slab, Standing, Usage};
 
@@ -36,6 +36,7 @@ use crate::base::{GRANULE, SLICE, class_info, class_of_aligned};
 use crate::const_unless_model;
 use crate::index::{Coarse, Space};
 use crate::pal::{Misuse, Platform, broken_contract};
+use crate::rcu::ReaderSlot;
 use crate::region::{Prefer, Region};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{full_fence, seeded};
@@ -100,8 +101,11 @@ impl<P: Platform> Allocator<P> {
         let secret = self.space.os().entropy() as usize | 1;
         // Relaxed (both): one of the racing threads wins, and the exchange tells the others its value.
         let _ = self.secret.compare_exchange(0, secret, Ordering::Relaxed, Ordering::Relaxed);
-        let limit = self.space.os().address_space_limit();
-        self.settings.adapt_to_address_space(limit);
+    }
+
+    /// Adapts the settings to what the process may have of address space. By one thread, before anybody sets anything.
+    pub fn adapt(&self) {
+        self.settings.adapt_to_address_space(self.space.os().address_space_limit());
     }
 
     /// A block of `size` bytes at a multiple of `align` (a power of two), zeroed if `zero`; null when there is no memory.
@@ -138,7 +142,7 @@ impl<P: Platform> Allocator<P> {
                 block
             }
             BlockKind::Large => self.allocate_large(heap, size, align, zero),
-            BlockKind::Huge => self.huge.allocate(self, size, align, zero),
+            BlockKind::Huge => self.huge.allocate(self, heap, size, align, zero),
         }
     }
 
@@ -160,7 +164,7 @@ impl<P: Platform> Allocator<P> {
                 }
             }
             Place::Large(slab) => self.free_large(heap, slab),
-            Place::Huge(region) => self.huge.free(self, region),
+            Place::Huge(region) => self.huge.free(self, heap, region),
         }
     }
 
@@ -174,7 +178,7 @@ impl<P: Platform> Allocator<P> {
             Place::Slab(_) => None,
             Place::Large(slab) => self.resize_large(heap, slab, size),
             Place::Huge(region) => {
-                let moved = self.huge.resize(self, region, size, align);
+                let moved = self.huge.resize(self, heap, region, size, align);
                 if moved.is_null() { None } else { Some(moved) }
             }
         }
@@ -251,7 +255,7 @@ impl<P: Platform> Allocator<P> {
     #[cold]
     pub fn give_back<C: Checks>(&self, heap: &Heap) {
         heap.collect::<C, P>(self);
-        self.collect_idle::<C>();
+        self.collect_idle::<C>(heap.holder());
         self.relieve(heap);
     }
 
@@ -267,12 +271,12 @@ impl<P: Platform> Allocator<P> {
     /// empty for several.
     /// Answers whether anything is left to give back.
     pub fn tick<C: Checks>(&self, heap: &Heap) -> bool {
-        self.collect_idle::<C>();
+        self.collect_idle::<C>(heap.holder());
         self.arenas.age_dirty(self, heap);
         self.huge.drop_kept(self, self.huge.kept_bytes() / 2);
         let empty = self.arenas.age_empty(self, heap);
         self.space.reap(Some(heap.slot()));
-        empty || self.has_idle_memory()
+        empty || self.has_idle_memory() || self.space.has_retired()
     }
 
     /// Whether there is anything for [`Allocator::tick`] to give back: free memory that is resident, or blocks that were
@@ -303,10 +307,10 @@ impl<P: Platform> Allocator<P> {
     }
 
     /// Tidies the heaps that nobody possesses: takes in what was sent to them, and gives back what is empty.
-    pub fn collect_idle<C: Checks>(&self) {
+    pub fn collect_idle<C: Checks>(&self, by: Holder) {
         for index in 0..self.pool.made() {
             if self.pool.is_idle(index)
-                && let Some(idle) = self.pool.possess(index)
+                && let Some(idle) = self.pool.possess(index, by)
             {
                 if idle.needs_collecting() {
                     idle.collect::<C, P>(self);
@@ -317,16 +321,17 @@ impl<P: Platform> Allocator<P> {
     }
 
     /// In the child of a fork: what belonged to threads that do not exist here belongs to nobody. `own` is the calling
-    /// thread's heap, or null.
+    /// thread, in whose hands heaps may be, also those that calls of its own were busy with when a handler forked.
     ///
     /// # Safety
     /// The calling thread is the only one.
-    pub unsafe fn child_after_fork(&'static self, own: *const Heap) {
-        // SAFETY: the caller's; heaps live forever.
-        unsafe {
-            self.space.child_after_fork(own.as_ref().map(Heap::slot));
-        }
-        for heap in self.pool.possessed(own) {
+    pub unsafe fn child_after_fork(&'static self, own: Holder) {
+        let heaps = || (0..self.pool.made()).filter_map(|index| self.pool.get(index));
+        let is_own = |heap: &&Heap| heap.possession().holder() == Some(own);
+        let owns = |slot: &ReaderSlot| heaps().filter(is_own).any(|heap| ptr::eq(heap.slot(), slot));
+        // SAFETY: the caller's.
+        unsafe { self.space.child_after_fork(&owns) };
+        for heap in self.pool.orphaned(own) {
             heap.forget_slabs();
         }
         {
@@ -335,15 +340,13 @@ impl<P: Platform> Allocator<P> {
             self.arenas.each_run(|slab| {
                 // SAFETY: an owner is a heap, and lives forever.
                 let owner = unsafe { slab.owner().as_ref() };
-                if let Some(owner) =
-                    owner.filter(|&owner| slab.usage() == Usage::Slab && !ptr::eq(owner, own))
-                    && !self.pool.is_idle(owner.index() as usize)
+                if let Some(owner) = owner.filter(|owner| slab.usage() == Usage::Slab && owner.is_orphan(own))
                 {
                     owner.regain(slab);
                 }
             });
         }
-        for heap in self.pool.possessed(own) {
+        for heap in self.pool.orphaned(own).filter(|_| !seeded("heap.child_drops_owners")) {
             self.pool.give_up(heap);
         }
         self.bell.forget_helper();

@@ -4,22 +4,84 @@
 //! the heap becomes idle with its slabs, private lists and inbox as they are, and the next new thread possesses it
 //! whole. That is adoption in one step: what the old thread had allocated is local to the new one.
 //!
-//! The law: a heap's bit in `idle` is set exactly while nobody possesses it. Clearing the bit is taking possession,
-//! setting it is giving it up; both are one atomic step, and nothing waits.
+//! The law: the word in the heap says who possesses it, or nobody. Writing one's own number over nobody's is taking
+//! possession, writing nobody's over it is giving up; both are one atomic step, and nothing waits. The bits in `idle` are
+//! hints where to look: one may be set for a heap that is possessed; when nobody is in the middle of either step, each
+//! idle heap's is.
 
 use super::Allocator;
 use super::block::Checks;
 use super::local::Heap;
 use crate::pal::Platform;
-use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{acquire, release, seeded};
 use crate::{atomic_array, const_unless_model};
+use core::num::NonZeroUsize;
 use core::ptr;
 
 /// Heaps that can exist: threads that allocate at the same time. Threads beyond it share (see `global`).
 pub const MAX_HEAPS: usize = if cfg!(any(loom, shuttle)) { 4 } else { 1 << 16 };
 const WORD: usize = u64::BITS as usize;
 const WORDS: usize = MAX_HEAPS.div_ceil(WORD);
+
+/// A thread, by a number that no other thread has at the same time: the address of something of its own.
+///
+/// In the child of a fork the one thread that there is has the number that it had in the parent, so it knows which heaps
+/// are in its own hands, in however many calls that a signal handler interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder(NonZeroUsize);
+
+impl Holder {
+    /// The thread that alone has `number`, which is not zero.
+    pub const fn new(number: usize) -> Holder {
+        match NonZeroUsize::new(number) {
+            Some(number) => Holder(number),
+            None => panic!("a thread's number is not zero"),
+        }
+    }
+}
+
+/// Who possesses a heap: a [`Holder`], or zero for nobody.
+pub struct Possession(AtomicUsize);
+
+const NOBODY: usize = 0;
+
+impl Possession {
+    const_unless_model! {
+        /// Nobody's.
+        pub(super) fn new() -> Possession {
+            Possession(AtomicUsize::new(NOBODY))
+        }
+    }
+
+    /// Who has it; `None` for nobody. Certain only for who has it, and for the one thread of a child.
+    pub fn holder(&self) -> Option<Holder> {
+        // Relaxed: a hint, but for who has it, whose own store it is.
+        NonZeroUsize::new(self.0.load(Ordering::Relaxed)).map(Holder)
+    }
+
+    /// Takes it if nobody has it.
+    fn take(&self, by: Holder) -> bool {
+        if seeded("heap.possess_two_steps") {
+            // Relaxed: a seeded bug.
+            let free = self.0.load(Ordering::Acquire) == NOBODY;
+            self.0.store(by.0.get(), Ordering::Relaxed);
+            return free;
+        }
+        // Acquire: pairs with the Release in `give_up`, so that everything the last possessor did is seen. Relaxed on
+        // failure: nothing is read but the word.
+        self.0.compare_exchange(NOBODY, by.0.get(), acquire("heap.possess"), Ordering::Relaxed).is_ok()
+    }
+
+    fn give_up(&self) {
+        debug_assert!(
+            seeded("heap.steal_unpossessed") || self.holder().is_some(),
+            "an idle heap was given up"
+        );
+        // Release: pairs with the Acquire in `take`.
+        self.0.store(NOBODY, release("heap.give_up"));
+    }
+}
 
 /// Every heap of the process.
 pub struct Pool {
@@ -54,13 +116,13 @@ impl Pool {
     }
 
     /// Possesses an idle heap, the lowest, so that few heaps serve many short threads.
-    pub fn possess_idle(&self) -> Option<&'static Heap> {
+    pub fn possess_idle(&self, by: Holder) -> Option<&'static Heap> {
         for word in 0..self.made().div_ceil(WORD) {
             // Relaxed: a hint where to try.
             let mut bits = self.idle[word].load(Ordering::Relaxed);
             while bits != 0 {
                 let index = word * WORD + bits.trailing_zeros() as usize;
-                if let Some(heap) = self.possess(index) {
+                if let Some(heap) = self.possess(index, by) {
                     return Some(heap);
                 }
                 bits &= bits - 1;
@@ -70,30 +132,19 @@ impl Pool {
     }
 
     /// Possesses the heap at `index` if it is idle.
-    pub fn possess(&self, index: usize) -> Option<&'static Heap> {
-        let bit = 1u64 << (index % WORD);
-        if seeded("heap.possess_two_steps") {
-            // Relaxed: a seeded bug.
-            let bits = self.idle[index / WORD].load(Ordering::Acquire);
-            self.idle[index / WORD].store(bits & !bit, Ordering::Relaxed);
-            return if bits & bit == 0 { None } else { self.get(index) };
-        }
-        // Acquire: pairs with the Release in `give_up`, so that everything the last possessor did is seen.
-        if self.idle[index / WORD].fetch_and(!bit, acquire("heap.possess")) & bit == 0 {
-            return None;
-        }
-        self.get(index)
+    pub fn possess(&self, index: usize, by: Holder) -> Option<&'static Heap> {
+        let heap = self.get(index).filter(|heap| heap.possession().take(by))?;
+        // Relaxed: a hint. Our own `give_up` sets it again.
+        self.idle[index / WORD].fetch_and(!(1 << (index % WORD)), Ordering::Relaxed);
+        Some(heap)
     }
 
     /// Makes a heap idle: the first half of [`Allocator::give_up`].
     pub(super) fn give_up(&self, heap: &Heap) {
         let index = heap.index() as usize;
-        // Release: pairs with the Acquire in `possess`.
-        let before = self.idle[index / WORD].fetch_or(1 << (index % WORD), release("heap.give_up"));
-        debug_assert!(
-            seeded("heap.steal_unpossessed") || before & (1 << (index % WORD)) == 0,
-            "an idle heap was given up"
-        );
+        heap.possession().give_up();
+        // Relaxed: a hint, and after the step: no possessor's clearing comes later.
+        self.idle[index / WORD].fetch_or(1 << (index % WORD), Ordering::Relaxed);
     }
 
     /// Whether blocks were sent to a heap that nobody possesses.
@@ -104,16 +155,15 @@ impl Pool {
 
     /// Whether the heap at `index` is idle (at this moment).
     pub fn is_idle(&self, index: usize) -> bool {
-        // Relaxed: a hint.
-        self.idle[index / WORD].load(Ordering::Relaxed) & (1 << (index % WORD)) != 0
+        self.get(index).is_some_and(|heap| heap.possession().holder().is_none())
     }
 
     /// Possesses an idle heap or makes one; `None` when there is no memory or there are [`MAX_HEAPS`] already.
-    pub fn possess_any<P: Platform>(&self, from: &Allocator<P>) -> Option<&'static Heap> {
-        self.possess_idle().or_else(|| self.make(from))
+    pub fn possess_any<P: Platform>(&self, from: &Allocator<P>, by: Holder) -> Option<&'static Heap> {
+        self.possess_idle(by).or_else(|| self.make(from, by))
     }
 
-    fn make<P: Platform>(&self, from: &Allocator<P>) -> Option<&'static Heap> {
+    fn make<P: Platform>(&self, from: &Allocator<P>, by: Holder) -> Option<&'static Heap> {
         let memory = from
             .space()
             .metadata()
@@ -132,6 +182,7 @@ impl Pool {
             Heap::construct(heap, index, from.secret());
             &*heap
         };
+        let _ours = heap.possession().take(by);
         // SAFETY: the slot lives forever with its heap, and is attached here only.
         unsafe { from.space().rcu().attach(heap.slot()) };
         // Release: pairs with the Acquire in `get`.
@@ -153,9 +204,13 @@ impl Pool {
             if !self.is_idle(index) {
                 continue;
             }
-            let idle = if seeded("heap.steal_unpossessed") { self.get(index) } else { self.possess(index) };
+            let by = heap.holder();
+            let idle =
+                if seeded("heap.steal_unpossessed") { self.get(index) } else { self.possess(index, by) };
             if let Some(idle) = idle {
-                idle.receive::<C, P>(from);
+                if idle.receive::<C, P>(from) {
+                    idle.send_all::<C, P>(from);
+                }
                 let slab = idle.give_away(class, heap);
                 from.give_up(idle);
                 if slab.is_some() {
@@ -170,11 +225,8 @@ impl Pool {
         None
     }
 
-    /// The heaps that somebody possesses, but for `own`: in the child of a fork, those of threads that do not exist here.
-    pub fn possessed(&self, own: *const Heap) -> impl Iterator<Item = &'static Heap> {
-        (0..self.made())
-            .filter(|&index| !self.is_idle(index))
-            .filter_map(|index| self.get(index))
-            .filter(move |&heap| !ptr::eq(heap, own))
+    /// In the child of a fork: the heaps that threads possessed which do not exist here.
+    pub fn orphaned(&self, own: Holder) -> impl Iterator<Item = &'static Heap> {
+        (0..self.made()).filter_map(|index| self.get(index)).filter(move |heap| heap.is_orphan(own))
     }
 }

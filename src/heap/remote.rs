@@ -8,13 +8,12 @@
 //! later: by the next new thread, or for a moment by whoever tidies up (see `pool`). So a sender never has to re-sort,
 //! and an owner that no longer has the slab of a block it received sends the block on.
 
-use super::block::{Block, Checks};
+use super::block::{Block, Checks, Trusting};
 use super::local::Heap;
 use crate::base::SLICE;
 use crate::const_unless_model;
 use crate::sync::atomic::{AtomicPtr, Ordering};
-use crate::sync::{acquire, release, seeded};
-use core::cell::Cell;
+use crate::sync::{Cell, acquire, release, seeded, signal_fence};
 use core::ptr;
 
 /// Owners that a thread can collect for at a time.
@@ -69,16 +68,43 @@ impl Inbox {
         self.head.load(Ordering::Relaxed).is_null()
     }
 
-    /// Takes everything that was sent.
-    pub fn take(&self) -> *mut Block {
+    /// Takes everything that was sent, into `received`, which is empty. It is there before it is gone from here: a thread
+    /// that vanishes in between leaves it in both places, which [`Inbox::holds`] tells, and not in none.
+    pub fn take(&self, received: &Cell<*mut Block>) {
         if seeded("heap.inbox_take_two_steps") {
+            received.set(self.head.load(Ordering::Acquire));
             // Relaxed: a seeded bug.
-            let head = self.head.load(Ordering::Acquire);
-            self.head.store(ptr::null_mut(), Ordering::Relaxed);
-            return head;
+            return self.head.store(ptr::null_mut(), Ordering::Relaxed);
         }
-        // Acquire: pairs with the Release in `push`.
-        self.head.swap(ptr::null_mut(), acquire("heap.inbox_take"))
+        // Relaxed: only the value is needed; the exchange below confirms it.
+        let mut head = self.head.load(Ordering::Relaxed);
+        while !head.is_null() {
+            if !seeded("heap.inbox_take_in_hand") {
+                received.set(head);
+                signal_fence();
+            }
+            // Acquire: pairs with the Release in `push`. Relaxed on failure: as above.
+            match self.head.compare_exchange_weak(
+                head,
+                ptr::null_mut(),
+                acquire("heap.inbox_take"),
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return received.set(head),
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Whether `block` is among what was sent and not taken. In the child of a fork, where nobody sends.
+    pub fn holds(&self, block: *mut Block) -> bool {
+        // Relaxed: the child has one thread.
+        let mut at = self.head.load(Ordering::Relaxed);
+        while !at.is_null() && at != block {
+            // SAFETY: a chain of free blocks that nobody else holds.
+            at = unsafe { Block::follow::<Trusting>(at, 0) };
+        }
+        !at.is_null()
     }
 }
 
@@ -88,9 +114,9 @@ struct Piece {
     last: Cell<*mut Block>,
 }
 
-/// Blocks for one owner, sorted a little: the pieces of a chain hold the blocks of different slices, so that the owner,
+/// Blocks that wait to be sent to one owner, sorted a little: the pieces of a chain hold the blocks of different slices, so that the owner,
 /// who reads one block after the other from another processor's cache, stays within a slab for a while.
-struct Chain {
+pub struct Chain {
     owner: Cell<*const Heap>,
     pieces: [Piece; PIECES],
     bytes: Cell<usize>,
@@ -118,12 +144,35 @@ impl Chain {
         if first.is_null() {
             piece.last.set(block);
         }
+        signal_fence();
         piece.first.set(block);
         self.bytes.set(self.bytes.get() + size);
     }
 
-    /// Takes the chain out, its pieces joined. `None` when it is empty.
-    fn take<C: Checks>(&self, secret: usize) -> Option<Parcel> {
+    /// The heap that owned the blocks' slabs when they were collected.
+    pub fn owner(&self) -> *const Heap {
+        self.owner.get()
+    }
+
+    /// Whether it is worth sending.
+    pub fn is_long(&self) -> bool {
+        self.bytes.get() >= CHAIN_BYTES
+    }
+
+    /// Takes one block out.
+    pub fn pop<C: Checks>(&self, secret: usize) -> Option<*mut Block> {
+        let Some(piece) = self.pieces.iter().find(|piece| !piece.first.get().is_null()) else {
+            self.bytes.set(0);
+            return None;
+        };
+        let block = piece.first.get();
+        // SAFETY: the chain's blocks are ours.
+        piece.first.set(unsafe { Block::follow::<C>(block, secret) });
+        Some(block)
+    }
+
+    /// Takes all of it out, its pieces joined. `None` when it is empty.
+    pub fn take<C: Checks>(&self, secret: usize) -> Option<Parcel> {
         let mut parcel: Option<Parcel> = None;
         for piece in &self.pieces {
             let first = piece.first.replace(ptr::null_mut());
@@ -179,36 +228,27 @@ impl Outbox {
         Outbox { chains: [const { Chain::new() }; CHAINS] }
     }
 
-    /// Takes the chain for `owner`, if there is one.
-    ///
-    /// The caller possesses the heap of this outbox.
-    pub fn take_for<C: Checks>(&self, owner: *const Heap, secret: usize) -> Option<Parcel> {
-        self.chains.iter().find(|chain| ptr::eq(chain.owner.get(), owner))?.take::<C>(secret)
+    /// The chain for blocks of `owner`, which may hold another's: then it is to be emptied before [`Outbox::add`].
+    pub fn chain(&self, owner: *const Heap) -> &Chain {
+        // SAFETY: heaps live forever.
+        &self.chains[unsafe { (*owner).index() } as usize % CHAINS]
     }
 
-    /// Adds `block` of `size` bytes to the chain for `owner`. Answers a chain that is to be sent now: that one, because it
-    /// is long enough, or the one that had to make room for it.
+    /// Adds `block` of `size` bytes to `chain`.
     ///
     /// # Safety
-    /// The caller possesses the heap of this outbox and holds the block, which lies in a slab of `owner`.
+    /// The caller possesses the heap of this outbox and holds the block, which lies in a slab of `owner`; the chain is that
+    /// of `owner`, and holds blocks of no other.
     pub unsafe fn add<C: Checks>(
-        &self,
+        chain: &Chain,
         owner: *const Heap,
         block: *mut Block,
         size: usize,
         secret: usize,
-    ) -> Option<Parcel> {
-        // SAFETY: heaps live forever.
-        let chain = &self.chains[unsafe { (*owner).index() } as usize % CHAINS];
-        let displaced = if ptr::eq(chain.owner.get(), owner) { None } else { chain.take::<C>(secret) };
+    ) {
         chain.owner.set(owner);
         // SAFETY: the caller's.
         unsafe { chain.add::<C>(block, size, secret) };
-        if displaced.is_none() && chain.bytes.get() >= CHAIN_BYTES {
-            chain.take::<C>(secret)
-        } else {
-            displaced
-        }
     }
 
     /// Whether nothing waits to be sent.
@@ -216,8 +256,8 @@ impl Outbox {
         self.chains.iter().all(|chain| chain.bytes.get() == 0)
     }
 
-    /// Takes one chain out; `None` when all are empty.
-    pub fn take<C: Checks>(&self, secret: usize) -> Option<Parcel> {
-        self.chains.iter().find_map(|chain| chain.take::<C>(secret))
+    /// A chain that is not empty.
+    pub fn waiting(&self) -> Option<&Chain> {
+        self.chains.iter().find(|chain| chain.bytes.get() != 0)
     }
 }

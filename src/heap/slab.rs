@@ -13,7 +13,7 @@ use super::block::{Block, Checks};
 use super::local::Heap;
 use crate::base::{ClassInfo, GRANULE, SLICE, align_down, class_info};
 use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use core::cell::Cell;
+use crate::sync::{Cell, signal_fence};
 use core::ptr;
 
 /// What a slice is used for.
@@ -282,7 +282,8 @@ impl Slab {
 
     /// Puts a block of this slab on its free list. `key` is the block's, by [`Block::key`].
     ///
-    /// The list is a list after every single store: a thread that vanishes in between (fork) loses this block at most.
+    /// The list is a list after every single store, in the order in which they are written here: a thread that vanishes in
+    /// between (fork) loses this block at most.
     ///
     /// # Safety
     /// The caller possesses the owning heap and the block.
@@ -290,6 +291,7 @@ impl Slab {
     pub unsafe fn push<C: Checks>(&self, block: *mut Block, key: usize) -> Freed {
         // SAFETY: the caller's.
         unsafe { Block::link::<C>(block, self.owned.free.get(), key) };
+        signal_fence();
         self.owned.free.set(block);
         self.count_down()
     }
@@ -339,17 +341,29 @@ impl Slab {
         self.owned.handed_out.load(Ordering::Relaxed)
     }
 
-    /// Links up to `bytes` worth of never used blocks (one at least) into a list and returns its head; null when the
-    /// slab has none left.
+    /// Whether `block`, one of this slab's or null, has been handed out at some time.
+    pub fn has_handed_out(&self, block: *mut Block) -> bool {
+        block.addr().wrapping_sub(self.base()) < self.handed_out() as usize * self.info().size as usize
+    }
+
+    /// Links up to `bytes` worth of never used blocks (one at least) into a list, which it puts into `list`; `false` when the
+    /// slab has none left. A thread that vanishes in between leaves a list that begins with a block that was never handed
+    /// out: see [`Slab::has_handed_out`].
     ///
     /// # Safety
-    /// The caller possesses the owning heap; `base` is the address of the slab's first slice.
-    pub unsafe fn extend<C: Checks>(&self, base: usize, bytes: usize, secret: usize) -> *mut Block {
+    /// The caller possesses the owning heap, of which `list` is an empty list; `base` is the address of the slab's first slice.
+    pub unsafe fn extend<C: Checks>(
+        &self,
+        base: usize,
+        bytes: usize,
+        secret: usize,
+        list: &Cell<*mut Block>,
+    ) -> bool {
         let info = self.info();
         let (size, from) = (info.size as usize, self.handed_out() as usize);
         let count = (bytes / size).max(1).min(info.capacity as usize - from);
         if count == 0 {
-            return ptr::null_mut();
+            return false;
         }
         let first = base + from * size;
         let mut next: *mut Block = ptr::null_mut();
@@ -359,11 +373,13 @@ impl Slab {
             unsafe { Block::link::<C>(block, next, Block::key(block, secret)) };
             next = block;
         }
+        list.set(next);
+        signal_fence();
         let handed_out = (from + count) as u32;
-        self.owned.handed_out.store(handed_out, Ordering::Relaxed);
         // Relaxed (both): see rule 1: whoever is handed one of these blocks got it from this thread.
         self.shared.limit.store(info.limit(handed_out), Ordering::Relaxed);
-        next
+        self.owned.handed_out.store(handed_out, Ordering::Relaxed);
+        true
     }
 
     /// Where the slab stands with its heap.

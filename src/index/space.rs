@@ -67,6 +67,8 @@ pub struct Space<P: Platform> {
     placement: Placement,
     /// Regions past their grace period, with pins to drain or an unmap to try again.
     parked: Pool<Region>,
+    /// Those of them that somebody has looked at and that were not ready.
+    unready: Pool<Region>,
     regions: [AtomicUsize; KINDS],
     mapped: AtomicUsize,
     mappings: AtomicUsize,
@@ -86,6 +88,7 @@ impl<P: Platform> Space<P> {
                 descriptors: Descriptors::new(),
                 placement: Placement::new(),
                 parked: Pool::new(),
+                unready: Pool::new(),
                 regions: zeros(),
                 mapped: AtomicUsize::new(0),
                 mappings: AtomicUsize::new(0),
@@ -269,12 +272,21 @@ impl<P: Platform> Space<P> {
         true
     }
 
-    /// Takes an arena out of use if no slice of it is claimed: freezes it first. The caller is in a section in which it
-    /// found the arena, or the arena's life could have ended.
-    pub fn retire_arena(&self, region: &'static Region, _section: &Section<'_>) -> bool {
+    /// Takes an arena out of use if no slice of it is claimed: freezes it first. Then `unlist` clears whatever leads to it
+    /// beside the index: nobody who enters a section after the retirement may find it. The caller is in a section in which
+    /// it found the arena, or the arena's life could have ended.
+    pub fn retire_arena(
+        &self,
+        region: &'static Region,
+        _section: &Section<'_>,
+        unlist: impl FnOnce(),
+    ) -> bool {
         debug_assert!(region.kind() == Kind::Arena);
         // Cheap to ask, and spares those who claim at this moment a map that is closed for a while.
         let frozen = region.slices().is_empty() && (seeded("index.no_freeze") || region.slices().freeze());
+        if frozen {
+            unlist();
+        }
         frozen && self.retire_region(region)
     }
 
@@ -299,20 +311,33 @@ impl<P: Platform> Space<P> {
     /// again where the system refused. Returns how many regions were unmapped. Never waits; `own` is the caller's slot.
     pub fn reap(&self, own: Option<&ReaderSlot>) -> usize {
         self.rcu.reclaim(&self.os, own, |link| self.grace_over(link));
-        if self.parked.is_empty() { 0 } else { self.reap_parked() }
+        if self.parked.is_empty() && self.unready.is_empty() { 0 } else { self.reap_parked() }
     }
 
-    /// Unmaps what is parked and drained; returns how many regions.
+    /// Whether [`Space::reap`] may have something to do before long: regions wait for a grace period, for pins, or for the
+    /// system to let them go.
+    pub fn has_retired(&self) -> bool {
+        // Relaxed: a figure.
+        self.retired.load(Relaxed) > 0 && !self.rcu.statistics().stopped
+    }
+
+    /// Unmaps what is parked and drained; returns how many regions. One at a time is in this thread's hands, so that no more
+    /// are lost should it vanish in a fork; those that are not ready wait in `unready` meanwhile. Bounded, for another
+    /// thread may be at it, too.
     fn reap_parked(&self) -> usize {
+        let most = self.counts().retired;
         let mut unmapped = 0;
-        self.parked.drain(|region| {
+        for region in (0..most).map_while(|_| self.parked.take()) {
             let drained = region.state().is_drained() || seeded("index.undrained");
             if drained && self.finish(region).is_ok() {
                 unmapped += 1;
             } else {
-                self.parked.give(region);
+                self.unready.give(region);
             }
-        });
+        }
+        for region in (0..most).map_while(|_| self.unready.take()) {
+            self.parked.give(region);
+        }
         unmapped
     }
 
@@ -390,15 +415,15 @@ impl<P: Platform> Space<P> {
         }
     }
 
-    /// Makes the child of a fork able to go on; `own` is the calling thread's slot. Pins of the threads that are gone
+    /// Makes the child of a fork able to go on; `owns` tells the calling thread's slots. Pins of the threads that are gone
     /// stay: their regions are never unmapped in the child. A region that another thread was taking out of use at that
     /// moment may stay mapped, unused.
     ///
     /// # Safety
     /// The calling thread is the only one of the process, since a fork.
-    pub unsafe fn child_after_fork(&self, own: Option<&ReaderSlot>) {
+    pub unsafe fn child_after_fork(&self, owns: &dyn Fn(&ReaderSlot) -> bool) {
         // SAFETY: passed on.
-        unsafe { self.rcu.child_after_fork(own) };
+        unsafe { self.rcu.child_after_fork(owns) };
     }
 }
 

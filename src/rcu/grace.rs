@@ -5,7 +5,7 @@ use super::{Flavour, Rcu, RetireLink};
 use crate::const_unless_model;
 use crate::pal::Platform;
 use crate::rcu::interrupt;
-use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use crate::sync::{acquire, full_fence, release, seeded, spin_hint};
 use core::ptr;
 
@@ -31,7 +31,7 @@ const CUTTING: u8 = 2;
 /// Nobody holds the reclaimer's lock.
 const NOBODY: usize = 0;
 /// A thread without a slot holds it. Otherwise the address of the holder's slot does.
-const GUEST: usize = 1;
+pub(super) const GUEST: usize = 1;
 
 /// The reclaimer's state. Everything but `holder` and `completed` belongs to the holder, and each step can be repeated
 /// by the next one should the holder vanish in a fork.
@@ -41,6 +41,8 @@ pub(super) struct Grace {
     /// The first slot whose snapshot is not known to have ended.
     cursor: AtomicPtr<ReaderSlot>,
     completed: AtomicUsize,
+    /// Whether the last barrier failed.
+    failed: AtomicBool,
 }
 
 /// A word for threads without a slot, and what the reclaimer notes about it.
@@ -65,6 +67,7 @@ impl Grace {
                 step: AtomicU8::new(IDLE),
                 cursor: AtomicPtr::new(ptr::null_mut()),
                 completed: AtomicUsize::new(0),
+                failed: AtomicBool::new(false),
             }
         }
     }
@@ -72,6 +75,20 @@ impl Grace {
     pub(super) fn completed(&self) -> usize {
         // Relaxed: a count, not a promise.
         self.completed.load(Ordering::Relaxed)
+    }
+
+    /// Whether grace periods stand still because there is no barrier.
+    pub(super) fn has_stopped(&self) -> bool {
+        // Relaxed: a hint.
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    fn note_barrier<T, E>(&self, outcome: Result<T, E>) -> Result<T, E> {
+        // Relaxed: a hint; looked at first, for it hardly ever changes.
+        if self.has_stopped() != outcome.is_err() {
+            self.failed.store(outcome.is_err(), Ordering::Relaxed);
+        }
+        outcome
     }
 
     fn count(&self) {
@@ -107,13 +124,16 @@ impl Grace {
         interrupt::point();
     }
 
-    /// Frees the lock if its holder vanished.
-    pub(super) fn child_after_fork(&self, own: Option<&ReaderSlot>) {
-        // Relaxed: the child of a fork has one thread.
-        if self.holder.load(Ordering::Relaxed) != Self::identity(own) && !seeded("rcu.child_keeps_lock") {
-            // Relaxed: as above.
-            self.holder.store(NOBODY, Ordering::Relaxed);
-        }
+    /// Who holds the lock: [`GUEST`], the address of a slot, or zero. For the child of a fork, which has one thread.
+    pub(super) fn holder(&self) -> usize {
+        // Relaxed: as said.
+        self.holder.load(Ordering::Relaxed)
+    }
+
+    /// In the child of a fork: frees the lock of a holder that vanished.
+    pub(super) fn forget_holder(&self) {
+        // Relaxed: the child has one thread.
+        self.holder.store(NOBODY, Ordering::Relaxed);
     }
 }
 
@@ -246,7 +266,9 @@ impl Rcu {
             }
             // It may fail for one thread (a filter of its own) or for a time, so the next caller tries again.
             Flavour::Membarrier if seeded("rcu.heavy_barrier") => Ok(()),
-            Flavour::Membarrier => os.heavy_barrier().map_err(|_| GraceError::NoBarrier),
+            Flavour::Membarrier => {
+                self.grace.note_barrier(os.heavy_barrier()).map_err(|_| GraceError::NoBarrier)
+            }
         }
     }
 }

@@ -84,6 +84,8 @@ pub struct Statistics {
     pub grace_periods: usize,
     /// Links that are retired and not yet handed over.
     pub pending: usize,
+    /// Whether grace periods stand still: the barrier failed when it was last tried.
+    pub stopped: bool,
 }
 
 /// Readers, and what was retired while they may have seen it.
@@ -208,23 +210,34 @@ impl Rcu {
     /// the reclaimer's lock if another thread held it. What was retired stays retired; only a link whose `done` was
     /// running in another thread is lost, with the thing it stands for.
     ///
-    /// `own` is the calling thread's slot. Without one, guests and a reclaimer that is a guest are taken to be the
-    /// calling thread itself, and left alone: grace periods may then stand still in this child, which leaks but is safe.
+    /// `owns` tells the slots of the calling thread, which may have several, one to a call that a signal handler
+    /// interrupted. If it has none, guests and a reclaimer that is a guest are taken to be the calling thread itself, and
+    /// left alone: grace periods may then stand still in this child, which leaks but is safe.
     ///
     /// # Safety
     /// The calling thread is the only one of the process, since a fork.
-    pub unsafe fn child_after_fork(&self, own: Option<&ReaderSlot>) {
-        for slot in self.slots.from(self.slots.head()) {
-            if !own.is_some_and(|own| core::ptr::eq(own, slot)) && !seeded("rcu.child_keeps_sections") {
+    pub unsafe fn child_after_fork(&self, owns: &dyn Fn(&ReaderSlot) -> bool) {
+        let slots = || self.slots.from(self.slots.head());
+        for slot in slots().filter(|slot| !owns(slot)) {
+            if !seeded("rcu.child_keeps_sections") {
                 slot.word().reset();
             }
         }
-        if own.is_some() {
+        let has_slot = slots().any(owns);
+        if has_slot {
             for guest in &self.guests {
                 guest.word.reset();
             }
         }
-        self.grace.child_after_fork(own);
+        let holder = self.grace.holder();
+        let is_own = if holder == grace::GUEST {
+            !has_slot
+        } else {
+            slots().any(|slot| core::ptr::from_ref(slot).addr() == holder && owns(slot))
+        };
+        if !is_own && !seeded("rcu.child_keeps_lock") {
+            self.grace.forget_holder();
+        }
     }
 
     /// The counts.
@@ -233,6 +246,7 @@ impl Rcu {
             flavour: self.flavour(),
             grace_periods: self.grace.completed(),
             pending: self.retired.len(),
+            stopped: self.grace.has_stopped(),
         }
     }
 }

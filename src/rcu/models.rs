@@ -400,7 +400,7 @@ fn forked() {
             );
             std::mem::forget(world.enter(0));
             // SAFETY: this thread plays the only one of the child.
-            unsafe { world.rcu.child_after_fork(Some(&world.slots[1])) };
+            unsafe { world.rcu.child_after_fork(&|slot| core::ptr::eq(slot, &world.slots[1])) };
             world.reclaim(Some(1));
             world.reclaim(Some(1));
             assert_eq!(world.rcu.statistics().pending, 0);

@@ -180,9 +180,11 @@ fn a_barrier_that_fails_parks_what_is_retired_until_it_works_again() {
         assert_eq!(rcu.reclaim(&os, Some(slot), |_| panic!("no grace period")), 0);
         assert_eq!(rcu.statistics().pending, parked);
         assert_eq!(rcu.synchronize(&os, Some(slot)), Err(GraceError::NoBarrier));
+        assert!(rcu.statistics().stopped);
     }
     os.reconfigure(|config| config.barrier = Barrier::Works);
     assert_eq!(rcu.reclaim(&os, Some(slot), |_| {}), 3);
+    assert!(!rcu.statistics().stopped);
 }
 
 #[test]
@@ -274,7 +276,7 @@ fn a_fork_may_interrupt_a_reclaimer_anywhere() {
             );
             let total = if above { 4 } else { 3 };
             // SAFETY: this thread plays the only one of the child.
-            unsafe { rcu.child_after_fork(Some(own)) };
+            unsafe { rcu.child_after_fork(&|slot| core::ptr::eq(slot, own)) };
             for _ in 0..2 {
                 rcu.reclaim(os, Some(own), count);
             }
@@ -306,7 +308,7 @@ fn a_fork_in_a_handler_leaves_the_interrupted_reclaim_and_section_alone() {
     retired(rcu);
     let fork = || {
         // SAFETY: this thread plays the only one of the child.
-        unsafe { rcu.child_after_fork(Some(own)) };
+        unsafe { rcu.child_after_fork(&|slot| core::ptr::eq(slot, own)) };
     };
     let reached = arm(0, fork, || {
         assert_eq!(rcu.reclaim(os, Some(own), |_| panic!("the own section is open")), 0);
@@ -324,7 +326,7 @@ fn a_fork_in_a_handler_leaves_the_lock_with_the_interrupted_reclaim() {
     retired(rcu);
     let fork = || {
         // SAFETY: this thread plays the only one of the child.
-        unsafe { rcu.child_after_fork(Some(own)) };
+        unsafe { rcu.child_after_fork(&|slot| core::ptr::eq(slot, own)) };
         assert_eq!(rcu.reclaim(os, Some(own), |_| panic!("the interrupted reclaim has the lock")), 0);
     };
     let mut handed = 0;
@@ -339,7 +341,7 @@ fn a_guest_that_a_fork_closed_leaves_without_harm() {
     let own = attached(rcu);
     let section = rcu.enter_guest();
     // SAFETY: this thread plays the only one of the child.
-    unsafe { rcu.child_after_fork(Some(own)) };
+    unsafe { rcu.child_after_fork(&|slot| core::ptr::eq(slot, own)) };
     drop(section);
     retired(rcu);
     assert_eq!(rcu.reclaim(&os, Some(own), |_| {}), 1);

@@ -72,8 +72,6 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("region.pool_give_relaxed", "the release when an object is given", "pool"),
     SeededBug::new("region.pool_take_relaxed", "the acquire when an object is taken", "pool"),
     SeededBug::new("region.pool_take_again", "the acquire of the next top after a lost race", "pool"),
-    SeededBug::new("region.pool_give_relaxed", "the release when an object is given", "pool_drained"),
-    SeededBug::new("region.pool_drain_relaxed", "the acquire when all objects are taken", "pool_drained"),
     SeededBug::new("region.chunk_publish", "the release when a chunk is offered", "metadata"),
     SeededBug::new("region.chunk_acquire", "the acquire of the current chunk", "metadata"),
     SeededBug::new("region.bump_blind", "the compare-and-swap of the bump", "metadata"),
@@ -399,27 +397,6 @@ impl Shelf {
     }
 }
 
-fn pool_drained() {
-    explore(3, || {
-        let shelf = Shelf::new();
-        let other = shelf.clone();
-        let other = thread::spawn(move || {
-            if let Some(region) = other.take() {
-                other.pool.give(region);
-            }
-        });
-        let mut met = 0;
-        shelf.pool.drain(|region| {
-            shelf.touch(region);
-            met += 1;
-            shelf.pool.give(region);
-        });
-        other.join().unwrap();
-        assert!((1..=2).contains(&met));
-        assert!(shelf.take().is_some() && shelf.take().is_some() && shelf.take().is_none());
-    });
-}
-
 fn pool() {
     explore(3, || {
         let shelf = Shelf::new();
@@ -452,5 +429,5 @@ fn metadata() {
 models! {
     pins_and_an_unmapper two_unmappers as_many_pins_as_count recycled_under_a_slow_reader claim_or_freeze
     claim_across_words_or_freeze freeze_called_off two_freezers overlapping_claims handed_over last_touch
-    purge_and_claim header_before_claims pool pool_drained metadata
+    purge_and_claim header_before_claims pool metadata
 }

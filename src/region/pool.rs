@@ -119,7 +119,7 @@ impl<T: Linked> Pool<T> {
         loop {
             // Relaxed: published by the exchange.
             object.link().below.store(head.address(), Relaxed);
-            // Release: partner is the Acquire of `take` and `drain`.
+            // Release: partner is the Acquire of `take`.
             match self.head.compare_exchange_weak(
                 head.0,
                 head.with_top(address).0,
@@ -129,28 +129,6 @@ impl<T: Linked> Pool<T> {
                 Ok(_) => return,
                 Err(now) => head = Head(now),
             }
-        }
-    }
-
-    /// Takes all objects at once and hands each to `each`, which may give it back: it is not met again.
-    pub fn drain(&self, mut each: impl FnMut(&'static T)) {
-        // Relaxed: only the guess for the exchange below.
-        let mut head = Head(self.head.load(Relaxed));
-        // Acquire: partner is the Release of `give`.
-        while let Err(now) = self.head.compare_exchange_weak(
-            head.0,
-            head.with_top(0).retagged().0,
-            acquire("region.pool_drain_relaxed"),
-            Relaxed,
-        ) {
-            head = Head(now);
-        }
-        let mut address = head.address();
-        // SAFETY: as in `take`.
-        while let Some(top) = unsafe { at::<T>(address) } {
-            // Relaxed: the whole chain belongs to this thread; read before `each` may give the object away.
-            address = top.link().below.load(Relaxed);
-            each(top);
         }
     }
 

@@ -143,25 +143,6 @@ fn descriptors_come_back_in_another_life() {
 }
 
 #[test]
-fn a_pool_can_be_drained_into_itself() {
-    let pool: Pool<Region> = Pool::new();
-    let regions: Vec<&'static Region> = (0..5).map(|_| leaked(Region::new())).collect();
-    regions.iter().for_each(|region| pool.give(region));
-    let mut met = 0;
-    pool.drain(|region| {
-        met += 1;
-        pool.give(region);
-    });
-    assert_eq!(met, 5);
-    let mut taken: Vec<_> = core::iter::from_fn(|| pool.take()).map(core::ptr::from_ref).collect();
-    taken.sort();
-    let mut all: Vec<_> = regions.iter().copied().map(core::ptr::from_ref).collect();
-    all.sort();
-    assert_eq!(taken, all);
-    assert!(pool.is_empty());
-}
-
-#[test]
 fn a_new_map_is_closed_until_it_is_opened() {
     let map = SliceMap::new();
     map.open(1..20);

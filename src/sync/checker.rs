@@ -17,11 +17,13 @@ std::thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-fn count_execution() {
+/// Counts an execution of the model that runs.
+pub(crate) fn count_execution() {
     EXECUTIONS.with(|count| count.set(count.get() + 1));
 }
 
-fn effort() -> usize {
+/// How many times wider the search is than usual, less one.
+pub(crate) fn effort() -> usize {
     std::env::var("SPECMALLOC_MODEL_EFFORT").map_or(0, |effort| effort.parse().expect("a number"))
 }
 

@@ -5,6 +5,7 @@
 //! Two things differ under a checker, and are named here once: an atomic may not be zero bytes when it is zero
 //! ([`ZERO_IS_VALID`]), and membarrier does not exist there ([`light_barrier`] is a full fence).
 
+mod cell;
 #[cfg(all(test, any(loom, shuttle)))]
 pub(crate) mod checker;
 mod seeded;
@@ -16,6 +17,9 @@ pub use loom::sync::atomic;
 #[cfg(shuttle)]
 pub use shuttle::sync::atomic;
 
+pub use cell::Cell;
+#[cfg(all(test, shuttle))]
+pub(crate) use cell::with_steps;
 pub use crossbeam_utils::CachePadded;
 #[cfg(any(loom, shuttle))]
 pub use seeded::is_any_planted;

@@ -8,7 +8,7 @@ mod figures;
 
 use crate::pattern::{fill, has_its_pages, is_intact, is_zero};
 use specmalloc::base::{GRANULE, SMALL_MAX};
-use specmalloc::heap::{Allocator, BlockKind, Checks, Heap, LARGE_MAX, Place};
+use specmalloc::heap::{Allocator, BlockKind, Checks, Heap, Holder, LARGE_MAX, Place};
 use specmalloc::pal::simulated::{CallKind, Config, Simulated};
 use std::collections::{BTreeMap, VecDeque};
 use std::marker::PhantomData;
@@ -79,6 +79,14 @@ pub enum Step {
     },
 }
 
+/// The thread that a hand stands for.
+fn holder(hand: usize) -> Holder {
+    Holder::new(1 + hand % HANDS)
+}
+
+/// A thread that has no heap of its own.
+const GUEST: Holder = Holder::new(1 + HANDS);
+
 struct Live {
     size: usize,
     align: usize,
@@ -113,6 +121,7 @@ impl<C: Checks> Driver<C> {
         let maker = std::thread::Builder::new().stack_size(32 << 20).spawn(make).unwrap();
         let allocator = maker.join().unwrap();
         allocator.start();
+        allocator.adapt();
         tune(allocator);
         Driver {
             os,
@@ -129,9 +138,10 @@ impl<C: Checks> Driver<C> {
 
     /// The heap of a hand, possessed if need be. `None` without memory.
     fn heap(&mut self, hand: usize) -> Option<&'static Heap> {
+        let by = holder(hand);
         let hand = &mut self.hands[hand % HANDS];
         if hand.is_none() {
-            *hand = self.allocator.pool().possess_any(self.allocator);
+            *hand = self.allocator.pool().possess_any(self.allocator, by);
         }
         if hand.is_none() {
             self.refused += 1;
@@ -157,18 +167,18 @@ impl<C: Checks> Driver<C> {
                 }
             }
             Step::Count { relieve } => self.count(relieve),
-            Step::CollectIdle => self.allocator.collect_idle::<C>(),
+            Step::CollectIdle => self.allocator.collect_idle::<C>(GUEST),
             Step::Fork { hand } => {
                 let own = self.heap(hand);
                 self.hands = [None; HANDS];
                 self.hands[hand % HANDS] = own;
                 // SAFETY: this thread plays all of them.
-                unsafe { self.allocator.child_after_fork(own.map_or(std::ptr::null(), |heap| heap)) };
+                unsafe { self.allocator.child_after_fork(holder(hand)) };
             }
             Step::ForkByGuest => {
                 self.hands = [None; HANDS];
                 // SAFETY: as above.
-                unsafe { self.allocator.child_after_fork(std::ptr::null()) };
+                unsafe { self.allocator.child_after_fork(GUEST) };
             }
             Step::Settle { hand }
             | Step::Collect { hand }
@@ -361,7 +371,7 @@ impl<C: Checks> Driver<C> {
         // What was sent from heap to heap may have to be sent on.
         for _ in 0..3 {
             heap.collect::<C, _>(self.allocator);
-            self.allocator.collect_idle::<C>();
+            self.allocator.collect_idle::<C>(GUEST);
             self.allocator.relieve(heap);
             self.os.advance_ms(1000);
         }

@@ -8,7 +8,7 @@ use crate::heap::Allocator;
 use crate::heap::Block;
 use crate::heap::block::{Checks, Trusting};
 use crate::heap::place::first_of;
-use crate::heap::remote::Parcel;
+use crate::heap::remote::{Chain, Outbox, Parcel};
 use crate::heap::slab::{Slab, Standing};
 use crate::pal::Platform;
 use crate::sync::atomic::Ordering;
@@ -37,35 +37,38 @@ impl Heap {
     /// # Safety
     /// As for [`Heap::free_remote`].
     unsafe fn send_home<C: Checks, P: Platform>(&self, from: &Allocator<P>, slab: &Slab, block: *mut Block) {
-        let size = slab.info().size as usize;
-        let owner = slab.owner();
-        // SAFETY: the caller's; the owner of a slab with a live block is a heap.
-        if let Some(parcel) = unsafe { self.outbox.add::<C>(owner, block, size, self.secret.get()) } {
-            self.deliver::<C, P>(from, parcel);
+        let (size, owner) = (slab.info().size as usize, slab.owner());
+        let chain = self.outbox.chain(owner);
+        if !ptr::eq(chain.owner(), owner) {
+            self.deliver::<C, P>(from, chain);
         }
+        // SAFETY: the caller's; the owner of a slab with a live block is a heap, and what was another's is delivered.
+        unsafe { Outbox::add::<C>(chain, owner, block, size, self.secret.get()) };
         // What is kept back for an owner whose thread has exited would hold its slabs for as long as this thread is idle.
-        // SAFETY: as above; heaps live forever.
-        if from.pool().is_idle(unsafe { (*owner).index() } as usize)
-            && let Some(parcel) = self.outbox.take_for::<C>(owner, self.secret.get())
-        {
-            self.deliver::<C, P>(from, parcel);
+        // SAFETY: heaps live forever.
+        if chain.is_long() || from.pool().is_idle(unsafe { (*owner).index() } as usize) {
+            self.deliver::<C, P>(from, chain);
         }
     }
 
-    /// Sends a parcel to its owner; or, if nobody possesses the owner, takes the slabs of its blocks over: the thread that
+    /// Sends a chain to its owner; or, if nobody possesses the owner, takes the slabs of its blocks over: the thread that
     /// frees what an exited thread has allocated goes on with its memory.
-    fn deliver<C: Checks, P: Platform>(&self, from: &Allocator<P>, parcel: Parcel) {
-        // SAFETY: heaps live forever.
-        let index = unsafe { (*parcel.owner).index() } as usize;
+    fn deliver<C: Checks, P: Platform>(&self, from: &Allocator<P>, chain: &Chain) {
+        // SAFETY: null, or a heap, which lives forever.
+        let Some(owner) = (unsafe { chain.owner().as_ref() }) else { return };
+        let (index, secret) = (owner.index() as usize, self.secret.get());
         let idle = match from.pool().is_idle(index) {
             true if seeded("heap.deliver_unpossessed") => from.pool().get(index),
-            true => from.pool().possess(index),
+            true => from.pool().possess(index, self.holder()),
             false => None,
         };
-        let Some(idle) = idle else { return self.post::<C, P>(from, parcel) };
-        let mut block = parcel.first;
-        while !block.is_null() {
-            let next = self.follow::<C>(block);
+        let Some(idle) = idle else {
+            if let Some(parcel) = chain.take::<C>(secret) {
+                self.post::<C, P>(from, parcel);
+            }
+            return;
+        };
+        while let Some(block) = chain.pop::<C>(secret) {
             // SAFETY: the block counts as live until it is on its slab's list, so its arena is there.
             let slab = unsafe { first_of(Slab::of(block.addr())) };
             // SAFETY: this thread possesses both heaps, and holds the block.
@@ -81,7 +84,6 @@ impl Heap {
                     self.post::<C, P>(from, Parcel::of_one(slab.owner(), block));
                 }
             }
-            block = next;
         }
         from.give_up(idle);
     }
@@ -118,21 +120,27 @@ impl Heap {
         }
     }
 
-    pub(super) fn send_all<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
-        while let Some(parcel) = self.outbox.take::<C>(self.secret.get()) {
-            self.deliver::<C, P>(from, parcel);
+    pub(in crate::heap) fn send_all<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
+        while let Some(chain) = self.outbox.waiting() {
+            self.deliver::<C, P>(from, chain);
         }
     }
 
     /// Takes the blocks that other threads sent, and frees them here or sends them on. Answers whether any came.
     pub fn receive<C: Checks, P: Platform>(&self, from: &Allocator<P>) -> bool {
-        if self.inbox.is_empty() {
-            return false;
+        if self.received.get().is_null() {
+            if self.inbox.is_empty() {
+                return false;
+            }
+            self.inbox.take(&self.received);
         }
-        let mut block = self.inbox.take();
-        let any = !block.is_null();
-        while !block.is_null() {
-            let next = self.follow::<C>(block);
+        let any = !self.received.get().is_null();
+        loop {
+            let block = self.received.get();
+            if block.is_null() {
+                return any;
+            }
+            self.received.set(self.follow::<C>(block));
             // SAFETY: the block counts as live until it is on its slab's list, so its arena is there.
             let slab = unsafe { first_of(Slab::of(block.addr())) };
             // SAFETY: the block came to us with its chain.
@@ -144,9 +152,7 @@ impl Heap {
                     self.send_home::<C, P>(from, slab, block);
                 }
             }
-            block = next;
         }
-        any
     }
 
     /// Sends what is held back for other heaps and takes what came: before the thread exits or pauses.
@@ -166,18 +172,29 @@ impl Heap {
     }
 
     /// In the child of a fork: the thread that possessed this heap vanished in the middle of anything. Forgets the lists of
-    /// slabs; [`Heap::regain`] builds them anew from the slabs' records. What the thread had in its hands counts as live
-    /// for ever.
+    /// slabs, [`Heap::regain`] builds them anew from the slabs' records; and repairs what that thread left half done. What it
+    /// had in its hands counts as live for ever.
     pub fn forget_slabs(&self) {
-        for list in &self.available {
+        for list in self.available.iter().filter(|_| !seeded("heap.child_keeps_available")) {
             list.set(ptr::null());
         }
         for class in 0..CLASSES {
             // SAFETY: a current slab is this heap's.
-            let slab = unsafe { self.current[class].get().as_ref() };
-            if let Some(slab) = slab.filter(|slab| ptr::eq(self.lists[class].get(), slab.free())) {
+            let Some(slab) = (unsafe { self.current[class].get().as_ref() }) else { continue };
+            let list = self.lists[class].get();
+            if ptr::eq(list, slab.free()) && !seeded("heap.child_keeps_taken") {
+                // In the middle of `take_over`.
                 slab.forget_free();
             }
+            if !slab.has_handed_out(list) && !seeded("heap.child_keeps_unborn") {
+                // In the middle of `Slab::extend`.
+                self.lists[class].set(ptr::null_mut());
+            }
+            slab.make_current();
+        }
+        if self.inbox.holds(self.received.get()) && !seeded("heap.child_keeps_received") {
+            // In the middle of `Inbox::take`.
+            self.received.set(ptr::null_mut());
         }
     }
 

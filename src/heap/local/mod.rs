@@ -6,7 +6,7 @@
 //!
 //! Rules:
 //! 1. A heap is *possessed* by one thread at a time (see `pool`); only the possessor touches it, but for `inbox`,
-//!    `index` and `slot`.
+//!    `shared` and `slot`.
 //! 2. Heaps live forever in metadata memory, so an owner pointer can always be followed to its inbox.
 //! 3. Every step leaves each list a list: a thread that vanishes between two instructions (fork) takes with it what it
 //!    had in its hands, and nothing else.
@@ -16,13 +16,13 @@ mod exchange;
 use crate::base::{CLASSES, SLICE, class_of};
 use crate::heap::Allocator;
 use crate::heap::block::{Block, Checks};
+use crate::heap::pool::{Holder, Possession};
 use crate::heap::remote::{Inbox, Outbox};
 use crate::heap::slab::{Freed, Slab, Standing};
-use crate::pal::{Misuse, Platform, broken_contract};
+use crate::pal::Platform;
 use crate::rcu::{ReaderSlot, Section};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{CachePadded, ZERO_IS_VALID, signal_fence};
-use core::cell::Cell;
+use crate::sync::{CachePadded, Cell, ZERO_IS_VALID, signal_fence};
 use core::ptr;
 
 /// Largest request in bytes that finds its class in the heap's own table.
@@ -43,6 +43,12 @@ static CLASS_TABLE: [u8; TABLE_MAX + 1] = {
 /// others by arithmetic on the address.
 const OWN: usize = if cfg!(any(loom, shuttle)) { 8 } else { 1024 };
 
+/// What any thread reads of a heap, on a line that its possessor seldom writes.
+struct Shared {
+    index: u32,
+    possession: Possession,
+}
+
 /// What one thread allocates from.
 pub struct Heap {
     lists: [Cell<*mut Block>; CLASSES],
@@ -50,6 +56,8 @@ pub struct Heap {
     current: [Cell<*const Slab>; CLASSES],
     available: [Cell<*const Slab>; CLASSES],
     outbox: Outbox,
+    /// What was taken from the inbox and is still to be freed.
+    received: Cell<*mut Block>,
     /// Position of the arena that served this heap last: where the next claim starts.
     home: Cell<usize>,
     /// Slices given back since the last look at how much is dirty.
@@ -58,7 +66,7 @@ pub struct Heap {
     lookups: [AtomicU64; 2],
     /// Blocks freed for other heaps, ever: a figure.
     remote_frees: AtomicU64,
-    index: u32,
+    shared: CachePadded<Shared>,
     inbox: CachePadded<Inbox>,
     slot: ReaderSlot,
     /// By slice number modulo the length: a slab of this heap, or null. So a free that cannot trust its pointer learns
@@ -82,11 +90,12 @@ impl Heap {
                 current: [const { Cell::new(ptr::null()) }; CLASSES],
                 available: [const { Cell::new(ptr::null()) }; CLASSES],
                 outbox: Outbox::new(),
+                received: Cell::new(ptr::null_mut()),
                 home: Cell::new(0),
                 released: Cell::new(0),
                 lookups: [AtomicU64::new(0), AtomicU64::new(0)],
                 remote_frees: AtomicU64::new(0),
-                index,
+                shared: CachePadded::new(Shared { index, possession: Possession::new() }),
                 inbox: CachePadded::new(Inbox::new()),
                 slot: ReaderSlot::new(),
                 own: [const { Cell::new(ptr::null()) }; OWN],
@@ -104,7 +113,8 @@ impl Heap {
         unsafe {
             if ZERO_IS_VALID {
                 (&raw mut (*at).secret).write(Cell::new(secret));
-                (&raw mut (*at).index).write(index);
+                (&raw mut (*at).shared)
+                    .write(CachePadded::new(Shared { index, possession: Possession::new() }));
                 (&raw mut (*at).slot).write(ReaderSlot::new());
             } else {
                 at.write(Heap::new(index, secret));
@@ -156,10 +166,7 @@ impl Heap {
             return block;
         }
         // SAFETY: blocks of a private list are free and this heap's.
-        match unsafe { Block::next::<C>(block, self.secret.get()) } {
-            Some(next) => list.set(next),
-            None => broken_contract(Misuse::WriteAfterFree, block.addr()),
-        }
+        list.set(unsafe { Block::follow::<C>(block, self.secret.get()) });
         // SAFETY: the block has just left the list and is the caller's.
         unsafe { Block::clear::<C>(block) };
         block
@@ -175,8 +182,8 @@ impl Heap {
         if let Some(slab) = unsafe { self.current[class].get().as_ref() }
             && !slab.free().is_null()
         {
-            // In this order: a thread that vanishes in between leaves the list in two places, which `repair` sees, and
-            // not in none.
+            // In this order: a thread that vanishes in between leaves the list in two places, which `forget_slabs` sees,
+            // and not in none.
             self.lists[class].set(slab.free());
             signal_fence();
             slab.forget_free();
@@ -204,14 +211,15 @@ impl Heap {
                     continue;
                 }
                 // SAFETY: possessed by the caller; the base is computed from the record.
-                let fresh = unsafe { slab.extend::<C>(slab.base(), from.page_size(), self.secret.get()) };
-                if !fresh.is_null() {
-                    self.lists[class].set(fresh);
+                let extended = unsafe {
+                    slab.extend::<C>(slab.base(), from.page_size(), self.secret.get(), &self.lists[class])
+                };
+                if extended {
                     continue;
                 }
                 // Nothing on any list and nothing left to hand out: every block is out.
-                let _full = slab.retire_from_current(slab.info().capacity);
                 self.current[class].set(ptr::null());
+                let _full = slab.retire_from_current(slab.info().capacity);
             }
             if self.available[class].get().is_null() && !self.receive::<C, P>(from) {
                 self.send_all::<C, P>(from);
@@ -281,14 +289,19 @@ impl Heap {
         self.settle::<C, P>(from);
         for class in 0..CLASSES {
             // SAFETY: a current slab is this heap's.
-            let Some(slab) = (unsafe { self.current[class].replace(ptr::null()).as_ref() }) else { continue };
-            let mut private = self.lists[class].replace(ptr::null_mut());
-            while !private.is_null() {
-                let next = self.follow::<C>(private);
-                // SAFETY: the possessor's own free blocks. The slab is current: its countdown does not end.
-                let _uncounted = unsafe { slab.push::<C>(private, Block::key(private, self.secret.get())) };
-                private = next;
+            let Some(slab) = (unsafe { self.current[class].get().as_ref() }) else { continue };
+            // One at a time, so that no more is lost with a thread that vanishes. The slab is current: its countdown does not
+            // end.
+            loop {
+                // SAFETY: this heap is the caller's, and a class is below `CLASSES`.
+                let block = unsafe { self.pop::<C>(class) };
+                if block.is_null() {
+                    break;
+                }
+                // SAFETY: the possessor's own block.
+                let _uncounted = unsafe { slab.push::<C>(block, Block::key(block, self.secret.get())) };
             }
+            self.current[class].set(ptr::null());
             let free = self.length::<C>(slab.free());
             let live = slab.handed_out() - free;
             if live == 0 {
@@ -301,16 +314,14 @@ impl Heap {
 
     fn follow<C: Checks>(&self, block: *mut Block) -> *mut Block {
         // SAFETY: a free block of this heap.
-        match unsafe { Block::next::<C>(block, self.secret.get()) } {
-            Some(next) => next,
-            None => broken_contract(Misuse::WriteAfterFree, block.addr()),
-        }
+        unsafe { Block::follow::<C>(block, self.secret.get()) }
     }
 
     /// Whether [`Heap::collect`] has anything to do: asked of an idle heap.
     pub fn needs_collecting(&self) -> bool {
         // A thread that exits sends what it held back; one that a fork left behind did not.
         !self.inbox.is_empty()
+            || !self.received.get().is_null()
             || !self.outbox.is_empty()
             || self.current.iter().any(|slab| !slab.get().is_null())
     }
@@ -340,7 +351,22 @@ impl Heap {
 
     /// Position in the pool.
     pub fn index(&self) -> u32 {
-        self.index
+        self.shared.index
+    }
+
+    /// Who possesses the heap.
+    pub fn possession(&self) -> &Possession {
+        &self.shared.possession
+    }
+
+    /// The possessor, who is the caller.
+    pub fn holder(&self) -> Holder {
+        self.possession().holder().unwrap_or(Holder::new(usize::MAX))
+    }
+
+    /// In the child of a fork: whether a thread possessed it that does not exist here.
+    pub fn is_orphan(&self, own: Holder) -> bool {
+        self.possession().holder().is_some_and(|holder| holder != own)
     }
 
     /// A reader section of the possessor.

@@ -65,7 +65,7 @@ fn remote_frees() {
             })
         });
         let successor = spawn(&world, |world| {
-            world.base.get().collect_idle::<Checked>();
+            world.base.get().collect_idle::<Checked>(THREAD);
             let actor = Actor::new(world);
             let at = actor.get(MEDIUM, false);
             world.passed().into_iter().for_each(|at| actor.free(at));

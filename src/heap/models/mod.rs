@@ -3,12 +3,18 @@
 //! - `orders` (loom): what a release and an acquire hand over, with few steps and every schedule and stale value.
 //! - `flows` (shuttle): whole paths of several threads, under schedules drawn at random and by priorities.
 //! - `programs` (shuttle): the same with programs drawn at random, too.
+//! - `arenas` (shuttle): the table of arenas, walked while they come and go.
+//! - `forks` (shuttle): fork at any step of the other threads.
 //! - `world` (shuttle): the ledger that both are held against.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test --release --lib -p specmalloc heap`, and the same with shuttle.
 
 #[cfg(shuttle)]
+mod arenas;
+#[cfg(shuttle)]
 mod flows;
+#[cfg(shuttle)]
+mod forks;
 #[cfg(loom)]
 mod orders;
 #[cfg(shuttle)]
@@ -19,6 +25,9 @@ mod world;
 use super::*;
 use crate::pal::simulated::{Config, Simulated};
 use crate::sync::SeededBug;
+
+/// Who possesses heaps in models in which it does not matter.
+const THREAD: Holder = Holder::new(1);
 
 /// A started allocator, and the system under it. Every thread of a model holds an `Arc` of what holds it.
 struct Base<P: Platform = Simulated> {
@@ -38,6 +47,7 @@ impl<P: Platform + Clone> Base<P> {
     fn on(os: P) -> Base<P> {
         let base = Base { allocator: Box::new(Allocator::new(os.clone())), os };
         base.get().start();
+        base.get().adapt();
         base
     }
 }
@@ -50,6 +60,10 @@ impl<P: Platform> Base<P> {
     }
 
     fn possess(&self) -> &'static Heap {
-        self.allocator.pool().possess_any(&self.allocator).expect("heaps enough")
+        self.possess_as(THREAD)
+    }
+
+    fn possess_as(&self, holder: Holder) -> &'static Heap {
+        self.allocator.pool().possess_any(&self.allocator, holder).expect("heaps enough")
     }
 }

@@ -73,49 +73,70 @@ impl Held {
     }
 }
 
+/// Blocks on their way to an owner, and what their senders did with them.
+struct Sent {
+    inbox: Inbox,
+    blocks: [std::cell::UnsafeCell<[usize; 2]>; 2],
+    held: [Held; 2],
+    arrived: Held,
+}
+
+// SAFETY: the words of a block are touched by its holder only, as `held` proves.
+unsafe impl Sync for Sent {}
+
+impl Sent {
+    const SECRET: usize = 0x5eed_5eed;
+
+    fn address(&self, index: usize) -> *mut Block {
+        self.blocks[index].get().cast()
+    }
+
+    fn send(&self, index: usize) {
+        self.held[index].use_it();
+        let block = self.address(index);
+        // SAFETY: this thread alone holds the block.
+        unsafe { self.inbox.push::<Checked>(block, block, Sent::SECRET) };
+    }
+
+    /// By one thread at a time.
+    fn receive(&self) {
+        let received = crate::sync::Cell::new(ptr::null_mut());
+        self.inbox.take(&received);
+        let mut block = received.get();
+        while !block.is_null() {
+            // SAFETY: the chain is ours.
+            let next = unsafe { Block::next::<Checked>(block, Sent::SECRET) }.expect("a free block");
+            let index = (0..2).find(|index| self.address(*index) == block).expect("one of the blocks");
+            assert_eq!(self.held[index].use_it(), 1, "a block came twice");
+            self.arrived.use_it();
+            block = next;
+        }
+    }
+}
+
 /// Two senders and an owner: each block arrives once, and what its sender did with it has happened.
 fn inbox() {
-    const SECRET: usize = 0x5eed_5eed;
-    struct Sent {
-        inbox: Inbox,
-        blocks: [std::cell::UnsafeCell<[usize; 2]>; 2],
-        held: [Held; 2],
-    }
-    // SAFETY: the words of a block are touched by its holder only, as `held` proves.
-    unsafe impl Sync for Sent {}
     explore(3, || {
         let sent = Arc::new(Sent {
             inbox: Inbox::new(),
             blocks: Default::default(),
             held: [Held::new(), Held::new()],
+            arrived: Held::new(),
         });
-        let address = |sent: &Sent, index: usize| sent.blocks[index].get().cast::<Block>();
-        let senders = [0, 1].map(|index| {
+        // Not the senders: see `api::publication` for which thread had better be the first.
+        let owner = {
             let sent = Arc::clone(&sent);
-            thread::spawn(move || {
-                sent.held[index].use_it();
-                let block = address(&sent, index);
-                // SAFETY: this thread alone holds the block.
-                unsafe { sent.inbox.push::<Checked>(block, block, SECRET) };
-            })
-        });
-        let mut arrived = [0; 2];
-        let mut take = || {
-            let mut block = sent.inbox.take();
-            while !block.is_null() {
-                // SAFETY: the chain is ours.
-                let next = unsafe { Block::next::<Checked>(block, SECRET) }.expect("a free block");
-                let index = (0..2).find(|index| address(&sent, *index) == block).expect("one of the blocks");
-                sent.held[index].use_it();
-                arrived[index] += 1;
-                assert_eq!(arrived[index], 1, "a block came twice");
-                block = next;
-            }
+            thread::spawn(move || sent.receive())
         };
-        take();
-        senders.into_iter().for_each(|sender| sender.join().unwrap());
-        take();
-        assert_eq!(arrived, [1, 1], "a block was lost");
+        let other = {
+            let sent = Arc::clone(&sent);
+            thread::spawn(move || sent.send(1))
+        };
+        sent.send(0);
+        other.join().unwrap();
+        owner.join().unwrap();
+        sent.receive();
+        assert_eq!(sent.arrived.use_it(), 2, "a block was lost");
     });
 }
 
@@ -131,7 +152,7 @@ fn possession() {
             let world = Arc::clone(&world);
             thread::spawn(move || {
                 let pool = world.0.get().pool();
-                let Some(heap) = pool.possess(index) else { return 0 };
+                let Some(heap) = pool.possess(index, THREAD) else { return 0 };
                 world.1.use_it();
                 pool.give_up(heap);
                 1
@@ -149,7 +170,7 @@ fn kept_regions() {
     explore(2, || {
         let world = Arc::new((Base::new(), Held::new()));
         let from = world.0.get();
-        let block = from.huge().allocate(from, 3 * SLICE, 1, false);
+        let block = from.huge().allocate(from, world.0.possess(), 3 * SLICE, 1, false);
         let Ok(Place::Huge(region)) = from.place(block.addr()) else { unreachable!("a huge block") };
         let takers = [(); 2].map(|()| {
             let world = Arc::clone(&world);

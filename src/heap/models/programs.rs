@@ -118,7 +118,7 @@ fn other_length(bytes: usize) -> Option<usize> {
 /// A heap, when the others leave one: each of them tidies one or two beside its own now and then.
 fn arrive(world: &World) -> Actor<'_> {
     loop {
-        if let Some(heap) = world.base.get().pool().possess_any(world.base.get()) {
+        if let Some(heap) = world.base.get().pool().possess_any(world.base.get(), THREAD) {
             return Actor::with(world, heap);
         }
         thread::yield_now();
@@ -162,7 +162,7 @@ fn run(world: &World, steps: &[Step]) {
             }
             Step::Settle => heap.settle::<Checked, _>(from),
             Step::Collect => heap.collect::<Checked, _>(from),
-            Step::CollectIdle => from.collect_idle::<Checked>(),
+            Step::CollectIdle => from.collect_idle::<Checked>(THREAD),
             Step::Purge { most } => {
                 from.arenas().purge(from, heap, most);
             }

@@ -66,6 +66,11 @@ impl World {
         self.ledger.lock().unwrap()[&at].0
     }
 
+    /// The live blocks.
+    pub fn live(&self) -> Vec<usize> {
+        self.ledger.lock().unwrap().keys().copied().collect()
+    }
+
     pub fn pass(&self, at: usize) {
         self.passed.lock().unwrap().push(at);
     }
@@ -79,7 +84,7 @@ impl World {
         let from = self.base.get();
         // What an idle heap received for another it sends on; so once more than there are heaps.
         for _ in 0..=MAX_HEAPS {
-            from.collect_idle::<Checked>();
+            from.collect_idle::<Checked>(THREAD);
         }
         let mut classes = [0; CLASSES];
         let [mut large, mut huge] = [LiveBlocks::default(); 2];
@@ -133,7 +138,7 @@ impl World {
         assert!(self.ledger.lock().unwrap().is_empty());
         // What an idle heap received for another it sends on; so once more than there are heaps.
         for _ in 0..=MAX_HEAPS {
-            from.collect_idle::<Checked>();
+            from.collect_idle::<Checked>(THREAD);
         }
         assert_eq!(from.arenas().claimed_slices(), 0, "blocks were lost");
         let heap = self.base.possess();

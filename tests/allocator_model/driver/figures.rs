@@ -92,7 +92,7 @@ impl<C: Checks> Driver<C> {
         if let Some(heap) = self.hands.iter().flatten().next() {
             return Some(self.allocator.census::<C>(heap));
         }
-        let heap = self.allocator.pool().possess_idle()?;
+        let heap = self.allocator.pool().possess_idle(super::GUEST)?;
         let mut census = self.allocator.census::<C>(heap);
         self.allocator.give_up(heap);
         census.possessed -= 1;
@@ -203,10 +203,10 @@ impl<C: Checks> Driver<C> {
         let mut turns = 0..10;
         while (0..pool.made()).filter_map(|index| pool.get(index)).any(Heap::needs_collecting) {
             assert!(turns.next().is_some(), "blocks go round and round");
-            self.allocator.collect_idle::<C>();
+            self.allocator.collect_idle::<C>(super::GUEST);
         }
         self.compare_exactly();
-        if relieve && let Some(heap) = pool.possess_idle() {
+        if relieve && let Some(heap) = pool.possess_idle(super::GUEST) {
             self.allocator.relieve(heap);
             self.allocator.give_up(heap);
             self.compare_exactly();

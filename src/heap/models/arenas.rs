@@ -1,0 +1,82 @@
+//! Models of the table of arenas, by shuttle: what leads to an arena, and what is known of its room.
+
+use super::world::{Actor, World, join, spawn};
+use super::*;
+use crate::sync::checker::{explore, models};
+use shuttle::thread;
+
+/// Every place that can be weakened, and the model that must fail then.
+const SEEDED: &[SeededBug] = &[
+    SeededBug::new("heap.unlist_late", "the order of the table's entry and the grace period", "walked"),
+    SeededBug::new("heap.room_believed", "the second look before another arena is mapped", "room_found"),
+];
+
+const SCHEDULES: usize = 5_000;
+
+/// An empty arena is unmapped while another thread walks the table: inside a section an arena that was found in it stays.
+fn walked() {
+    explore(SCHEDULES, || {
+        let world = World::new();
+        let actor = Actor::new(&world);
+        let at = actor.get(SLICE, false);
+        actor.free(at);
+        actor.leave();
+        let unmapper = spawn(&world, |world| {
+            let actor = Actor::new(world);
+            actor.from.arenas().unmap_empty(actor.from, actor.heap);
+            actor.leave();
+        });
+        let reaper = spawn(&world, |world| {
+            let actor = Actor::new(world);
+            for _ in 0..4 {
+                actor.from.space().reap(Some(actor.heap.slot()));
+                thread::yield_now();
+            }
+            actor.leave();
+        });
+        let walker = spawn(&world, |world| {
+            let actor = Actor::new(world);
+            for _ in 0..3 {
+                let _section = actor.heap.section(actor.from);
+                let Some(region) = actor.from.arenas().region(0) else { continue };
+                let life = region.generation();
+                for _ in 0..6 {
+                    thread::yield_now();
+                    assert_eq!(region.generation(), life, "unmapped inside a section that had found it");
+                }
+            }
+            actor.leave();
+        });
+        join([unmapper, reaper, walker]);
+        world.finish();
+    });
+}
+
+/// Slices are taken by claims that hold others for a moment and lose: as long as one is free no other arena
+/// is mapped.
+fn room_found() {
+    explore(SCHEDULES, || {
+        let world = World::new();
+        let claimants = [2 * SLICE, SLICE, SLICE].map(|bytes| {
+            spawn(&world, move |world| {
+                let actor = Actor::new(world);
+                (0..2).for_each(|_| world.pass(actor.get(bytes, false)));
+                actor.leave();
+            })
+        });
+        join(claimants);
+        let actor = Actor::new(&world);
+        let arenas = actor.from.arenas();
+        while (0..2)
+            .any(|position| arenas.region(position).is_some_and(|region| region.slices().free_count() > 0))
+        {
+            let mapped = world.base.os.calls().map;
+            world.pass(actor.get(SLICE, false));
+            assert_eq!(world.base.os.calls().map, mapped, "mapped beside free slices");
+        }
+        actor.leave();
+        world.finish();
+    });
+}
+
+models! { walked room_found }

@@ -1,0 +1,266 @@
+//! fork, by shuttle: at any step of the other threads a child begins, in which they do not exist any more. A scheduler of
+//! this file's runs them up to that step and from then on the child alone. Accesses to what a thread owns are steps, too.
+//!
+//! What the child must find: no live block is handed out a second time, those of the vanished threads can be freed, and
+//! each of these threads has taken at most one block with it.
+
+use super::world::{Actor, HUGE, MEDIUM, World, join, spawn};
+use super::*;
+use crate::sync::checker::{count_execution, effort, models};
+use crate::sync::with_steps;
+use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
+use std::sync::atomic::AtomicUsize as Count;
+use std::sync::{Arc, Mutex};
+
+/// Every place that can be weakened, and the model that must fail then.
+const SEEDED: &[SeededBug] = &[
+    SeededBug::new("heap.child_keeps_taken", "the look for a list that is in two places", "forked_in_slabs"),
+    SeededBug::new(
+        "heap.child_keeps_unborn",
+        "the look for a list of blocks that were never out",
+        "forked_in_slabs",
+    ),
+    SeededBug::new(
+        "heap.child_keeps_received",
+        "the look for a chain that is in two places",
+        "forked_in_receive",
+    ),
+    SeededBug::new(
+        "heap.inbox_take_in_hand",
+        "the place of what is taken from an inbox",
+        "forked_in_receive",
+    ),
+    SeededBug::new("heap.child_keeps_available", "the forgetting of lists of slabs", "forked_in_slabs"),
+    SeededBug::new(
+        "heap.child_drops_owners",
+        "the heaps of vanished threads, which the child makes idle",
+        "forked_in_exchange",
+    ),
+    SeededBug::new("rcu.child_keeps_sections", "the closing of vanished threads' sections", "forked_in_runs"),
+    SeededBug::new("rcu.child_keeps_lock", "the freeing of a vanished reclaimer's lock", "forked_in_runs"),
+];
+
+/// Forks drawn for each model.
+const FORKS: usize = 3000;
+/// Threads that vanish.
+const VICTIMS: usize = 2;
+/// The thread that plays the child: the first one that a model starts.
+const CHILD: usize = 1;
+
+const CHILD_THREAD: Holder = Holder::new(2);
+
+/// Runs the threads of a model in turns of random length until a step drawn beforehand, and the child alone from there.
+struct Forks {
+    left: usize,
+    random: u64,
+    /// The step at which the child begins, and the one that it is.
+    at: usize,
+    step: usize,
+    /// Steps of the longest execution so far.
+    longest: usize,
+    forked: bool,
+}
+
+impl Forks {
+    fn draw(&mut self, bound: usize) -> usize {
+        // xorshift64 (Marsaglia, 2003).
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random % bound as u64) as usize
+    }
+}
+
+impl Scheduler for Forks {
+    fn new_execution(&mut self) -> Option<Schedule> {
+        self.left = self.left.checked_sub(1)?;
+        self.longest = self.longest.max(self.step);
+        // The first one finds out how many steps there are.
+        self.at = if self.longest == 0 { usize::MAX } else { self.draw(self.longest) };
+        (self.step, self.forked) = (0, false);
+        Some(Schedule::new(self.random))
+    }
+
+    fn next_task(&mut self, tasks: &[&Task], current: Option<TaskId>, _: bool) -> Option<TaskId> {
+        let (child, others): (Vec<TaskId>, Vec<TaskId>) =
+            tasks.iter().map(|task| task.id()).partition(|id| usize::from(*id) == CHILD);
+        self.step += 1;
+        let has_child = !child.is_empty();
+        if self.forked || others.is_empty() || has_child && self.step > self.at {
+            self.forked = true;
+            return child.first().copied();
+        }
+        match current.filter(|current| others.contains(current)) {
+            Some(current) if self.draw(8) != 0 => Some(current),
+            _ => Some(others[self.draw(others.len())]),
+        }
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        self.draw(usize::MAX) as u64
+    }
+}
+
+/// Forks while each victim runs its body. A body finds some of the blocks that the heaps' owners passed on beforehand.
+fn explore(prepare: fn(&World, [&Actor; VICTIMS]), bodies: [fn(Actor); VICTIMS]) {
+    let forks = FORKS * (1 + effort());
+    let ended = Arc::new(Count::new(0));
+    let children = Arc::clone(&ended);
+    let model = move || {
+        count_execution();
+        let world = World::new();
+        let (own, heaps) =
+            (world.base.possess_as(CHILD_THREAD), [(); VICTIMS].map(|()| world.base.possess()));
+        let actors = heaps.map(|heap| Actor::with(&world, heap));
+        prepare(&world, [&actors[0], &actors[1]]);
+        let children = Arc::clone(&children);
+        let child = spawn(&world, move |world| {
+            run_child(world, own);
+            children.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        });
+        let victims: Vec<_> = heaps
+            .into_iter()
+            .zip(bodies)
+            .map(|(heap, body)| {
+                spawn(&world, move |world| {
+                    body(Actor::with(world, heap));
+                })
+            })
+            .collect();
+        join(victims);
+        join([child]);
+    };
+    let scheduler =
+        Forks { left: forks, random: 0x9e37_79b9_7f4a_7c15, at: 0, step: 0, longest: 0, forked: false };
+    with_steps(|| {
+        shuttle::Runner::new(scheduler, shuttle::Config::new()).run(model);
+    });
+    assert_eq!(ended.load(std::sync::atomic::Ordering::Relaxed), forks, "a child did not come to its end");
+}
+
+fn run_child(world: &World, own: &'static Heap) {
+    let from = world.base.get();
+    // SAFETY: the scheduler runs no other thread from here on.
+    unsafe { from.child_after_fork(CHILD_THREAD) };
+    let actor = Actor::with(world, own);
+    let sizes = [MEDIUM, MEDIUM, MEDIUM, SLICE, MEDIUM, MEDIUM, HUGE, MEDIUM, MEDIUM, MEDIUM, SLICE, MEDIUM];
+    let fresh = sizes.map(|bytes| actor.get(bytes, false));
+    fresh.into_iter().for_each(|at| actor.free(at));
+    world.live().into_iter().for_each(|at| actor.free(at));
+    // Once more, as the next threads of the child: all that the vanished ones held is used again.
+    let others: Vec<_> =
+        (0..VICTIMS).map(|_| Actor::with(world, world.base.possess_as(CHILD_THREAD))).collect();
+    let again: Vec<_> = others.iter().flat_map(|other| sizes.map(|bytes| other.get(bytes, false))).collect();
+    again.into_iter().for_each(|at| actor.free(at));
+    others.into_iter().for_each(Actor::leave);
+    actor.leave();
+    for _ in 0..=MAX_HEAPS {
+        from.collect_idle::<Checked>(CHILD_THREAD);
+    }
+    let heap = world.base.possess_as(CHILD_THREAD);
+    (0..3).for_each(|_| from.relieve(heap));
+    let lost = Mutex::new((0, 0));
+    {
+        let _section = heap.section(from);
+        from.arenas().each_run(|slab| {
+            let (blocks, slices) = match slab.usage() {
+                Usage::Slab => (slab.live_estimate() as usize, slab.slices() as usize),
+                Usage::Large => (1, slab.slices() as usize),
+                Usage::Free | Usage::Later => return,
+            };
+            let mut lost = lost.lock().unwrap();
+            *lost = (lost.0 + blocks, lost.1 + slices);
+        });
+    }
+    let (blocks, slices) = lost.into_inner().unwrap();
+    let blocks = blocks + from.huge().live_blocks();
+    assert!(blocks <= VICTIMS, "{blocks} blocks are lost");
+    // Slices that belong to no block: two that it was to get or had just lost or that were being purged, or all six of an
+    // empty arena that was closed to be unmapped.
+    let others = from.arenas().claimed_slices() - slices;
+    assert!(others / 6 + (others % 6).div_ceil(2) <= VICTIMS, "{others} slices are lost");
+    assert!(from.space().counts().retired <= VICTIMS, "regions are never unmapped");
+}
+
+/// Slabs that fill, are used up, become empty, and are tidied.
+fn forked_in_slabs() {
+    let body = |actor: Actor| {
+        let mut blocks: Vec<_> = (0..11).map(|_| actor.get(MEDIUM, false)).collect();
+        (0..3).for_each(|_| actor.free(blocks.swap_remove(1)));
+        blocks.push(actor.get(MEDIUM, false));
+        actor.heap.collect::<Checked, _>(actor.from);
+        blocks.push(actor.get(MEDIUM, false));
+        blocks.into_iter().for_each(|at| actor.free(at));
+        let at = actor.get(MEDIUM, false);
+        actor.free(at);
+        actor.leave();
+    };
+    explore(|_, _| {}, [body, body]);
+}
+
+/// Blocks that go home, and slabs that change their heap.
+fn forked_in_exchange() {
+    let prepare = |world: &World, actors: [&Actor; VICTIMS]| {
+        for actor in actors {
+            (0..9).for_each(|_| world.pass(actor.get(MEDIUM, false)));
+        }
+    };
+    let body = |actor: Actor| {
+        for _ in 0..9 {
+            actor.world.passed().into_iter().for_each(|at| actor.free(at));
+        }
+        let at = actor.get(MEDIUM, false);
+        actor.heap.settle::<Checked, _>(actor.from);
+        actor.world.passed().into_iter().for_each(|at| actor.free(at));
+        actor.free(at);
+        actor.heap.collect::<Checked, _>(actor.from);
+        actor.leave();
+    };
+    let leaver = |actor: Actor| {
+        let world = actor.world;
+        actor.leave();
+        let next = Actor::with(world, world.base.possess());
+        for _ in 0..4 {
+            world.passed().into_iter().for_each(|at| next.free(at));
+        }
+        next.leave();
+    };
+    explore(prepare, [body, leaver]);
+}
+
+/// An inbox that is read: the blocks that were sent are in it, or on their way to their slabs, or there.
+fn forked_in_receive() {
+    let prepare = |world: &World, [owner, sender]: [&Actor; VICTIMS]| {
+        (0..7).for_each(|_| world.pass(owner.get(MEDIUM, false)));
+        for _ in 0..6 {
+            world.passed().into_iter().for_each(|at| sender.free(at));
+        }
+        sender.heap.settle::<Checked, _>(sender.from);
+    };
+    let owner = |actor: Actor| {
+        actor.heap.settle::<Checked, _>(actor.from);
+        actor.leave();
+    };
+    let sender = |actor: Actor| {
+        actor.world.passed().into_iter().for_each(|at| actor.free(at));
+        actor.leave();
+    };
+    explore(prepare, [owner, sender]);
+}
+
+/// Runs of slices and regions: claimed, grown, released, purged, unmapped.
+fn forked_in_runs() {
+    let body = |actor: Actor| {
+        let blocks = [SLICE, 2 * SLICE, HUGE].map(|bytes| actor.get(bytes, false));
+        let grown = actor.resize(blocks[0], 2 * SLICE);
+        actor.free(blocks[1]);
+        actor.free(blocks[2]);
+        actor.from.arenas().purge(actor.from, actor.heap, usize::MAX);
+        actor.free(grown);
+        actor.from.relieve(actor.heap);
+        actor.leave();
+    };
+    explore(|_, _| {}, [body, body]);
+}
+
+models! { forked_in_slabs forked_in_exchange forked_in_receive forked_in_runs }

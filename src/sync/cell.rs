@@ -1,0 +1,69 @@
+//! Cells of what one thread at a time owns. Under shuttle a model may ask that each access be a step, at which another
+//! thread may run: so that a fork finds the owner at any place between two accesses.
+
+#[cfg(not(shuttle))]
+pub use core::cell::Cell;
+
+#[cfg(shuttle)]
+pub use steps::Cell;
+#[cfg(all(test, shuttle))]
+pub(crate) use steps::with_steps;
+
+#[cfg(shuttle)]
+mod steps {
+    std::thread_local! {
+        // The checker runs all threads of a model on one of the system's.
+        static STEPS: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
+    }
+
+    /// Runs `model` with a step at each access.
+    #[cfg(test)]
+    pub(crate) fn with_steps(model: impl FnOnce()) {
+        struct Restore;
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                STEPS.with(|steps| steps.set(false));
+            }
+        }
+        let _restore = Restore;
+        STEPS.with(|steps| steps.set(true));
+        model();
+    }
+
+    fn step() {
+        if STEPS.with(core::cell::Cell::get) {
+            shuttle::thread::yield_now();
+        }
+    }
+
+    /// As core's, of which it has what is used.
+    #[repr(transparent)]
+    pub struct Cell<T>(core::cell::Cell<T>);
+
+    impl<T> Cell<T> {
+        /// As core's.
+        pub const fn new(value: T) -> Cell<T> {
+            Cell(core::cell::Cell::new(value))
+        }
+
+        /// As core's.
+        pub fn set(&self, value: T) {
+            step();
+            self.0.set(value);
+        }
+    }
+
+    impl<T: Copy> Cell<T> {
+        /// As core's.
+        pub fn get(&self) -> T {
+            self.0.get()
+        }
+
+        /// As core's, in two steps.
+        pub fn replace(&self, value: T) -> T {
+            let before = self.get();
+            self.set(value);
+            before
+        }
+    }
+}
