@@ -7,7 +7,7 @@ pub use core::cell::Cell;
 #[cfg(shuttle)]
 pub use steps::Cell;
 #[cfg(all(test, shuttle))]
-pub(crate) use steps::with_steps;
+pub(crate) use steps::set_steps;
 
 #[cfg(shuttle)]
 mod steps {
@@ -16,18 +16,10 @@ mod steps {
         static STEPS: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
     }
 
-    /// Runs `model` with a step at each access.
+    /// Says whether each access is a step, at which another thread may run.
     #[cfg(test)]
-    pub(crate) fn with_steps(model: impl FnOnce()) {
-        struct Restore;
-        impl Drop for Restore {
-            fn drop(&mut self) {
-                STEPS.with(|steps| steps.set(false));
-            }
-        }
-        let _restore = Restore;
-        STEPS.with(|steps| steps.set(true));
-        model();
+    pub(crate) fn set_steps(on: bool) {
+        STEPS.with(|steps| steps.set(on));
     }
 
     fn step() {

@@ -23,7 +23,7 @@ pub(crate) fn count_execution() {
 }
 
 /// How many times wider the search is than usual, less one.
-pub(crate) fn effort() -> usize {
+fn effort() -> usize {
     std::env::var("SPECMALLOC_MODEL_EFFORT").map_or(0, |effort| effort.parse().expect("a number"))
 }
 

@@ -19,7 +19,7 @@ pub use shuttle::sync::atomic;
 
 pub use cell::Cell;
 #[cfg(all(test, shuttle))]
-pub(crate) use cell::with_steps;
+pub(crate) use cell::set_steps;
 pub use crossbeam_utils::CachePadded;
 #[cfg(any(loom, shuttle))]
 pub use seeded::is_any_planted;

@@ -7,7 +7,8 @@
  *   EVERY  at every step (of long runs, every so manieth) it mallocs or frees a block of its own, and verifies one of
  *          the program's;
  *   AT     at one step it does so many times; the rest of the run is not stepped;
- *   FORK   at every so manieth step it forks. The child mallocs and frees, verifies every block, and exits with 0.
+ *   FORK   at every so manieth step it forks. The child mallocs and frees, verifies every block, and exits with 0; or it
+ *          returns into the interrupted call and goes on to the end of the scenario.
  *
  * Every block is filled with a pattern of its own, and no two may overlap: damage and double use show.
  */
@@ -30,6 +31,7 @@ static struct block blocks[OWNERS][SLOTS];
 static unsigned char seeds;
 
 static enum mode { OFF, COUNT, EVERY, AT, FORK } volatile mode;
+static volatile int in_child;
 static volatile long step, steps_wanted, stride;
 
 static unsigned long state;
@@ -121,7 +123,10 @@ static void fork_here(void)
         alarm(60);
         for (int i = 0; i < 60; i++) act();
         verify_all();
-        _exit(0);
+        if (draw() % 2) _exit(0);
+        in_child = 1;
+        mode = OFF;
+        return;
     }
     int status = -1;
     CHECK(waitpid(child, &status, 0) == child);
@@ -245,6 +250,12 @@ static void interrupt(struct scenario scenario)
         stride = steps / FORKS + 1;
         round_of(&scenario, FORK);
         drop_all(HANDLER);
+        if (in_child) {
+            drop_all(PROGRAM);
+            for (int i = 0; i < 200; i++) act();
+            verify_all();
+            _exit(0);
+        }
         printf("%ld steps, interrupted alone at %ld\n", steps, points);
     }
 }

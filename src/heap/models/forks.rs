@@ -6,9 +6,10 @@
 
 use super::world::{Actor, HUGE, MEDIUM, World, join, spawn};
 use super::*;
-use crate::sync::checker::{count_execution, effort, models};
-use crate::sync::with_steps;
+use crate::sync::checker::{count_execution, models};
+use crate::sync::set_steps;
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::AtomicUsize as Count;
 use std::sync::{Arc, Mutex};
 
@@ -40,8 +41,8 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("rcu.child_keeps_lock", "the freeing of a vanished reclaimer's lock", "forked_in_runs"),
 ];
 
-/// Forks drawn for each model.
-const FORKS: usize = 3000;
+/// Forks in each model. Not more, for what vanishes keeps its stack, and the system has so many mappings for stacks.
+const MOST: usize = 900;
 /// Threads that vanish.
 const VICTIMS: usize = 2;
 /// The thread that plays the child: the first one that a model starts.
@@ -49,15 +50,17 @@ const CHILD: usize = 1;
 
 const CHILD_THREAD: Holder = Holder::new(2);
 
-/// Runs the threads of a model in turns of random length until a step drawn beforehand, and the child alone from there.
+/// Runs the threads of a model in turns of random length until a certain step, and the child alone from there: at each step
+/// several times, or at every so manieth in a model of many steps.
 struct Forks {
-    left: usize,
+    most: usize,
+    stride: usize,
     random: u64,
     /// The step at which the child begins, and the one that it is.
     at: usize,
     step: usize,
-    /// Steps of the longest execution so far.
-    longest: usize,
+    /// Steps of the first execution, which finds out how many there are.
+    steps: usize,
     forked: bool,
 }
 
@@ -73,10 +76,17 @@ impl Forks {
 
 impl Scheduler for Forks {
     fn new_execution(&mut self) -> Option<Schedule> {
-        self.left = self.left.checked_sub(1)?;
-        self.longest = self.longest.max(self.step);
-        // The first one finds out how many steps there are.
-        self.at = if self.longest == 0 { usize::MAX } else { self.draw(self.longest) };
+        if self.steps == 0 {
+            self.steps = self.step;
+            self.at = if self.step == 0 { usize::MAX } else { 0 };
+        } else {
+            self.most = self.most.checked_sub(1)?;
+            // Turns differ: each time round is another one. A few steps more, for other turns may take longer.
+            self.at = (self.at + self.stride) % (self.steps + self.steps / 16);
+        }
+        if self.steps > 0 && self.stride == 0 {
+            self.stride = self.steps.div_ceil(self.most);
+        }
         (self.step, self.forked) = (0, false);
         Some(Schedule::new(self.random))
     }
@@ -84,9 +94,9 @@ impl Scheduler for Forks {
     fn next_task(&mut self, tasks: &[&Task], current: Option<TaskId>, _: bool) -> Option<TaskId> {
         let (child, others): (Vec<TaskId>, Vec<TaskId>) =
             tasks.iter().map(|task| task.id()).partition(|id| usize::from(*id) == CHILD);
-        self.step += 1;
         let has_child = !child.is_empty();
-        if self.forked || others.is_empty() || has_child && self.step > self.at {
+        self.step += usize::from(has_child && !self.forked);
+        if self.forked || others.is_empty() || has_child && self.step >= self.at {
             self.forked = true;
             return child.first().copied();
         }
@@ -103,20 +113,21 @@ impl Scheduler for Forks {
 
 /// Forks while each victim runs its body. A body finds some of the blocks that the heaps' owners passed on beforehand.
 fn explore(prepare: fn(&World, [&Actor; VICTIMS]), bodies: [fn(Actor); VICTIMS]) {
-    let forks = FORKS * (1 + effort());
-    let ended = Arc::new(Count::new(0));
-    let children = Arc::clone(&ended);
+    let begun_and_ended = Arc::new([Count::new(0), Count::new(0)]);
+    let counts = Arc::clone(&begun_and_ended);
     let model = move || {
         count_execution();
+        counts[0].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        set_steps(true);
         let world = World::new();
         let (own, heaps) =
             (world.base.possess_as(CHILD_THREAD), [(); VICTIMS].map(|()| world.base.possess()));
         let actors = heaps.map(|heap| Actor::with(&world, heap));
         prepare(&world, [&actors[0], &actors[1]]);
-        let children = Arc::clone(&children);
+        let counts = Arc::clone(&counts);
         let child = spawn(&world, move |world| {
             run_child(world, own);
-            children.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            counts[1].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         });
         let victims: Vec<_> = heaps
             .into_iter()
@@ -130,12 +141,25 @@ fn explore(prepare: fn(&World, [&Actor; VICTIMS]), bodies: [fn(Actor); VICTIMS])
         join(victims);
         join([child]);
     };
-    let scheduler =
-        Forks { left: forks, random: 0x9e37_79b9_7f4a_7c15, at: 0, step: 0, longest: 0, forked: false };
-    with_steps(|| {
+    let scheduler = Forks {
+        stride: 0,
+        most: MOST,
+        random: 0x9e37_79b9_7f4a_7c15,
+        at: 0,
+        step: 0,
+        steps: 0,
+        forked: false,
+    };
+    let ended = catch_unwind(AssertUnwindSafe(|| {
         shuttle::Runner::new(scheduler, shuttle::Config::new()).run(model);
-    });
-    assert_eq!(ended.load(std::sync::atomic::Ordering::Relaxed), forks, "a child did not come to its end");
+    }));
+    set_steps(false);
+    if let Err(failure) = ended {
+        resume_unwind(failure);
+    }
+    let [begun, ended] =
+        [0, 1].map(|which| begun_and_ended[which].load(std::sync::atomic::Ordering::Relaxed));
+    assert_eq!(ended, begun, "a child did not come to its end");
 }
 
 fn run_child(world: &World, own: &'static Heap) {
@@ -237,15 +261,8 @@ fn forked_in_receive() {
         }
         sender.heap.settle::<Checked, _>(sender.from);
     };
-    let owner = |actor: Actor| {
-        actor.heap.settle::<Checked, _>(actor.from);
-        actor.leave();
-    };
-    let sender = |actor: Actor| {
-        actor.world.passed().into_iter().for_each(|at| actor.free(at));
-        actor.leave();
-    };
-    explore(prepare, [owner, sender]);
+    // The owner reads it as it leaves.
+    explore(prepare, [|actor| actor.leave(), |actor| actor.leave()]);
 }
 
 /// Runs of slices and regions: claimed, grown, released, purged, unmapped.

@@ -4,14 +4,15 @@
 //! when no arena has room the claimant maps another. No lock is common to any two of these: who maps an arena keeps
 //! nobody waiting, and an arena that is being unmapped answers claims with "no room".
 //!
-//! Freed slices are dirty until they are purged: by amount when slices are freed, by age when somebody ticks.
+//! Freed slices are dirty until they are purged: see `giving_back`, which also unmaps arenas.
 
-use super::Allocator;
-use super::local::Heap;
-use super::slab::Slab;
+mod giving_back;
+
 use crate::base::{GRANULE, GRANULE_SLICES, SLICE};
+use crate::heap::Allocator;
+use crate::heap::local::Heap;
+use crate::heap::slab::Slab;
 use crate::pal::Platform;
-use crate::rcu::Section;
 use crate::region::{Kind, Prefer, Region, Run};
 use crate::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{ZERO_IS_VALID, acquire, release, seeded};
@@ -27,19 +28,8 @@ const SMALLEST: usize = if cfg!(any(loom, shuttle)) { GRANULE } else { 1 << 20 }
 const POSITION: usize = 0;
 /// The note of an arena's region that counts the ticks since it became empty.
 const EMPTY_FOR: usize = 1;
-/// Ticks for which an arena stays empty before it is unmapped: one at the edge would be mapped again at once.
-const EMPTY_TICKS: usize = 10;
-/// Binary logarithms: how many times the usual amount may be dirty after regrets at most, and how many times more where a
-/// helper thread runs. See `bound_dirty`.
-const MOST_BOOST: usize = 3;
-const HELPED_BOOST: usize = 3;
-/// A tick gives back one part in so many of what was not needed since the last, and at least so many slices.
-const AGE_PARTS: usize = 4;
-const AGE_LEAST: usize = 16;
 /// A heap releases so many slices, or as many as there are arenas, between two looks at how much is dirty.
 const LOOK: usize = if cfg!(any(loom, shuttle)) { 1 } else { 16 };
-/// Slices that one madvise call gives back at most: 2 MiB.
-const PURGE_RUN: usize = if cfg!(any(loom, shuttle)) { 2 } else { 32 };
 
 /// A run of slices that the caller holds.
 #[derive(Clone, Copy, Debug)]
@@ -279,158 +269,6 @@ impl Arenas {
         }
         // What was retired, now or before, is unmapped by whoever comes by after its grace period.
         from.space().reap(Some(heap.slot()));
-    }
-
-    /// Unmaps the arena at `position` if it has become empty and is not to stay. The caller is inside a section in which it
-    /// held slices of the arena.
-    fn look_if_empty<P: Platform>(
-        &self,
-        from: &Allocator<P>,
-        position: usize,
-        region: &'static Region,
-        section: &Section<'_>,
-    ) {
-        if region.slices().is_empty()
-            && !(self.is_listed(position, region) && from.keeps_empty_arena(position, region))
-        {
-            self.retire(from, position, region, section);
-        }
-    }
-
-    /// Unmaps the arena at `position` if nothing in it is used. The caller is inside a section.
-    fn retire<P: Platform>(
-        &self,
-        from: &Allocator<P>,
-        position: usize,
-        region: &'static Region,
-        section: &Section<'_>,
-    ) {
-        let unlist = || {
-            let old = ptr::from_ref(region).cast_mut();
-            // Relaxed: the grace period that follows orders it.
-            let _ = self.table[position].compare_exchange(
-                old,
-                ptr::null_mut(),
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
-        };
-        if seeded("heap.unlist_late") {
-            if from.space().retire_arena(region, section, || {}) {
-                unlist();
-            }
-        } else if seeded("heap.retire_unfrozen") {
-            unlist();
-            let _retired = from.space().retire_region(region);
-        } else {
-            let _retired = from.space().retire_arena(region, section, unlist);
-        }
-    }
-
-    /// Purges when more free slices are dirty than allowed for what is live.
-    ///
-    /// What is allowed adapts: if most of what the purges since the last claims gave back has been faulted in again by now,
-    /// they were a mistake, and twice as much may be dirty before the next; if little of it, half as much. Purges without a
-    /// claim in between (a burst of frees) say nothing either way. Where a helper thread gives memory back by age, the amount
-    /// is only a bound far off.
-    fn bound_dirty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) {
-        let dirty = self.dirty_slices();
-        // Relaxed (all): figures; two threads that purge at the same time purge no slice twice.
-        self.low_water.fetch_min(dirty, Ordering::Relaxed);
-        let boost = self.boost.load(Ordering::Relaxed);
-        let helped = if from.settings().has_helper() { HELPED_BOOST } else { 0 };
-        let limit = (from.dirty_limit() / SLICE) << (boost + helped);
-        if dirty <= limit {
-            return;
-        }
-        let regretted = self.clean_claims.swap(0, Ordering::Relaxed);
-        if regretted > 0 {
-            let given = self.given.swap(0, Ordering::Relaxed);
-            if regretted >= given.div_ceil(2) {
-                self.boost.store((boost + 1).min(MOST_BOOST), Ordering::Relaxed);
-            } else if regretted < given / 8 {
-                self.boost.store(boost.saturating_sub(1), Ordering::Relaxed);
-            }
-        }
-        let purged = self.purge(from, heap, dirty - limit / 2);
-        self.given.fetch_add(purged, Ordering::Relaxed);
-    }
-
-    /// One tick of the clock: gives back a part of the slices that have been dirty and free since the last tick, so that
-    /// what a program does not need any more is gone after some seconds, and what it needs now and then stays for a while.
-    pub fn age_dirty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) {
-        let now = self.dirty_slices();
-        // Relaxed: a figure.
-        let unused = self.low_water.swap(now, Ordering::Relaxed).min(now);
-        self.purge(from, heap, unused.div_ceil(AGE_PARTS).max(AGE_LEAST).min(unused));
-    }
-
-    /// Purges dirty slices, `most` of them at most and up to a run more. Never under anything that another thread waits
-    /// for: a run is claimed first, so that nobody allocates it meanwhile. Answers how many were dirty no more.
-    pub fn purge<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, most: usize) -> usize {
-        let mut done = 0;
-        // The arenas behind come first: claims start at the front.
-        for position in (0..self.high()).rev() {
-            while done < most {
-                let claimed = {
-                    let _section = heap.section(from);
-                    self.region(position).and_then(|region| {
-                        region.slices().claim_dirty_run(PURGE_RUN).map(|run| (region, run))
-                    })
-                };
-                let Some((region, run)) = claimed else { break };
-                // Another thread may have purged some of them between the look and the claim.
-                let dirty = region.slices().dirty_within(run.start, run.len);
-                let base = region.base() + run.start * SLICE;
-                // SAFETY: the run is claimed: nobody uses it, and its arena is one mapping.
-                let purged = unsafe { from.space().os().purge(base, run.len * SLICE) };
-                let section = heap.section(from);
-                if purged.is_err() && !seeded("heap.purge_unchecked") {
-                    // Locked memory, for one: it stays dirty, and is not tried again now.
-                    region.slices().release(run.start, run.len);
-                    self.has_room(position);
-                    return done;
-                }
-                // Relaxed: a figure.
-                self.purged.fetch_add((dirty * SLICE) as u64, Ordering::Relaxed);
-                done += dirty;
-                region.slices().release_clean(run.start, run.len);
-                // Whoever looked meanwhile found no room, and an arena that is not empty.
-                self.has_room(position);
-                self.look_if_empty(from, position, region, &section);
-            }
-        }
-        done
-    }
-
-    /// Unmaps empty arenas.
-    pub fn unmap_empty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) {
-        for position in 0..self.high() {
-            let section = heap.section(from);
-            if let Some(region) = self.region(position) {
-                self.retire(from, position, region, &section);
-            }
-        }
-    }
-
-    /// Notes that a tick has passed, and unmaps the arenas that have been empty for `EMPTY_TICKS` of them. Answers
-    /// whether there are others that are empty.
-    pub fn age_empty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) -> bool {
-        let mut left = false;
-        for position in 0..self.high() {
-            let section = heap.section(from);
-            let Some(region) = self.region(position).filter(|region| region.slices().is_empty()) else {
-                continue;
-            };
-            // Relaxed: a figure; `retire` decides.
-            let ticks = region.note(EMPTY_FOR).fetch_add(1, Ordering::Relaxed);
-            if ticks < EMPTY_TICKS {
-                left = true;
-            } else {
-                self.retire(from, position, region, &section);
-            }
-        }
-        left
     }
 
     /// Calls `visit` with the record of every first slice of a slab or large block. The caller is inside a section.
