@@ -7,7 +7,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use specmalloc::api::raw;
 use specmalloc::global::{NOBODY, Thread, exit_thread};
-use specmalloc::heap::{Checked, Heap};
+use specmalloc::heap::{Checked, Heap, Holder};
 use std::cell::Cell;
 use std::ptr;
 
@@ -40,8 +40,18 @@ unsafe impl Thread for Player {
     fn home() -> *const Heap {
         HOMES.with(|homes| homes[PLAYER.get()].get())
     }
-    fn set_home(home: *const Heap) {
-        HOMES.with(|homes| homes[PLAYER.get()].set(home));
+    fn change_home(before: *const Heap, home: *const Heap) -> bool {
+        HOMES.with(|homes| {
+            let cell = &homes[PLAYER.get()];
+            let changes = ptr::eq(cell.get(), before);
+            if changes {
+                cell.set(home);
+            }
+            changes
+        })
+    }
+    fn holder() -> Holder {
+        Holder::new(1 + PLAYER.get())
     }
     fn call_at_exit() {}
 }
@@ -165,7 +175,7 @@ fuzz_target!(|calls: Vec<Call>| {
             Call::Exit { again } => {
                 exit_thread::<Player>();
                 if again {
-                    Player::set_home(ptr::null());
+                    Player::change_home(Player::home(), ptr::null());
                 }
             }
         }

@@ -154,10 +154,10 @@ impl Settings {
         self.arena_bytes.set(bytes);
     }
 
-    /// Bytes that may be dirty while `live` bytes are live.
+    /// Bytes that may be dirty while `live` bytes are live; small enough to be doubled several times.
     pub fn dirty_limit(&self, live: usize) -> usize {
         let (percent, bytes) = self.dirty();
-        live / 100 * percent + bytes
+        (live / 100).saturating_mul(percent).saturating_add(bytes).min(usize::MAX >> 16)
     }
 
     /// Bytes of address space for an arena.
@@ -173,5 +173,21 @@ impl Settings {
     /// The counters of the bet on space.
     pub fn space_bet(&self) -> &BetCount {
         &self.space_bet
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_dirty_is_a_share_and_an_amount_however_large() {
+        let settings = Settings::new();
+        assert_eq!(settings.dirty_limit(1000), 120 + (4 << 20));
+        settings.set_dirty(Some(50), Some(7));
+        assert_eq!(settings.dirty_limit(1000), 507);
+        settings.set_dirty(Some(1000), Some(usize::MAX));
+        let limit = settings.dirty_limit(usize::MAX);
+        assert!(limit > 1 << 40 && limit << 10 >> 10 == limit);
     }
 }
