@@ -1,0 +1,128 @@
+//! A signal handler that allocates at each look at, and each change of, what a thread keeps of its heap: whatever it
+//! interrupts, the thread ends up with one heap, which it uses, and gives it up when it exits.
+
+use super::raw;
+use crate::global::{NOBODY, Thread, exit_thread, is_own, process};
+use crate::heap::{Checked, Heap, Holder};
+use std::cell::Cell;
+use std::ptr;
+
+/// A thread whose heap is kept where each access can be interrupted.
+struct Interrupted;
+
+/// No handler is due.
+const NEVER: usize = usize::MAX;
+
+std::thread_local! {
+    static HEAP: Cell<*const Heap> = const { Cell::new(&raw const NOBODY) };
+    static HOME: Cell<*const Heap> = const { Cell::new(ptr::null()) };
+    /// Accesses before the handler runs.
+    static LEFT: Cell<usize> = const { Cell::new(NEVER) };
+    /// What the handler has allocated.
+    static HANDLERS: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
+}
+
+fn point() {
+    match LEFT.get() {
+        NEVER => {}
+        0 => {
+            LEFT.set(NEVER);
+            let block = raw::malloc::<Interrupted>(48);
+            assert!(!block.is_null());
+            // SAFETY: a block of so many bytes, just allocated.
+            unsafe { block.write_bytes(0xa5, 48) };
+            HANDLERS.set(block);
+        }
+        left => LEFT.set(left - 1),
+    }
+}
+
+// SAFETY: two cells of the thread's own, which start as asked; the holder is the address of one.
+unsafe impl Thread for Interrupted {
+    type Checks = Checked;
+    const GUARDED: bool = true;
+
+    fn heap() -> *const Heap {
+        point();
+        let heap = HEAP.get();
+        point();
+        heap
+    }
+    fn set_heap(heap: *const Heap) {
+        point();
+        HEAP.set(heap);
+        point();
+    }
+    fn home() -> *const Heap {
+        point();
+        let home = HOME.get();
+        point();
+        home
+    }
+    fn change_home(before: *const Heap, home: *const Heap) -> bool {
+        point();
+        let changes = HOME.get() == before;
+        if changes {
+            HOME.set(home);
+        }
+        point();
+        changes
+    }
+    fn holder() -> Holder {
+        HOME.with(|home| Holder::new(ptr::from_ref(home).addr()))
+    }
+    fn call_at_exit() {
+        point();
+    }
+}
+
+/// Heaps that the calling thread possesses.
+fn possessed() -> usize {
+    let pool = process().pool();
+    let heaps = (0..pool.made()).filter_map(|index| pool.get(index));
+    heaps.filter(|heap| heap.possession().holder() == Some(Interrupted::holder())).count()
+}
+
+/// Frees what the handler has allocated, which must be as the handler left it.
+fn free_handlers() {
+    let block = HANDLERS.replace(ptr::null_mut());
+    if !block.is_null() {
+        // SAFETY: a live block of 48 bytes that nobody else frees.
+        unsafe {
+            assert_eq!(block.cast::<[u8; 48]>().read(), [0xa5; 48]);
+            raw::free::<Interrupted>(block);
+        }
+    }
+}
+
+/// A thread's life, with the handler at the access number `at`; answers whether there were so many.
+fn live(at: usize) -> bool {
+    LEFT.set(at);
+    let blocks = [40, 3000, 8192, 100_000].map(raw::malloc::<Interrupted>);
+    for block in blocks {
+        assert!(!block.is_null());
+        // SAFETY: allocated above, freed once.
+        unsafe { raw::free::<Interrupted>(block) };
+    }
+    let left = LEFT.replace(NEVER);
+    assert!(is_own(HEAP.get()) && HEAP.get() == HOME.get(), "the thread has lost its heap");
+    assert_eq!(possessed(), 1);
+    free_handlers();
+    LEFT.set(left);
+    exit_thread::<Interrupted>();
+    let left = LEFT.replace(NEVER);
+    assert!(!is_own(HEAP.get()), "a thread that has exited allocates from a heap that it gave up");
+    assert_eq!(possessed(), 0, "a heap is possessed by a thread that has exited");
+    free_handlers();
+    assert_eq!(possessed(), 0);
+    left == NEVER
+}
+
+#[test]
+fn a_handler_may_allocate_at_any_access_to_the_threads_heap() {
+    let mut points = 0;
+    while std::thread::spawn(move || live(points)).join().expect("no failure") {
+        points += 1;
+    }
+    assert!(points > 60, "only {points} points were interrupted");
+}
