@@ -326,9 +326,8 @@ impl<P: Platform> Allocator<P> {
     /// # Safety
     /// The calling thread is the only one.
     pub unsafe fn child_after_fork(&'static self, own: Holder) {
-        let heaps = || (0..self.pool.made()).filter_map(|index| self.pool.get(index));
-        let is_own = |heap: &&Heap| heap.possession().holder() == Some(own);
-        let owns = |slot: &ReaderSlot| heaps().filter(is_own).any(|heap| ptr::eq(heap.slot(), slot));
+        // SAFETY: heaps attach their slots, and nobody else does.
+        let owns = |slot: &ReaderSlot| unsafe { Heap::of_slot(slot) }.possession().holder() == Some(own);
         // SAFETY: the caller's.
         unsafe { self.space.child_after_fork(&owns) };
         for heap in self.pool.orphaned(own) {

@@ -375,6 +375,16 @@ impl Heap {
         unsafe { from.space().rcu().enter(&self.slot) }
     }
 
+    /// The heap that a slot belongs to.
+    ///
+    /// # Safety
+    /// The slot is that of a heap.
+    pub unsafe fn of_slot(slot: &ReaderSlot) -> &'static Heap {
+        let at = ptr::from_ref(slot).addr() - core::mem::offset_of!(Heap, slot);
+        // SAFETY: by the caller's promise a heap lies there, whose memory is metadata, which is exposed and immortal.
+        unsafe { &*ptr::with_exposed_provenance(at) }
+    }
+
     /// The reader slot of whoever possesses the heap.
     pub fn slot(&self) -> &ReaderSlot {
         &self.slot
