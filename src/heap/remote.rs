@@ -114,8 +114,8 @@ struct Piece {
     last: Cell<*mut Block>,
 }
 
-/// Blocks that wait to be sent to one owner, sorted a little: the pieces of a chain hold the blocks of different slices, so that the owner,
-/// who reads one block after the other from another processor's cache, stays within a slab for a while.
+/// Blocks that wait to be sent to one owner, sorted a little: the pieces of a chain hold the blocks of different slices, so
+/// that the owner, who reads one block after the other from another processor's cache, stays within a slab for a while.
 pub struct Chain {
     owner: Cell<*const Heap>,
     pieces: [Piece; PIECES],
