@@ -5,8 +5,6 @@
 
 #[cfg(not(any(loom, shuttle)))]
 mod figures;
-#[cfg(all(test, not(any(loom, shuttle))))]
-mod interrupted;
 #[cfg(not(shuttle))] // What it promises is a matter of orderings, which loom knows.
 mod publication;
 #[cfg(not(any(loom, shuttle)))]

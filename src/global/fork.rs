@@ -9,6 +9,7 @@ use super::{helper, process};
 use crate::heap::Holder;
 use crate::pal::{Access, Platform};
 use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::mem::MaybeUninit;
 use core::ptr;
 
 /// One in the process that wrote it, zero in a child that has not noticed yet. Null where the kernel cannot wipe.
@@ -72,7 +73,15 @@ fn tidy(word: &AtomicU32) {
     }
     // SAFETY: `install` stored a function of this type.
     let own = unsafe { core::mem::transmute::<*mut (), fn() -> Holder>(own) };
-    // SAFETY: the witness was wiped, so this is a child, and its only thread is here.
-    unsafe { process().child_after_fork(own()) };
-    helper::forget();
+    // A handler that forked in the middle of this would have its child do all of it, and return to the rest.
+    let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+    // SAFETY: each set is initialised by the call before its first use. The witness was wiped, so this is a child, and its
+    // only thread is here.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+        process().child_after_fork(own());
+        helper::forget();
+        libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
+    }
 }

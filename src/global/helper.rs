@@ -70,8 +70,9 @@ extern "C" fn run<T: Thread>(_: *mut c_void) -> *mut c_void {
     // SAFETY: the name is a string of less than 16 characters.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"specmalloc".as_ptr()) };
     while is_allowed() {
+        // Without memory for a heap there is more to do, later.
         let more = with_heap::<T, _>(&super::Options::new(), |heap| {
-            heap.is_some_and(|heap| process().tick::<T::Checks>(heap))
+            heap.is_none_or(|heap| process().tick::<T::Checks>(heap))
         });
         let (bell, os) = (process().bell(), process().space().os());
         if more {

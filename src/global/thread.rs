@@ -86,10 +86,10 @@ pub fn with_heap<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap
                 return body(None);
             }
         } else if heap == EXITED {
-            return with_borrowed::<T, R>(body);
+            return with_borrowed::<T, R>(options, body);
         }
     } else if ptr::eq(heap, &raw const BUSY) {
-        return with_borrowed::<T, R>(body);
+        return with_borrowed::<T, R>(options, body);
     }
     enter_step::<T>();
     // SAFETY: the thread possesses its heap, which lives forever.
@@ -100,7 +100,9 @@ pub fn with_heap<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap
 
 /// A heap from the pool for one operation, settled and idle again afterwards.
 #[cold]
-fn with_borrowed<T: Thread, R>(body: impl FnOnce(Option<&Heap>) -> R) -> R {
+fn with_borrowed<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap>) -> R) -> R {
+    // A handler may interrupt the first allocation of the process.
+    start(options);
     let heap = process().pool().possess_any(process(), T::holder());
     let result = body(heap);
     if let Some(heap) = heap {

@@ -354,7 +354,9 @@ impl Huge {
             set(longer, MOVED, old);
             from.space().count_split(longer);
             // Not kept: what is kept is counted by the pages that it saves, and it has hardly any.
-            let _ours = self.take_in(region);
+            if !self.take_in(region) {
+                broken_contract(Misuse::DoubleFree, region.base());
+            }
             let _retired = from.space().retire_region(region);
             from.space().reap(Some(heap.slot()));
         } else {
@@ -372,6 +374,15 @@ impl Huge {
         } else {
             self.live_bytes.fetch_sub(old - new, Ordering::Relaxed);
         }
+    }
+
+    /// In the child of a fork: a thread that vanished may have counted what it did not keep, or kept what it had not counted.
+    pub(super) fn recount(&self) {
+        // SAFETY: descriptors live forever.
+        let region = |place: &AtomicPtr<Region>| unsafe { place.load(Ordering::Relaxed).as_ref() };
+        // Relaxed (both): the child has one thread.
+        let bytes = self.kept.iter().filter_map(region).map(dirty_of).sum();
+        self.kept_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Bytes in live huge blocks.

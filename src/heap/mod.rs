@@ -276,13 +276,16 @@ impl<P: Platform> Allocator<P> {
         self.huge.drop_kept(self, self.huge.kept_bytes() / 2);
         let empty = self.arenas.age_empty(self, heap);
         self.space.reap(Some(heap.slot()));
-        empty || self.has_idle_memory() || self.space.has_retired()
+        empty || self.has_idle_memory()
     }
 
-    /// Whether there is anything for [`Allocator::tick`] to give back: free memory that is resident, or blocks that were
-    /// sent to a heap that nobody possesses.
+    /// Whether there is anything for [`Allocator::tick`] to give back: free memory that is resident, blocks that were sent to
+    /// a heap that nobody possesses, or regions that wait to be unmapped.
     pub fn has_idle_memory(&self) -> bool {
-        self.arenas.dirty_slices() > 0 || self.huge.kept_bytes() > 0 || self.pool.has_unread_inbox()
+        self.arenas.dirty_slices() > 0
+            || self.huge.kept_bytes() > 0
+            || self.pool.has_unread_inbox()
+            || self.space.has_retired()
     }
 
     /// Tells the helper that memory has become idle.
@@ -308,10 +311,8 @@ impl<P: Platform> Allocator<P> {
 
     /// Tidies the heaps that nobody possesses: takes in what was sent to them, and gives back what is empty.
     pub fn collect_idle<C: Checks>(&self, by: Holder) {
-        for index in 0..self.pool.made() {
-            if self.pool.is_idle(index)
-                && let Some(idle) = self.pool.possess(index, by)
-            {
+        for index in self.pool.idle_heaps() {
+            if let Some(idle) = self.pool.possess(index, by) {
                 if idle.needs_collecting() {
                     idle.collect::<C, P>(self);
                 }
@@ -348,6 +349,8 @@ impl<P: Platform> Allocator<P> {
         for heap in self.pool.orphaned(own).filter(|_| !seeded("heap.child_drops_owners")) {
             self.pool.give_up(heap);
         }
+        self.pool.renew_hints();
+        self.huge.recount();
         self.bell.forget_helper();
     }
 

@@ -77,8 +77,17 @@ impl<P: Platform> Allocator<P> {
                 if address - region.base() < SLICE || address - region.base() >= region.len() {
                     return Err(Misuse::Interior);
                 }
+                let record = Slab::of(address);
                 // SAFETY: the address lies in a slice of an arena; its record is readable, whatever it says.
-                self.place_in_arena(address, unsafe { first_of(Slab::of(address)) })
+                let (usage, back) = unsafe { ((*record).usage(), (*record).slices() as usize) };
+                if usage == Usage::Later && back > (address - region.base()) / SLICE {
+                    // The run changes under a pointer that is not the caller's.
+                    return Err(Misuse::Interior);
+                }
+                // SAFETY: as above; a later record leads to another of the same header.
+                self.place_in_arena(address, unsafe {
+                    &*if usage == Usage::Later { record.sub(back) } else { record }
+                })
             }
             Kind::File => Err(Misuse::Foreign),
         }

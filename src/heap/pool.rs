@@ -150,12 +150,29 @@ impl Pool {
     /// Whether blocks were sent to a heap that nobody possesses.
     pub fn has_unread_inbox(&self) -> bool {
         let unread = |index| self.get(index).is_some_and(|heap| !heap.inbox().is_empty());
-        (0..self.made()).any(|index| self.is_idle(index) && unread(index))
+        // Not by the hints: who has just given a heap up may not have set its.
+        (0..self.made()).any(|index| unread(index) && self.is_idle(index))
     }
 
-    /// Whether the heap at `index` is idle (at this moment).
+    /// Whether the heap at `index` is idle (at this moment), for certain.
     pub fn is_idle(&self, index: usize) -> bool {
         self.get(index).is_some_and(|heap| heap.possession().holder().is_none())
+    }
+
+    /// The heaps that are idle as far as the hints say, for scans that may miss one.
+    pub fn idle_heaps(&self) -> impl Iterator<Item = usize> {
+        // Relaxed: hints.
+        let hinted =
+            |index: usize| self.idle[index / WORD].load(Ordering::Relaxed) & (1 << (index % WORD)) != 0;
+        (0..self.made()).filter(move |&index| hinted(index) && self.is_idle(index))
+    }
+
+    /// In the child of a fork: a thread that vanished may have left a heap idle without its hint.
+    pub(super) fn renew_hints(&self) {
+        for index in (0..self.made()).filter(|&index| self.is_idle(index)) {
+            // Relaxed: the child has one thread.
+            self.idle[index / WORD].fetch_or(1 << (index % WORD), Ordering::Relaxed);
+        }
     }
 
     /// Possesses an idle heap or makes one; `None` when there is no memory or there are [`MAX_HEAPS`] already.
@@ -200,10 +217,7 @@ impl Pool {
     ) -> Option<&'static super::slab::Slab> {
         const TRIES: usize = 4;
         let mut tries = 0;
-        for index in 0..self.made() {
-            if !self.is_idle(index) {
-                continue;
-            }
+        for index in self.idle_heaps() {
             let by = heap.holder();
             let idle =
                 if seeded("heap.steal_unpossessed") { self.get(index) } else { self.possess(index, by) };

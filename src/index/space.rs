@@ -317,8 +317,8 @@ impl<P: Platform> Space<P> {
     /// Whether [`Space::reap`] may have something to do before long: regions wait for a grace period, for pins, or for the
     /// system to let them go.
     pub fn has_retired(&self) -> bool {
-        // Relaxed: a figure.
-        self.retired.load(Relaxed) > 0 && !self.rcu.statistics().stopped
+        let rcu = self.rcu.statistics();
+        !rcu.stopped && (rcu.pending > 0 || !self.parked.is_empty() || !self.unready.is_empty())
     }
 
     /// Unmaps what is parked and drained; returns how many regions. One at a time is in this thread's hands, so that no more

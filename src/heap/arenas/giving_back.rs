@@ -133,7 +133,8 @@ impl Arenas {
                     // Locked memory, for one: it stays dirty, and is not tried again now.
                     region.slices().release(run.start, run.len);
                     self.has_room(position);
-                    return done;
+                    self.look_if_empty(from, position, region, &section);
+                    break;
                 }
                 // Relaxed: a figure.
                 self.purged.fetch_add((dirty * SLICE) as u64, Ordering::Relaxed);

@@ -1,9 +1,9 @@
 //! A signal handler that allocates at each look at, and each change of, what a thread keeps of its heap: whatever it
 //! interrupts, the thread ends up with one heap, which it uses, and gives it up when it exits.
 
-use super::raw;
-use crate::global::{NOBODY, Thread, exit_thread, is_own, process};
-use crate::heap::{Checked, Heap, Holder};
+use specmalloc::api::raw;
+use specmalloc::global::{NOBODY, Thread, exit_thread, is_own, process};
+use specmalloc::heap::{Checked, Heap, Holder};
 use std::cell::Cell;
 use std::ptr;
 
@@ -116,6 +116,47 @@ fn live(at: usize) -> bool {
     free_handlers();
     assert_eq!(possessed(), 0);
     left == NEVER
+}
+
+/// Tells a child process at which access the handler runs.
+const AT: &str = "SPECMALLOC_TEST_AT";
+
+/// What a child process does: its first allocation is interrupted, and another thread frees the block.
+fn first_allocation(at: usize) {
+    LEFT.set(at);
+    let block = raw::malloc::<Interrupted>(40).expose_provenance();
+    LEFT.set(NEVER);
+    let other = std::thread::spawn(move || {
+        let own = raw::malloc::<Interrupted>(40);
+        for block in [ptr::with_exposed_provenance_mut(block), own] {
+            // SAFETY: live blocks, freed once.
+            unsafe { raw::free::<Interrupted>(block) };
+        }
+        exit_thread::<Interrupted>();
+    });
+    other.join().expect("no failure");
+    // Takes what the other thread has sent, once its own blocks are used up.
+    let blocks: Vec<_> = (0..1000).map(|_| raw::malloc::<Interrupted>(40)).collect();
+    for block in blocks {
+        // SAFETY: as above.
+        unsafe { raw::free::<Interrupted>(block) };
+    }
+    free_handlers();
+    exit_thread::<Interrupted>();
+}
+
+#[test]
+fn a_handler_may_allocate_in_the_first_allocation_of_a_process() {
+    if let Ok(at) = std::env::var(AT) {
+        return first_allocation(at.parse().expect("a number"));
+    }
+    let name = "a_handler_may_allocate_in_the_first_allocation_of_a_process";
+    for at in 0..40 {
+        let mut child = std::process::Command::new(std::env::current_exe().expect("a name"));
+        let output = child.args(["--exact", name]).env(AT, at.to_string()).output().expect("a child");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "interrupted at access {at}: {:?}: {said}", output.status);
+    }
 }
 
 #[test]
