@@ -20,6 +20,8 @@ mod pool;
 mod remote;
 mod settings;
 mod slab;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests;
 
 pub use arenas::{Arenas, Claim};
 pub use bell::Bell;

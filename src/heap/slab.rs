@@ -432,11 +432,6 @@ impl Slab {
         }
     }
 
-    /// The slab behind this one in its heap's list.
-    pub fn next(&self) -> *const Slab {
-        self.owned.next.get()
-    }
-
     /// Links the slab in front of the list that starts at `head`.
     pub fn link_before(&self, head: &Cell<*const Slab>) {
         let old = head.get();

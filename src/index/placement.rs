@@ -19,7 +19,8 @@ const HOLES: usize = if cfg!(any(loom, shuttle)) { 1 } else { 32 };
 /// Below the system's mappings the first region lies at least this far down, and at most twice as far further.
 const DISTANCE: usize = 128 << 30;
 
-/// A run of granules that used to be a region: number of the first and count, in one word.
+/// A run of granules that used to be a region: number of the first and count, in one word. What was mapped has fewer than
+/// 2^32 granules, which is all of an address space of 57 bits.
 #[derive(Clone, Copy)]
 struct Hole(usize);
 
@@ -86,7 +87,7 @@ impl Placement {
     /// Remembers a place that is free again.
     pub(super) fn give_back(&self, base: usize, len: usize) {
         let granules = len.div_ceil(GRANULE);
-        if !base.is_multiple_of(GRANULE) || granules > u32::MAX as usize {
+        if !base.is_multiple_of(GRANULE) {
             return;
         }
         let hole = Hole::new(base, granules);
@@ -140,9 +141,13 @@ fn first_frontier<P: Platform>(os: &P) -> Option<usize> {
     let probe = os.map(None, page, Access::None).ok()?;
     // SAFETY: mapped just now, and nobody knows it. If the system refuses, one page of address space stays reserved.
     let _ = unsafe { os.unmap(probe, page) };
-    let distance = DISTANCE.min(probe / 8);
-    let random = (os.entropy() as usize) % (2 * distance).max(1);
-    Some(align_down(probe - distance - random, GRANULE)).filter(|&frontier| frontier != 0)
+    Some(frontier_below(probe, os.entropy() as usize)).filter(|&frontier| frontier != 0)
+}
+
+/// The granule that the number `random` chooses below `top`.
+fn frontier_below(top: usize, random: usize) -> usize {
+    let distance = DISTANCE.min(top / 8);
+    align_down(top - distance - random % (2 * distance).max(1), GRANULE)
 }
 
 /// Maps `len` bytes at a multiple of `need` where the system has room.
@@ -169,4 +174,21 @@ fn map_anywhere<P: Platform>(os: &P, len: usize, need: usize) -> Result<Placed, 
     // SAFETY: the tail of what was mapped just now.
     let cut = tail == 0 || unsafe { os.unmap(base + len, tail) }.is_ok();
     Ok(Placed { base, mapped: if cut { len } else { len + tail } })
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_frontier_leaves_room_in_an_address_space_of_any_size() {
+        for bits in [0, 12, 24, 32, 36, 39, 42, 47] {
+            let top = 1usize << bits;
+            for random in [0, 1, top / 2, usize::MAX / 2, usize::MAX] {
+                let frontier = frontier_below(top, random);
+                assert!(frontier.is_multiple_of(GRANULE) && frontier <= top - top.min(DISTANCE) / 8);
+                assert!(frontier + GRANULE > top / 2, "{frontier:#x} of {top:#x}");
+            }
+        }
+    }
 }

@@ -1,5 +1,7 @@
-//! Tests of the tree, one thread at a time; see also `models`. Those of the space are in `space`.
+//! Tests of the tree, one thread at a time; see also `models`. Those of the space are in `space`
+//! and `placement`.
 
+mod placement;
 mod space;
 
 use super::radix::{LIMIT, PAGE};

@@ -10,7 +10,7 @@ use crate::region::{Kind, Phase, Prefer};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::vec::Vec;
 
-fn space_on(config: Config) -> (Simulated, Space<Simulated>) {
+pub(super) fn space_on(config: Config) -> (Simulated, Space<Simulated>) {
     let os = Simulated::with(config);
     let space = Space::new(os.clone());
     space.start();
@@ -143,6 +143,7 @@ fn a_pin_keeps_a_region_and_only_while_it_lasts() {
     let region = space.map_region(Kind::Huge, SLICE, 1, 0).unwrap();
     let pin = space.pin(region.base(), &space.rcu().enter_guest()).unwrap();
     let id = pin.id();
+    assert!(core::ptr::eq(space.pin_again(id).unwrap().region(), region));
     assert!(space.retire_region(region));
     reap_all(&space);
     assert_eq!(space.counts().retired, 1, "pinned");

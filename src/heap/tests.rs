@@ -1,0 +1,241 @@
+//! Tests of heaps and slabs on the simulated system: what a heap knows of its slabs, and what passes between heaps. The
+//! whole allocator is tested against a model in `tests/allocator_model`.
+
+use super::*;
+use crate::base::{CLASSES, class_info, class_of, class_size};
+use crate::pal::simulated::{Config, Simulated};
+use std::boxed::Box;
+use std::collections::BTreeSet;
+use std::vec::Vec;
+
+type Os = Simulated;
+
+/// An allocator that lives as long as the process.
+fn allocator(arena_bytes: usize) -> &'static Allocator<Os> {
+    // Larger than a test's stack allows to pass by value.
+    let make = || &*Box::leak(Box::new(Allocator::new(Simulated::with(Config::default()))));
+    let allocator = std::thread::Builder::new().stack_size(32 << 20).spawn(make).unwrap().join().unwrap();
+    allocator.start();
+    allocator.settings().set_arena_bytes(arena_bytes);
+    allocator
+}
+
+/// A heap, possessed by the thread with this number.
+fn possess(from: &Allocator<Os>, number: usize) -> &'static Heap {
+    from.pool().possess_any(from, Holder::new(number)).unwrap()
+}
+
+fn get(from: &Allocator<Os>, heap: &Heap, size: usize) -> usize {
+    // SAFETY: the test possesses its heaps.
+    let block = unsafe { from.allocate::<Checked>(heap, size, 1, false) };
+    assert!(!block.is_null());
+    block.expose_provenance()
+}
+
+fn free(from: &Allocator<Os>, heap: &Heap, address: usize) {
+    let place = from.place(address).expect("a live block");
+    // SAFETY: the test possesses its heaps, and the block is live.
+    unsafe { from.free::<Checked>(heap, ptr::with_exposed_provenance_mut(address), place) };
+}
+
+fn slab_of(from: &Allocator<Os>, address: usize) -> &'static Slab {
+    match from.place(address) {
+        Ok(Place::Slab(slab)) => slab,
+        _ => panic!("{address:#x} is no block of a slab"),
+    }
+}
+
+/// Whether the heap finds the block's slab by one load, as a free does.
+fn finds(from: &Allocator<Os>, heap: &Heap, address: usize) -> bool {
+    ptr::eq(heap.own_slab(address), slab_of(from, address))
+}
+
+/// All blocks of one fresh slab that serves `size` bytes.
+fn fill(from: &Allocator<Os>, heap: &Heap, size: usize) -> Vec<usize> {
+    let capacity = class_info(class_of(size)).capacity;
+    let blocks: Vec<usize> = (0..capacity).map(|_| get(from, heap, size)).collect();
+    assert!(blocks.iter().all(|&block| ptr::eq(slab_of(from, block), slab_of(from, blocks[0]))));
+    blocks
+}
+
+#[test]
+fn the_table_of_classes_agrees_with_the_arithmetic() {
+    for size in 0..=TABLE_MAX {
+        assert_eq!(Heap::table_class(size), class_of(size), "request of {size}");
+    }
+}
+
+#[test]
+fn a_heap_finds_its_own_slabs_and_no_others() {
+    let from = allocator(GRANULE);
+    let (one, two) = (possess(from, 1), possess(from, 2));
+    // Slabs of every class, of one slice and of several, by turns of one heap and the other.
+    let blocks: Vec<usize> = (0..CLASSES)
+        .flat_map(|class| fill(from, if class % 2 == 0 { one } else { two }, class_size(class)))
+        .collect();
+    for &block in &blocks {
+        let own = ptr::eq(slab_of(from, block).owner(), one);
+        assert_eq!((finds(from, one, block), finds(from, two, block)), (own, !own), "{block:#x}");
+    }
+    for &block in &blocks {
+        free(from, if finds(from, one, block) { one } else { two }, block);
+    }
+    for heap in [one, two] {
+        heap.collect::<Checked, _>(from);
+    }
+    assert_eq!(from.arenas().claimed_slices(), 0);
+    for &block in &blocks {
+        assert!(one.own_slab(block).is_null() && two.own_slab(block).is_null(), "{block:#x} is gone");
+    }
+}
+
+#[test]
+fn a_slab_knows_which_of_its_blocks_were_handed_out() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    for size in [1 << 10, 20 << 10] {
+        let slab = slab_of(from, get(from, heap, size));
+        let (base, size, out) = (slab.base(), slab.info().size as usize, slab.handed_out() as usize);
+        assert!(out > 0 && out < slab.info().capacity as usize);
+        for index in 0..slab.info().capacity as usize {
+            let block = ptr::with_exposed_provenance_mut(base + index * size);
+            assert_eq!(slab.has_handed_out(block), index < out);
+            assert_eq!(slab.is_block(index * size), index < out);
+            // SAFETY: the test possesses the heap.
+            assert_eq!(unsafe { slab.has_own_block(base + index * size) }, index < out);
+        }
+        assert!(!slab.has_handed_out(ptr::null_mut()));
+    }
+}
+
+#[test]
+fn a_heap_takes_a_slab_that_an_idle_one_can_spare() {
+    let from = allocator(GRANULE);
+    let (gone, heap) = (possess(from, 1), possess(from, 2));
+    let blocks = fill(from, gone, 8 << 10);
+    free(from, gone, blocks[0]);
+    free(from, gone, blocks[1]);
+    gone.collect::<Checked, _>(from);
+    from.give_up(gone);
+    let again = [get(from, heap, 8 << 10), get(from, heap, 8 << 10)];
+    assert!(again.iter().all(|block| blocks[..2].contains(block)), "fresh memory instead");
+    assert!(finds(from, heap, blocks[2]) && !finds(from, gone, blocks[2]));
+    // Nothing of it is left with the idle heap.
+    assert!(!blocks.contains(&get(from, heap, 8 << 10)));
+}
+
+#[test]
+fn the_slabs_of_a_heap_that_nobody_possesses_go_to_who_frees_their_blocks() {
+    let from = allocator(GRANULE);
+    let (gone, heap) = (possess(from, 1), possess(from, 2));
+    // Full ones, one with free blocks, and one that is current, which stays.
+    let full = fill(from, gone, 8 << 10);
+    let available = fill(from, gone, 4 << 10);
+    let current = [8 << 10, 4 << 10].map(|size| get(from, gone, size));
+    free(from, gone, available[0]);
+    from.give_up(gone);
+    for (block, taken) in [(full[0], true), (available[1], true), (current[0], false)] {
+        let slab = slab_of(from, block);
+        free(from, heap, block);
+        assert_eq!(ptr::eq(slab.owner(), heap), taken);
+        assert_eq!(ptr::eq(heap.own_slab(block), slab), taken);
+        assert_eq!(ptr::eq(gone.own_slab(block), slab), !taken);
+    }
+    assert!(gone.inbox().is_empty() && !from.pool().has_unread_inbox());
+    // What is free in them serves the heap.
+    assert_eq!(get(from, heap, 8 << 10), full[0]);
+}
+
+#[test]
+fn blocks_for_another_heap_are_sent_sixteen_kibibytes_at_a_time() {
+    let from = allocator(GRANULE);
+    let (one, two, sender) = (possess(from, 1), possess(from, 2), possess(from, 3));
+    let of = |heap| (0..32).map(|_| get(from, heap, 1 << 10)).collect::<Vec<usize>>();
+    let (ones, twos) = (of(one), of(two));
+    // By turns: each owner has a chain of its own.
+    for index in 0..32 {
+        assert!(index != 15 || one.inbox().is_empty() && two.inbox().is_empty(), "sent one by one");
+        assert!(index < 16 || !one.inbox().is_empty() && !two.inbox().is_empty(), "held back");
+        free(from, sender, ones[index]);
+        free(from, sender, twos[index]);
+    }
+    assert_eq!(sender.remote_frees(), 64);
+}
+
+#[test]
+fn an_inbox_knows_what_it_holds() {
+    let mut words = [[0usize; 2]; 4];
+    let [a, b, c, other] = [0, 1, 2, 3].map(|index| (&raw mut words[index]).cast::<Block>());
+    let inbox = remote::Inbox::new();
+    for block in [a, b, c] {
+        // SAFETY: memory of this test.
+        unsafe { inbox.push::<Checked>(block, block, 5) };
+    }
+    assert_eq!(
+        [a, b, c, other, ptr::null_mut()].map(|block| inbox.holds(block)),
+        [true, true, true, false, false]
+    );
+    let received = crate::sync::Cell::new(ptr::null_mut());
+    inbox.take(&received);
+    assert_eq!(received.get(), c);
+    assert!(inbox.is_empty() && ![a, b, c].into_iter().any(|block| inbox.holds(block)));
+}
+
+#[test]
+fn a_heap_needs_collecting_when_there_is_something_to_give_back() {
+    let from = allocator(GRANULE);
+    let (owner, sender) = (possess(from, 1), possess(from, 2));
+    assert!(!owner.needs_collecting());
+    let block = get(from, owner, 1 << 10);
+    let other = get(from, owner, 1 << 10);
+    assert!(owner.needs_collecting(), "it has a current slab");
+    owner.collect::<Checked, _>(from);
+    assert!(!owner.needs_collecting(), "only live blocks are left");
+    free(from, sender, block);
+    assert!(sender.needs_collecting() && !owner.needs_collecting(), "a block is held back");
+    sender.settle::<Checked, _>(from);
+    assert!(owner.needs_collecting() && !sender.needs_collecting(), "a block was sent");
+    owner.settle::<Checked, _>(from);
+    free(from, owner, other);
+    assert!(!owner.needs_collecting());
+    assert_eq!(from.arenas().claimed_slices(), 0);
+}
+
+#[test]
+fn what_was_released_is_looked_at_once_in_so_many_slices() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let due = |slices| (0..9).map(|_| heap.has_released(slices, 8)).collect::<Vec<bool>>();
+    let all = |turn: usize| (1..10).map(|count| count % turn == 0).collect::<Vec<bool>>();
+    assert_eq!(due(1), all(8));
+    assert!(!heap.has_released(6, 8) && heap.has_released(1, 8), "one was left from before");
+    assert_eq!((due(4), due(8), due(100)), (all(2), all(1), all(1)));
+}
+
+#[test]
+fn a_claim_asks_the_arena_that_served_last_first() {
+    // Twelve slices of each arena can be claimed.
+    let from = allocator(14 * SLICE);
+    let heap = possess(from, 1);
+    let blocks: Vec<usize> = (0..18).map(|_| get(from, heap, 2 * SLICE)).collect();
+    let arenas = blocks.iter().map(|block| block / GRANULE).collect::<BTreeSet<_>>().len();
+    // The first run in each arena is claimed as it is mapped, after the others were asked in vain, twice.
+    assert_eq!((arenas, heap.lookups()), (3, [15, 2 + 4]));
+    assert_eq!(from.bet(Bet::Lookup), [21, 15, 6]);
+}
+
+#[test]
+fn what_was_cut_off_a_large_block_is_free() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let block = get(from, heap, 5 * SLICE);
+    let place = from.place(block).unwrap();
+    // SAFETY: the block is live, and large before and after.
+    let same = unsafe { from.resize(heap, place, 2 * SLICE, 1) };
+    assert_eq!(same.map(|block| block.addr()), Some(block));
+    let usage = |slice: usize| from.place(block + slice * SLICE).err();
+    let (interior, gone) = (Some(Misuse::Interior), Some(Misuse::DoubleFree));
+    assert_eq!([0, 1, 2, 3, 4].map(usage), [None, interior, gone, gone, gone]);
+    free(from, heap, block);
+    assert_eq!([0, 1, 2].map(usage), [gone; 3]);
+}
