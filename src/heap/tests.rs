@@ -120,6 +120,12 @@ fn a_heap_takes_a_slab_that_an_idle_one_can_spare() {
     let again = [get(from, heap, 8 << 10), get(from, heap, 8 << 10)];
     assert!(again.iter().all(|block| blocks[..2].contains(block)), "fresh memory instead");
     assert!(finds(from, heap, blocks[2]) && !finds(from, gone, blocks[2]));
+    // It is current: no free ends its countdown, however few of its blocks are live.
+    let slab = slab_of(from, blocks[2]);
+    blocks.iter().for_each(|&block| free(from, heap, block));
+    assert!(slab.standing() == Standing::Current && finds(from, heap, get(from, heap, 8 << 10)));
+    let again: Vec<usize> = blocks[1..].iter().map(|_| get(from, heap, 8 << 10)).collect();
+    assert!(again.iter().all(|block| blocks.contains(block)));
     // Nothing of it is left with the idle heap.
     assert!(!blocks.contains(&get(from, heap, 8 << 10)));
 }
@@ -144,6 +150,11 @@ fn the_slabs_of_a_heap_that_nobody_possesses_go_to_who_frees_their_blocks() {
     assert!(gone.inbox().is_empty() && !from.pool().has_unread_inbox());
     // What is free in them serves the heap.
     assert_eq!(get(from, heap, 8 << 10), full[0]);
+    let left = full.iter().chain(&available[2..]).chain(&current[1..]);
+    left.for_each(|&block| free(from, heap, block));
+    heap.collect::<Checked, _>(from);
+    from.collect_idle::<Checked>(heap.holder());
+    assert_eq!(from.arenas().claimed_slices(), 0);
 }
 
 #[test]
@@ -160,6 +171,20 @@ fn blocks_for_another_heap_are_sent_sixteen_kibibytes_at_a_time() {
         free(from, sender, twos[index]);
     }
     assert_eq!(sender.remote_frees(), 64);
+}
+
+#[test]
+fn blocks_of_several_slabs_arrive_all_together() {
+    let from = allocator(GRANULE);
+    let (owner, sender) = (possess(from, 1), possess(from, 2));
+    let blocks: Vec<usize> = (0..8).flat_map(|_| fill(from, owner, 1 << 10)).step_by(64).collect();
+    assert_eq!(blocks.iter().map(|block| block / SLICE).collect::<BTreeSet<_>>().len(), 8);
+    blocks.iter().for_each(|&block| free(from, sender, block));
+    assert!(owner.inbox().is_empty(), "too few to be sent");
+    sender.settle::<Checked, _>(from);
+    assert!(blocks.iter().all(|&block| owner.inbox().holds(ptr::with_exposed_provenance_mut(block))));
+    assert!(!sender.needs_collecting() && owner.receive::<Checked, _>(from) && owner.inbox().is_empty());
+    assert!(blocks.iter().all(|&block| from.place(block).err() == Some(Misuse::DoubleFree)));
 }
 
 #[test]
@@ -230,12 +255,54 @@ fn what_was_cut_off_a_large_block_is_free() {
     let heap = possess(from, 1);
     let block = get(from, heap, 5 * SLICE);
     let place = from.place(block).unwrap();
+    assert_eq!(place.usable(), 5 * SLICE);
     // SAFETY: the block is live, and large before and after.
     let same = unsafe { from.resize(heap, place, 2 * SLICE, 1) };
-    assert_eq!(same.map(|block| block.addr()), Some(block));
+    assert_eq!((same.map(|block| block.addr()), place.usable()), (Some(block), 2 * SLICE));
     let usage = |slice: usize| from.place(block + slice * SLICE).err();
     let (interior, gone) = (Some(Misuse::Interior), Some(Misuse::DoubleFree));
     assert_eq!([0, 1, 2, 3, 4].map(usage), [None, interior, gone, gone, gone]);
     free(from, heap, block);
     assert_eq!([0, 1, 2].map(usage), [gone; 3]);
+}
+
+#[test]
+fn a_full_slab_is_available_from_its_first_free_and_gone_with_its_last() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    for size in [8 << 10, 20 << 10] {
+        let blocks = fill(from, heap, size);
+        let slab = slab_of(from, blocks[0]);
+        let next = get(from, heap, size);
+        assert_eq!((slab.standing(), slab.live_estimate()), (Standing::Full, slab.info().capacity));
+        let claimed = from.arenas().claimed_slices();
+        for (freed, &block) in blocks.iter().enumerate() {
+            assert!(!ptr::eq(heap.own_slab(next), slab) && from.arenas().claimed_slices() == claimed);
+            free(from, heap, block);
+            let live = slab.info().capacity - 1 - freed as u32;
+            let gone = from.place(block).err() == Some(Misuse::DoubleFree);
+            assert!(
+                gone && (live == 0 || (slab.standing(), slab.live_estimate()) == (Standing::Available, live))
+            );
+        }
+        assert_eq!(claimed - from.arenas().claimed_slices(), slab_of(from, next).slices() as usize);
+    }
+}
+
+#[test]
+fn a_block_freed_as_the_fast_path_does_it_is_handed_out_again() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let block = fill(from, heap, 1 << 10)[0];
+    let (slab, key) =
+        (slab_of(from, block), Block::key(ptr::with_exposed_provenance_mut(block), heap.secret()));
+    let at = ptr::with_exposed_provenance_mut::<Block>(block);
+    // SAFETY: the test possesses the heap, and the block.
+    unsafe {
+        assert!((*heap.own_slab(block)).has_own_block(block) && !Block::is_free(at, key));
+        assert_eq!(slab.push::<Checked>(at, key), Freed::Quietly);
+        assert!(Block::is_free(at, key));
+    }
+    assert_eq!(from.place(block).err(), Some(Misuse::DoubleFree));
+    assert_eq!(get(from, heap, 1 << 10), block);
 }
