@@ -306,3 +306,47 @@ fn a_block_freed_as_the_fast_path_does_it_is_handed_out_again() {
     assert_eq!(from.place(block).err(), Some(Misuse::DoubleFree));
     assert_eq!(get(from, heap, 1 << 10), block);
 }
+
+#[test]
+fn a_census_knows_what_is_live_in_the_current_slabs_of_its_heap() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let class = class_of(1 << 10);
+    let mut blocks = Vec::new();
+    // Some free blocks are on the private list, some on the slab's.
+    for (more, fewer) in [(6, 0), (1, 3), (0, 2), (5, 1), (0, 5)] {
+        blocks.extend((0..more).map(|_| get(from, heap, 1 << 10)));
+        blocks.drain(..fewer).for_each(|block| free(from, heap, block));
+        let census = from.census::<Checked>(heap);
+        assert_eq!(census.classes[class], ClassCensus { live: blocks.len() as u64, slabs: 1 });
+        assert_eq!(
+            (census.small.blocks, census.small.bytes),
+            (blocks.len() as u64, (blocks.len() << 10) as u64)
+        );
+        let handed_out = u64::from(slab_of(from, blocks[0]).handed_out()) << 10;
+        assert_eq!(census.small.bytes + census.free_bytes, handed_out);
+    }
+}
+
+#[test]
+fn after_a_fork_the_slabs_of_a_vanished_thread_serve_again() {
+    let from = allocator(GRANULE);
+    let (gone, heap) = (possess(from, 1), possess(from, 2));
+    let available = fill(from, gone, 8 << 10);
+    let current = get(from, gone, 8 << 10);
+    available[..2].iter().for_each(|&block| free(from, gone, block));
+    // SAFETY: this thread plays all of them.
+    unsafe { from.child_after_fork(heap.holder()) };
+    assert!(from.pool().is_idle(gone.index() as usize) && !from.pool().is_idle(heap.index() as usize));
+    let again = [get(from, heap, 8 << 10), get(from, heap, 8 << 10)];
+    assert!(again.iter().all(|block| available[..2].contains(block)), "fresh memory instead");
+    // That slab is the heap's now, and nobody else's.
+    let fresh = get(from, heap, 8 << 10);
+    assert!(
+        ![available[0], current].iter().any(|&block| ptr::eq(slab_of(from, block), slab_of(from, fresh)))
+    );
+    available.iter().chain([&current, &fresh]).for_each(|&block| free(from, heap, block));
+    heap.collect::<Checked, _>(from);
+    from.collect_idle::<Checked>(heap.holder());
+    assert_eq!(from.arenas().claimed_slices(), 0);
+}
