@@ -4,6 +4,7 @@
 use super::*;
 use crate::base::{CLASSES, class_info, class_of, class_size};
 use crate::pal::simulated::{Config, Simulated};
+use crate::region::Kind;
 use std::boxed::Box;
 use std::collections::BTreeSet;
 use std::vec::Vec;
@@ -349,4 +350,17 @@ fn after_a_fork_the_slabs_of_a_vanished_thread_serve_again() {
     heap.collect::<Checked, _>(from);
     from.collect_idle::<Checked>(heap.holder());
     assert_eq!(from.arenas().claimed_slices(), 0);
+}
+
+#[test]
+fn a_section_of_a_heap_keeps_what_it_found() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let section = heap.section(from);
+    let region = from.space().map_region(Kind::Huge, SLICE, 1, 0).unwrap();
+    assert!(from.space().retire_region(region));
+    (0..3).for_each(|_| assert_eq!(from.space().reap(None), 0));
+    drop(section);
+    (0..3).for_each(|_| _ = from.space().reap(Some(heap.slot())));
+    assert_eq!(from.space().counts().retired, 0);
 }
