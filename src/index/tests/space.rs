@@ -98,17 +98,21 @@ fn places_are_used_again() {
 fn on_linux_a_hint_places_an_arena() {
     let space = Space::new(crate::pal::Linux::new());
     space.start();
-    let first = space.map_region(Kind::Arena, GRANULE, 1, 0).unwrap();
-    let before = space.os().calls();
-    let second = space.map_region(Kind::Arena, GRANULE, 1, 0).unwrap();
-    let after = space.os().calls();
-    assert_eq!((after.map - before.map, after.unmap), (1, before.unmap), "one call, nothing cut off");
-    assert_eq!((first.base() % GRANULE, second.base() % GRANULE), (0, 0));
-    for arena in [first, second] {
-        // SAFETY: mapped, and nobody else uses it.
-        unsafe { (arena.base() as *mut u8).write(1) };
-        assert_eq!(space.unmap_now(arena, None), Ok(()));
-    }
+    // Another test of this process may come to lie where the first hints lead: seldom, and not time and again.
+    let by_one_call = (0..10).any(|_| {
+        let first = space.map_region(Kind::Arena, GRANULE, 1, 0).unwrap();
+        let before = space.os().calls();
+        let second = space.map_region(Kind::Arena, GRANULE, 1, 0).unwrap();
+        let after = space.os().calls();
+        assert_eq!((first.base() % GRANULE, second.base() % GRANULE), (0, 0));
+        for arena in [first, second] {
+            // SAFETY: mapped, and nobody else uses it.
+            unsafe { (arena.base() as *mut u8).write(1) };
+            assert_eq!(space.unmap_now(arena, None), Ok(()));
+        }
+        (after.map - before.map, after.unmap) == (1, before.unmap)
+    });
+    assert!(by_one_call, "one call, nothing cut off");
 }
 
 #[test]
