@@ -143,6 +143,25 @@ fn sections_nest_and_end_in_any_order() {
 }
 
 #[test]
+fn synchronize_waits_for_a_section_of_another_thread() {
+    let os = system(Barrier::Works);
+    let rcu = started(&os);
+    let section = enter(rcu, attached(rcu));
+    let over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            rcu.synchronize(&os, None).unwrap();
+            over.store(true, SeqCst);
+        });
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let early = over.load(SeqCst);
+        drop(section);
+        assert!(!early, "the section was open");
+    });
+    assert!(over.load(SeqCst));
+}
+
+#[test]
 fn guests_hold_a_grace_period_up_also_when_they_share_a_word() {
     let os = system(Barrier::Works);
     let rcu = started(&os);
@@ -351,6 +370,15 @@ fn a_guest_that_a_fork_closed_leaves_without_harm() {
     drop(next);
 }
 
+/// Says so when it is dropped, that is also when its thread fails: the others would run on for ever.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// Real threads, the real barrier where the kernel has one: no reader finds a thing that was freed under it.
 #[test]
 fn readers_and_a_reclaimer_race() {
@@ -367,6 +395,7 @@ fn readers_and_a_reclaimer_race() {
         let (published, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         live[0].store(true, Relaxed);
         std::thread::scope(|threads| {
+            let ended = Ended(&stop);
             for _ in 0..2 {
                 threads.spawn(|| {
                     let slot = attached(rcu);
@@ -394,7 +423,7 @@ fn readers_and_a_reclaimer_race() {
                     unsafe { rcu.retire(&links[old]) };
                 }
             }
-            stop.store(true, Relaxed);
+            drop(ended);
         });
         while rcu.statistics().pending != 0 {
             rcu.reclaim(os, None, free);

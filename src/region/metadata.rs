@@ -125,17 +125,18 @@ impl Metadata {
         loop {
             let start = align_up(used, align)?;
             let end = start.checked_add(size).filter(|&end| end <= len)?;
+            let at = NonNull::new(core::ptr::with_exposed_provenance_mut(chunk + start));
             if seeded("region.bump_blind") {
                 // Relaxed: a seeded bug.
                 head.used.store(end, Relaxed);
-                return NonNull::new(core::ptr::with_exposed_provenance_mut(chunk + start));
+                return at;
             }
             // Relaxed: the memory behind `used` is untouched; the exchange alone decides whose it is.
             match head.used.compare_exchange_weak(used, end, Relaxed, Relaxed) {
                 Ok(_) => {
                     // Relaxed: a figure for the statistics.
                     self.used.fetch_add(end - used, Relaxed);
-                    return NonNull::new(core::ptr::with_exposed_provenance_mut(chunk + start));
+                    return at;
                 }
                 Err(now) => used = now,
             }

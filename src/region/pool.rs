@@ -11,7 +11,10 @@ pub(crate) const POOL_ALIGN: usize = 128;
 /// Bits of an address in user space: 47 on x86-64, up to 48 elsewhere unless a program asks for more.
 const ADDRESS_BITS: u32 = 48;
 
+/// Bits of an address that are not zero in every object; the bits above them are the tag's.
 const INDEX_BITS: u32 = ADDRESS_BITS - POOL_ALIGN.ilog2();
+
+const _: () = assert!(u64::BITS - INDEX_BITS == 23, "`retagged` says so");
 
 /// The next object below in a stack; embedded in each.
 pub struct Link {

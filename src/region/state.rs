@@ -24,6 +24,9 @@ const EXCLUDE: u32 = 1 << 31;
 /// Largest count: the base reference and all pins. Smaller under a checker, so that it can be reached.
 const MAX_COUNT: u32 = if cfg!(any(loom, shuttle)) { 3 } else { 1 << 30 };
 
+const _: () =
+    assert!(MAX_COUNT > 1 && MAX_COUNT < EXCLUDE, "at least one pin, and none that looks like EXCLUDE");
+
 /// One value of the state word.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Word(u32);

@@ -4,6 +4,7 @@ use super::*;
 use crate::base::GRANULE_SLICES;
 use crate::pal::simulated::{CallKind, Config, Simulated};
 use crate::pal::{Errno, Platform};
+use crate::sync::atomic::Ordering::Relaxed;
 use proptest::prelude::*;
 use std::ops::Range;
 use std::vec::Vec;
@@ -73,6 +74,56 @@ fn a_region_contains_its_bytes_and_nothing_else() {
 }
 
 #[test]
+fn a_descriptor_says_what_it_was_attached_with() {
+    let region = leaked(Region::new());
+    assert!(region.is_empty());
+    for (number, kind) in [Kind::Arena, Kind::Huge, Kind::File].into_iter().enumerate() {
+        let shape =
+            Shape { kind, base: (number + 1) << 30, len: (number + 1) << 16, mapped: 2 << 20, mappings: 7 };
+        if kind == Kind::Arena {
+            region.slices().open(1..2);
+        }
+        region.attach(shape);
+        assert_eq!((region.kind(), region.base(), region.len()), (kind, shape.base, shape.len));
+        assert_eq!((region.mapped(), region.mappings(), region.generation()), (2 << 20, 7, number as u64));
+        region.add_mapping();
+        assert_eq!(region.mappings(), 8);
+        assert!(!region.is_empty() && region.is_valid());
+        assert!(core::ptr::eq(region.id().region(), region));
+        for which in 0..4 {
+            assert_eq!(region.note(which).swap(which + 1, Relaxed), 0, "a new life begins without notes");
+            assert_eq!(region.note(which).load(Relaxed), which + 1);
+        }
+        assert_eq!(region.exclude(), Exclusion::Won { drained: true });
+        region.detach();
+    }
+}
+
+#[test]
+fn a_descriptor_that_cannot_be_is_not_valid() {
+    let end_of_memory = Region::new();
+    end_of_memory.attach(Shape { base: usize::MAX - SHAPE.len, ..SHAPE });
+    assert!(!end_of_memory.is_valid(), "it does not end");
+    let never_opened = Region::new();
+    never_opened.attach(Shape { kind: Kind::Arena, ..SHAPE });
+    assert!(!never_opened.is_valid(), "slices out of reach can be claimed");
+}
+
+/// The object around a retired link, of both sorts.
+#[test]
+fn what_is_retired_is_recovered() {
+    let region = leaked(Region::new());
+    // SAFETY: `Retired` is the first field of a descriptor, whose provenance `retire_link` exposes.
+    let recovered = unsafe { Retired::recover(region.retire_link()) };
+    assert_eq!(recovered, (RetiredAs::Region, core::ptr::from_ref(region).addr()));
+    let node = leaked(Retired::new(RetiredAs::Region));
+    node.set(RetiredAs::PageNode);
+    let address = core::ptr::from_ref(node).expose_provenance();
+    // SAFETY: the object is a `Retired` alone, and its provenance is exposed.
+    assert_eq!(unsafe { Retired::recover(node.link()) }, (RetiredAs::PageNode, address));
+}
+
+#[test]
 fn metadata_is_zero_aligned_and_nobody_elses() {
     let os = Simulated::new();
     let metadata = Metadata::new();
@@ -111,6 +162,19 @@ fn metadata_serves_what_is_larger_than_a_chunk() {
 }
 
 #[test]
+fn each_chunk_is_twice_as_large_as_the_one_before_up_to_a_limit() {
+    let os = Simulated::new();
+    let metadata = Metadata::new();
+    for kib in [64, 128, 256, 512, 1024, 1024, 1024, 1024, 1024, 1024, 1024] {
+        let (chunks, mapped) = (metadata.chunks(), metadata.mapped());
+        while metadata.chunks() == chunks {
+            metadata.allocate(&os, 4096, 64).unwrap();
+        }
+        assert_eq!(metadata.mapped() - mapped, kib << 10, "chunk {chunks}");
+    }
+}
+
+#[test]
 fn metadata_survives_a_system_without_memory() {
     let os = Simulated::new();
     let metadata = Metadata::new();
@@ -143,6 +207,22 @@ fn descriptors_come_back_in_another_life() {
 }
 
 #[test]
+fn a_pool_is_a_stack() {
+    let pool: Pool<Region> = Pool::new();
+    let regions = [(); 3].map(|()| leaked(Region::new()));
+    for _ in 0..2 {
+        assert!(pool.is_empty() && pool.take().is_none());
+        for region in regions {
+            pool.give(region);
+            assert!(!pool.is_empty());
+        }
+        for region in regions.iter().rev() {
+            assert!(core::ptr::eq(pool.take().unwrap(), *region));
+        }
+    }
+}
+
+#[test]
 fn a_new_map_is_closed_until_it_is_opened() {
     let map = SliceMap::new();
     map.open(1..20);
@@ -157,6 +237,34 @@ fn a_new_map_is_closed_until_it_is_opened() {
     map.reopen();
     assert_eq!(map.claim(19, Prefer::Any, 1), Some(Run { start: 1, len: 19, all_clean: true }));
     assert_eq!(map.claim(1, Prefer::Any, 1), None);
+}
+
+#[test]
+fn the_last_slice_of_a_granule_can_be_claimed() {
+    let map = SliceMap::new();
+    map.open(1..GRANULE_SLICES);
+    map.reopen();
+    let last = GRANULE_SLICES - 1;
+    assert_eq!(map.claim(last, Prefer::Any, 1), Some(Run { start: 1, len: last, all_clean: true }));
+    assert_eq!((map.claimed_count(), map.free_count()), (last, 0));
+    map.release(1, last);
+    assert_eq!((map.claimed_count(), map.dirty_count()), (0, last));
+}
+
+/// Builds with assertions notice a run given back by somebody who does not hold it.
+#[cfg(debug_assertions)]
+#[test]
+fn what_is_not_held_cannot_be_released() {
+    let map = SliceMap::new();
+    map.open(1..20);
+    map.reopen();
+    assert_eq!(map.claim(5, Prefer::Any, 1).map(|run| run.start), Some(1));
+    assert_eq!(map.claim(4, Prefer::Any, 16).map(|run| run.start), Some(16));
+    for (start, len) in [(0, 1), (0, 2), (3, 0), (5, 2), (8, 1), (19, 2), (20, 1)] {
+        let release = std::panic::AssertUnwindSafe(|| map.release(start, len));
+        assert!(std::panic::catch_unwind(release).is_err(), "{len} from {start}");
+    }
+    assert_eq!((map.claimed_count(), map.dirty_count()), (9, 0));
 }
 
 /// What a [`SliceMap`] is, slice by slice.
@@ -225,7 +333,10 @@ proptest! {
                     });
                     prop_assert_eq!(map.claim(len, prefer, align), expected);
                     if let Some(run) = expected {
-                        slices[run.start..run.start + len].iter_mut().for_each(|slice| slice.claimed = true);
+                        let slices = &mut slices[run.start..run.start + len];
+                        slices.iter_mut().for_each(|slice| slice.claimed = true);
+                        let dirty = slices.iter().filter(|slice| slice.dirty).count();
+                        prop_assert_eq!(map.dirty_within(run.start, len), dirty);
                         held.push((run.start, len));
                     }
                 }
@@ -270,6 +381,7 @@ proptest! {
             let usable = &slices[usable.clone()];
             prop_assert!(map.is_valid());
             prop_assert_eq!(map.free_count(), usable.iter().filter(|slice| !slice.claimed).count());
+            prop_assert_eq!(map.claimed_count() + map.free_count(), usable.len());
             let dirty = usable.iter().filter(|slice| slice.dirty && !slice.claimed).count();
             prop_assert_eq!(map.dirty_count(), dirty);
         }
