@@ -3,8 +3,8 @@
 # survives all tests and is not listed in ci/mutants.txt. All four layers by default; of the heap, slabs and what one thread
 # does with them. A FILE is one of a layer's, as src/region/pool.rs.
 #
-# Needs cargo-mutants (`cargo install cargo-mutants`). A layer takes half an hour to three hours on two processors, a small file
-# some minutes. What one stage misses goes to the next:
+# Needs cargo-mutants (`cargo install cargo-mutants`). A layer takes half an hour to three hours on two processors, a small
+# file some minutes. What one stage misses goes to the next:
 #   1. the layer's own unit tests (under a second for each change),
 #   2. all unit tests and the model of the whole allocator,
 #   3. the layer's models under loom, and the heap's under shuttle, too; they also demand that each seeded bug is caught.

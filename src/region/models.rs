@@ -423,6 +423,8 @@ fn metadata() {
         let [a, b] = others;
         assert!(a.abs_diff(b) >= 64 && a.abs_diff(mine) >= 64 && b.abs_diff(mine) >= 64);
         assert_eq!((world.1.chunks(), world.1.mapped()), (1, world.0.mapped_bytes()));
+        let region: &Region = world.1.create(&world.0).unwrap();
+        assert_eq!(region.state().phase(), Phase::Detached, "a value is made where zero is none");
     });
 }
 
