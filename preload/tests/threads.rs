@@ -11,6 +11,7 @@ passing_cases! { "threads.c":
     grandchildren,
     spawn_while_threads_allocate,
     the_first_thread_exits,
+    the_last_thread_ends_the_process,
     threads_that_only_free,
     key_destructors_allocate_and_free,
     constructors_and_exit_handlers,

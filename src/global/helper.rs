@@ -1,22 +1,26 @@
 //! The helper thread: gives memory back by age in a process that has several threads anyway.
 //!
-//! Never started before the program's own second thread allocates; 64 KiB of stack; all signals blocked; asleep without
-//! a timer when nothing is left to give back.
+//! Never started before the program's own second thread allocates; all signals blocked; asleep without a timer when nothing
+//! is left to give back. It ends when no other thread has a heap: a process whose threads have all ended, the first one by
+//! `pthread_exit`, is over when the last is gone, and the C library counts this one, too.
 
 use super::process;
 use super::thread::{Thread, with_heap};
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::ptr;
 
 /// Milliseconds between two ticks while there is something to give back.
 const TICK_MS: u32 = 100;
-const STACK: usize = 64 << 10;
+/// Bytes of stack: what the C library calls at the end of a process, if this is the last thread, has to fit in, too.
+const STACK: usize = 256 << 10;
 
 /// Whether the options allow a helper.
 static ALLOWED: AtomicBool = AtomicBool::new(true);
 static STARTED: AtomicBool = AtomicBool::new(false);
+/// Threads that have a heap, the helper among them.
+static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 /// Allows the helper or not. One that runs stops at its next tick.
 pub(super) fn allow(allowed: bool) {
@@ -31,8 +35,32 @@ pub(super) fn is_allowed() -> bool {
     ALLOWED.load(Ordering::Relaxed)
 }
 
+/// A thread has got its heap, which is not the process's first: starts the helper unless there is one.
+pub(super) fn thread_attached<T: Thread>(is_first: bool) {
+    // Relaxed: the fence orders it before the look whether there is a helper. Partner: the fence in `run`.
+    THREADS.fetch_add(1, Ordering::Relaxed);
+    fence(Ordering::SeqCst);
+    if !is_first {
+        start::<T>();
+    }
+}
+
+/// A thread has given its heap up.
+pub(super) fn thread_exited() {
+    // Relaxed: the bell's fence orders it before the look whether the helper sleeps.
+    if THREADS.fetch_sub(1, Ordering::Relaxed) == 2 {
+        process().stir();
+    }
+}
+
+/// Whether no thread but the helper has a heap.
+fn is_alone() -> bool {
+    // Relaxed: ordered by the fences of `Bell::doze` and of `run`.
+    THREADS.load(Ordering::Relaxed) <= 1
+}
+
 /// Starts the helper unless there is one.
-pub(super) fn start<T: Thread>() {
+fn start<T: Thread>() {
     // Relaxed: elects one thread.
     if !is_allowed() || STARTED.load(Ordering::Relaxed) || STARTED.swap(true, Ordering::Relaxed) {
         return;
@@ -66,30 +94,46 @@ fn spawn(main: extern "C" fn(*mut c_void) -> *mut c_void) -> bool {
 }
 
 extern "C" fn run<T: Thread>(_: *mut c_void) -> *mut c_void {
-    process().settings().set_helper(true);
     // SAFETY: the name is a string of less than 16 characters.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"specmalloc".as_ptr()) };
-    while is_allowed() {
+    loop {
+        process().settings().set_helper(true);
+        help::<T>();
+        process().settings().set_helper(false);
+        // Relaxed: the fence orders it before the look. Partner: the fence in `thread_attached`: either that thread starts
+        // another helper, or we see it and go on.
+        STARTED.store(false, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        // Relaxed: elects one helper.
+        if !is_allowed() || is_alone() || STARTED.swap(true, Ordering::Relaxed) {
+            return ptr::null_mut();
+        }
+    }
+}
+
+/// Gives memory back until nobody needs that any more.
+fn help<T: Thread>() {
+    loop {
         // Without memory for a heap there is more to do, later.
         let more = with_heap::<T, _>(&super::Options::new(), |heap| {
             heap.is_none_or(|heap| process().tick::<T::Checks>(heap))
         });
+        if is_alone() || !is_allowed() {
+            return;
+        }
         let (bell, os) = (process().bell(), process().space().os());
         if more {
             bell.pause(os, TICK_MS);
         } else {
-            bell.doze(os, || process().has_idle_memory());
+            bell.doze(os, || is_alone() || process().has_idle_memory());
         }
     }
-    process().settings().set_helper(false);
-    // Relaxed: the next thread may start another.
-    STARTED.store(false, Ordering::Relaxed);
-    ptr::null_mut()
 }
 
 /// In the child of a fork: there is no helper.
-pub(super) fn forget() {
+pub(super) fn forget(has_heap: bool) {
     process().settings().set_helper(false);
-    // Relaxed: the child has one thread.
+    // Relaxed (both): the child has one thread.
+    THREADS.store(usize::from(has_heap), Ordering::Relaxed);
     STARTED.store(false, Ordering::Relaxed);
 }

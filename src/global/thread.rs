@@ -128,9 +128,7 @@ fn attach<T: Thread>(options: &Options) -> *const Heap {
         fork::install::<T>();
     }
     T::call_at_exit();
-    if heap.index() > 0 {
-        helper::start::<T>();
-    }
+    helper::thread_attached::<T>(heap.index() == 0);
     heap
 }
 
@@ -150,4 +148,5 @@ pub fn exit_thread<T: Thread>() {
     let heap = unsafe { &*heap };
     heap.collect::<T::Checks, _>(process());
     process().give_up(heap);
+    helper::thread_exited();
 }

@@ -251,6 +251,26 @@ static void the_first_thread_exits(void)
     pthread_exit(NULL);
 }
 
+static void *allocates_for_a_while(void *unused)
+{
+    void *volatile block = malloc(100);
+    usleep(300000); /* The library's helper has started by then. */
+    free(block);
+    return unused;
+}
+
+/* The process is over when its last thread is gone, and the library's own does not count. */
+static void the_last_thread_ends_the_process(void)
+{
+    void *volatile block = malloc(100);
+    pthread_t threads[3];
+    for (int i = 0; i < 3; i++) start(&threads[i], allocates_for_a_while, NULL);
+    usleep(100000);
+    free(block);
+    alarm(30);
+    pthread_exit(NULL);
+}
+
 static void *only_frees(void *unused)
 {
     (void)unused;
@@ -379,5 +399,6 @@ static void plugins_come_and_go(void)
 
 MAIN(CASE(malloc_in_signal_handlers), CASE(fork_while_64_threads_allocate),
      CASE(bare_fork_while_64_threads_allocate), CASE(grandchildren), CASE(spawn_while_threads_allocate),
-     CASE(thousands_of_threads_leave_little_behind), CASE(the_first_thread_exits), CASE(threads_that_only_free),
+     CASE(thousands_of_threads_leave_little_behind), CASE(the_first_thread_exits), CASE(the_last_thread_ends_the_process),
+     CASE(threads_that_only_free),
      CASE(key_destructors_allocate_and_free), CASE(constructors_and_exit_handlers), CASE(plugins_come_and_go))
