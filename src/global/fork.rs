@@ -4,7 +4,7 @@
 //! call no handlers and other libraries' handlers may allocate before ours, by a word in memory that the kernel wipes in
 //! the child (MADV_WIPEONFORK), which the slow paths look at. The parent does nothing and waits for nobody.
 
-use super::thread::{EXITED, Thread};
+use super::thread::Thread;
 use super::{helper, process};
 use crate::heap::Holder;
 use crate::pal::{Access, Platform};
@@ -40,15 +40,9 @@ pub(super) fn prepare() {
 /// Registers the handler for children. Allocates.
 pub(super) fn install<T: Thread>() {
     // Relaxed: read by the child of this process, which has one thread.
-    OWN.store(own::<T> as *mut (), Ordering::Relaxed);
+    OWN.store(T::holder as *mut (), Ordering::Relaxed);
     // SAFETY: the handler is a function of this library, which is never unloaded while it is in use.
     let _no_memory = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
-}
-
-/// Which thread this is, and whether it has a heap.
-fn own<T: Thread>() -> (Holder, bool) {
-    let home = T::home();
-    (T::holder(), !home.is_null() && home != EXITED)
 }
 
 extern "C" fn in_child() {
@@ -78,7 +72,7 @@ fn tidy(word: &AtomicU32) {
         return;
     }
     // SAFETY: `install` stored a function of this type.
-    let own = unsafe { core::mem::transmute::<*mut (), fn() -> (Holder, bool)>(own) };
+    let own = unsafe { core::mem::transmute::<*mut (), fn() -> Holder>(own) };
     // A handler that forked in the middle of this would have its child do all of it, and return to the rest.
     let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
     // SAFETY: each set is initialised by the call before its first use. The witness was wiped, so this is a child, and its
@@ -86,9 +80,8 @@ fn tidy(word: &AtomicU32) {
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
-        let (own, has_heap) = own();
-        process().child_after_fork(own);
-        helper::forget(has_heap);
+        process().child_after_fork(own());
+        helper::forget();
         libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
     }
 }

@@ -6,7 +6,7 @@
 
 use super::process;
 use super::thread::{Thread, with_heap};
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use crate::sync::atomic::{AtomicBool, Ordering, fence};
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -19,8 +19,6 @@ const STACK: usize = 256 << 10;
 /// Whether the options allow a helper.
 static ALLOWED: AtomicBool = AtomicBool::new(true);
 static STARTED: AtomicBool = AtomicBool::new(false);
-/// Threads that have a heap, the helper among them.
-static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 /// Allows the helper or not. One that runs stops at its next tick.
 pub(super) fn allow(allowed: bool) {
@@ -37,8 +35,7 @@ pub(super) fn is_allowed() -> bool {
 
 /// A thread has got its heap, which is not the process's first: starts the helper unless there is one.
 pub(super) fn thread_attached<T: Thread>(is_first: bool) {
-    // Relaxed: the fence orders it before the look whether there is a helper. Partner: the fence in `run`.
-    THREADS.fetch_add(1, Ordering::Relaxed);
+    // Orders the possession of the heap before the look whether there is a helper. Partner: the fence in `run`.
     fence(Ordering::SeqCst);
     if !is_first {
         start::<T>();
@@ -47,16 +44,15 @@ pub(super) fn thread_attached<T: Thread>(is_first: bool) {
 
 /// A thread has given its heap up.
 pub(super) fn thread_exited() {
-    // Relaxed: the bell's fence orders it before the look whether the helper sleeps.
-    if THREADS.fetch_sub(1, Ordering::Relaxed) == 2 {
+    if is_alone() {
         process().stir();
     }
 }
 
 /// Whether no thread but the helper has a heap.
 fn is_alone() -> bool {
-    // Relaxed: ordered by the fences of `Bell::doze` and of `run`.
-    THREADS.load(Ordering::Relaxed) <= 1
+    // Ordered by the fences of `Allocator::give_up`, `Bell::doze` and `run`.
+    process().pool().has_one_possessor_at_most()
 }
 
 /// Starts the helper unless there is one.
@@ -131,9 +127,8 @@ fn help<T: Thread>() {
 }
 
 /// In the child of a fork: there is no helper.
-pub(super) fn forget(has_heap: bool) {
+pub(super) fn forget() {
     process().settings().set_helper(false);
-    // Relaxed (both): the child has one thread.
-    THREADS.store(usize::from(has_heap), Ordering::Relaxed);
+    // Relaxed: the child has one thread.
     STARTED.store(false, Ordering::Relaxed);
 }
