@@ -400,5 +400,4 @@ static void plugins_come_and_go(void)
 MAIN(CASE(malloc_in_signal_handlers), CASE(fork_while_64_threads_allocate),
      CASE(bare_fork_while_64_threads_allocate), CASE(grandchildren), CASE(spawn_while_threads_allocate),
      CASE(thousands_of_threads_leave_little_behind), CASE(the_first_thread_exits), CASE(the_last_thread_ends_the_process),
-     CASE(threads_that_only_free),
-     CASE(key_destructors_allocate_and_free), CASE(constructors_and_exit_handlers), CASE(plugins_come_and_go))
+     CASE(threads_that_only_free), CASE(key_destructors_allocate_and_free), CASE(constructors_and_exit_handlers), CASE(plugins_come_and_go))
