@@ -32,10 +32,12 @@ fn show(moment: &str) {
 
 fn main() {
     show("at the start");
-    let burst: Vec<_> = (0..4)
+    // All of them at once: an iterator is lazy, so the threads are collected before the first is waited for.
+    let handlers: Vec<_> = (0..4)
         .map(|_| thread::spawn(|| (0..400_000usize).map(|n| vec![n as u8; 16 + n % 300]).collect::<Vec<_>>()))
-        .map(|thread| thread.join().expect("a request handler"))
         .collect();
+    let burst: Vec<_> =
+        handlers.into_iter().map(|handler| handler.join().expect("a request handler")).collect();
     show("at the peak");
     drop(burst);
     show("after the burst");
