@@ -21,27 +21,32 @@ pub fn library() -> &'static Path {
         if let Some(path) = std::env::var_os("SPECMALLOC_LIB") {
             return path.into();
         }
-        let target = scratch().parent().expect("a directory inside the target directory").to_owned();
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo
-            .args([
-                "build",
-                "--quiet",
-                "--profile",
-                "preload",
-                "--package",
-                "specmalloc-preload",
-                "--manifest-path",
-            ])
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
-            .arg("--target-dir")
-            .arg(&target)
-            .env_remove("CARGO_BUILD_TARGET");
-        succeed(&mut cargo);
-        let library = target.join("preload/libspecmalloc.so");
-        assert!(library.exists(), "cargo left no {}", library.display());
-        library
+        build("preload")
     })
+}
+
+/// Builds the library by `profile`.
+pub fn build(profile: &str) -> PathBuf {
+    let target = scratch().parent().expect("a directory inside the target directory");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .args([
+            "build",
+            "--quiet",
+            "--profile",
+            profile,
+            "--package",
+            "specmalloc-preload",
+            "--manifest-path",
+        ])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(target)
+        .env_remove("CARGO_BUILD_TARGET");
+    succeed(&mut cargo);
+    let library = target.join(profile).join("libspecmalloc.so");
+    assert!(library.exists(), "cargo left no {}", library.display());
+    library
 }
 
 /// Where the tests may leave files.
