@@ -25,7 +25,7 @@ for checker in loom shuttle; do
     fi
     # A target directory each: the flags differ.
     CARGO_TARGET_DIR=target/$checker RUSTFLAGS="--cfg $checker" \
-        cargo test --release --package specmalloc --lib -- $filter --nocapture >"$log" 2>&1 || status=$?
+        cargo test --profile model --package specmalloc --lib -- $filter --nocapture >"$log" 2>&1 || status=$?
     if [ $status -ne 0 ]; then
         cat "$log"
         exit $status

@@ -54,7 +54,7 @@ for what; do
         stage "$layer" "all unit tests and the model of the allocator" --cargo-arg=--lib --cargo-arg=--test=allocator_model
     for checker in loom $([ "$layer" != heap ] || echo shuttle); do
         CARGO_TARGET_DIR=$out/$checker RUSTFLAGS="--cfg $checker" \
-            stage "$layer" "its models under $checker" --profile release --cargo-arg=--lib -- "$layer::"
+            stage "$layer" "its models under $checker" --profile model --cargo-arg=--lib -- "$layer::"
     done
 
     # Each line of the list is a name, two spaces, "-- " and a reason. As often as a name is listed, so many may survive.

@@ -1,7 +1,7 @@
 //! Models of the whole layer, on the real code: a thing is published, read, unlinked and freed.
 //!
 //! A thing is a cell of the checker, which reports every read that is not ordered before the write that stands for
-//! its being freed. Run with `RUSTFLAGS="--cfg loom" cargo test --release --lib -p specmalloc rcu`.
+//! its being freed. Run with `RUSTFLAGS="--cfg loom" cargo test --profile model --lib -p specmalloc rcu`.
 
 use super::interrupt::arm;
 use super::*;

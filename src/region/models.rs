@@ -1,7 +1,7 @@
 //! Models of the state word, the bitmaps, the pool and the metadata, on the real code.
 //!
 //! Memory of a region is a cell of the checker, which reports every access that is not ordered before the write that
-//! stands for unmapping it. Run with `RUSTFLAGS="--cfg loom" cargo test --release --lib -p specmalloc region`.
+//! stands for unmapping it. Run with `RUSTFLAGS="--cfg loom" cargo test --profile model --lib -p specmalloc region`.
 
 use super::*;
 use crate::base::GRANULE;

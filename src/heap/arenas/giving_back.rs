@@ -126,6 +126,10 @@ impl Arenas {
                 // Another thread may have purged some of them between the look and the claim.
                 let dirty = region.slices().dirty_within(run.start, run.len);
                 let base = region.base() + run.start * SLICE;
+                let too_early = seeded("heap.release_before_purge");
+                if too_early {
+                    region.slices().release_clean(run.start, run.len);
+                }
                 // SAFETY: the run is claimed: nobody uses it, and its arena is one mapping.
                 let purged = unsafe { from.space().os().purge(base, run.len * SLICE) };
                 let section = heap.section(from);
@@ -139,7 +143,9 @@ impl Arenas {
                 // Relaxed: a figure.
                 self.purged.fetch_add((dirty * SLICE) as u64, Ordering::Relaxed);
                 done += dirty;
-                region.slices().release_clean(run.start, run.len);
+                if !too_early {
+                    region.slices().release_clean(run.start, run.len);
+                }
                 // Whoever looked meanwhile found no room, and an arena that is not empty.
                 self.has_room(position);
                 self.look_if_empty(from, position, region, &section);

@@ -7,7 +7,7 @@
 //! - `forks` (shuttle): fork at any step of the other threads.
 //! - `world` (shuttle): the ledger that both are held against.
 //!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test --release --lib -p specmalloc heap`, and the same with shuttle.
+//! Run with `RUSTFLAGS="--cfg loom" cargo test --profile model --lib -p specmalloc heap`, and the same with shuttle.
 
 #[cfg(shuttle)]
 mod arenas;

@@ -2,7 +2,7 @@
 //! keeps what its holder wrote. In the end everything is given back, and nothing may be left.
 //!
 //! Memory that was unmapped too early would fault. So before it is touched the index is asked, which forgets a region
-//! before it is unmapped, and shuttle switches threads at atomics only.
+//! before it is unmapped, and shuttle switches threads at atomics and at system calls only.
 
 use super::*;
 use crate::base::CLASSES;

@@ -2,7 +2,7 @@
 //!
 //! The memory of each region is a cell of the checker, which reports every touch that is not ordered before the write
 //! that stands for its unmapping. Run with
-//! `RUSTFLAGS="--cfg loom" cargo test --release --lib -p specmalloc index`.
+//! `RUSTFLAGS="--cfg loom" cargo test --profile model --lib -p specmalloc index`.
 
 mod space;
 mod tree;

@@ -18,6 +18,7 @@ mod record;
 mod reserve;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
+mod turns;
 
 pub use config::{Barrier, Config, Mapping};
 pub use record::{Call, CallKind};
@@ -33,6 +34,7 @@ use std::ffi::CStr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
+use turns::Turns;
 
 /// A simulated operating system. Clones are handles to the same one: a test keeps one to look and to interfere while
 /// the allocator owns another. The address space goes with the last handle.
@@ -45,6 +47,7 @@ struct System {
     state: Mutex<State>,
     parking: Parking,
     barrier: HeavyBarrier,
+    turns: Turns,
 }
 
 struct State {
@@ -110,6 +113,7 @@ impl Simulated {
             state: Mutex::new(state),
             parking: Parking::default(),
             barrier: HeavyBarrier::new(),
+            turns: Turns::new(),
         }))
     }
 
@@ -201,13 +205,15 @@ impl Simulated {
         len: usize,
         act: impl FnOnce(&mut State, &Reserve) -> Result<usize, Errno>,
     ) -> Result<usize, Errno> {
-        let mut state = self.state();
-        let result = match state.record.injected(kind) {
-            Some(errno) => Err(errno),
-            None => act(&mut state, &self.0.reserve),
-        };
-        state.record.add(Call { kind, addr, len, result });
-        result
+        self.0.turns.around(|| {
+            let mut state = self.state();
+            let result = match state.record.injected(kind) {
+                Some(errno) => Err(errno),
+                None => act(&mut state, &self.0.reserve),
+            };
+            state.record.add(Call { kind, addr, len, result });
+            result
+        })
     }
 }
 
@@ -324,11 +330,13 @@ unsafe impl Platform for Simulated {
 
     fn name(&self, addr: usize, len: usize, name: &'static CStr) {
         let range = self.range_of(addr, len);
-        let mut state = self.state();
-        assert!(state.space.is_mapped(&range), "naming {range:x?}, which is not mapped");
-        let pieces = state.changed(&range, |kind| kind.name = Some(name));
-        // A hint: without it if there are too many mappings.
-        let _ = state.paint(&range, pieces);
+        self.0.turns.around(|| {
+            let mut state = self.state();
+            assert!(state.space.is_mapped(&range), "naming {range:x?}, which is not mapped");
+            let pieces = state.changed(&range, |kind| kind.name = Some(name));
+            // A hint: without it if there are too many mappings.
+            let _ = state.paint(&range, pieces);
+        });
     }
 
     fn register_barrier(&self) -> Result<(), Errno> {
@@ -353,13 +361,13 @@ unsafe impl Platform for Simulated {
     }
 
     fn wait(&self, word: &AtomicU32, expected: u32, timeout_ms: Option<u32>) {
-        let end = timeout_ms.map(|ms| self.now_ms() + u64::from(ms));
-        let early = || end.is_some_and(|end| self.now_ms() >= end);
-        self.0.parking.wait(word, expected, timeout_ms, early);
+        let end = timeout_ms.map(|ms| self.state().now_ms + u64::from(ms));
+        let early = || end.is_some_and(|end| self.state().now_ms >= end);
+        self.0.turns.around(|| self.0.parking.wait(word, expected, timeout_ms, early));
     }
 
     fn wake(&self, word: &AtomicU32, count: u32) {
-        self.0.parking.wake(word, count);
+        self.0.turns.around(|| self.0.parking.wake(word, count));
     }
 
     fn yield_now(&self) {
@@ -370,7 +378,7 @@ unsafe impl Platform for Simulated {
     }
 
     fn now_ms(&self) -> u64 {
-        self.state().now_ms
+        self.0.turns.around(|| self.state().now_ms)
     }
 
     fn address_space_limit(&self) -> usize {
