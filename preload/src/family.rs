@@ -120,7 +120,8 @@ pub extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
 }
 
 /// Stores at `out` a block of `size` bytes at a multiple of `align` and returns 0; or returns EINVAL (an alignment
-/// that is not a power of two or smaller than a pointer) or ENOMEM, and leaves `*out` and `errno` alone.
+/// that is not a power of two or smaller than a pointer) or ENOMEM, and leaves `*out` alone. Without memory `errno` is
+/// ENOMEM, too: POSIX leaves that open, glibc does so, and programs look.
 ///
 /// # Safety
 /// `out` may be written to.
@@ -129,10 +130,8 @@ pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, siz
     if !align.is_power_of_two() || align < size_of::<*mut c_void>() {
         return libc::EINVAL;
     }
-    let before = errno::get();
     let block = raw::aligned(align, size);
     if block.is_null() {
-        errno::set(before);
         return libc::ENOMEM;
     }
     // SAFETY: the caller lets us write to `out`.

@@ -31,18 +31,3 @@ impl<const N: usize> fmt::Write for Line<N> {
         Ok(())
     }
 }
-
-/// Writes `bytes` to standard error, past any buffer; a closed or full one is nobody's business here.
-pub fn to_stderr(bytes: &[u8]) {
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        // SAFETY: `rest` is readable for its length.
-        let written = unsafe { libc::write(libc::STDERR_FILENO, rest.as_ptr().cast(), rest.len()) };
-        match usize::try_from(written) {
-            Ok(0) => return,
-            Ok(written) => rest = &rest[written..],
-            Err(_) if crate::errno::get() == libc::EINTR => {}
-            Err(_) => return,
-        }
-    }
-}

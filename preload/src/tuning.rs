@@ -4,9 +4,10 @@
 //! glibc's "mmapped" blocks are here those with slices of their own, large and huge ones; its heaps' chunks are the
 //! blocks of slabs. Figures count the whole process and are taken without stopping it.
 
-use crate::line::{Line, to_stderr};
+use crate::line::Line;
 use crate::raw::{self, Statistics};
 use core::ffi::{c_int, c_void};
+use specmalloc::pal::to_stderr;
 
 /// `struct mallinfo2` of glibc; sizes in bytes.
 #[repr(C)]
@@ -127,7 +128,7 @@ pub extern "C" fn malloc_stats() {
         now.huge,
         now.mappings,
     ));
-    to_stderr(text.as_bytes());
+    to_stderr([text.as_bytes()]);
 }
 
 unsafe extern "C" {

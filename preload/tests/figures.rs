@@ -78,6 +78,13 @@ fn malloc_stats_goes_to_standard_error() {
     assert!(outcome.stderr.lines().all(|line| line.starts_with("specmalloc: ")));
 }
 
+#[test]
+fn malloc_stats_is_no_cancellation_point() {
+    let outcome = common::case("figures.c", "malloc_stats_while_cancelled");
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert_eq!(outcome.stderr.lines().count(), 5, "{}", outcome.stderr);
+}
+
 /// What the options come to with `conf` in the environment, and what is said about it.
 fn with_conf(conf: &str) -> (String, String) {
     let program = common::compile("figures.c", &[]);

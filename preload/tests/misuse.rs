@@ -36,6 +36,17 @@ dying_cases! { "double free of ", "":
     double_free_after_the_owner_exited,
     double_free_by_realloc,
     double_free_aligned,
+    double_free_while_cancelled,
+    double_free_with_the_signal_blocked,
+    double_free_with_the_signal_ignored,
+    double_free_beside_an_abort_that_waits,
+}
+
+#[test]
+fn a_handler_that_does_it_again_is_the_end() {
+    let outcome = common::case("misuse.c", "double_free_in_the_handler_too");
+    assert_eq!(outcome.stderr.matches("specmalloc: double free of 0x").count(), 2, "{}", outcome.stderr);
+    assert_eq!((outcome.code, outcome.signal), (None, Some(libc::SIGABRT)));
 }
 
 dying_cases! { "invalid free of ", ": not the start of a block":

@@ -4,6 +4,7 @@
 //! not known gives one line on standard error and leaves the default.
 
 use super::{environment, helper, process, start};
+use crate::pal::to_stderr;
 
 /// What a Rust program can set in its `static`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -13,6 +14,7 @@ pub struct Options {
     pub(crate) helper: Option<bool>,
     pub(crate) reserve: Option<bool>,
     pub(crate) arena_bytes: Option<usize>,
+    pub(crate) names: Option<bool>,
 }
 
 /// Why an option was refused.
@@ -30,7 +32,14 @@ const VARIABLE: &core::ffi::CStr = c"SPECMALLOC_CONF";
 impl Options {
     /// The defaults.
     pub const fn new() -> Options {
-        Options { dirty_bytes: None, dirty_percent: None, helper: None, reserve: None, arena_bytes: None }
+        Options {
+            dirty_bytes: None,
+            dirty_percent: None,
+            helper: None,
+            reserve: None,
+            arena_bytes: None,
+            names: None,
+        }
     }
 
     /// Sets one option from text.
@@ -47,6 +56,7 @@ impl Options {
                 let fits = |&bytes: &usize| bytes.is_power_of_two() && (1 << 20..=32 << 20).contains(&bytes);
                 self.arena_bytes = Some(size(value).filter(fits).ok_or(bad)?);
             }
+            b"names" => self.names = Some(switch(value).ok_or(bad)?),
             _ => return Err(OptionError::UnknownKey),
         }
         Ok(())
@@ -64,6 +74,9 @@ impl Options {
         }
         if let Some(on) = self.helper {
             helper::allow(on);
+        }
+        if let Some(on) = self.names {
+            process().space().os().allow_names(on);
         }
     }
 }
@@ -88,6 +101,7 @@ pub fn get_option(key: &str) -> Option<usize> {
         "helper" => Some(usize::from(helper::is_allowed())),
         "reserve" => Some(usize::from(settings.reserves_space())),
         "arena_size" => Some(settings.arena_bytes()),
+        "names" => Some(usize::from(process().space().os().gives_names())),
         _ => None,
     }
 }
@@ -110,11 +124,7 @@ pub(super) fn read_environment() {
 
 /// One line on standard error.
 fn complain(what: &[u8], pair: &[u8]) {
-    let parts: [&[u8]; 4] = [b"specmalloc: ", what, pair, b"\n"];
-    let vectors =
-        parts.map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() });
-    // SAFETY: the vectors describe four readable slices. An error leaves nothing to do.
-    let _written = unsafe { libc::writev(libc::STDERR_FILENO, vectors.as_ptr(), 4) };
+    to_stderr([b"specmalloc: ", what, pair, b"\n"]);
 }
 
 fn switch(value: &[u8]) -> Option<bool> {

@@ -16,8 +16,11 @@ use core::ffi::{CStr, c_int, c_long, c_ulong, c_void};
 pub struct Linux {
     /// Bytes in a page, or zero before the first question.
     page_size: AtomicUsize,
-    /// Set when the kernel turned out not to name anonymous mappings.
-    nameless: AtomicBool,
+    /// Whether mappings get names: not by default, and not any more once that has failed. It is a kind of system call that
+    /// glibc's malloc does not make, and a program that sandboxes itself may have it forbidden on pain of death.
+    names: AtomicBool,
+    /// What the next random number is made from; zero before the kernel was asked, which happens once, at start.
+    random: AtomicU64,
     /// On a line of their own: threads that map at the same time write here.
     counters: CachePadded<Counters>,
 }
@@ -40,7 +43,8 @@ impl Linux {
         pub fn new() -> Linux {
             Linux {
                 page_size: AtomicUsize::new(0),
-                nameless: AtomicBool::new(false),
+                names: AtomicBool::new(false),
+                random: AtomicU64::new(0),
                 counters: CachePadded::new(Counters {
                     map: AtomicU64::new(0),
                     unmap: AtomicU64::new(0),
@@ -52,6 +56,18 @@ impl Linux {
                 }),
             }
         }
+    }
+
+    /// Has mappings named from now on, or not.
+    pub fn allow_names(&self, allowed: bool) {
+        // Relaxed: a hint; a thread that misses it makes one call more or less.
+        self.names.store(allowed, Ordering::Relaxed);
+    }
+
+    /// Whether mappings get names.
+    pub fn gives_names(&self) -> bool {
+        // Relaxed: as above.
+        self.names.load(Ordering::Relaxed)
     }
 
     /// Counts an outcome under `kind`, or as failed, and hands it on.
@@ -129,6 +145,25 @@ fn scramble(mut word: u64) -> u64 {
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     word ^ (word >> 31)
+}
+
+/// From one random number to the next: close to the golden ratio of 2^64, and even.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c16;
+
+/// What the kernel has of randomness for this process.
+fn seed() -> u64 {
+    // Sixteen bytes that the kernel leaves for each exec, the same until then: libc uses them too, so they are
+    // hashed and never handed out as they are.
+    let seed = match auxiliary(libc::AT_RANDOM) as *const [u64; 2] {
+        at if at.is_null() => [0; 2],
+        // SAFETY: the kernel left sixteen bytes at this address, at the far end of the first thread's stack.
+        at => unsafe { at.read_unaligned() },
+    };
+    // GRND_INSECURE (5.6) never blocks; before it, GRND_NONBLOCK fails until the pool is ready.
+    let fresh = kernel_random(libc::GRND_NONBLOCK | libc::GRND_INSECURE)
+        .or_else(|| kernel_random(libc::GRND_NONBLOCK))
+        .unwrap_or(seed[0]);
+    scramble(seed[0] ^ scramble(seed[1] ^ scramble(fresh)))
 }
 
 fn protection(access: Access) -> c_int {
@@ -214,17 +249,16 @@ unsafe impl Platform for Linux {
     }
 
     fn name(&self, addr: usize, len: usize, name: &'static CStr) {
-        // Relaxed: a hint; a thread that misses the store makes one more call that fails.
-        if self.nameless.load(Ordering::Relaxed) {
+        if !self.gives_names() {
             return;
         }
         // SAFETY: the kernel copies the string and changes no memory.
         let outcome = done(|| unsafe {
             libc::prctl(libc::PR_SET_VMA, libc::PR_SET_VMA_ANON_NAME as c_ulong, addr, len, name.as_ptr())
         });
-        if outcome == Err(Errno(libc::EINVAL)) {
-            // Relaxed: as the load above.
-            self.nameless.store(true, Ordering::Relaxed);
+        // EINVAL from a kernel that has no names (before 5.17), something else from a filter.
+        if outcome.is_err() {
+            self.allow_names(false);
         }
     }
 
@@ -298,18 +332,12 @@ unsafe impl Platform for Linux {
     }
 
     fn entropy(&self) -> u64 {
-        // Sixteen bytes that the kernel leaves for each exec, the same until then: libc uses them too, so they are
-        // hashed and never handed out as they are.
-        let seed = match auxiliary(libc::AT_RANDOM) as *const [u64; 2] {
-            at if at.is_null() => [0; 2],
-            // SAFETY: the kernel left sixteen bytes at this address, at the far end of the first thread's stack.
-            at => unsafe { at.read_unaligned() },
-        };
-        // GRND_INSECURE (5.6) never blocks; before it, GRND_NONBLOCK fails until the pool is ready.
-        let fresh = kernel_random(libc::GRND_NONBLOCK | libc::GRND_INSECURE)
-            .or_else(|| kernel_random(libc::GRND_NONBLOCK))
-            .unwrap_or_else(|| self.now_ms());
-        scramble(seed[0] ^ scramble(seed[1] ^ scramble(fresh)))
+        // Relaxed (all): whoever comes first decides, and everybody steps from there; no other memory hangs on it.
+        if self.random.load(Ordering::Relaxed) == 0 {
+            let _lost = self.random.compare_exchange(0, seed() | 1, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        // The even step keeps the number odd: it never is zero again.
+        scramble(self.random.fetch_add(STEP, Ordering::Relaxed))
     }
 
     fn calls(&self) -> CallCounts {
@@ -373,7 +401,9 @@ mod tests {
         // SAFETY: nothing is mapped in the first page.
         assert_eq!(unsafe { LINUX.purge(0, page) }, Err(Errno(libc::ENOMEM)));
         LINUX.wait(&AtomicU32::new(0), 1, None);
+        LINUX.allow_names(true);
         LINUX.name(0, page, c"nothing is here");
+        assert!(!LINUX.gives_names(), "it has failed");
         assert_eq!(*errno(), libc::EDOM);
         assert_eq!(LINUX.calls().failed, 4);
     }

@@ -2,6 +2,8 @@
 //!
 //! The heap cannot be trusted any more at that point, so nothing here allocates, formats or returns.
 
+use super::report::{end_process, to_stderr};
+
 /// How the program broke the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misuse {
@@ -60,9 +62,6 @@ pub fn broken_contract(misuse: Misuse, address: usize) -> ! {
     }
     put(after.as_bytes());
     put(b"\n");
-    // SAFETY: the buffer holds `len` bytes. Nothing can be done about an error; the abort says enough.
-    unsafe {
-        let _written = libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), len);
-        libc::abort()
-    }
+    to_stderr([&line[..len]]);
+    end_process()
 }

@@ -12,11 +12,13 @@ mod linux;
 mod misuse;
 #[cfg(all(test, any(loom, shuttle)))]
 pub(crate) mod models;
+mod report;
 #[doc(hidden)]
 pub mod simulated;
 
 pub use linux::Linux;
 pub use misuse::{Misuse, broken_contract};
+pub use report::{end_process, to_stderr};
 
 use crate::sync::atomic::AtomicU32;
 use core::ffi::CStr;

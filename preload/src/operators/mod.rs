@@ -19,10 +19,10 @@ mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-use crate::line::to_stderr;
 use crate::raw;
 use core::ffi::{CStr, c_void};
 use core::ptr::null;
+use specmalloc::pal::{end_process, to_stderr};
 
 #[cfg(target_arch = "aarch64")]
 use aarch64::{drop_size_body, forward_body, nothrow_array_body, nothrow_body, throwing_body};
@@ -86,9 +86,8 @@ extern "C" fn thrower() -> Code {
 
 /// What is left when operator new fails and nothing can throw.
 extern "C" fn out_of_memory() -> ! {
-    to_stderr(b"specmalloc: out of memory in operator new, and no C++ runtime to throw std::bad_alloc\n");
-    // SAFETY: ends the process.
-    unsafe { libc::abort() }
+    to_stderr([b"specmalloc: out of memory in operator new, and no C++ runtime to throw std::bad_alloc\n"]);
+    end_process()
 }
 
 /// Where a nothrow form goes when it cannot serve the request itself: to the form of the same name in the C++

@@ -220,7 +220,32 @@ static void usable_size_and_trim(void)
     CHECK(sscanf(LIBRARY(specmalloc_version)(), "%d.%d.%d", &major, &minor, &patch) == 3);
 }
 
-MAIN(CASE(mallinfo2_follows), CASE(mallinfo2_counts_large_blocks), CASE(mallinfo_does_not_wrap),
+/* malloc_stats is no cancellation point: the figures are printed whole, and the thread goes on. */
+static volatile int begun, cancelled, printed;
+
+static void *print_cancelled(void *unused)
+{
+    begun = 1;
+    while (!cancelled) continue;
+    malloc_stats();
+    printed = 1;
+    pthread_testcancel();
+    return unused;
+}
+
+static void malloc_stats_while_cancelled(void)
+{
+    pthread_t thread;
+    void *result = NULL;
+    CHECK(pthread_create(&thread, NULL, print_cancelled, NULL) == 0);
+    while (!begun) continue;
+    pthread_cancel(thread);
+    cancelled = 1;
+    pthread_join(thread, &result);
+    CHECK(printed && result == PTHREAD_CANCELED);
+}
+
+MAIN(CASE(malloc_stats_while_cancelled), CASE(mallinfo2_follows), CASE(mallinfo2_counts_large_blocks), CASE(mallinfo_does_not_wrap),
      CASE(malloc_info_document), CASE(malloc_stats_lines), CASE(malloc_trim_gives_back), CASE(mallopt_parameters),
      CASE(trim_threshold_bounds_free_memory), CASE(statistics), CASE(heap_of), CASE(options), CASE(options_in_force),
      CASE(usable_size_and_trim))

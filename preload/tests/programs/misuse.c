@@ -225,7 +225,88 @@ static void written_after_free(void)
     for (int i = 0; i < 4096; i++) (void)!opaque(malloc(64));
 }
 
-MAIN(CASE(double_free), CASE(double_free_medium), CASE(double_free_large), CASE(double_free_huge), CASE(double_free_without_pages),
+/* The report is no cancellation point. */
+static volatile int begun, cancelled;
+
+static void *cancelled_inside(void *unused)
+{
+    (void)unused;
+    void *block = malloc(40);
+    blame(block);
+    begun = 1;
+    while (!cancelled) continue;
+    free(block);
+    free(opaque(block));
+    return NULL;
+}
+
+static void double_free_while_cancelled(void)
+{
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, cancelled_inside, NULL) == 0);
+    while (!begun) continue;
+    pthread_cancel(thread);
+    cancelled = 1;
+    pthread_join(thread, NULL);
+    fprintf(stderr, "the program goes on\n");
+}
+
+static void double_free_with_the_signal_blocked(void)
+{
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, NULL);
+    double_free();
+}
+
+static void double_free_with_the_signal_ignored(void)
+{
+    signal(SIGABRT, SIG_IGN);
+    double_free();
+}
+
+/* A handler that waits for ever, in a thread that holds the lock of libc's abort. */
+static void wait_for_ever(int signal)
+{
+    (void)signal;
+    begun = 1;
+    for (;;) pause();
+}
+
+static void *abort_in_thread(void *unused)
+{
+    (void)unused;
+    abort();
+}
+
+static void double_free_beside_an_abort_that_waits(void)
+{
+    pthread_t thread;
+    signal(SIGABRT, wait_for_ever);
+    CHECK(pthread_create(&thread, NULL, abort_in_thread, NULL) == 0);
+    while (!begun) continue;
+    signal(SIGABRT, SIG_DFL);
+    double_free();
+}
+
+/* A crash handler that breaks the contract again has one more line, and that is the end. */
+static void free_twice(int signal)
+{
+    (void)signal;
+    void *block = malloc(500);
+    free(block);
+    free(opaque(block));
+}
+
+static void double_free_in_the_handler_too(void)
+{
+    signal(SIGABRT, free_twice);
+    double_free();
+}
+
+MAIN(CASE(double_free_while_cancelled), CASE(double_free_with_the_signal_blocked),
+     CASE(double_free_with_the_signal_ignored), CASE(double_free_beside_an_abort_that_waits),
+     CASE(double_free_in_the_handler_too), CASE(double_free), CASE(double_free_medium), CASE(double_free_large), CASE(double_free_huge), CASE(double_free_without_pages),
      CASE(double_free_with_others_between), CASE(double_free_owner_then_other),
      CASE(double_free_other_then_owner), CASE(double_free_other_then_other),
      CASE(double_free_after_the_owner_exited), CASE(double_free_by_realloc), CASE(double_free_aligned),

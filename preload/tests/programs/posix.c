@@ -50,7 +50,7 @@ static void huge_sizes(void)
         FAILS(pvalloc(size));
         errno = 77;
         CHECK(posix_memalign(&out, 64, size) == ENOMEM);
-        CHECK(out == &out && errno == 77);
+        CHECK(out == &out && errno == ENOMEM);
         check_filled(block, 16);
         free(block);
     }
@@ -188,6 +188,9 @@ static void posix_memalign_errors(void)
     CHECK(posix_memalign(&out, sizeof(void *), 100) == 0);
     CHECK(out != NULL && errno == 44);
     free(out);
+    out = &out;
+    CHECK(posix_memalign(&out, 128, opaque_size(PTRDIFF_MAX - 4096)) == ENOMEM);
+    CHECK(out == &out && errno == ENOMEM);
 }
 
 static void aligned_alloc_errors(void)
