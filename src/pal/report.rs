@@ -4,10 +4,8 @@
 //! pending, in a handler, or inside libc's own abort. So both are bare system calls, which are no cancellation points, take
 //! no lock and allocate nothing. (`libc::syscall` is a function without any of these.)
 
-use core::ffi::{c_int, c_long};
-use core::ptr::null_mut;
-
-use crate::sync::atomic::{AtomicU32, Ordering};
+use core::ffi::c_long;
+use core::ptr::{null, null_mut};
 
 /// Writes `parts`, one after the other, to standard error. A closed or full one is nobody's business here; `errno` is what
 /// it was.
@@ -45,46 +43,43 @@ fn drop_front(parts: &mut [&[u8]], mut bytes: usize) {
     }
 }
 
-/// What the kernel takes for a signal's default action: no handler, no flags, no restorer, an empty mask.
-const DEFAULT_ACTION: [u64; 4] = [0; 4];
+/// What the kernel keeps of a signal: handler, flags, restorer, mask. All zero is the default action.
+type Action = [u64; 4];
 
 /// Bytes in the kernel's signal sets.
 const SET_BYTES: c_long = 8;
 
 /// Ends the process by SIGABRT, as libc's `abort` does, but also inside that function, whose lock another thread may hold
-/// for good: a handler of the program's is called once, and if it returns, or comes here itself, that is the end.
+/// for good. A handler of the program's is called once: when it returns, or comes here itself, that is the end.
 pub fn end_process() -> ! {
-    /// The thread that came here last.
-    static REPORTING: AtomicU32 = AtomicU32::new(0);
-    // SAFETY: these calls have no memory of ours as arguments but what is readable here, and whatever they do is to end
-    // the process, which is asked for. Errors leave nothing to do but to go on to the next one.
+    const SIGNAL: c_long = libc::SIGABRT as c_long;
+    // SAFETY: the calls read and write nothing but what is on this stack, and whatever they do is to end the process. Errors
+    // leave nothing to do but to go on.
     unsafe {
-        let thread = libc::syscall(libc::SYS_gettid);
-        let raise = || {
-            let abort: u64 = 1 << (libc::SIGABRT - 1);
-            let (unblock, set) = (libc::SIG_UNBLOCK as c_long, &raw const abort);
-            libc::syscall(libc::SYS_rt_sigprocmask, unblock, set, null_mut::<u64>(), SET_BYTES);
-            let process = libc::syscall(libc::SYS_getpid);
-            libc::syscall(libc::SYS_tgkill, process, thread, c_long::from(libc::SIGABRT));
+        let act = |new: *const Action, old: *mut Action| {
+            libc::syscall(libc::SYS_rt_sigaction, SIGNAL, new, old, SET_BYTES)
         };
-        // Relaxed: compared with what this thread wrote; whatever another one writes, this one comes here twice at most
-        // before it sees its own number.
-        if REPORTING.swap(thread as u32, Ordering::Relaxed) != thread as u32 {
-            raise();
+        let raise = || {
+            let abort: u64 = 1 << (SIGNAL - 1);
+            let unblock = libc::SIG_UNBLOCK as c_long;
+            libc::syscall(libc::SYS_rt_sigprocmask, unblock, &raw const abort, null_mut::<u64>(), SET_BYTES);
+            let (process, thread) = (libc::syscall(libc::SYS_getpid), libc::syscall(libc::SYS_gettid));
+            libc::syscall(libc::SYS_tgkill, process, thread, SIGNAL);
+        };
+        let mut action: Action = [0; 4];
+        if act(null(), &mut action) == 0 {
+            // The kernel takes the handler away as it calls it.
+            action[1] |= libc::SA_RESETHAND as u32 as u64;
+            act(&action, null_mut());
         }
-        let default = DEFAULT_ACTION.as_ptr();
-        libc::syscall(
-            libc::SYS_rt_sigaction,
-            c_long::from(libc::SIGABRT),
-            default,
-            null_mut::<u64>(),
-            SET_BYTES,
-        );
         raise();
-        // SIGABRT does not end the first process of a namespace.
-        const STATUS: c_int = 127;
+        // It was ignored, or its handler has returned.
+        act(&[0; 4], null_mut());
+        raise();
+        // No signal ends the first process of a namespace.
+        const STATUS: c_long = 127;
         loop {
-            libc::syscall(libc::SYS_exit_group, c_long::from(STATUS));
+            libc::syscall(libc::SYS_exit_group, STATUS);
         }
     }
 }
