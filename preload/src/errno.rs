@@ -7,3 +7,9 @@ pub fn set(value: c_int) {
     // SAFETY: the address that libc gives is the calling thread's own variable, valid while the thread lives.
     unsafe { *libc::__errno_location() = value }
 }
+
+/// The value of `errno`.
+pub fn get() -> c_int {
+    // SAFETY: as in `set`.
+    unsafe { *libc::__errno_location() }
+}

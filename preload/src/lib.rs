@@ -8,6 +8,8 @@
 //! - `operators`: C++ operator new and delete in every form;
 //! - `tuning`: mallopt, mallinfo, malloc_info and the other functions of glibc that report or adjust;
 //! - `control`: the functions of `specmalloc.h`;
+//! - `loader`: dlopen and dlmopen, whose libraries are to use this malloc, too;
+//! - `glibc`: blocks of the malloc beside this one, and `next`: functions under names that this library takes over;
 //! - `thread`: where a thread keeps its heap, and `raw`: the library's C interface for such threads;
 //! - `errno` and `line`: the error number, and text without allocation.
 //!
@@ -24,7 +26,10 @@ compile_error!("libspecmalloc.so is written for 64-bit Linux on x86-64 and aarch
 mod control;
 mod errno;
 mod family;
+mod glibc;
 mod line;
+mod loader;
+mod next;
 mod operators;
 mod raw;
 mod thread;

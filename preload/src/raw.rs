@@ -4,7 +4,7 @@
 use crate::thread::PreloadThread;
 use specmalloc::api::raw;
 
-pub use raw::{OptionError, get_option, page_size, set_option};
+pub use raw::{OptionError, get_option, honours_deepbind, page_size, set_option};
 pub use specmalloc::api::statistics::Statistics;
 
 #[inline(always)]

@@ -6,7 +6,7 @@
 
 use core::arch::{asm, global_asm};
 use core::ffi::c_void;
-use specmalloc::global::{NOBODY, Thread, exit_thread};
+use specmalloc::global::{NOBODY, Stray, Thread, exit_thread};
 use specmalloc::heap::{Checked, Heap, Holder};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
@@ -130,6 +130,10 @@ unsafe impl Thread for PreloadThread {
     }
     fn holder() -> Holder {
         Holder::new(words().addr())
+    }
+
+    fn stray(address: usize) -> Option<Stray> {
+        crate::glibc::block_at(address)
     }
 
     /// Sets a value for a key whose destructor gives the heap up. Destructors of keys run after those of thread-locals.

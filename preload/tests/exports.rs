@@ -12,6 +12,7 @@ const C: &str = "
     mallinfo mallinfo2 malloc_info malloc_stats malloc_trim mallopt
     __libc_malloc __libc_calloc __libc_realloc __libc_free __libc_memalign __libc_valloc __libc_pvalloc
     __posix_memalign
+    dlopen dlmopen
     specmalloc_get_statistics specmalloc_trim specmalloc_set_option specmalloc_get_option specmalloc_usable_size
     specmalloc_heap_of specmalloc_version
 ";

@@ -3,8 +3,6 @@
 
 mod common;
 
-use std::process::Command;
-
 /// Demands of what became of a program the message `before`, the pointer that the program named, `after`; and SIGABRT.
 #[track_caller]
 fn died(outcome: common::Outcome, before: &str, after: &str) {
@@ -76,12 +74,4 @@ dying_cases! { "invalid free of ", ": the size is not the block's":
 
 dying_cases! { "memory written after free at ", "":
     written_after_free,
-}
-
-#[test]
-fn foreign_from_a_deeply_bound_plugin() {
-    let plugin = common::compile("plugin.c", &["-shared", "-fPIC"]);
-    let mut program = Command::new(common::compile("misuse.c", &[]));
-    let outcome = common::run(program.arg("foreign_from_a_deeply_bound_plugin").env("PLUGIN", plugin));
-    died(outcome, "invalid free of ", ": not from this allocator");
 }

@@ -6,12 +6,12 @@
 
 use super::figures;
 use crate::base::{SLICE, SMALL_MAX, class_of, is_aligned};
-use crate::global::{Thread, enter_step, is_own, leave_step, process, with_heap};
+use crate::global::{Stray, Thread, enter_step, is_own, leave_step, process, with_heap};
 use crate::heap::{Block, BlockKind, Checks, Freed, Heap, Place, Slab, TABLE_MAX};
 use crate::pal::{Misuse, Platform, broken_contract};
 use core::ptr;
 
-pub use crate::global::{OptionError, Options, get_option, set_option};
+pub use crate::global::{OptionError, Options, get_option, honours_deepbind, set_option};
 
 /// malloc: `size` bytes at a multiple of 16, or null with `ENOMEM`. Zero bytes are a block of their own.
 #[inline(always)]
@@ -133,7 +133,11 @@ unsafe fn free_slow<T: Thread>(block: *mut u8) {
             return leave_step::<T>(heap);
         }
     }
-    let place = place_of(block);
+    let place = match find::<T>(block) {
+        Ok(place) => place,
+        // SAFETY: the caller's: the block is another allocator's to free.
+        Err(stray) => return unsafe { free_stray(block, stray) },
+    };
     with_heap::<T, _>(&Options::new(), |heap| match (heap, place) {
         // SAFETY: the caller's, as far as `place` could not tell; the heap is possessed here.
         (Some(heap), place) => unsafe { process().free::<T::Checks>(heap, block, place) },
@@ -148,10 +152,27 @@ unsafe fn free_slow<T: Thread>(block: *mut u8) {
     figures::pulse::<T>();
 }
 
-fn place_of(block: *mut u8) -> Place {
-    match process().place(block.expose_provenance()) {
-        Ok(place) => place,
-        Err(misuse) => broken_contract(misuse, block.addr()),
+/// Finds what holds the block, here or in another allocator; for any other pointer ends the process with a message.
+fn find<T: Thread>(block: *mut u8) -> Result<Place, Stray> {
+    let address = block.expose_provenance();
+    match process().place(address) {
+        Ok(place) => Ok(place),
+        Err(misuse) => match T::stray(address).filter(|_| misuse == Misuse::Foreign) {
+            Some(stray) => Err(stray),
+            None => broken_contract(misuse, address),
+        },
+    }
+}
+
+/// Gives another allocator's block back to it.
+///
+/// # Safety
+/// The caller hands over the block, which `stray` was found for.
+#[cold]
+unsafe fn free_stray(block: *mut u8, stray: Stray) {
+    if let Some(free) = stray.free {
+        // SAFETY: the caller's; it is a block of the allocator that this function belongs to.
+        unsafe { free(block.cast()) };
     }
 }
 
@@ -208,7 +229,13 @@ pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
     if block.is_null() {
         return malloc::<T>(size);
     }
-    let place = place_of(block);
+    let place = match find::<T>(block) {
+        Ok(place) => place,
+        // SAFETY: the caller hands over the block, which is another allocator's to free.
+        Err(stray) => unsafe {
+            return move_to::<T>(block, stray.usable, size, |block| free_stray(block, stray));
+        },
+    };
     let usable = place.usable();
     // A block that fits and wastes less than half stays. (A block of a slab has no smaller form worth a copy below 64.)
     if size <= usable && (size >= usable / 2 || usable <= 64) && !matches!(place, Place::Huge(_)) {
@@ -226,13 +253,26 @@ pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
     if let Some(stays) = stays {
         return stays;
     }
+    // SAFETY: the caller hands over the block.
+    unsafe { move_to::<T>(block, usable, size, |block| free::<T>(block)) }
+}
+
+/// A block of `size` bytes with what the one at `block`, which holds `usable` bytes, begins with; that one is freed. Null
+/// without memory, and the block as it was.
+///
+/// # Safety
+/// The caller hands over the block, which `free` may be called with.
+unsafe fn move_to<T: Thread>(
+    block: *mut u8,
+    usable: usize,
+    size: usize,
+    free: impl FnOnce(*mut u8),
+) -> *mut u8 {
     let moved = malloc::<T>(size);
     if !moved.is_null() {
         // SAFETY: two live blocks, both at least as long as what is copied.
-        unsafe {
-            ptr::copy_nonoverlapping(block, moved, size.min(usable));
-            free::<T>(block);
-        }
+        unsafe { ptr::copy_nonoverlapping(block, moved, size.min(usable)) };
+        free(block);
     }
     moved
 }
@@ -248,7 +288,12 @@ fn page_aligned(block: *mut u8) -> usize {
 /// # Safety
 /// `block` is null or a live block of this allocator.
 pub unsafe fn usable_size<T: Thread>(block: *mut u8) -> usize {
-    if block.is_null() { 0 } else { place_of(block).usable() }
+    if block.is_null() { 0 } else { usable::<T>(block) }
+}
+
+/// Bytes that the block, which is not null, can hold.
+fn usable<T: Thread>(block: *mut u8) -> usize {
+    find::<T>(block).map_or_else(|stray| stray.usable, |place| place.usable())
 }
 
 /// The heap that the block goes home to: a number, or `None` for large and huge blocks and foreign pointers. Any pointer may
@@ -268,7 +313,7 @@ pub fn heap_of<T: Thread>(block: *const u8) -> Option<usize> {
 /// # Safety
 /// As for [`free`].
 pub unsafe fn free_sized<T: Thread>(block: *mut u8, size: usize) {
-    if T::Checks::ON && !block.is_null() && size > place_of(block).usable() {
+    if T::Checks::ON && !block.is_null() && size > usable::<T>(block) {
         broken_contract(Misuse::SizeMismatch, block.addr());
     }
     // SAFETY: the caller's.

@@ -8,8 +8,8 @@ mod helper;
 mod options;
 mod thread;
 
-pub use options::{OptionError, Options, get_option, set_option};
-pub use thread::{NOBODY, Thread, enter_step, exit_thread, is_own, leave_step, with_heap};
+pub use options::{OptionError, Options, get_option, honours_deepbind, set_option};
+pub use thread::{NOBODY, Stray, Thread, enter_step, exit_thread, is_own, leave_step, with_heap};
 
 use crate::heap::Allocator;
 use crate::pal::{Linux, Platform};

@@ -5,6 +5,7 @@
 
 use super::{environment, helper, process, start};
 use crate::pal::to_stderr;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// What a Rust program can set in its `static`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,6 +16,7 @@ pub struct Options {
     pub(crate) reserve: Option<bool>,
     pub(crate) arena_bytes: Option<usize>,
     pub(crate) names: Option<bool>,
+    pub(crate) deepbind: Option<bool>,
 }
 
 /// Why an option was refused.
@@ -25,6 +27,9 @@ pub enum OptionError {
     /// The option does not take that value.
     BadValue,
 }
+
+/// Whether dlopen does as it is told: see [`honours_deepbind`].
+static DEEPBIND: AtomicBool = AtomicBool::new(false);
 
 /// The variable that options are read from.
 const VARIABLE: &core::ffi::CStr = c"SPECMALLOC_CONF";
@@ -39,6 +44,7 @@ impl Options {
             reserve: None,
             arena_bytes: None,
             names: None,
+            deepbind: None,
         }
     }
 
@@ -57,6 +63,7 @@ impl Options {
                 self.arena_bytes = Some(size(value).filter(fits).ok_or(bad)?);
             }
             b"names" => self.names = Some(switch(value).ok_or(bad)?),
+            b"deepbind" => self.deepbind = Some(switch(value).ok_or(bad)?),
             _ => return Err(OptionError::UnknownKey),
         }
         Ok(())
@@ -77,6 +84,10 @@ impl Options {
         }
         if let Some(on) = self.names {
             process().space().os().allow_names(on);
+        }
+        if let Some(on) = self.deepbind {
+            // Relaxed: read by whoever loads a library afterwards.
+            DEEPBIND.store(on, Ordering::Relaxed);
         }
     }
 }
@@ -101,9 +112,17 @@ pub fn get_option(key: &str) -> Option<usize> {
         "helper" => Some(usize::from(helper::is_allowed())),
         "reserve" => Some(usize::from(settings.reserves_space())),
         "arena_size" => Some(settings.arena_bytes()),
+        "deepbind" => Some(usize::from(honours_deepbind())),
         "names" => Some(usize::from(process().space().os().gives_names())),
         _ => None,
     }
+}
+
+/// Whether libraries may be loaded with RTLD_DEEPBIND, and then use libc's own malloc. (The preload library asks.)
+pub fn honours_deepbind() -> bool {
+    start(&Options::new());
+    // Relaxed: a switch.
+    DEEPBIND.load(Ordering::Relaxed)
 }
 
 /// Reads the environment's options and puts them into force.

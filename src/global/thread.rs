@@ -11,6 +11,7 @@
 use super::{Options, fork, helper, process, start, take_hooks_duty};
 use crate::heap::{Checks, Heap, Holder};
 use crate::sync::signal_fence;
+use core::ffi::c_void;
 use core::ptr;
 
 /// The heap of a thread that has none: empty lists, owner of no slab. Never written.
@@ -27,6 +28,15 @@ pub fn is_own(heap: *const Heap) -> bool {
 
 /// Stands for "exited" as a home.
 pub(super) const EXITED: *const Heap = ptr::without_provenance(1);
+
+/// A block of another allocator in the process that has been given to this one.
+#[derive(Clone, Copy, Debug)]
+pub struct Stray {
+    /// Bytes that it can hold.
+    pub usable: usize,
+    /// What takes it back; without that it stays where it is.
+    pub free: Option<unsafe extern "C" fn(*mut c_void)>,
+}
 
 /// Where a thread keeps its heap, and how much it trusts its callers.
 ///
@@ -49,6 +59,10 @@ pub unsafe trait Thread: 'static {
     fn change_home(before: *const Heap, home: *const Heap) -> bool;
     /// The thread.
     fn holder() -> Holder;
+    /// The block at `address`, which is not in this allocator's memory, if another allocator is known that it came from.
+    fn stray(_address: usize) -> Option<Stray> {
+        None
+    }
     /// Sees to it that [`exit_thread`] runs when this thread exits. May allocate.
     fn call_at_exit();
 }

@@ -50,7 +50,7 @@ pub fn build(profile: &str) -> PathBuf {
 }
 
 /// Where the tests may leave files.
-fn scratch() -> &'static Path {
+pub fn scratch() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
 

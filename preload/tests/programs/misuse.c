@@ -193,16 +193,6 @@ static void foreign_by_realloc(void)
     (void)!realloc(opaque(in_data), 100);
 }
 
-/* RTLD_DEEPBIND gives a plug-in the C library's own malloc. */
-static void foreign_from_a_deeply_bound_plugin(void)
-{
-    void *plugin = dlopen(getenv("PLUGIN"), RTLD_NOW | RTLD_DEEPBIND);
-    CHECK(plugin != NULL);
-    void *block = ((void *(*)(void))dlsym(plugin, "plugin_block"))();
-    blame(block);
-    free(opaque(block));
-}
-
 static void wrong_size(void)
 {
     void (*sized)(void *, size_t) = (void (*)(void *, size_t))dlsym(RTLD_DEFAULT, "free_sized");
@@ -313,4 +303,4 @@ MAIN(CASE(double_free_while_cancelled), CASE(double_free_with_the_signal_blocked
      CASE(interior), CASE(interior_unaligned), CASE(interior_medium), CASE(interior_large), CASE(interior_huge),
      CASE(interior_by_realloc), CASE(never_allocated), CASE(foreign_stack), CASE(foreign_static),
      CASE(foreign_code), CASE(foreign_mapping), CASE(foreign_heap_segment), CASE(foreign_low), CASE(foreign_high),
-     CASE(foreign_by_realloc), CASE(foreign_from_a_deeply_bound_plugin), CASE(wrong_size), CASE(written_after_free))
+     CASE(foreign_by_realloc), CASE(wrong_size), CASE(written_after_free))
