@@ -10,7 +10,7 @@
 
 use super::Allocator;
 use super::local::Heap;
-use crate::base::{align_up, is_aligned};
+use crate::base::{align_down, align_up, is_aligned};
 use crate::pal::{Errno, Misuse, Platform, broken_contract};
 use crate::region::{Kind, Region};
 use crate::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -18,12 +18,9 @@ use crate::sync::{acquire, release, seeded};
 use crate::{atomic_array, const_unless_model};
 use core::ptr;
 
-/// Regions kept at most.
-const KEPT: usize = if cfg!(any(loom, shuttle)) { 2 } else { 16 };
-/// Bytes that may be kept at least where a helper thread gives them back by age.
-const KEPT_WITH_HELPER: usize = 64 << 20;
-/// Largest boost: see `kept_limit`.
-const MOST_BOOST: usize = 4;
+/// Regions kept at most, and those of them that may be kept without pages, for their address space.
+const KEPT: usize = if cfg!(any(loom, shuttle)) { 2 } else { 512 };
+const KEPT_BARE: usize = if cfg!(any(loom, shuttle)) { 2 } else { 16 };
 /// Largest reserve behind a block.
 const MOST_RESERVE: usize = 1 << 30;
 
@@ -79,10 +76,6 @@ pub struct Huge {
     kept: [AtomicPtr<Region>; KEPT],
     /// Bytes in kept regions that may be resident.
     kept_bytes: AtomicUsize,
-    /// Bytes of the pages that were not kept last, until somebody misses them.
-    refused: AtomicUsize,
-    /// Binary logarithm of how many times the usual amount may be kept.
-    boost: AtomicUsize,
     live_bytes: AtomicUsize,
     live_blocks: AtomicUsize,
     purged: AtomicU64,
@@ -95,8 +88,6 @@ impl Huge {
             Huge {
                 kept: atomic_array!(AtomicPtr::new(ptr::null_mut()); KEPT),
                 kept_bytes: AtomicUsize::new(0),
-                refused: AtomicUsize::new(0),
-                boost: AtomicUsize::new(0),
                 live_bytes: AtomicUsize::new(0),
                 live_blocks: AtomicUsize::new(0),
                 purged: AtomicU64::new(0),
@@ -116,49 +107,20 @@ impl Huge {
         let Some(used) = align_up(size.max(1), from.page_size()) else { return ptr::null_mut() };
         let region = match self.take_kept(from, used, align) {
             Some(region) => {
-                if dirty_of(region) == 0 {
-                    self.note_miss(used);
-                }
                 if zero {
                     self.clear(from, region, used);
                 }
                 region
             }
-            None => {
-                self.note_miss(used);
-                match self.map(from, heap, used, align) {
-                    Some(region) => region,
-                    None => return ptr::null_mut(),
-                }
-            }
+            None => match self.map(from, heap, used, align) {
+                Some(region) => region,
+                None => return ptr::null_mut(),
+            },
         };
         self.hand_out(region, used);
+        // What is live has grown beside what is free and resident.
+        from.bound_dirty(heap);
         base_of(region)
-    }
-
-    /// Bytes that may be kept: what may be dirty, more where a helper thread lets go of it by age, and twice, four times ...
-    /// as much after refusals that were regretted.
-    fn kept_limit<P: Platform>(&self, from: &Allocator<P>) -> usize {
-        let allowed = if from.settings().has_helper() { KEPT_WITH_HELPER } else { 0 };
-        // Relaxed: a figure.
-        from.dirty_limit().max(allowed) << self.boost.load(Ordering::Relaxed)
-    }
-
-    /// A region was kept without its pages. If those before were not missed since, half as much may be kept as before.
-    fn note_refusal(&self, bytes: usize) {
-        // Relaxed (both): figures.
-        if self.refused.swap(bytes, Ordering::Relaxed) != 0 {
-            self.boost.store(self.boost.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
-        }
-    }
-
-    /// Pages have to be faulted in. If those that were refused last would have done, twice as much may be kept.
-    fn note_miss(&self, used: usize) {
-        // Relaxed (all): figures.
-        if self.refused.load(Ordering::Relaxed) >= used {
-            self.refused.store(0, Ordering::Relaxed);
-            self.boost.store((self.boost.load(Ordering::Relaxed) + 1).min(MOST_BOOST), Ordering::Relaxed);
-        }
     }
 
     fn map<P: Platform>(
@@ -173,7 +135,7 @@ impl Huge {
             if let Ok(region) = from.space().map_region(Kind::Huge, used, align, reserve) {
                 return Some(region);
             }
-            self.drop_kept(from, 0);
+            self.drop_kept(from);
             from.space().reap(Some(heap.slot()));
         }
         None
@@ -227,21 +189,33 @@ impl Huge {
         true
     }
 
+    /// Keeps a freed region, with as many of its pages as may stay; `false` if it has to be unmapped.
     pub(super) fn keep<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) -> bool {
-        let mut bytes = dirty_of(region);
-        // Relaxed: a bound that may be passed by a block or two.
-        if self.kept_bytes.load(Ordering::Relaxed) + bytes > self.kept_limit(from) {
-            // The pages go, the address space stays for a while: that saves the grace period of an unmap, and a second
-            // free of the block is still recognised.
-            self.note_refusal(bytes);
-            if purge(from, region, 0, bytes).is_err() {
-                return false;
-            }
-            set(region, DIRTY, 0);
-            bytes = 0;
+        let dirty = dirty_of(region);
+        let stays = align_down(dirty.saturating_sub(from.excess(dirty)), from.page_size());
+        // Without its pages the address space stays for a while: that saves the grace period of an unmap, and a second free of
+        // the block is still recognised.
+        self.cut(from, region, stays).is_ok() && self.put(region)
+    }
+
+    /// Gives back the pages of a region that the caller holds but for the first `stays` bytes.
+    fn cut<P: Platform>(&self, from: &Allocator<P>, region: &Region, stays: usize) -> Result<(), Errno> {
+        if stays < dirty_of(region) {
+            purge(from, region, stays, dirty_of(region))?;
+            set(region, DIRTY, stays);
         }
+        Ok(())
+    }
+
+    /// Puts a region that the caller holds among the kept ones; `false` if there is no place.
+    fn put(&self, region: &'static Region) -> bool {
+        let bytes = dirty_of(region);
         let new = ptr::from_ref(region).cast_mut();
-        for place in &self.kept {
+        for place in &self.kept[..if bytes == 0 { KEPT_BARE } else { KEPT }] {
+            // Relaxed: a hint that saves the rest.
+            if !place.load(Ordering::Relaxed).is_null() {
+                continue;
+            }
             // Relaxed: a figure, added before the region can be taken.
             self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
             // Release: pairs with the Acquire in `take`: who takes the region sees the last owner's accesses done.
@@ -269,49 +243,74 @@ impl Huge {
         place.swap(ptr::null_mut(), acquire("heap.huge_take"))
     }
 
-    /// Takes a kept region that holds `used` bytes and does not waste more than that.
+    /// Takes the kept region for `used` bytes whose pages come nearest to that. Those that are not wanted are given back, for the
+    /// most part.
     pub(super) fn take_kept<P: Platform>(
         &self,
         from: &Allocator<P>,
         used: usize,
         align: usize,
     ) -> Option<&'static Region> {
-        for place in &self.kept {
-            // Relaxed: a hint that saves the swap.
-            if place.load(Ordering::Relaxed).is_null() {
-                continue;
-            }
-            // Taken first and judged after: what a place holds may change under a look.
+        let fits = |region: &Region| region.len() >= used && is_aligned(region.base(), align);
+        let waste = |place: &AtomicPtr<Region>| {
+            // Relaxed: a hint to choose by.
+            // SAFETY: descriptors live forever.
+            let region = unsafe { place.load(Ordering::Relaxed).as_ref() }?;
+            fits(region).then(|| dirty_of(region).abs_diff(used))
+        };
+        loop {
+            let (_, place) = self
+                .kept
+                .iter()
+                .filter_map(|place| Some((waste(place)?, place)))
+                .min_by_key(|&(waste, _)| waste)?;
+            // Judged again when it is ours: what a place holds may have changed under the look.
             let found = Huge::take(place);
             // SAFETY: descriptors live forever, and this one is ours now.
             let Some(region) = (unsafe { found.as_ref() }) else { continue };
             // Relaxed: a figure.
             self.kept_bytes.fetch_sub(dirty_of(region), Ordering::Relaxed);
-            if region.len() >= used && dirty_of(region) / 2 <= used && is_aligned(region.base(), align) {
+            let most = used + align_down(used / 8, from.page_size());
+            if fits(region) {
+                // Locked memory stays.
+                let _cut = self.cut(from, region, most);
                 return Some(region);
             }
-            if !self.keep(from, region) {
+            if !self.put(region) {
                 let _retired = from.space().retire_region(region);
             }
         }
-        None
     }
 
-    /// Unmaps kept regions until at most `bytes` are left; all of them if that is zero.
-    pub fn drop_kept<P: Platform>(&self, from: &Allocator<P>, bytes: usize) {
+    /// Gives `bytes` of the pages of kept regions back, and answers how many are left to be given back elsewhere. What has no
+    /// pages left is unmapped.
+    pub(super) fn shrink_kept<P: Platform>(&self, from: &Allocator<P>, mut bytes: usize) -> usize {
         for place in &self.kept {
-            // Relaxed: a figure.
-            if bytes > 0 && self.kept_bytes.load(Ordering::Relaxed) <= bytes {
+            if bytes == 0 {
                 break;
+            }
+            // Relaxed: a hint that saves the swap.
+            if place.load(Ordering::Relaxed).is_null() {
+                continue;
             }
             let found = Huge::take(place);
             // SAFETY: descriptors live forever, and this one is ours now.
-            if let Some(region) = unsafe { found.as_ref() } {
-                // Relaxed: a figure.
-                self.kept_bytes.fetch_sub(dirty_of(region), Ordering::Relaxed);
+            let Some(region) = (unsafe { found.as_ref() }) else { continue };
+            let dirty = dirty_of(region);
+            // Relaxed: a figure.
+            self.kept_bytes.fetch_sub(dirty, Ordering::Relaxed);
+            let stays = align_down(dirty.saturating_sub(bytes), from.page_size());
+            bytes = bytes.saturating_sub(dirty);
+            if stays == 0 || self.cut(from, region, stays).is_err() || !self.put(region) {
                 let _retired = from.space().retire_region(region);
             }
         }
+        bytes
+    }
+
+    /// Unmaps all kept regions.
+    pub fn drop_kept<P: Platform>(&self, from: &Allocator<P>) {
+        let _rest = self.shrink_kept(from, usize::MAX);
     }
 
     /// Grows or shrinks the block of `region` to `size` bytes. Null when there is no memory: the block is as before.

@@ -18,6 +18,7 @@ pub(crate) mod models;
 mod place;
 mod pool;
 mod remote;
+mod retention;
 mod settings;
 mod slab;
 #[cfg(all(test, not(any(loom, shuttle))))]
@@ -31,6 +32,7 @@ pub use huge::Huge;
 pub use local::{Heap, TABLE_MAX};
 pub use place::Place;
 pub use pool::{Holder, MAX_HEAPS, Pool, Possession};
+pub use retention::Retention;
 pub use settings::{Bet, BetCount, Settings};
 pub use slab::{Freed, Slab, Standing, Usage};
 
@@ -77,6 +79,7 @@ pub struct Allocator<P: Platform> {
     pool: Pool,
     huge: Huge,
     settings: Settings,
+    retention: Retention,
     bell: Bell,
     secret: AtomicUsize,
 }
@@ -91,6 +94,7 @@ impl<P: Platform> Allocator<P> {
                 pool: Pool::new(),
                 huge: Huge::new(),
                 settings: Settings::new(),
+                retention: Retention::new(),
                 bell: Bell::new(),
                 secret: AtomicUsize::new(0),
             }
@@ -263,7 +267,7 @@ impl<P: Platform> Allocator<P> {
 
     /// Under memory pressure: gives back everything that is free and that this thread can reach.
     pub fn relieve(&self, heap: &Heap) {
-        self.huge.drop_kept(self, 0);
+        self.huge.drop_kept(self);
         self.arenas.purge(self, heap, usize::MAX);
         self.arenas.unmap_empty(self, heap);
         self.space.reap(Some(heap.slot()));
@@ -274,8 +278,7 @@ impl<P: Platform> Allocator<P> {
     /// Answers whether anything is left to give back.
     pub fn tick<C: Checks>(&self, heap: &Heap) -> bool {
         self.collect_idle::<C>(heap.holder());
-        self.arenas.age_dirty(self, heap);
-        self.huge.drop_kept(self, self.huge.kept_bytes() / 2);
+        self.age_dirty(heap);
         let empty = self.arenas.age_empty(self, heap);
         self.space.reap(Some(heap.slot()));
         empty || self.has_idle_memory()
@@ -358,19 +361,16 @@ impl<P: Platform> Allocator<P> {
 
     /// Whether an arena that has just become empty stays mapped: the helper thread unmaps it when it has been empty for
     /// a while; without one, it goes at once if the other arenas have a quarter of its room, so that a program at the
-    /// edge does not map and unmap with every slab.
+    /// edge does not map and unmap with every slab, and if its pages are not likely to be wanted again.
     fn keeps_empty_arena(&self, position: usize, arena: &Region) -> bool {
-        self.settings.has_helper() || self.arenas.free_elsewhere(position) < arena.len() / SLICE / 4
+        self.settings.has_helper()
+            || self.arenas.free_elsewhere(position) < arena.len() / SLICE / 4
+            || arena.slices().dirty_count() > 0 && self.is_wanted_again()
     }
 
     /// Bytes given back by purging so far.
     pub fn purged_bytes(&self) -> u64 {
         self.arenas.purged_bytes() + self.huge.purged_bytes()
-    }
-
-    /// Bytes that may be dirty, given what is live.
-    pub fn dirty_limit(&self) -> usize {
-        self.settings.dirty_limit(self.arenas.claimed_slices() * SLICE + self.huge.live_bytes())
     }
 
     /// Bytes of address space for a new arena.
@@ -396,6 +396,11 @@ impl<P: Platform> Allocator<P> {
     /// The huge blocks.
     pub fn huge(&self) -> &Huge {
         &self.huge
+    }
+
+    /// What may stay resident though free.
+    pub fn retention(&self) -> &Retention {
+        &self.retention
     }
 
     /// What can be set.

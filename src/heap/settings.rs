@@ -90,6 +90,8 @@ pub struct Settings {
     dirty_percent: Setting<12>,
     /// ... so many bytes.
     dirty_bytes: Setting<{ 4 << 20 }>,
+    /// Bytes of memory that the process may have in all.
+    memory: Setting<{ usize::MAX }>,
     space_bet: BetCount,
 }
 
@@ -103,6 +105,7 @@ impl Settings {
                 helper: AtomicBool::new(false),
                 dirty_percent: Setting::new(),
                 dirty_bytes: Setting::new(),
+                memory: Setting::new(),
                 space_bet: BetCount::new(),
             }
         }
@@ -154,10 +157,20 @@ impl Settings {
         self.arena_bytes.set(bytes);
     }
 
-    /// Bytes that may be dirty while `live` bytes are live; small enough to be doubled several times.
+    /// Bytes that may be dirty while `live` bytes are live; small enough to be added up.
     pub fn dirty_limit(&self, live: usize) -> usize {
         let (percent, bytes) = self.dirty();
         (live / 100).saturating_mul(percent).saturating_add(bytes).min(usize::MAX >> 16)
+    }
+
+    /// Notes that the process may have `bytes` of memory in all.
+    pub fn set_memory(&self, bytes: usize) {
+        self.memory.set(bytes);
+    }
+
+    /// Bytes that the process may still have while `live` bytes are live.
+    pub fn memory_left(&self, live: usize) -> usize {
+        self.memory.get().saturating_sub(live)
     }
 
     /// Bytes of address space for an arena.

@@ -231,10 +231,10 @@ fn a_heap_needs_collecting_when_there_is_something_to_give_back() {
 fn what_was_released_is_looked_at_once_in_so_many_slices() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
-    let due = |slices| (0..9).map(|_| heap.has_released(slices, 8)).collect::<Vec<bool>>();
+    let due = |slices| (0..9).map(|_| heap.has_changed(slices, 8)).collect::<Vec<bool>>();
     let all = |turn: usize| (1..10).map(|count| count % turn == 0).collect::<Vec<bool>>();
     assert_eq!(due(1), all(8));
-    assert!(!heap.has_released(6, 8) && heap.has_released(1, 8), "one was left from before");
+    assert!(!heap.has_changed(6, 8) && heap.has_changed(1, 8), "one was left from before");
     assert_eq!((due(4), due(8), due(100)), (all(2), all(1), all(1)));
 }
 

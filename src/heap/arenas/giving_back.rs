@@ -1,5 +1,5 @@
-//! What arenas give back to the system: the pages of dirty slices, by amount when slices are freed and by age when somebody
-//! ticks, and arenas that have become empty.
+//! What arenas give back to the system: the pages of dirty slices, as many as `retention` says, and arenas that have become
+//! empty.
 
 use super::{Arenas, EMPTY_FOR};
 use crate::base::SLICE;
@@ -14,13 +14,6 @@ use core::ptr;
 
 /// Ticks for which an arena stays empty before it is unmapped: one at the edge would be mapped again at once.
 const EMPTY_TICKS: usize = 10;
-/// Binary logarithms: how many times the usual amount may be dirty after regrets at most, and how many times more where a
-/// helper thread runs. See `bound_dirty`.
-const MOST_BOOST: usize = 3;
-const HELPED_BOOST: usize = 3;
-/// A tick gives back one part in so many of what was not needed since the last, and at least so many slices.
-const AGE_PARTS: usize = 4;
-const AGE_LEAST: usize = 16;
 /// Slices that one madvise call gives back at most: 2 MiB.
 const PURGE_RUN: usize = if cfg!(any(loom, shuttle)) { 2 } else { 32 };
 
@@ -71,48 +64,13 @@ impl Arenas {
         }
     }
 
-    /// Purges when more free slices are dirty than allowed for what is live.
-    ///
-    /// What is allowed adapts: if most of what the purges since the last claims gave back has been faulted in again by now,
-    /// they were a mistake, and twice as much may be dirty before the next; if little of it, half as much. Purges without a
-    /// claim in between (a burst of frees) say nothing either way. Where a helper thread gives memory back by age, the amount
-    /// is only a bound far off.
-    pub(super) fn bound_dirty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) {
-        let dirty = self.dirty_slices();
-        // Relaxed (all): figures; two threads that purge at the same time purge no slice twice.
-        self.low_water.fetch_min(dirty, Ordering::Relaxed);
-        let boost = self.boost.load(Ordering::Relaxed);
-        let helped = if from.settings().has_helper() { HELPED_BOOST } else { 0 };
-        let limit = (from.dirty_limit() / SLICE) << (boost + helped);
-        if dirty <= limit {
-            return;
-        }
-        let regretted = self.clean_claims.swap(0, Ordering::Relaxed);
-        if regretted > 0 {
-            let given = self.given.swap(0, Ordering::Relaxed);
-            if regretted >= given.div_ceil(2) {
-                self.boost.store((boost + 1).min(MOST_BOOST), Ordering::Relaxed);
-            } else if regretted < given / 8 {
-                self.boost.store(boost.saturating_sub(1), Ordering::Relaxed);
-            }
-        }
-        let purged = self.purge(from, heap, dirty - limit / 2);
-        self.given.fetch_add(purged, Ordering::Relaxed);
-    }
-
-    /// One tick of the clock: gives back a part of the slices that have been dirty and free since the last tick, so that
-    /// what a program does not need any more is gone after some seconds, and what it needs now and then stays for a while.
-    pub fn age_dirty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) {
-        let now = self.dirty_slices();
-        // Relaxed: a figure.
-        let unused = self.low_water.swap(now, Ordering::Relaxed).min(now);
-        self.purge(from, heap, unused.div_ceil(AGE_PARTS).max(AGE_LEAST).min(unused));
-    }
-
     /// Purges dirty slices, `most` of them at most and up to a run more. Never under anything that another thread waits
     /// for: a run is claimed first, so that nobody allocates it meanwhile. Answers how many were dirty no more.
     pub fn purge<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, most: usize) -> usize {
         let mut done = 0;
+        if most == 0 {
+            return done;
+        }
         // The arenas behind come first: claims start at the front.
         for position in (0..self.high()).rev() {
             while done < most {

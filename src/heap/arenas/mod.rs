@@ -28,7 +28,7 @@ const SMALLEST: usize = if cfg!(any(loom, shuttle)) { GRANULE } else { 1 << 20 }
 const POSITION: usize = 0;
 /// The note of an arena's region that counts the ticks since it became empty.
 const EMPTY_FOR: usize = 1;
-/// A heap releases so many slices, or as many as there are arenas, between two looks at how much is dirty.
+/// A heap changes so many slices, or as many as there are arenas, between two looks at how much is dirty.
 const LOOK: usize = if cfg!(any(loom, shuttle)) { 1 } else { 16 };
 
 /// A run of slices that the caller holds.
@@ -38,6 +38,8 @@ pub struct Claim {
     pub base: usize,
     /// Whether every byte is known to be zero.
     pub zero: bool,
+    /// Slices that were not resident.
+    clean: usize,
 }
 
 /// Every arena of the process.
@@ -47,13 +49,6 @@ pub struct Arenas {
     room: [AtomicU64; MAX_ARENAS.div_ceil(WORD)],
     /// Positions ever used.
     high: AtomicUsize,
-    /// Slices that were claimed clean since the last purge by amount, and how many such purges gave back before that.
-    clean_claims: AtomicUsize,
-    given: AtomicUsize,
-    /// Binary logarithm of how many times the usual amount may be dirty.
-    boost: AtomicUsize,
-    /// Fewest dirty slices that a look found since the last tick: so many were not needed for that long.
-    low_water: AtomicUsize,
     purged: AtomicU64,
 }
 
@@ -65,10 +60,6 @@ impl Arenas {
                 table: atomic_array!(AtomicPtr::new(ptr::null_mut()); MAX_ARENAS),
                 room: atomic_array!(AtomicU64::new(0); MAX_ARENAS.div_ceil(WORD)),
                 high: AtomicUsize::new(0),
-                clean_claims: AtomicUsize::new(0),
-                given: AtomicUsize::new(0),
-                boost: AtomicUsize::new(0),
-                low_water: AtomicUsize::new(0),
                 purged: AtomicU64::new(0),
             }
         }
@@ -83,13 +74,17 @@ impl Arenas {
         align: usize,
         prefer: Prefer,
     ) -> Option<Claim> {
-        self.claim_mapped(from, heap, slices, align, prefer)
+        let claim = self
+            .claim_mapped(from, heap, slices, align, prefer)
             .or_else(|| self.claim_or_grow(from, heap, slices, align))
             .or_else(|| {
                 // Out of memory or address space: give back what is free, and try once more.
                 from.relieve(heap);
                 self.claim_or_grow(from, heap, slices, align)
-            })
+            })?;
+        // What is live has grown beside what is free and resident.
+        self.count_change(from, heap, claim.clean);
+        Some(claim)
     }
 
     /// Before another arena is mapped all of them are asked, whatever the hints say of their room: one may be forgotten when
@@ -169,12 +164,8 @@ impl Arenas {
         if region.note(EMPTY_FOR).load(Ordering::Relaxed) != 0 {
             region.note(EMPTY_FOR).store(0, Ordering::Relaxed);
         }
-        let dirty = region.slices().dirty_within(run.start, run.len);
-        if dirty < run.len {
-            // Relaxed: a figure.
-            self.clean_claims.fetch_add(run.len - dirty, Ordering::Relaxed);
-        }
-        Claim { base: region.base() + run.start * SLICE, zero: run.all_clean }
+        let clean = run.len - region.slices().dirty_within(run.start, run.len);
+        Claim { base: region.base() + run.start * SLICE, zero: run.all_clean, clean }
     }
 
     /// Claims the `extra` slices behind a large block's run of `slices` at `base`, if they are free.
@@ -264,11 +255,17 @@ impl Arenas {
             self.look_if_empty(from, position, region, &section);
         }
         from.stir();
-        if heap.has_released(slices, self.high().max(LOOK)) {
-            self.bound_dirty(from, heap);
-        }
+        self.count_change(from, heap, slices);
         // What was retired, now or before, is unmapped by whoever comes by after its grace period.
         from.space().reap(Some(heap.slot()));
+    }
+
+    /// Counts slices that were released, or claimed although they were not resident: once in a while somebody looks how much is
+    /// dirty.
+    fn count_change<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, slices: usize) {
+        if heap.has_changed(slices, self.high().max(LOOK)) || from.retention().is_held() {
+            from.bound_dirty(heap);
+        }
     }
 
     /// Calls `visit` with the record of every first slice of a slab or large block. The caller is inside a section.

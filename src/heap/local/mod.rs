@@ -60,8 +60,8 @@ pub struct Heap {
     received: Cell<*mut Block>,
     /// Position of the arena that served this heap last: where the next claim starts.
     home: Cell<usize>,
-    /// Slices given back since the last look at how much is dirty.
-    released: Cell<usize>,
+    /// Slices given back, or taken although they were not resident, since the last look at how much is dirty.
+    changed: Cell<usize>,
     /// Arenas asked for slices, ever: those that had them, and those that had not. Figures.
     lookups: [AtomicU64; 2],
     /// Blocks freed for other heaps, ever: a figure.
@@ -92,7 +92,7 @@ impl Heap {
                 outbox: Outbox::new(),
                 received: Cell::new(ptr::null_mut()),
                 home: Cell::new(0),
-                released: Cell::new(0),
+                changed: Cell::new(0),
                 lookups: [AtomicU64::new(0), AtomicU64::new(0)],
                 remote_frees: AtomicU64::new(0),
                 shared: CachePadded::new(Shared { index, possession: Possession::new() }),
@@ -415,11 +415,11 @@ impl Heap {
         [&self.lookups[0], &self.lookups[1]].map(|count| count.load(Ordering::Relaxed))
     }
 
-    /// Notes that `slices` were given back; `true` once in `every` slices.
-    pub fn has_released(&self, slices: usize, every: usize) -> bool {
-        let released = self.released.get() + slices;
-        self.released.set(if released < every { released } else { 0 });
-        released >= every
+    /// Notes that `slices` were given back, or taken although they were not resident; `true` once in `every` slices.
+    pub fn has_changed(&self, slices: usize, every: usize) -> bool {
+        let changed = self.changed.get() + slices;
+        self.changed.set(if changed < every { changed } else { 0 });
+        changed >= every
     }
 
     /// Where the last claim of slices succeeded.

@@ -224,7 +224,7 @@ fn huge_blocks() {
             let actor = Actor::new(world);
             let at = actor.get(HUGE, false);
             actor.free(at);
-            actor.from.huge().drop_kept(actor.from, 0);
+            actor.from.huge().drop_kept(actor.from);
             actor.from.space().reap(Some(actor.heap.slot()));
             actor.leave();
         });

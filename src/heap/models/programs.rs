@@ -172,7 +172,7 @@ fn run(world: &World, steps: &[Step]) {
             Step::UnmapEmpty => from.arenas().unmap_empty(from, heap),
             Step::Relieve => from.relieve(heap),
             Step::DropKept => {
-                from.huge().drop_kept(from, 0);
+                from.huge().drop_kept(from);
                 from.space().reap(Some(heap.slot()));
             }
         }

@@ -1,0 +1,137 @@
+/*
+ * What stays resident though free: as much as the options say, and what was proven to be wanted again, for a while.
+ */
+#include "support.h"
+#include <sys/resource.h>
+
+enum { TOTAL = 100 << 20, PAGE = 4096 };
+
+static void *blocks[TOTAL / 1000];
+
+static long faults(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_minflt;
+}
+
+static void build(size_t size)
+{
+    for (size_t i = 0; i < TOTAL / size; i++) {
+        CHECK((blocks[i] = malloc(size)) != NULL);
+        for (size_t at = 0; at < size; at += PAGE) ((char *)blocks[i])[at] = 1;
+        ((char *)blocks[i])[size - 1] = 1;
+    }
+}
+
+static void tear_down(size_t size)
+{
+    for (size_t i = 0; i < TOTAL / size; i++) free(blocks[i]);
+}
+
+/* From the third time on what is built up again is still there. */
+static void cycles(size_t size)
+{
+    long pages = TOTAL / PAGE;
+    memset(blocks, 1, sizeof blocks);
+    for (int cycle = 0; cycle < 8; cycle++) {
+        long before = faults();
+        build(size);
+        tear_down(size);
+        long faulted = faults() - before;
+        if (cycle >= 3) CHECK(faulted <= pages / 50);
+    }
+}
+
+static void *sleep_on(void *unused)
+{
+    free(malloc(100));
+    pause();
+    return unused;
+}
+
+static void start_another(void)
+{
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, sleep_on, NULL) == 0);
+}
+
+static const size_t sizes[] = {1000, 20000, 60000, 1000000, 5000000, 50000000};
+
+static void small_cycles(void) { cycles(sizes[0]), cycles(sizes[1]); }
+static void large_cycles(void) { cycles(sizes[2]), cycles(sizes[3]); }
+static void huge_cycles(void) { cycles(sizes[4]), cycles(sizes[5]); }
+
+static void cycles_beside_a_thread(void)
+{
+    start_another();
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) cycles(sizes[i]);
+}
+
+/* What was proven is gone some seconds after it was used last: the helper's work. */
+static void cycles_end_with_a_helper(void)
+{
+    start_another();
+    memset(blocks, 1, sizeof blocks);
+    size_t before = resident();
+    cycles(1000);
+    cycles(5000000);
+    for (int look = 0; look < 200 && resident() > before + 4 * MIB; look++) usleep(50000);
+    CHECK(resident() <= before + 4 * MIB);
+}
+
+/* One thread: nobody acts while it sleeps, but its next calls do. */
+static void cycles_end_with_the_next_calls(void)
+{
+    memset(blocks, 1, sizeof blocks);
+    size_t before = resident();
+    cycles(1000);
+    CHECK(resident() >= before + TOTAL / 2);
+    sleep(6);
+    for (int i = 0; i < 1000; i++) CHECK((blocks[i] = malloc(1000)) != NULL);
+    for (int i = 0; i < 1000; i++) free(blocks[i]);
+    CHECK(resident() <= before + 12 * MIB);
+}
+
+/* The first time nothing is known, and the options hold. */
+static void first_descent(void)
+{
+    memset(blocks, 1, sizeof blocks);
+    size_t before = resident();
+    build(1000);
+    size_t full = resident() - before;
+    for (size_t i = 0; i < TOTAL / 1000; i++) {
+        free(blocks[i]);
+        if (i % 1000 == 0) {
+            size_t live = full - full / (TOTAL / 1000) * i;
+            CHECK(resident() - before <= live + live / 100 * 12 + 6 * MIB);
+        }
+    }
+}
+
+/* Random medium and large blocks, 100 MiB of them all the time. */
+static void random_blocks(void)
+{
+    enum { SLOTS = 2048, LIMIT = 100 << 20 };
+    static char *held[SLOTS];
+    static size_t sizes_held[SLOTS];
+    uint64_t state = 88172645463325252;
+    size_t live = 0, before = resident();
+    for (long turn = 0; turn < 60000; turn++) {
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        size_t slot = state % SLOTS, size = (size_t)4096 << state / SLOTS % 11;
+        size += state / SLOTS / 11 % size;
+        live -= sizes_held[slot];
+        free(held[slot]);
+        held[slot] = NULL, sizes_held[slot] = 0;
+        if (live + size > LIMIT) continue;
+        CHECK((held[slot] = malloc(size)) != NULL);
+        sizes_held[slot] = size;
+        live += size;
+        memset(held[slot], 1, size);
+        if (turn % 500 == 0) CHECK(resident() - before <= LIMIT / 2 * 3);
+    }
+}
+
+MAIN(CASE(small_cycles), CASE(large_cycles), CASE(huge_cycles), CASE(cycles_beside_a_thread),
+     CASE(cycles_end_with_a_helper), CASE(cycles_end_with_the_next_calls), CASE(first_descent), CASE(random_blocks))

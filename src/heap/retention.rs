@@ -1,0 +1,385 @@
+//! How much memory may stay resident though it is free: one rule for slices and huge blocks, by amount and by age.
+//!
+//! By amount it is what the options say: a share of the live bytes, and some bytes more. A program that builds up and tears
+//! down again and again is live in hardly anything at times, and would purge and fault all of its memory in each cycle. So
+//! a height of use can be *proven*: by rising to it again after having fallen. The options apply to the proven height where
+//! that is higher than what is live, and what lies between the two may stay besides:
+//!
+//! > live + free and resident <= height + share of height + some bytes, where height is the larger of live and proven
+//!
+//! Where the process may not have much more, half of that is the limit.
+//!
+//! The first descent of a program proves nothing, so nothing is kept for it. Use that stays about the same proves only
+//! itself. A cycle is proven by its second ascent, and neither purges nor faults from the third on.
+//!
+//! A proof is believed for a while after use was there last, for at least twice as long as it stayed away before, and then
+//! fades. What is dirty and was not needed between two ticks of the helper goes as well, but for what is proven. Where there is no
+//! helper (one thread), the slow paths look at the clock while anything is held on a proof; a process that makes no call at
+//! all any more keeps what it had proven last.
+//!
+//! All figures are hints: of threads that look at the same time one may overwrite what the other has noted, and the next look
+//! notes it again.
+
+use super::Allocator;
+use super::local::Heap;
+use super::settings::Settings;
+use crate::base::SLICE;
+use crate::const_unless_model;
+use crate::pal::Platform;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+/// Milliseconds between two steps in which a proof fades.
+const STEP_MS: u64 = 100;
+/// Milliseconds for which a proof is believed: at least, and at most.
+const HOLD_MS: u64 = 1_000;
+const MOST_HOLD_MS: u64 = 4_000;
+/// A step takes one part in so many of what is proven and not used any more, and at least so many bytes.
+const FADE_PARTS: usize = 4;
+const FADE_LEAST: usize = 1 << 20;
+/// The same for the crest, which costs nothing to remember.
+const CREST_PARTS: usize = 32;
+/// A tick gives back one part in so many of what was not needed since the last, and at least so many bytes.
+const AGE_PARTS: usize = 4;
+const AGE_LEAST: usize = 16 * SLICE;
+
+/// What is known of the heights of use, in bytes that slabs and blocks hold.
+pub struct Retention {
+    /// Highest use so far. Fades slowly.
+    crest: AtomicUsize,
+    /// Lowest use since the crest.
+    trough: AtomicUsize,
+    /// Height to which use has risen again after having fallen from the crest. Fades when use stays away.
+    proven: AtomicUsize,
+    /// Highest use since the last proof was looked for.
+    high_water: AtomicUsize,
+    /// Least that was free and resident since the last tick: so much was not needed for that long.
+    low_water: AtomicUsize,
+    /// Milliseconds on the clock: when use was last near the proven height, and to when fading was reckoned.
+    reached: AtomicU64,
+    faded: AtomicU64,
+    /// Milliseconds for which use stayed away at most before it came back, twice.
+    hold: AtomicU64,
+    /// Whether more is free and resident than the options would allow without a proof.
+    held: AtomicBool,
+}
+
+fn get(figure: &AtomicUsize) -> usize {
+    // Relaxed, here and below: figures, see the head of this file.
+    figure.load(Ordering::Relaxed)
+}
+
+fn set(figure: &AtomicUsize, value: usize) {
+    figure.store(value, Ordering::Relaxed);
+}
+
+impl Retention {
+    const_unless_model! {
+        /// Nothing is proven.
+        pub(super) fn new() -> Retention {
+            Retention {
+                crest: AtomicUsize::new(0),
+                trough: AtomicUsize::new(0),
+                proven: AtomicUsize::new(0),
+                high_water: AtomicUsize::new(0),
+                low_water: AtomicUsize::new(0),
+                reached: AtomicU64::new(0),
+                faded: AtomicU64::new(0),
+                hold: AtomicU64::new(0),
+                held: AtomicBool::new(false),
+            }
+        }
+    }
+
+    /// How much of the `dirty` bytes that are free and resident has to go now, while `live` bytes are in use. `now` is asked
+    /// for the time in milliseconds only if it matters.
+    pub fn excess(&self, settings: &Settings, live: usize, dirty: usize, now: impl FnOnce() -> u64) -> usize {
+        self.low_water.fetch_min(dirty, Ordering::Relaxed);
+        if get(&self.high_water) < live {
+            set(&self.high_water, live);
+        }
+        let left = settings.memory_left(live) / 2;
+        if dirty <= settings.dirty_limit(live).min(left) {
+            if self.is_held() {
+                self.held.store(false, Ordering::Relaxed);
+            }
+            return 0;
+        }
+        self.look(settings, live, now());
+        let height = get(&self.proven).max(live);
+        let limit = settings.dirty_limit(height);
+        let most = (height - live + limit).min(left);
+        if dirty <= most {
+            self.held.store(true, Ordering::Relaxed);
+            return 0;
+        }
+        // Half of what the options allow stays unused, so that the next purge is not due at once.
+        dirty - (most - limit.min(most) / 2)
+    }
+
+    /// One tick of the helper: how many of the `dirty` bytes have not been needed for so long that they go.
+    pub fn aged(&self, settings: &Settings, live: usize, dirty: usize, now: u64) -> usize {
+        self.look(settings, live, now);
+        let unused = self.low_water.swap(dirty, Ordering::Relaxed).min(dirty);
+        let old = unused.saturating_sub(get(&self.proven).saturating_sub(live));
+        old.div_ceil(AGE_PARTS).max(AGE_LEAST).min(old)
+    }
+
+    /// Whether use has fallen below a height to which it will rise again, as far as is known.
+    fn expects_rise(&self, settings: &Settings, live: usize, now: u64) -> bool {
+        self.look(settings, live, now);
+        get(&self.proven) > live
+    }
+
+    /// Whether more stays than the options would allow without a proof: then the clock is to be looked at.
+    pub fn is_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Looks how far use has come since the last look, and lets fade what was proven too long ago.
+    fn look(&self, settings: &Settings, live: usize, now: u64) {
+        let top = self.high_water.swap(live, Ordering::Relaxed).max(live);
+        let (crest, trough) = (get(&self.crest), get(&self.trough));
+        // Less than that may be dirty without a proof: a fall by less is none.
+        let fallen = |height: usize| height.saturating_sub(trough) > settings.dirty_limit(height);
+        let risen = top.min(crest);
+        if fallen(risen) && risen > get(&self.proven) {
+            set(&self.proven, risen);
+        }
+        set(&self.crest, crest.max(top));
+        set(&self.trough, if top > crest { live } else { trough.min(live) });
+        let proven = get(&self.proven);
+        let away = now.saturating_sub(self.reached.load(Ordering::Relaxed));
+        let hold = self.hold.load(Ordering::Relaxed).max(HOLD_MS);
+        if top >= proven - proven / 8 {
+            self.reached.store(now, Ordering::Relaxed);
+            if away <= MOST_HOLD_MS {
+                self.hold.store((2 * away).clamp(hold, MOST_HOLD_MS), Ordering::Relaxed);
+            }
+        }
+        self.fade(top, now, away.saturating_sub(hold) / STEP_MS);
+    }
+
+    /// Lets fade what is known, to `floor`: the proven height by at most `late` steps.
+    fn fade(&self, floor: usize, now: u64, late: u64) {
+        let before = self.faded.load(Ordering::Relaxed);
+        let steps = now.saturating_sub(before) / STEP_MS;
+        // Of threads that look at the same time one reckons.
+        if steps == 0
+            || self.faded.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
+        {
+            return;
+        }
+        let faded = |height: usize, floor: usize, parts: usize, steps: u64| {
+            let step = |above: usize| above.saturating_sub((above / parts).max(FADE_LEAST));
+            floor + (0..steps.min(256)).fold(height.saturating_sub(floor), |above, _| step(above))
+        };
+        let proven = get(&self.proven);
+        if proven > floor && late > 0 {
+            set(&self.proven, faded(proven, floor, FADE_PARTS, steps.min(late)));
+            self.hold.store(0, Ordering::Relaxed);
+        }
+        let floor = floor.max(get(&self.proven));
+        set(&self.crest, faded(get(&self.crest), floor, CREST_PARTS, steps));
+    }
+}
+
+impl<P: Platform> Allocator<P> {
+    /// Bytes that slabs and blocks hold.
+    fn live_bytes(&self) -> usize {
+        self.arenas().claimed_slices() * SLICE + self.huge().live_bytes()
+    }
+
+    /// Bytes that are free and may be resident.
+    fn dirty_bytes(&self) -> usize {
+        self.arenas().dirty_slices() * SLICE + self.huge().kept_bytes()
+    }
+
+    /// How much of what is free and resident may not stay, if `more` bytes become so.
+    pub(super) fn excess(&self, more: usize) -> usize {
+        let now = || self.space().os().now_ms();
+        self.retention.excess(self.settings(), self.live_bytes(), self.dirty_bytes() + more, now)
+    }
+
+    /// Whether free memory that is resident is likely to be wanted again.
+    pub(super) fn is_wanted_again(&self) -> bool {
+        let now = self.space().os().now_ms();
+        self.retention.expects_rise(self.settings(), self.live_bytes(), now)
+    }
+
+    /// Gives back what may not stay.
+    pub(super) fn bound_dirty(&self, heap: &Heap) {
+        self.give_back_some(heap, self.excess(0));
+    }
+
+    /// Gives back what has not been needed for long.
+    pub(super) fn age_dirty(&self, heap: &Heap) {
+        let now = self.space().os().now_ms();
+        let old = self.retention.aged(self.settings(), self.live_bytes(), self.dirty_bytes(), now);
+        self.give_back_some(heap, old);
+    }
+
+    fn give_back_some(&self, heap: &Heap, bytes: usize) {
+        // Huge blocks first: one call gives back much.
+        let left = self.huge().shrink_kept(self, bytes);
+        self.arenas().purge(self, heap, left.div_ceil(SLICE));
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    /// A program whose free memory is purged when, and only when, it has to be.
+    struct Program {
+        settings: Settings,
+        retention: Retention,
+        live: usize,
+        dirty: usize,
+        now: u64,
+        faulted: usize,
+    }
+
+    impl Program {
+        fn new() -> Program {
+            let (settings, retention) = (Settings::new(), Retention::new());
+            Program { settings, retention, live: 0, dirty: 0, now: 5_000, faulted: 0 }
+        }
+
+        fn bound(&mut self) {
+            let excess = self.retention.excess(&self.settings, self.live, self.dirty, || self.now);
+            assert!(excess <= self.dirty);
+            self.dirty -= excess;
+        }
+
+        /// Goes to `live` MiB, a MiB at a time.
+        fn go(&mut self, live: usize) -> usize {
+            let before = self.faulted;
+            while self.live > live * MIB {
+                self.live -= MIB;
+                self.dirty += MIB;
+                self.bound();
+            }
+            while self.live < live * MIB {
+                self.live += MIB;
+                if self.dirty >= MIB {
+                    self.dirty -= MIB;
+                } else {
+                    self.faulted += MIB;
+                    self.bound();
+                }
+            }
+            (self.faulted - before) / MIB
+        }
+
+        /// Lets the helper tick for that long.
+        fn idle(&mut self, ms: u64) {
+            for _ in 0..ms / 100 {
+                self.now += 100;
+                let old = self.retention.aged(&self.settings, self.live, self.dirty, self.now);
+                assert!(old <= self.dirty);
+                self.dirty -= old;
+            }
+        }
+    }
+
+    #[test]
+    fn a_first_descent_keeps_what_the_options_say() {
+        let mut program = Program::new();
+        program.go(1_000);
+        for live in (0..1_000).rev() {
+            program.go(live);
+            assert!(program.dirty <= program.settings.dirty_limit(program.live));
+        }
+        assert!(program.dirty >= 2 * MIB);
+    }
+
+    #[test]
+    fn a_cycle_faults_twice_and_no_more() {
+        for period in [0, 10, 900, 1_800] {
+            let mut program = Program::new();
+            let faults = [(); 6].map(|()| {
+                let faulted = program.go(200);
+                program.now += period / 2;
+                program.go(0);
+                program.now += period / 2;
+                faulted
+            });
+            assert!(faults[0] == 200 && faults[1] >= 190, "{faults:?}");
+            assert_eq!(faults[2..], [0; 4], "with a period of {period} ms");
+        }
+    }
+
+    #[test]
+    fn what_is_live_and_dirty_stays_below_the_proven_height_and_its_share() {
+        let mut program = Program::new();
+        for height in [200, 190, 210, 205, 180, 230] {
+            program.go(height);
+            program.go(10);
+            let most = 230 * MIB + program.settings.dirty_limit(230 * MIB);
+            assert!(program.live + program.dirty <= most);
+        }
+        // Half as high, then nothing: the height that was proven was another one.
+        let mut program = Program::new();
+        for height in [200, 100] {
+            program.go(height);
+            program.go(0);
+        }
+        assert!(program.dirty <= 100 * MIB + program.settings.dirty_limit(100 * MIB));
+    }
+
+    #[test]
+    fn use_that_stays_the_same_proves_nothing_but_itself() {
+        let mut program = Program::new();
+        for turn in 0..1_000 {
+            program.go(if turn % 2 == 0 { 200 } else { 185 });
+            // Free memory of a kind that does not fit.
+            program.dirty += 3 * MIB;
+            program.bound();
+            assert!(program.live + program.dirty <= 200 * MIB + program.settings.dirty_limit(200 * MIB));
+        }
+    }
+
+    #[test]
+    fn a_proof_is_believed_for_a_while_and_fades() {
+        let mut program = Program::new();
+        for _ in 0..4 {
+            program.go(200);
+            program.go(0);
+        }
+        program.idle(900);
+        assert_eq!(program.go(200), 0);
+        program.go(0);
+        program.idle(6_000);
+        assert!(program.dirty <= 4 * MIB, "{} MiB after six seconds", program.dirty / MIB);
+        program.idle(2_000);
+        assert_eq!(program.dirty, 0);
+    }
+
+    #[test]
+    fn without_a_helper_the_next_look_lets_a_proof_fade() {
+        let mut program = Program::new();
+        for _ in 0..4 {
+            program.go(200);
+            program.go(0);
+        }
+        assert!(program.retention.is_held() && program.dirty >= 200 * MIB);
+        program.now += 10_000;
+        program.bound();
+        assert!(program.dirty <= 4 * MIB);
+    }
+
+    #[test]
+    fn a_process_that_may_not_have_more_keeps_less() {
+        let mut program = Program::new();
+        program.settings.set_memory(220 * MIB);
+        for _ in 0..4 {
+            program.go(200);
+            for live in (0..200).rev() {
+                program.go(live);
+                assert!(program.dirty <= 110 * MIB - program.live / 2);
+            }
+        }
+    }
+}
