@@ -41,6 +41,7 @@ fn point() {
 unsafe impl Thread for Interrupted {
     type Checks = Checked;
     const GUARDED: bool = true;
+    const ANNOUNCED: bool = false;
 
     fn heap() -> *const Heap {
         point();
@@ -71,8 +72,9 @@ unsafe impl Thread for Interrupted {
     fn holder() -> Holder {
         HOME.with(|home| Holder::new(ptr::from_ref(home).addr()))
     }
-    fn call_at_exit() {
+    fn call_at_exit(_counted: bool) -> bool {
         point();
+        true
     }
 }
 
@@ -109,7 +111,7 @@ fn live(at: usize) -> bool {
     assert_eq!(possessed(), 1);
     free_handlers();
     LEFT.set(left);
-    exit_thread::<Interrupted>();
+    exit_thread::<Interrupted>(true);
     let left = LEFT.replace(NEVER);
     assert!(!is_own(HEAP.get()), "a thread that has exited allocates from a heap that it gave up");
     assert_eq!(possessed(), 0, "a heap is possessed by a thread that has exited");
@@ -132,7 +134,7 @@ fn first_allocation(at: usize) {
             // SAFETY: live blocks, freed once.
             unsafe { raw::free::<Interrupted>(block) };
         }
-        exit_thread::<Interrupted>();
+        exit_thread::<Interrupted>(true);
     });
     other.join().expect("no failure");
     // Takes what the other thread has sent, once its own blocks are used up.
@@ -142,7 +144,7 @@ fn first_allocation(at: usize) {
         unsafe { raw::free::<Interrupted>(block) };
     }
     free_handlers();
-    exit_thread::<Interrupted>();
+    exit_thread::<Interrupted>(true);
 }
 
 #[test]

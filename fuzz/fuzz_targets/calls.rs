@@ -30,6 +30,7 @@ struct Player;
 unsafe impl Thread for Player {
     type Checks = Checked;
     const GUARDED: bool = true;
+    const ANNOUNCED: bool = false;
 
     fn heap() -> *const Heap {
         HEAPS.with(|heaps| heaps[PLAYER.get()].get())
@@ -53,7 +54,9 @@ unsafe impl Thread for Player {
     fn holder() -> Holder {
         Holder::new(1 + PLAYER.get())
     }
-    fn call_at_exit() {}
+    fn call_at_exit(_counted: bool) -> bool {
+        true
+    }
 }
 
 #[derive(Arbitrary, Debug)]
@@ -173,7 +176,7 @@ fuzz_target!(|calls: Vec<Call>| {
             }
             Call::Switch(player) => PLAYER.set(usize::from(player) % PLAYERS),
             Call::Exit { again } => {
-                exit_thread::<Player>();
+                exit_thread::<Player>(true);
                 if again {
                     Player::change_home(Player::home(), ptr::null());
                 }

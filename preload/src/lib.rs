@@ -10,6 +10,7 @@
 //! - `control`: the functions of `specmalloc.h`;
 //! - `loader`: dlopen and dlmopen, whose libraries are to use this malloc, too;
 //! - `glibc`: blocks of the malloc beside this one, and `next`: functions under names that this library takes over;
+//! - `launch`: the functions that make threads, so that a thread's start and end are known;
 //! - `thread`: where a thread keeps its heap, and `raw`: the library's C interface for such threads;
 //! - `errno` and `line`: the error number, and text without allocation.
 //!
@@ -27,6 +28,7 @@ mod control;
 mod errno;
 mod family;
 mod glibc;
+mod launch;
 mod line;
 mod loader;
 mod next;

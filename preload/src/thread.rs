@@ -5,10 +5,11 @@
 //! starts as the address of [`NOBODY`], so that the fast paths need no test for a thread's first allocation.
 
 use core::arch::{asm, global_asm};
+use core::ffi::c_int;
 use core::ffi::c_void;
-use specmalloc::global::{NOBODY, Stray, Thread, exit_thread};
+use specmalloc::global::{ExitKey, Main, NOBODY, Stray, Thread, exit_thread, exit_value, was_counted};
 use specmalloc::heap::{Checked, Heap, Holder};
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// The threads of a preloaded program.
 pub struct PreloadThread;
@@ -103,10 +104,11 @@ fn set<const AT: usize>(value: *const Heap) {
     unsafe { words().byte_add(AT).write_volatile(value) }
 }
 
-// SAFETY: two words of the thread's own, which start as asked; `call_at_exit` may allocate, and is allowed to.
+// SAFETY: two words of the thread's own, which start as asked.
 unsafe impl Thread for PreloadThread {
     type Checks = Checked;
     const GUARDED: bool = true;
+    const ANNOUNCED: bool = true;
 
     #[inline(always)]
     fn heap() -> *const Heap {
@@ -136,38 +138,37 @@ unsafe impl Thread for PreloadThread {
         crate::glibc::block_at(address)
     }
 
-    /// Sets a value for a key whose destructor gives the heap up. Destructors of keys run after those of thread-locals.
-    fn call_at_exit() {
-        // SAFETY: the key exists; any value that is not null will do.
-        let _no_memory =
-            key().map(|key| unsafe { libc::pthread_setspecific(key, (&raw const NOBODY).cast()) });
+    fn call_at_exit(counted: bool) -> bool {
+        EXIT.arm(counted)
     }
-}
 
-extern "C" fn at_exit(_: *mut c_void) {
-    exit_thread::<PreloadThread>();
-}
-
-/// The process's key, made at the first need; `None` if there are no keys left.
-fn key() -> Option<libc::pthread_key_t> {
-    /// The key plus one; zero before it is made.
-    static KEY: AtomicU32 = AtomicU32::new(0);
-    // Acquire: pairs with the Release below; a key is a number, and the C library knows it from its creation on.
-    let made = KEY.load(Ordering::Acquire);
-    if made != 0 {
-        return Some(made - 1);
-    }
-    let mut key = 0;
-    // SAFETY: `key` is written before it is read.
-    if unsafe { libc::pthread_key_create(&mut key, Some(at_exit)) } != 0 {
-        return None;
-    }
-    match KEY.compare_exchange(0, key + 1, Ordering::Release, Ordering::Acquire) {
-        Ok(_) => Some(key),
-        Err(first) => {
-            // SAFETY: made just now and used by nobody.
-            let _deleted = unsafe { libc::pthread_key_delete(key) };
-            Some(first - 1)
+    /// Where the program has left no key: by what destructors of C++ thread-locals are registered with. The first that is
+    /// registered runs last; the destructors of keys come later, and what they allocate is borrowed for.
+    fn call_at_exit_with_locks(counted: bool) -> bool {
+        unsafe extern "C" {
+            fn __cxa_thread_atexit_impl(
+                function: unsafe extern "C" fn(*mut c_void),
+                argument: *mut c_void,
+                object: *const c_void,
+            ) -> c_int;
         }
+        // SAFETY: the function and the address that stands for the object are this library's, which stays in memory.
+        unsafe { __cxa_thread_atexit_impl(at_exit, exit_value(counted), (&raw const EXIT).cast()) == 0 }
     }
+
+    unsafe fn create_thread(
+        thread: *mut libc::pthread_t,
+        attributes: *const libc::pthread_attr_t,
+        main: Main,
+    ) -> c_int {
+        // SAFETY: the caller's.
+        unsafe { crate::launch::create_unseen(thread, attributes, main) }
+    }
+}
+
+/// Made when the library is loaded, while there are keys: see `launch`.
+pub static EXIT: ExitKey = ExitKey::new(at_exit);
+
+unsafe extern "C" fn at_exit(counted: *mut c_void) {
+    exit_thread::<PreloadThread>(was_counted(counted));
 }

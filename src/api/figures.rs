@@ -2,7 +2,7 @@
 
 use super::shared_record::{SharedRecord, VARIABLE};
 use super::statistics::{Bet, Bets, Statistics};
-use crate::global::{Options, Thread, environment, process, with_heap};
+use crate::global::{Options, Thread, environment, process, with_heap_to_free};
 use crate::heap::{Census, Heap};
 use crate::pal::Platform;
 use crate::region::Kind;
@@ -20,7 +20,7 @@ const INTERVAL_MS: u64 = 20;
 /// half done.
 pub fn statistics<T: Thread>() -> Statistics {
     let take = |heap: Option<&Heap>| heap.map(|heap| process().census::<T::Checks>(heap));
-    with_heap::<T, _>(&Options::new(), take).map_or(Statistics::new(), |census| figures(&census))
+    with_heap_to_free::<T, _>(&Options::new(), take).map_or(Statistics::new(), |census| figures(&census))
 }
 
 /// The figures in the layout that is published, with the peaks.

@@ -6,7 +6,7 @@
 
 use super::figures;
 use crate::base::{SLICE, SMALL_MAX, class_of, is_aligned};
-use crate::global::{Stray, Thread, enter_step, is_own, leave_step, process, with_heap};
+use crate::global::{Stray, Thread, enter_step, is_own, leave_step, process, with_heap, with_heap_to_free};
 use crate::heap::{Block, BlockKind, Checks, Freed, Heap, Place, Slab, TABLE_MAX};
 use crate::pal::{Misuse, Platform, broken_contract};
 use core::ptr;
@@ -138,7 +138,7 @@ unsafe fn free_slow<T: Thread>(block: *mut u8) {
         // SAFETY: the caller's: the block is another allocator's to free.
         Err(stray) => return unsafe { free_stray(block, stray) },
     };
-    with_heap::<T, _>(&Options::new(), |heap| match (heap, place) {
+    with_heap_to_free::<T, _>(&Options::new(), |heap| match (heap, place) {
         // SAFETY: the caller's, as far as `place` could not tell; the heap is possessed here.
         (Some(heap), place) => unsafe { process().free::<T::Checks>(heap, block, place) },
         // No memory for a heap: the owner gets the block directly. Anything larger stays where it is.

@@ -2,10 +2,14 @@
 
 use super::figures;
 use super::statistics::Statistics;
-use crate::global::{NOBODY, Options, Thread, exit_thread, process, with_heap};
+use crate::global::{
+    ExitKey, NOBODY, Options, Thread, exit_thread, process, thread_found, was_counted, with_heap,
+    with_heap_to_free,
+};
 use crate::heap::{Block, BlockKind, Checks, Freed, Heap, Holder, Place, Slab};
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::Cell;
+use core::ffi::c_void;
 use core::ptr;
 
 /// The allocator, for a `#[global_allocator]` static.
@@ -31,14 +35,16 @@ pub struct RustThread;
 std::thread_local! {
     static HEAP: Cell<*const Heap> = const { Cell::new(&raw const NOBODY) };
     static HOME: Cell<*const Heap> = const { Cell::new(ptr::null()) };
-    static EXIT: Exit = const { Exit };
 }
 
-struct Exit;
-impl Drop for Exit {
-    fn drop(&mut self) {
-        exit_thread::<RustThread>();
-    }
+/// Destructors of keys run after those of thread-locals, which may allocate and free.
+static EXIT: ExitKey = ExitKey::new(at_exit);
+
+/// At the end of a thread. Where no lock of the C library's is held, so the helper may be started, should it not have been
+/// when the threads that are left began.
+unsafe extern "C" fn at_exit(counted: *mut c_void) {
+    exit_thread::<RustThread>(was_counted(counted));
+    crate::global::start_helper::<RustThread>();
 }
 
 #[cfg(debug_assertions)]
@@ -50,6 +56,7 @@ type RustChecks = crate::heap::Trusting;
 unsafe impl Thread for RustThread {
     type Checks = RustChecks;
     const GUARDED: bool = false;
+    const ANNOUNCED: bool = false;
 
     #[inline(always)]
     fn heap() -> *const Heap {
@@ -74,9 +81,8 @@ unsafe impl Thread for RustThread {
     fn holder() -> Holder {
         HOME.with(|home| Holder::new(ptr::from_ref(home).addr()))
     }
-    fn call_at_exit() {
-        // An error means that the thread is past its destructors: the heap stays with it until the process ends.
-        let _exiting = EXIT.try_with(|_| ());
+    fn call_at_exit(counted: bool) -> bool {
+        EXIT.arm(counted)
     }
 }
 
@@ -164,7 +170,8 @@ impl SpecMalloc {
     #[inline(never)]
     unsafe fn free_slow(&self, block: *mut u8, layout: Layout) {
         let place = self.place(block, layout);
-        with_heap::<RustThread, _>(&self.options, |heap| match (heap, place) {
+        let is_first = RustThread::home().is_null();
+        with_heap_to_free::<RustThread, _>(&self.options, |heap| match (heap, place) {
             // SAFETY: the block is the caller's; the heap is possessed here.
             (Some(heap), place) => unsafe { process().free::<RustChecks>(heap, block, place) },
             // SAFETY: as above; an owner is a heap, and lives forever.
@@ -174,6 +181,12 @@ impl SpecMalloc {
             },
             (None, _) => {}
         });
+        if is_first {
+            // Where the helper is started must hold nothing of the C library's: an allocation may be inside
+            // `dl_iterate_phdr`, whose lock a `dlclose` in another thread takes after the one that `pthread_create` takes.
+            // But a thread that begins by a free is one that std has just started: it frees the closure that it was given.
+            thread_found::<RustThread>();
+        }
         figures::pulse::<RustThread>();
     }
 

@@ -4,7 +4,7 @@
 //! call no handlers and other libraries' handlers may allocate before ours, by a word in memory that the kernel wipes in
 //! the child (MADV_WIPEONFORK), which the slow paths look at. The parent does nothing and waits for nobody.
 
-use super::thread::Thread;
+use super::thread::{Thread, is_here};
 use super::{helper, process};
 use crate::heap::Holder;
 use crate::pal::{Access, Platform};
@@ -15,8 +15,15 @@ use core::ptr;
 /// One in the process that wrote it, zero in a child that has not noticed yet. Null where the kernel cannot wipe.
 static WITNESS: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
 
-/// The function that tells which thread this is: set by whoever installs the hooks.
+/// The [`Own`] of whichever kind of thread the process has, once one is armed.
 static OWN: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+
+/// Tells which thread the calling one is, and whether it has begun and not ended.
+type Own = fn() -> (Holder, bool);
+
+fn own<T: Thread>() -> (Holder, bool) {
+    (T::holder(), is_here::<T>())
+}
 
 const MADV_WIPEONFORK: libc::c_int = 18;
 
@@ -37,12 +44,19 @@ pub(super) fn prepare() {
     }
 }
 
-/// Registers the handler for children. Allocates.
-pub(super) fn install<T: Thread>() {
-    // Relaxed: read by the child of this process, which has one thread.
-    OWN.store(T::holder as *mut (), Ordering::Relaxed);
+/// Registers the handler for children: when the library is loaded, for that takes locks and allocates.
+pub(super) fn install() {
     // SAFETY: the handler is a function of this library, which is never unloaded while it is in use.
     let _no_memory = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+}
+
+/// Remembers what kind of threads the process has. Before one of them has a heap.
+pub(super) fn learn<T: Thread>() {
+    let function = own::<T> as Own as *mut ();
+    // Relaxed (both): read by the child of this process, which has one thread.
+    if OWN.load(Ordering::Relaxed) != function {
+        OWN.store(function, Ordering::Relaxed);
+    }
 }
 
 extern "C" fn in_child() {
@@ -71,8 +85,8 @@ fn tidy(word: &AtomicU32) {
     if own.is_null() {
         return;
     }
-    // SAFETY: `install` stored a function of this type.
-    let own = unsafe { core::mem::transmute::<*mut (), fn() -> Holder>(own) };
+    // SAFETY: `learn` stored a function of this type.
+    let own = unsafe { core::mem::transmute::<*mut (), Own>(own) };
     // A handler that forked in the middle of this would have its child do all of it, and return to the rest.
     let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
     // SAFETY: each set is initialised by the call before its first use. The witness was wiped, so this is a child, and its
@@ -80,8 +94,9 @@ fn tidy(word: &AtomicU32) {
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
-        process().child_after_fork(own());
-        helper::forget();
+        let (thread, is_counted) = own();
+        process().child_after_fork(thread);
+        helper::forget(is_counted);
         libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
     }
 }

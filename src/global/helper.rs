@@ -1,24 +1,37 @@
 //! The helper thread: gives memory back by age in a process that has several threads anyway.
 //!
-//! Never started before the program's own second thread allocates; all signals blocked; asleep without a timer when nothing
-//! is left to give back. It ends when no other thread has a heap: a process whose threads have all ended, the first one by
-//! `pthread_exit`, is over when the last is gone, and the C library counts this one, too.
+//! Never started before the program's own second thread, and only where nothing is held: by whoever makes a thread, when
+//! it is made, never by malloc or free, for `pthread_create` takes locks that a caller of those may hold. All signals
+//! blocked; the policy and the processors that the process had when it was loaded, not those of whoever came second;
+//! asleep without a timer when nothing is left to give back. It possesses no heap and borrows one for each tick. It ends
+//! when one thread of the program is left: see [`HelperState`](crate::heap::HelperState).
 
 use super::process;
-use super::thread::{Thread, with_heap};
-use crate::sync::atomic::{AtomicBool, Ordering, fence};
+use super::thread::{EXITED, Thread, with_heap};
+use crate::pal::Platform;
+use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering, fence};
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::ptr;
 
 /// Milliseconds between two ticks while there is something to give back.
 const TICK_MS: u32 = 100;
+/// Milliseconds that the helper stays when one thread is left: one that comes soon finds it.
+const LINGER_MS: u32 = 20;
 /// Bytes of stack: what the C library calls at the end of a process, if this is the last thread, has to fit in, too.
 const STACK: usize = 256 << 10;
+/// Words of a set of processors, for 1,024 of them.
+const CPU_WORDS: usize = 1024 / usize::BITS as usize;
 
 /// Whether the options allow a helper.
 static ALLOWED: AtomicBool = AtomicBool::new(true);
-static STARTED: AtomicBool = AtomicBool::new(false);
+/// Whether the helper is to end without waiting for another thread to come.
+static DISMISSED: AtomicBool = AtomicBool::new(false);
+/// The kernel's number of the helper, zero before it runs.
+static NUMBER: AtomicI32 = AtomicI32::new(0);
+/// The processors that the process might use when it was loaded, and how many bytes of that the kernel told.
+static PROCESSORS: [AtomicUsize; CPU_WORDS] = [const { AtomicUsize::new(0) }; CPU_WORDS];
+static PROCESSORS_BYTES: AtomicUsize = AtomicUsize::new(0);
 
 /// Allows the helper or not. One that runs stops at its next tick.
 pub(super) fn allow(allowed: bool) {
@@ -33,41 +46,42 @@ pub(super) fn is_allowed() -> bool {
     ALLOWED.load(Ordering::Relaxed)
 }
 
-/// A thread has got its heap, which is not the process's first: starts the helper unless there is one.
-pub(super) fn thread_attached<T: Thread>(is_first: bool) {
-    // Orders the possession of the heap before the look whether there is a helper. Partner: the fence in `run`.
-    fence(Ordering::SeqCst);
-    if !is_first {
-        start::<T>();
+/// Notes the processors of the process. When it is loaded.
+pub(super) fn note_processors() {
+    let mut words = [0usize; CPU_WORDS];
+    // SAFETY: the kernel writes at most so many bytes of `words`.
+    let told =
+        unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, size_of_val(&words), words.as_mut_ptr()) };
+    for (noted, word) in PROCESSORS.iter().zip(words) {
+        // Relaxed: read by a thread that is made later.
+        noted.store(word, Ordering::Relaxed);
+    }
+    // Relaxed: as above.
+    PROCESSORS_BYTES.store(usize::try_from(told).unwrap_or(0), Ordering::Relaxed);
+}
+
+/// A thread of the program is about to be made.
+pub(super) fn thread_begins() {
+    process().helper().thread_begins();
+}
+
+/// A thread of the program has ended, or did not come to be.
+pub(super) fn thread_ends() {
+    process().helper().thread_ends(process().bell(), process().space().os());
+}
+
+/// Starts the helper if one is wanted and there is none. Only where no lock of the C library can be held.
+pub(super) fn start<T: Thread>() {
+    if is_allowed() && process().helper().starts() {
+        // Relaxed: the helper writes it, which is made after this.
+        NUMBER.store(0, Ordering::Relaxed);
+        if !spawn::<T>() {
+            process().helper().failed();
+        }
     }
 }
 
-/// A thread has given its heap up.
-pub(super) fn thread_exited() {
-    if is_alone() {
-        process().stir();
-    }
-}
-
-/// Whether no thread but the helper has a heap.
-fn is_alone() -> bool {
-    // Ordered by the fences of `Allocator::give_up`, `Bell::doze` and `run`.
-    process().pool().has_one_possessor_at_most()
-}
-
-/// Starts the helper unless there is one.
-fn start<T: Thread>() {
-    // Relaxed: elects one thread.
-    if !is_allowed() || STARTED.load(Ordering::Relaxed) || STARTED.swap(true, Ordering::Relaxed) {
-        return;
-    }
-    if !spawn(run::<T>) {
-        // Relaxed: the next thread may try again.
-        STARTED.store(false, Ordering::Relaxed);
-    }
-}
-
-fn spawn(main: extern "C" fn(*mut c_void) -> *mut c_void) -> bool {
+fn spawn<T: Thread>() -> bool {
     let (mut attributes, mut all, mut before) =
         (MaybeUninit::uninit(), MaybeUninit::uninit(), MaybeUninit::uninit());
     let mut thread = MaybeUninit::uninit();
@@ -82,7 +96,7 @@ fn spawn(main: extern "C" fn(*mut c_void) -> *mut c_void) -> bool {
         libc::pthread_attr_setdetachstate(attributes.as_mut_ptr(), libc::PTHREAD_CREATE_DETACHED);
         // Fails where static TLS needs more than that: then the default size serves.
         let _default = libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), STACK);
-        let created = libc::pthread_create(thread.as_mut_ptr(), attributes.as_ptr(), main, ptr::null_mut());
+        let created = T::create_thread(thread.as_mut_ptr(), attributes.as_ptr(), run::<T>);
         libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
         libc::pthread_attr_destroy(attributes.as_mut_ptr());
         created == 0
@@ -90,45 +104,97 @@ fn spawn(main: extern "C" fn(*mut c_void) -> *mut c_void) -> bool {
 }
 
 extern "C" fn run<T: Thread>(_: *mut c_void) -> *mut c_void {
-    // SAFETY: the name is a string of less than 16 characters.
-    unsafe { libc::prctl(libc::PR_SET_NAME, c"specmalloc".as_ptr()) };
+    // It possesses no heap, ever.
+    T::change_home(ptr::null(), EXITED);
+    settle_in();
     loop {
         process().settings().set_helper(true);
         help::<T>();
         process().settings().set_helper(false);
-        // Relaxed: the fence orders it before the look. Partner: the fence in `thread_attached`: either that thread starts
-        // another helper, or we see it and go on.
-        STARTED.store(false, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        // Relaxed: elects one helper.
-        if !is_allowed() || is_alone() || STARTED.swap(true, Ordering::Relaxed) {
+        with_heap::<T, _>(&super::Options::new(), |heap| {
+            heap.map(|heap| process().leave_alone::<T::Checks>(heap))
+        });
+        if process().helper().ends(is_allowed) {
             return ptr::null_mut();
+        }
+    }
+}
+
+/// Takes a name, the policy of an ordinary thread and the processors of the process. What the system refuses stays as it
+/// was inherited.
+fn settle_in() {
+    let ordinary = libc::sched_param { sched_priority: 0 };
+    // Relaxed: noted before there was a second thread.
+    let words: [usize; CPU_WORDS] = core::array::from_fn(|word| PROCESSORS[word].load(Ordering::Relaxed));
+    let bytes = PROCESSORS_BYTES.load(Ordering::Relaxed);
+    // SAFETY: the name is a string of less than 16 characters; the others are read for as long as they say.
+    unsafe {
+        // Relaxed: read by those who wait for the helper's end.
+        NUMBER.store(libc::syscall(libc::SYS_gettid) as i32, Ordering::Relaxed);
+        libc::prctl(libc::PR_SET_NAME, c"specmalloc".as_ptr());
+        libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_OTHER, &raw const ordinary);
+        if bytes > 0 {
+            libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, words.as_ptr());
         }
     }
 }
 
 /// Gives memory back until nobody needs that any more.
 fn help<T: Thread>() {
+    let (helper, bell, os) = (process().helper(), process().bell(), process().space().os());
+    // Whether a thread that came since the last but one was left would have been seen.
+    let mut lingered = false;
     loop {
         // Without memory for a heap there is more to do, later.
         let more = with_heap::<T, _>(&super::Options::new(), |heap| {
             heap.is_none_or(|heap| process().tick::<T::Checks>(heap))
         });
-        if is_alone() || !is_allowed() {
+        if !is_allowed() || helper.is_alone() && (lingered || is_dismissed()) {
             return;
         }
-        let (bell, os) = (process().bell(), process().space().os());
-        if more {
+        lingered = helper.is_alone();
+        if lingered {
+            bell.linger(os, LINGER_MS);
+        } else if more {
             bell.pause(os, TICK_MS);
         } else {
-            bell.doze(os, || is_alone() || process().has_idle_memory());
+            helper.sleeps(bell, os, || !is_allowed() || process().has_idle_memory());
         }
     }
 }
 
-/// In the child of a fork: there is no helper.
-pub(super) fn forget() {
+fn is_dismissed() -> bool {
+    // Relaxed: a hint to hurry.
+    DISMISSED.load(Ordering::Relaxed)
+}
+
+/// Ends the helper if one thread of the program is left, and waits until the kernel knows it no more: before a call that
+/// fails in a process of several threads. Not from malloc and free.
+pub(super) fn dismiss() {
+    let (helper, os) = (process().helper(), process().space().os());
+    // Relaxed: as in `is_dismissed`.
+    DISMISSED.store(true, Ordering::Relaxed);
+    while helper.is_alone() && helper.is_present() {
+        process().bell().shake(os);
+        os.yield_now();
+    }
+    // Relaxed: as above.
+    DISMISSED.store(false, Ordering::Relaxed);
+    // Pairs with the full fence of the last heap that the helper gave up: who sees it absent sees its number.
+    fence(Ordering::Acquire);
+    // Relaxed: ordered by the fence.
+    let number = NUMBER.load(Ordering::Relaxed);
+    // SAFETY: no signal is sent: the kernel only looks whether the process has such a thread.
+    let lives = || unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), number, 0) } == 0;
+    while helper.is_alone() && number != 0 && lives() {
+        os.yield_now();
+    }
+}
+
+/// In the child of a fork: there is no helper, and one thread of the program.
+pub(super) fn forget(is_counted: bool) {
     process().settings().set_helper(false);
+    process().helper().child_after_fork(is_counted.into());
     // Relaxed: the child has one thread.
-    STARTED.store(false, Ordering::Relaxed);
+    NUMBER.store(0, Ordering::Relaxed);
 }

@@ -3,13 +3,18 @@
 //! May import everything below. A process has one allocator, [`process`]; which heap a thread uses is kept wherever its
 //! [`Thread`] type says: in a `thread_local!` of a Rust program, or in an initial-exec variable of the preload library.
 
+mod exit;
 mod fork;
 mod helper;
 mod options;
 mod thread;
 
+pub use exit::{ExitKey, exit_value, was_counted};
 pub use options::{OptionError, Options, get_option, honours_deepbind, set_option};
-pub use thread::{NOBODY, Stray, Thread, enter_step, exit_thread, is_own, leave_step, with_heap};
+pub use thread::{
+    Main, NOBODY, Stray, Thread, begin_process, begin_thread, dismiss_helper, enter_step, exit_thread,
+    is_own, leave_step, start_helper, thread_found, thread_made, with_heap, with_heap_to_free,
+};
 
 use crate::heap::Allocator;
 use crate::pal::{Linux, Platform};
@@ -46,12 +51,16 @@ fn start(options: &Options) {
     }
 }
 
-/// Whether the hooks that need a working malloc are due, and takes the duty to install them.
-fn take_hooks_duty() -> bool {
-    static INSTALLED: AtomicU32 = AtomicU32::new(0);
-    // Relaxed: elects one thread.
-    INSTALLED.swap(1, Ordering::Relaxed) == 0
+/// When the program, or the library that this is a part of, is loaded: what takes locks of the C library, which the caller
+/// of a malloc or free may hold.
+extern "C" fn loaded() {
+    fork::install();
+    helper::note_processors();
 }
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static LOADED: extern "C" fn() = loaded;
 
 /// The value of an environment variable, read in place: nothing is allocated. `None` in setuid programs.
 pub fn environment(name: &CStr) -> Option<&'static CStr> {

@@ -3,15 +3,25 @@
 //! The thread's *heap* pointer is what the fast paths read. Whenever they must not run it points to a heap that is always
 //! empty and owns nothing, so that they need no test: to [`NOBODY`] before the thread has a heap and after it has exited,
 //! and (guarded threads) to [`BUSY`] while it is in the middle of a step, so that a signal handler that mallocs there takes
-//! the slow path. The *home* pointer is the heap that the thread possesses, null before, [`EXITED`] after.
+//! the slow path. The *home* pointer is the heap that the thread possesses, null or [`ARMED`] before, [`EXITED`] after.
+//!
+//! A thread possesses a heap only if it is known that it will give it up: it is *armed* first, that is, its exit is hooked.
+//! The preload library arms each thread as it starts. So a thread that ends without having allocated is known to have
+//! exited, too, when the C library frees what it had: such calls, the last of all, borrow a heap for the operation. A
+//! thread that was not announced is armed by its first allocation, not by a free, which may be one of those.
+//!
+//! Whatever runs here may be in the middle of a malloc or free inside the C library, which may hold any lock of its own;
+//! so nothing here takes one. What does, registering handlers and making threads, is done when the library is
+//! loaded ([`super::loaded`]) and where a thread is made ([`thread_made`]).
 //!
 //! A handler may attach the thread between the look at the heap pointer and the step, which then ends with NOBODY put back:
 //! NOBODY with a home means just that, and the slow path puts the home back in its place.
 
-use super::{Options, fork, helper, process, start, take_hooks_duty};
+use super::{Options, fork, helper, process, start};
 use crate::heap::{Checks, Heap, Holder};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::signal_fence;
-use core::ffi::c_void;
+use core::ffi::{c_int, c_void};
 use core::ptr;
 
 /// The heap of a thread that has none: empty lists, owner of no slab. Never written.
@@ -26,7 +36,7 @@ pub fn is_own(heap: *const Heap) -> bool {
     !ptr::eq(heap, &raw const NOBODY) && !ptr::eq(heap, &raw const BUSY)
 }
 
-/// Stands for "exited" as a home.
+/// Stands for "exited" as a home: the thread borrows a heap for each operation.
 pub(super) const EXITED: *const Heap = ptr::without_provenance(1);
 
 /// A block of another allocator in the process that has been given to this one.
@@ -38,16 +48,24 @@ pub struct Stray {
     pub free: Option<unsafe extern "C" fn(*mut c_void)>,
 }
 
+/// Stands for "has no heap yet, and may possess one" as a home.
+const ARMED: *const Heap = ptr::without_provenance(2);
+
+/// The main function of a thread.
+pub type Main = extern "C" fn(*mut c_void) -> *mut c_void;
+
 /// Where a thread keeps its heap, and how much it trusts its callers.
 ///
 /// # Safety
 /// `heap` and `home` answer what was last set by the same thread; `heap` starts as [`NOBODY`], `home` as null. No two threads
-/// have the same `holder` at the same time. None of the functions allocates.
+/// have the same `holder` at the same time. None of the functions allocates, but for those that say so.
 pub unsafe trait Thread: 'static {
     /// Which checks the paths make.
     type Checks: Checks;
     /// Whether a signal handler may allocate in the middle of an allocation.
     const GUARDED: bool;
+    /// Whether the program's threads are announced ([`thread_made`], [`begin_thread`]). Then others are not counted.
+    const ANNOUNCED: bool;
 
     /// What the fast paths allocate from; never null.
     fn heap() -> *const Heap;
@@ -63,8 +81,25 @@ pub unsafe trait Thread: 'static {
     fn stray(_address: usize) -> Option<Stray> {
         None
     }
-    /// Sees to it that [`exit_thread`] runs when this thread exits. May allocate.
-    fn call_at_exit();
+    /// Sees to it that [`exit_thread`] runs when this thread exits, with the same argument. Answers whether it will. May
+    /// allocate; takes no lock of the C library's.
+    fn call_at_exit(counted: bool) -> bool;
+    /// The same at the start of a thread, where nothing is held: where the other has failed.
+    fn call_at_exit_with_locks(_counted: bool) -> bool {
+        false
+    }
+    /// Makes a thread that nobody counts; zero, or an error number.
+    ///
+    /// # Safety
+    /// As for `pthread_create`.
+    unsafe fn create_thread(
+        thread: *mut libc::pthread_t,
+        attributes: *const libc::pthread_attr_t,
+        main: Main,
+    ) -> c_int {
+        // SAFETY: the caller's.
+        unsafe { libc::pthread_create(thread, attributes, main, ptr::null_mut()) }
+    }
 }
 
 /// Marks the thread as in the middle of a step.
@@ -90,16 +125,25 @@ pub fn leave_step<T: Thread>(heap: *const Heap) {
 /// memory for a heap.
 #[inline(never)]
 pub fn with_heap<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap>) -> R) -> R {
+    with::<T, R, true>(options, body)
+}
+
+/// The same for a free, which is no reason to arm the thread: it may be the last that is heard of it.
+#[inline(never)]
+pub fn with_heap_to_free<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap>) -> R) -> R {
+    with::<T, R, false>(options, body)
+}
+
+#[inline(always)]
+fn with<T: Thread, R, const ARMS: bool>(options: &Options, body: impl FnOnce(Option<&Heap>) -> R) -> R {
     fork::notice();
     let mut heap = T::heap();
     if ptr::eq(heap, &raw const NOBODY) {
         heap = T::home();
-        if heap.is_null() {
+        if heap == ARMED || heap.is_null() && ARMS {
             heap = attach::<T>(options);
-            if heap.is_null() {
-                return body(None);
-            }
-        } else if heap == EXITED {
+        }
+        if heap.is_null() || heap == EXITED {
             return with_borrowed::<T, R>(options, body);
         }
     } else if ptr::eq(heap, &raw const BUSY) {
@@ -126,41 +170,124 @@ fn with_borrowed<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap
     result
 }
 
-/// Gives the calling thread its heap. Null when there is no memory.
+/// Gives the calling thread its heap. Null when there is no memory, or the thread must not possess one.
 #[cold]
 fn attach<T: Thread>(options: &Options) -> *const Heap {
     start(options);
-    let Some(heap) = process().pool().possess_any(process(), T::holder()) else { return ptr::null() };
-    if !T::change_home(ptr::null(), heap) {
+    if T::home().is_null() {
+        arm::<T>(!T::ANNOUNCED);
+    }
+    if T::home() == ARMED {
+        let Some(heap) = process().pool().possess_any(process(), T::holder()) else { return ptr::null() };
+        if T::change_home(ARMED, heap) {
+            T::set_heap(heap);
+            return heap;
+        }
         // A signal handler came in between and attached the thread.
         process().give_up(heap);
-        return T::home();
     }
-    T::set_heap(heap);
-    // From here on the thread allocates like any other, and the hooks may.
-    if take_hooks_duty() {
-        fork::install::<T>();
+    T::home()
+}
+
+/// Hooks the calling thread's exit, unless that was done. The first thread to come here is the process's first: it is
+/// counted, and possesses a heap in any case, for the process ends with it or shortly after.
+fn arm<T: Thread>(counted: bool) {
+    static IS_LATER: AtomicBool = AtomicBool::new(false);
+    if !T::home().is_null() {
+        return;
     }
-    T::call_at_exit();
-    helper::thread_attached::<T>(heap.index() == 0);
-    heap
+    // Relaxed: elects one thread.
+    let is_first = !IS_LATER.load(Ordering::Relaxed) && !IS_LATER.swap(true, Ordering::Relaxed);
+    let counted = counted || is_first;
+    if counted {
+        helper::thread_begins();
+    }
+    if !hook::<T>(counted, T::call_at_exit) && !is_first {
+        exit_thread::<T>(counted);
+    }
+}
+
+/// Makes the thread an armed one if `call_at_exit` can; answers whether it could.
+fn hook<T: Thread>(counted: bool, call_at_exit: fn(bool) -> bool) -> bool {
+    fork::learn::<T>();
+    // Before the hook is set, which may allocate and so come back here. (A handler may have done all of it.)
+    !T::change_home(ptr::null(), ARMED) || call_at_exit(counted)
+}
+
+/// At load, in the first thread: arms it, also if it never allocates.
+pub fn begin_process<T: Thread>() {
+    start(&Options::new());
+    arm::<T>(!T::ANNOUNCED);
+}
+
+/// Makes a thread of the program by `make`, which answers whether it came to be. The helper is started here, if need be:
+/// whoever makes a thread holds nothing that making a thread needs.
+pub fn thread_made<T: Thread, R>(make: impl FnOnce() -> R, is_made: impl FnOnce(&R) -> bool) -> R {
+    // The child of a fork is told before it has a second thread, which could not tell that it is one.
+    fork::notice();
+    helper::thread_begins();
+    let made = make();
+    if is_made(&made) {
+        helper::start::<T>();
+    } else {
+        helper::thread_ends();
+    }
+    made
+}
+
+/// In a thread that was announced by [`thread_made`], before anything else of the program's.
+pub fn begin_thread<T: Thread>() {
+    if !hook::<T>(true, |counted| T::call_at_exit(counted) || T::call_at_exit_with_locks(counted)) {
+        exit_thread::<T>(true);
+    }
+}
+
+/// In a thread that was not announced, where nothing can be held: arms it, and starts the helper if need be.
+pub fn thread_found<T: Thread>() {
+    arm::<T>(true);
+    start_helper::<T>();
+}
+
+/// Starts the helper if need be, where no lock of the C library's can be held.
+pub fn start_helper<T: Thread>() {
+    helper::start::<T>();
 }
 
 /// Gives the calling thread's heap up, without what is empty in it: slabs that hold blocks stay with the heap, for the
-/// next thread that possesses it or frees those blocks. What the thread allocates and frees afterwards goes through borrowed heaps.
-pub fn exit_thread<T: Thread>() {
-    let heap = T::home();
-    if heap.is_null() || heap == EXITED {
-        return;
+/// next thread that possesses it or frees those blocks. What the thread allocates and frees afterwards goes through
+/// borrowed heaps, whether it had one of its own or not.
+pub fn exit_thread<T: Thread>(counted: bool) {
+    fork::notice();
+    let heap = loop {
+        let heap = T::home();
+        if heap == EXITED {
+            return;
+        }
+        // In this order: NOBODY with a home would be taken for the home's. (A handler may attach the thread just before.)
+        if T::change_home(heap, EXITED) {
+            break heap;
+        }
+    };
+    if !heap.is_null() && heap != ARMED {
+        T::set_heap(&raw const NOBODY);
+        // SAFETY: the thread possessed it until here; heaps live forever.
+        let heap = unsafe { &*heap };
+        heap.collect::<T::Checks, _>(process());
+        process().give_up(heap);
     }
-    // In this order: NOBODY with a home would be taken for the home's.
-    if !T::change_home(heap, EXITED) {
-        return;
+    if counted {
+        helper::thread_ends();
     }
-    T::set_heap(&raw const NOBODY);
-    // SAFETY: the thread possessed it until here; heaps live forever.
-    let heap = unsafe { &*heap };
-    heap.collect::<T::Checks, _>(process());
-    process().give_up(heap);
-    helper::thread_exited();
+}
+
+/// Whether the calling thread is one that has begun and not ended.
+pub(super) fn is_here<T: Thread>() -> bool {
+    !T::home().is_null() && T::home() != EXITED
+}
+
+/// Ends the helper if one thread of the program is left, and waits for its end: before a call that fails in a process of
+/// several threads. Not from malloc and free.
+pub fn dismiss_helper() {
+    fork::notice();
+    helper::dismiss();
 }

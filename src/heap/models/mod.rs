@@ -1,6 +1,7 @@
 //! Models of the heap layer, on the real code: a whole [`Allocator`] on the simulated system.
 //!
 //! - `orders` (loom): what a release and an acquire hand over, with few steps and every schedule and stale value.
+//! - `helping` (loom): the helper's life.
 //! - `flows` (shuttle): whole paths of several threads, under schedules drawn at random and by priorities.
 //! - `programs` (shuttle): the same with programs drawn at random, too.
 //! - `arenas` (shuttle): the table of arenas, walked while they come and go.
@@ -15,6 +16,8 @@ mod arenas;
 mod flows;
 #[cfg(shuttle)]
 mod forks;
+#[cfg(loom)]
+mod helping;
 #[cfg(loom)]
 mod orders;
 #[cfg(shuttle)]

@@ -1,0 +1,29 @@
+//! How threads begin and end, and what of the library outlives them.
+
+mod common;
+
+use std::process::Command;
+
+passing_cases! { "lives.c":
+    no_thread_leaves_a_heap,
+    no_thread_leaves_a_heap_where_no_keys_are_left,
+    detached_workers_that_never_allocate,
+    the_helper_comes_and_goes_with_the_threads,
+    the_helper_is_an_ordinary_thread_of_the_process,
+    unshare_after_the_only_thread_was_joined,
+    threads_that_cannot_be_made,
+    small_stacks,
+    children_of_threads,
+}
+
+/// Exceptions, `pthread_exit` and cancellation leave through the first function of a thread.
+#[test]
+fn stacks_are_unwound() {
+    common::run(&mut Command::new(common::compile("unwound.cpp", &[]))).passed();
+}
+
+#[test]
+fn a_library_that_was_closed_stays() {
+    let program = common::compile("loaded_late.c", &[]);
+    common::succeed(Command::new(program).arg(common::library()));
+}

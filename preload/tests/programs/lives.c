@@ -1,0 +1,380 @@
+/* How threads begin and end: every kind of start and exit, with malloc and free at the odd moments of both, and what of the
+   library outlives them. */
+#include "support.h"
+#include "specmalloc.h"
+#include <dirent.h>
+#include <dlfcn.h>
+#include <sched.h>
+#include <threads.h>
+
+static struct specmalloc_statistics figures(void)
+{
+    struct specmalloc_statistics now;
+    size_t (*get)(struct specmalloc_statistics *, size_t) =
+        (size_t(*)(struct specmalloc_statistics *, size_t))dlsym(RTLD_DEFAULT, "specmalloc_get_statistics");
+    CHECK(get != NULL);
+    get(&now, sizeof now);
+    return now;
+}
+
+/* Calls `one` for the number of each thread of this process, and returns how many there are. */
+static int each_thread(void (*one)(int))
+{
+    DIR *tasks = opendir("/proc/self/task");
+    CHECK(tasks != NULL);
+    int count = 0;
+    for (struct dirent *entry; (entry = readdir(tasks)) != NULL;) {
+        if (entry->d_name[0] == '.') continue;
+        count++;
+        if (one != NULL) one(atoi(entry->d_name));
+    }
+    closedir(tasks);
+    return count;
+}
+
+static void is_our_helper(int number, int *found)
+{
+    char path[64], name[32] = "";
+    snprintf(path, sizeof path, "/proc/self/task/%d/comm", number);
+    FILE *file = fopen(path, "r");
+    if (file == NULL) return; /* It has ended meanwhile. */
+    if (fgets(name, sizeof name, file) != NULL && strcmp(name, "specmalloc\n") == 0) *found = number;
+    fclose(file);
+}
+
+static int helper_number;
+static void look_for_helper(int number) { is_our_helper(number, &helper_number); }
+
+/* The number of the library's own thread; waits until there is one. The watchdog ends what waits in vain. */
+static int helper(void)
+{
+    for (helper_number = 0; helper_number == 0; usleep(1000)) each_thread(look_for_helper);
+    return helper_number;
+}
+
+/* ---- Kinds of threads. None of them allocates but where it says so. ---- */
+
+static void *does_nothing(void *argument) { return argument; }
+
+static void *only_frees(void *block)
+{
+    free(block);
+    return NULL;
+}
+
+static void *allocates(void *unused)
+{
+    free(malloc(1000));
+    return unused;
+}
+
+static void *exits(void *argument)
+{
+    pthread_exit(argument);
+}
+
+static void *allocates_and_exits(void *argument)
+{
+    free(malloc(1000));
+    pthread_exit(argument);
+}
+
+static void *is_cancelled(void *argument)
+{
+    for (;;) pause();
+    return argument;
+}
+
+static void *allocates_and_is_cancelled(void *argument)
+{
+    free(malloc(1000));
+    return is_cancelled(argument);
+}
+
+static pthread_key_t key;
+static _Thread_local int rounds_left;
+
+/* Called once in each round of destructors; allocates in the last one asked for. */
+static void late(void *value)
+{
+    if (--rounds_left > 0)
+        CHECK(pthread_setspecific(key, value) == 0);
+    else
+        free(malloc(1000));
+}
+
+static void *allocates_in_round(void *round)
+{
+    rounds_left = (int)(intptr_t)round;
+    CHECK(pthread_setspecific(key, round) == 0);
+    return NULL;
+}
+
+static int c11_allocates(void *unused)
+{
+    (void)unused;
+    free(malloc(1000));
+    return 42;
+}
+
+static void run(void *(*body)(void *), void *argument)
+{
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, body, argument) == 0);
+    if (body == is_cancelled || body == allocates_and_is_cancelled) CHECK(pthread_cancel(thread) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
+/* A thread with a stack of the program's, detached: the C library frees its tables in the thread itself. */
+static void run_detached(void *(*body)(void *), void *argument, int own_stack)
+{
+    enum { STACK = 64 << 10 };
+    static void *stacks[8];
+    static unsigned next;
+    void **stack = &stacks[next++ % 8];
+    pthread_attr_t attributes;
+    CHECK(pthread_attr_init(&attributes) == 0);
+    if (own_stack) {
+        if (*stack == NULL) {
+            *stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            CHECK(*stack != MAP_FAILED);
+        }
+        CHECK(pthread_attr_setstack(&attributes, *stack, STACK) == 0);
+    }
+    CHECK(pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED) == 0);
+    pthread_t thread;
+    CHECK(pthread_create(&thread, &attributes, body, argument) == 0);
+    pthread_attr_destroy(&attributes);
+    while (each_thread(NULL) > 2) sched_yield(); /* This thread, and the library's. */
+}
+
+static void every_kind(int count)
+{
+    for (int i = 0; i < count; i++) {
+        run(does_nothing, NULL);
+        run(only_frees, malloc(100));
+        run(allocates, NULL);
+        run(exits, NULL);
+        run(allocates_and_exits, NULL);
+        run(is_cancelled, NULL);
+        run(allocates_and_is_cancelled, NULL);
+        for (intptr_t round = 1; round <= PTHREAD_DESTRUCTOR_ITERATIONS; round++)
+            run(allocates_in_round, (void *)round);
+        thrd_t c11;
+        int result = 0;
+        CHECK(thrd_create(&c11, c11_allocates, NULL) == thrd_success);
+        CHECK(thrd_join(c11, &result) == thrd_success && result == 42);
+        for (int own_stack = 0; own_stack < 2; own_stack++) {
+            run_detached(does_nothing, NULL, own_stack);
+            run_detached(only_frees, malloc(100), own_stack);
+            run_detached(allocates, NULL, own_stack);
+            run_detached(allocates_in_round, (void *)(intptr_t)4, own_stack);
+        }
+    }
+}
+
+/* At most one thread of the program and the library's at a time, and a thread that has just been joined or has freed
+   its tables: so many heaps, however many threads there were. */
+static void no_thread_leaves_a_heap(void)
+{
+    CHECK(pthread_key_create(&key, late) == 0);
+    every_kind(100);
+    struct specmalloc_statistics now = figures();
+    CHECK(now.threads == 1);
+    CHECK(now.heaps <= 4);
+}
+
+static void no_thread_leaves_a_heap_where_no_keys_are_left(void)
+{
+    CHECK(pthread_key_create(&key, late) == 0);
+    for (pthread_key_t taken; pthread_key_create(&taken, NULL) == 0;) {
+    }
+    every_kind(20);
+    CHECK(figures().threads == 1 && figures().heaps <= 4);
+}
+
+/* ---- The C library's locks ---- */
+
+static volatile long sum;
+
+static void *computes(void *number)
+{
+    long own = 0;
+    for (long i = 0; i < 20000; i++) own += i * (long)(intptr_t)number;
+    __atomic_fetch_add(&sum, own | 1, __ATOMIC_SEQ_CST);
+    return NULL;
+}
+
+/* At their end the C library frees their tables with the lock of its stacks held. */
+static void detached_workers_that_never_allocate(void)
+{
+    pthread_attr_t attributes;
+    CHECK(pthread_attr_init(&attributes) == 0);
+    CHECK(pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED) == 0);
+    for (int round = 0; round < 40; round++) {
+        for (intptr_t i = 0; i < 16; i++) {
+            pthread_t thread;
+            CHECK(pthread_create(&thread, &attributes, computes, (void *)i) == 0);
+        }
+        while (each_thread(NULL) > 2) usleep(1000);
+    }
+}
+
+/* ---- The library's own thread ---- */
+
+static void *sleeps(void *unused)
+{
+    free(malloc(1 << 20));
+    pause();
+    return unused;
+}
+
+static void end(pthread_t thread)
+{
+    CHECK(pthread_cancel(thread) == 0 && pthread_join(thread, NULL) == 0);
+}
+
+static void the_helper_comes_and_goes_with_the_threads(void)
+{
+    for (int i = 0; i < 3; i++) {
+        pthread_t first, second;
+        CHECK(pthread_create(&first, NULL, sleeps, NULL) == 0);
+        CHECK(pthread_create(&second, NULL, sleeps, NULL) == 0);
+        int number = helper();
+        end(first);
+        usleep(150000);
+        CHECK(helper() == number);
+        end(second);
+        while (each_thread(NULL) > 1) usleep(1000);
+    }
+}
+
+static void the_helper_is_an_ordinary_thread_of_the_process(void)
+{
+    cpu_set_t all;
+    CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+    struct sched_param batch = {.sched_priority = 0}, urgent = {.sched_priority = 10};
+    if (sched_setscheduler(0, SCHED_FIFO, &urgent) != 0) CHECK(sched_setscheduler(0, SCHED_BATCH, &batch) == 0);
+    pthread_t other;
+    CHECK(pthread_create(&other, NULL, sleeps, NULL) == 0);
+    int number = helper();
+    cpu_set_t processors;
+    while (sched_getscheduler(number) != SCHED_OTHER) usleep(1000);
+    do {
+        CHECK(sched_getaffinity(number, sizeof processors, &processors) == 0);
+    } while (CPU_COUNT(&processors) != CPU_COUNT(&all) && usleep(1000) == 0);
+    end(other);
+}
+
+/* Fails with EINVAL in a process that has a second thread. */
+static void unshare_after_the_only_thread_was_joined(void)
+{
+    int failed = 0;
+    for (int i = 0; i < 50; i++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            run(allocates, NULL);
+            _exit(unshare(CLONE_NEWUSER) == 0 ? 0 : errno == EINVAL ? 1 : 2);
+        }
+        int status;
+        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+        failed += WEXITSTATUS(status) == 1;
+    }
+    CHECK(failed == 0);
+}
+
+/* A thread that cannot be made is not counted, and nothing of it stays. */
+static void threads_that_cannot_be_made(void)
+{
+    pthread_attr_t attributes;
+    CHECK(pthread_attr_init(&attributes) == 0);
+    CHECK(pthread_attr_setstacksize(&attributes, (size_t)1 << 46) == 0);
+    uint64_t before = figures().live_blocks;
+    for (int i = 0; i < 100; i++) {
+        pthread_t thread;
+        errno = 4711;
+        CHECK(pthread_create(&thread, &attributes, does_nothing, NULL) == EAGAIN && errno == 4711);
+    }
+    CHECK(figures().live_blocks == before);
+    CHECK(each_thread(NULL) == 1);
+    run(allocates, NULL);
+    while (each_thread(NULL) > 1) usleep(1000);
+}
+
+/* ---- Stacks ---- */
+
+static void *looks_at_its_stack(void *expected)
+{
+    pthread_attr_t attributes;
+    void *stack;
+    size_t size;
+    char here;
+    CHECK(pthread_getattr_np(pthread_self(), &attributes) == 0);
+    CHECK(pthread_attr_getstack(&attributes, &stack, &size) == 0);
+    pthread_attr_destroy(&attributes);
+    CHECK(expected == NULL || stack == expected);
+    CHECK((char *)stack <= &here && &here < (char *)stack + size);
+    return NULL;
+}
+
+static void small_stacks(void)
+{
+    size_t size = (size_t)sysconf(_SC_THREAD_STACK_MIN);
+    void *stack = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(stack != MAP_FAILED);
+    for (int i = 0; i < 20; i++) {
+        pthread_attr_t attributes;
+        pthread_t thread;
+        CHECK(pthread_attr_init(&attributes) == 0);
+        CHECK((i % 2 ? pthread_attr_setstack(&attributes, stack, size) : pthread_attr_setstacksize(&attributes, size)) == 0);
+        CHECK(pthread_create(&thread, &attributes, i % 4 < 2 ? allocates : does_nothing, NULL) == 0);
+        CHECK(pthread_join(thread, NULL) == 0);
+        CHECK(pthread_create(&thread, &attributes, looks_at_its_stack, i % 2 ? stack : NULL) == 0);
+        CHECK(pthread_join(thread, NULL) == 0);
+        pthread_attr_destroy(&attributes);
+    }
+}
+
+/* ---- Forks ---- */
+
+static void *forks(void *depth)
+{
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child > 0) {
+        int status;
+        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        return NULL;
+    }
+    alarm(120);
+    /* This thread is the child's first and only one. */
+    run(allocates, NULL);
+    pthread_t other;
+    CHECK(pthread_create(&other, NULL, sleeps, NULL) == 0);
+    helper();
+    end(other);
+    while (each_thread(NULL) > 1) usleep(1000);
+    if ((intptr_t)depth > 0) run(forks, (void *)((intptr_t)depth - 1));
+    free(malloc(100));
+    /* The process is over when its last thread is. */
+    pthread_exit(NULL);
+}
+
+static void children_of_threads(void)
+{
+    pthread_t other;
+    CHECK(pthread_create(&other, NULL, sleeps, NULL) == 0);
+    helper();
+    for (int i = 0; i < 5; i++) run(forks, (void *)(intptr_t)3);
+    end(other);
+}
+
+MAIN(CASE(no_thread_leaves_a_heap), CASE(no_thread_leaves_a_heap_where_no_keys_are_left),
+     CASE(detached_workers_that_never_allocate), CASE(the_helper_comes_and_goes_with_the_threads),
+     CASE(the_helper_is_an_ordinary_thread_of_the_process), CASE(unshare_after_the_only_thread_was_joined),
+     CASE(threads_that_cannot_be_made), CASE(small_stacks), CASE(children_of_threads))

@@ -1,0 +1,113 @@
+//! Whether there is a helper thread, and how many threads of the program there are for it to help.
+//!
+//! A helper is wanted while two threads of the program or more are there. It must not outlive them: a process of one
+//! thread may do what one of several may not, and one whose first thread has left by `pthread_exit` is over with its
+//! last, which the C library knows by counting all threads, the helper, too.
+//!
+//! Two races must not happen. A thread begins while the helper ends: each side writes, passes a full fence, and reads
+//! what the other writes, so either the thread sees that there is no helper any more and starts one, or the helper sees
+//! the thread in its second look and stays. And the last but one ends while the helper falls asleep without a timer: the
+//! thread is gone from the count before it rings, and the helper looks at the count in its last look before it sleeps
+//! (see `bell`).
+
+use super::Bell;
+use crate::const_unless_model;
+use crate::pal::Platform;
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{full_fence, seeded};
+
+const ABSENT: u32 = 0;
+const PRESENT: u32 = 1;
+
+/// The count of the program's threads, and whether there is a helper.
+pub struct HelperState {
+    /// Threads of the program that have begun and not ended.
+    threads: AtomicU32,
+    /// [`PRESENT`] from before a helper is started until it has decided to end.
+    state: AtomicU32,
+}
+
+impl HelperState {
+    const_unless_model! {
+        /// No threads, no helper.
+        pub(super) fn new() -> HelperState {
+            HelperState { threads: AtomicU32::new(0), state: AtomicU32::new(ABSENT) }
+        }
+    }
+
+    /// A thread of the program begins.
+    pub fn thread_begins(&self) {
+        // Relaxed: the fence orders it before `starts`.
+        self.threads.fetch_add(1, Ordering::Relaxed);
+        // Partner: the fence in `ends`: either a look in `starts` sees that the helper has ended, or it sees this thread.
+        full_fence("heap.thread_begins_fence");
+    }
+
+    /// A thread of the program has ended, or did not come to be. Calls the helper if one thread is left at most.
+    pub fn thread_ends<P: Platform>(&self, bell: &Bell, os: &P) {
+        // Not below zero: in a child of fork a thread may end that the child was not told of.
+        // Relaxed: the fence orders it before the look whether there is a helper, and before the call.
+        let before =
+            self.threads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |threads| threads.checked_sub(1));
+        if before.is_ok_and(|before| before <= 2) && !seeded("heap.thread_ends_silently") {
+            // Partner: the fence in `Bell::doze`: either the helper sees that this thread has ended, or it is called.
+            full_fence("heap.thread_ends_fence");
+            if self.is_present() {
+                bell.call(os);
+            }
+        }
+    }
+
+    /// The helper has nothing to do, unless `is_idle` says that it has: sleeps until somebody rings or calls. Not if it is
+    /// to end.
+    pub fn sleeps<P: Platform>(&self, bell: &Bell, os: &P, is_idle: impl Fn() -> bool) {
+        bell.doze(os, || self.is_alone() && !seeded("heap.helper_sleeps_alone") || is_idle());
+    }
+
+    /// Whether one thread of the program is left at most.
+    pub fn is_alone(&self) -> bool {
+        // Relaxed: ordered by the fences of `ends` and of `Bell::doze`.
+        self.threads.load(Ordering::Relaxed) <= 1
+    }
+
+    /// Whether there is a helper, at this moment.
+    pub fn is_present(&self) -> bool {
+        // Relaxed: ordered by the fence in `thread_begins` where it matters.
+        self.state.load(Ordering::Relaxed) == PRESENT
+    }
+
+    /// Takes the duty to start a helper, if one is wanted and there is none.
+    pub fn starts(&self) -> bool {
+        if self.is_alone() || self.is_present() {
+            return false;
+        }
+        // Relaxed: the fence in `thread_begins` orders the look; the exchange elects one, and carries nothing.
+        self.state.swap(PRESENT, Ordering::Relaxed) == ABSENT || seeded("heap.helper_starts_twice")
+    }
+
+    /// The helper could not be started: whoever comes next may try again.
+    pub fn failed(&self) {
+        // Relaxed: nothing is read but the word.
+        self.state.swap(ABSENT, Ordering::Relaxed);
+    }
+
+    /// The helper means to end: it does, unless it is wanted again by now. Answers whether it ends.
+    pub fn ends(&self, is_allowed: impl Fn() -> bool) -> bool {
+        // Relaxed: the fence orders it before the second look.
+        self.state.swap(ABSENT, Ordering::Relaxed);
+        if seeded("heap.helper_ends_blind") {
+            return true;
+        }
+        // Partner: the fence in `thread_begins`.
+        full_fence("heap.helper_ends_fence");
+        // Who begins meanwhile may have started another.
+        !(is_allowed() && self.starts())
+    }
+
+    /// In the child of a fork: there is no helper, and one thread, counted or not.
+    pub fn child_after_fork(&self, threads: u32) {
+        // Relaxed (both): the child has one thread.
+        self.threads.store(threads, Ordering::Relaxed);
+        self.state.store(ABSENT, Ordering::Relaxed);
+    }
+}
