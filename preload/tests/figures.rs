@@ -7,6 +7,7 @@ use std::process::Command;
 passing_cases! { "figures.c":
     mallinfo2_follows,
     mallinfo2_counts_large_blocks,
+    mallinfo2_follows_realloc,
     mallinfo_does_not_wrap,
     malloc_trim_gives_back,
     mallopt_parameters,

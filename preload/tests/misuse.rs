@@ -32,8 +32,9 @@ dying_cases! { "double free of ", "":
     double_free_other_then_owner,
     double_free_other_then_other,
     double_free_after_the_owner_exited,
-    double_free_by_realloc,
     double_free_aligned,
+    free_sized_twice,
+    double_free_of_a_whole_slab,
     double_free_while_cancelled,
     double_free_with_the_signal_blocked,
     double_free_with_the_signal_ignored,
@@ -47,17 +48,40 @@ fn a_handler_that_does_it_again_is_the_end() {
     assert_eq!((outcome.code, outcome.signal), (None, Some(libc::SIGABRT)));
 }
 
+dying_cases! { "invalid realloc of ", ": the block is free":
+    realloc_of_a_freed_block,
+}
+
+dying_cases! { "invalid malloc_usable_size of ", ": the block is free":
+    usable_size_of_a_freed_block,
+}
+
 dying_cases! { "invalid free of ", ": not the start of a block":
     interior,
     interior_unaligned,
     interior_medium,
     interior_large,
     interior_huge,
-    interior_by_realloc,
     never_allocated,
 }
 
-dying_cases! { "invalid free of ", ": not from this allocator":
+dying_cases! { "invalid realloc of ", ": not the start of a block":
+    interior_by_realloc,
+}
+
+dying_cases! { "invalid malloc_usable_size of ", ": not the start of a block":
+    usable_size_of_the_middle,
+}
+
+dying_cases! { "invalid free of ", ": no live block is there":
+    never_allocated_in_a_free_slice,
+}
+
+dying_cases! { "invalid realloc of ", ": no live block is there":
+    inside_a_freed_huge_block,
+}
+
+dying_cases! { "invalid free of ", ": not in the memory of this allocator":
     foreign_stack,
     foreign_static,
     foreign_code,
@@ -65,10 +89,18 @@ dying_cases! { "invalid free of ", ": not from this allocator":
     foreign_heap_segment,
     foreign_low,
     foreign_high,
+    double_free_after_its_arena_has_gone,
+}
+
+dying_cases! { "invalid realloc of ", ": not in the memory of this allocator":
     foreign_by_realloc,
 }
 
-dying_cases! { "invalid free of ", ": the size is not the block's":
+dying_cases! { "invalid malloc_usable_size of ", ": not in the memory of this allocator":
+    usable_size_of_nothing,
+}
+
+dying_cases! { "invalid free_sized of ", ": the size is not the block's":
     wrong_size,
 }
 

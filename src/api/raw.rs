@@ -8,7 +8,7 @@ use super::figures;
 use crate::base::{SLICE, SMALL_MAX, class_of, is_aligned};
 use crate::global::{Stray, Thread, enter_step, is_own, leave_step, process, with_heap, with_heap_to_free};
 use crate::heap::{Block, BlockKind, Checks, Freed, Heap, Place, Slab, TABLE_MAX};
-use crate::pal::{Misuse, Platform, broken_contract};
+use crate::pal::{Call, Misuse, Platform, broken_contract};
 use core::ptr;
 
 pub use crate::global::{OptionError, Options, get_option, honours_deepbind, set_option};
@@ -120,7 +120,7 @@ unsafe fn free_slow<T: Thread>(block: *mut u8) {
             let key = Block::key(block, unsafe { (*heap).secret() });
             // SAFETY: the slab is open, and the block one of its.
             if T::Checks::ON && unsafe { Block::is_free(block, key) } {
-                broken_contract(Misuse::DoubleFree, address);
+                broken_contract(Misuse::DoubleFree, Call::Free, address);
             }
             if ptr::eq(owner, heap) {
                 // A block of a slab that the heap owns but does not find by one load.
@@ -133,7 +133,7 @@ unsafe fn free_slow<T: Thread>(block: *mut u8) {
             return leave_step::<T>(heap);
         }
     }
-    let place = match find::<T>(block) {
+    let place = match find::<T>(Call::Free, block) {
         Ok(place) => place,
         // SAFETY: the caller's: the block is another allocator's to free.
         Err(stray) => return unsafe { free_stray(block, stray) },
@@ -153,13 +153,13 @@ unsafe fn free_slow<T: Thread>(block: *mut u8) {
 }
 
 /// Finds what holds the block, here or in another allocator; for any other pointer ends the process with a message.
-fn find<T: Thread>(block: *mut u8) -> Result<Place, Stray> {
+fn find<T: Thread>(call: Call, block: *mut u8) -> Result<Place, Stray> {
     let address = block.expose_provenance();
     match process().place(address) {
         Ok(place) => Ok(place),
         Err(misuse) => match T::stray(address).filter(|_| misuse == Misuse::Foreign) {
             Some(stray) => Err(stray),
-            None => broken_contract(misuse, address),
+            None => broken_contract(misuse, call, address),
         },
     }
 }
@@ -229,7 +229,7 @@ pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
     if block.is_null() {
         return malloc::<T>(size);
     }
-    let place = match find::<T>(block) {
+    let place = match find::<T>(Call::Realloc, block) {
         Ok(place) => place,
         // SAFETY: the caller hands over the block, which is another allocator's to free.
         Err(stray) => unsafe {
@@ -238,23 +238,24 @@ pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
     };
     let usable = place.usable();
     // A block that fits and wastes less than half stays. (A block of a slab has no smaller form worth a copy below 64.)
-    if size <= usable && (size >= usable / 2 || usable <= 64) && !matches!(place, Place::Huge(_)) {
-        return block;
-    }
+    let fits = size <= usable && (size >= usable / 2 || usable <= 64);
     let stays = match (place, BlockKind::of(size, 1)) {
-        (Place::Large(_), BlockKind::Large) | (Place::Huge(_), BlockKind::Huge) => {
-            with_heap::<T, _>(&Options::new(), |heap| {
-                // SAFETY: the heap is possessed here, the block is the caller's, the kinds agree.
-                heap.and_then(|heap| unsafe { process().resize(heap, place, size, page_aligned(block)) })
-            })
-        }
-        _ => None,
+        (Place::Slab(_), _) => fits.then_some(block),
+        // A large block that stays is told its size, too.
+        (Place::Large(_), kind) if kind != BlockKind::Large && !fits => None,
+        (Place::Huge(_), kind) if kind != BlockKind::Huge => None,
+        _ => with_heap::<T, _>(&Options::new(), |heap| {
+            // SAFETY: the heap is possessed here, the block is the caller's, the kinds agree or the block fits.
+            heap.and_then(|heap| unsafe { process().resize(heap, place, size, page_aligned(block)) })
+        }),
     };
     if let Some(stays) = stays {
         return stays;
     }
     // SAFETY: the caller hands over the block.
-    unsafe { move_to::<T>(block, usable, size, |block| free::<T>(block)) }
+    let moved = unsafe { move_to::<T>(block, usable, size, |block| free::<T>(block)) };
+    // Without memory for a smaller one, this one will do.
+    if moved.is_null() && size <= usable { block } else { moved }
 }
 
 /// A block of `size` bytes with what the one at `block`, which holds `usable` bytes, begins with; that one is freed. Null
@@ -288,12 +289,12 @@ fn page_aligned(block: *mut u8) -> usize {
 /// # Safety
 /// `block` is null or a live block of this allocator.
 pub unsafe fn usable_size<T: Thread>(block: *mut u8) -> usize {
-    if block.is_null() { 0 } else { usable::<T>(block) }
+    if block.is_null() { 0 } else { usable::<T>(Call::UsableSize, block) }
 }
 
 /// Bytes that the block, which is not null, can hold.
-fn usable<T: Thread>(block: *mut u8) -> usize {
-    find::<T>(block).map_or_else(|stray| stray.usable, |place| place.usable())
+fn usable<T: Thread>(call: Call, block: *mut u8) -> usize {
+    find::<T>(call, block).map_or_else(|stray| stray.usable, |place| place.usable())
 }
 
 /// The heap that the block goes home to: a number, or `None` for large and huge blocks and foreign pointers. Any pointer may
@@ -313,8 +314,8 @@ pub fn heap_of<T: Thread>(block: *const u8) -> Option<usize> {
 /// # Safety
 /// As for [`free`].
 pub unsafe fn free_sized<T: Thread>(block: *mut u8, size: usize) {
-    if T::Checks::ON && !block.is_null() && size > usable::<T>(block) {
-        broken_contract(Misuse::SizeMismatch, block.addr());
+    if T::Checks::ON && !block.is_null() && size > usable::<T>(Call::FreeSized, block) {
+        broken_contract(Misuse::SizeMismatch, Call::FreeSized, block.addr());
     }
     // SAFETY: the caller's.
     unsafe { free::<T>(block) }

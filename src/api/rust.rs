@@ -148,7 +148,7 @@ impl SpecMalloc {
         }
         match process().place(address) {
             Ok(place) => place,
-            Err(misuse) => crate::pal::broken_contract(misuse, address),
+            Err(misuse) => crate::pal::broken_contract(misuse, crate::pal::Call::Free, address),
         }
     }
 

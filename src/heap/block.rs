@@ -6,7 +6,7 @@
 //! it is free already. The tag is cleared when the block is handed out. A program that overwrites either word by
 //! accident matches with probability 2^-64.
 
-use crate::pal::{Misuse, broken_contract};
+use crate::pal::{Call, Misuse, broken_contract};
 use crate::sync::Cell;
 
 /// Whether the paths verify what the caller hands in and what free blocks carry. One process uses one of the two:
@@ -82,7 +82,7 @@ impl Block {
         // SAFETY: the caller's.
         match unsafe { Block::next::<C>(block, secret) } {
             Some(next) => next,
-            None => broken_contract(Misuse::WriteAfterFree, block.addr()),
+            None => broken_contract(Misuse::WriteAfterFree, Call::Free, block.addr()),
         }
     }
 

@@ -11,7 +11,7 @@
 use super::Allocator;
 use super::local::Heap;
 use crate::base::{align_down, align_up, is_aligned};
-use crate::pal::{Errno, Misuse, Platform, broken_contract};
+use crate::pal::{Call, Errno, Misuse, Platform, broken_contract};
 use crate::region::{Kind, Region};
 use crate::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{acquire, release, seeded};
@@ -166,7 +166,7 @@ impl Huge {
     /// Frees the block of `region`, which the caller holds.
     pub fn free<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, region: &'static Region) {
         if !self.take_in(region) {
-            broken_contract(Misuse::DoubleFree, region.base());
+            broken_contract(Misuse::DoubleFree, Call::Free, region.base());
         }
         if !self.keep(from, region) {
             let _retired = from.space().retire_region(region);
@@ -354,7 +354,7 @@ impl Huge {
             from.space().count_split(longer);
             // Not kept: what is kept is counted by the pages that it saves, and it has hardly any.
             if !self.take_in(region) {
-                broken_contract(Misuse::DoubleFree, region.base());
+                broken_contract(Misuse::DoubleFree, Call::Free, region.base());
             }
             let _retired = from.space().retire_region(region);
             from.space().reap(Some(heap.slot()));

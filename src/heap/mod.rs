@@ -41,7 +41,7 @@ pub use slab::{Freed, Slab, Standing, Usage};
 use crate::base::{GRANULE, SLICE, class_info, class_of_aligned};
 use crate::const_unless_model;
 use crate::index::{Coarse, Space};
-use crate::pal::{Misuse, Platform, broken_contract};
+use crate::pal::{Call, Misuse, Platform, broken_contract};
 use crate::rcu::ReaderSlot;
 use crate::region::{Prefer, Region};
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -182,7 +182,7 @@ impl<P: Platform> Allocator<P> {
     ///
     /// # Safety
     /// The caller possesses `heap` and the block that `place` was found for; both sizes are of kind [`BlockKind::Large`]
-    /// or both of kind [`BlockKind::Huge`].
+    /// or both of kind [`BlockKind::Huge`], or the block is large and can hold `size` bytes.
     pub unsafe fn resize(&self, heap: &Heap, place: Place, size: usize, align: usize) -> Option<*mut u8> {
         match place {
             Place::Slab(_) => None,
@@ -257,7 +257,7 @@ impl<P: Platform> Allocator<P> {
         match self.space.index().lookup_coarse(address) {
             Coarse::Region(region) => region,
             // The caller holds a part of the arena: only a corrupted record can lead here.
-            Coarse::Nothing | Coarse::Unsure => broken_contract(Misuse::Interior, address),
+            Coarse::Nothing | Coarse::Unsure => broken_contract(Misuse::Interior, Call::Free, address),
         }
     }
 

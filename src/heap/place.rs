@@ -70,12 +70,15 @@ impl<P: Platform> Allocator<P> {
             return Err(Misuse::Foreign);
         }
         match region.kind() {
-            Kind::Huge if used_of(region) == 0 => Err(Misuse::DoubleFree),
-            Kind::Huge if address == region.base() => Ok(Place::Huge(region)),
-            Kind::Huge => Err(Misuse::Interior),
+            Kind::Huge => match (used_of(region), address == region.base()) {
+                (0, true) => Err(Misuse::DoubleFree),
+                (0, false) => Err(Misuse::Nothing),
+                (_, true) => Ok(Place::Huge(region)),
+                (_, false) => Err(Misuse::Interior),
+            },
             Kind::Arena => {
                 if address - region.base() < SLICE || address - region.base() >= region.len() {
-                    return Err(Misuse::Interior);
+                    return Err(Misuse::Nothing);
                 }
                 let record = Slab::of(address);
                 // SAFETY: the address lies in a slice of an arena; its record is readable, whatever it says.
@@ -105,8 +108,9 @@ impl<P: Platform> Allocator<P> {
                 }
                 Ok(Place::Slab(slab))
             }
-            // Nothing lives in a free slice: what did was freed before.
-            Usage::Free => Err(Misuse::DoubleFree),
+            // The record of a run's first slice still tells where the blocks were, all of which have been freed.
+            Usage::Free if slab.is_block(offset) => Err(Misuse::DoubleFree),
+            Usage::Free => Err(Misuse::Nothing),
             _ => Err(Misuse::Interior),
         }
     }

@@ -163,6 +163,9 @@ impl Slab {
         self.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
         self.shared.slices.store(slices, Ordering::Relaxed);
         self.shared.requested.store(requested, Ordering::Relaxed);
+        // One block, at the start: so that it is known when it is freed again after the run was closed.
+        self.shared.reciprocal.store(1, Ordering::Relaxed);
+        self.shared.limit.store(1, Ordering::Relaxed);
         self.shared.usage.store(Usage::Large as u32, Ordering::Relaxed);
     }
 

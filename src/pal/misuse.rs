@@ -4,14 +4,17 @@
 
 use super::report::{end_process, to_stderr};
 
-/// How the program broke the contract.
+/// How the program broke the contract. Each says no more than what is known: what is said about an address is true of
+/// every way in which the program can have come by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misuse {
-    /// A block was freed that is free already.
+    /// A block started there, and was freed.
     DoubleFree,
-    /// An address inside this allocator's memory that is not the start of a block.
+    /// An address inside a live block, or beside all blocks of a slab, that is not the start of one.
     Interior,
-    /// An address that is not this allocator's.
+    /// An address inside this allocator's memory where nothing lives: not now, and nothing is known of what did.
+    Nothing,
+    /// An address outside this allocator's memory: it was never inside, or the memory has been given back since.
     Foreign,
     /// A free block was written to.
     WriteAfterFree,
@@ -19,15 +22,36 @@ pub enum Misuse {
     SizeMismatch,
 }
 
+/// The function that the program called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// `free`, `operator delete` and all that does the same.
+    Free,
+    /// `free_sized` and `free_aligned_sized`.
+    FreeSized,
+    /// `realloc` and `reallocarray`.
+    Realloc,
+    /// `malloc_usable_size`.
+    UsableSize,
+}
+
 impl Misuse {
     /// The words before and after the address.
-    const fn words(self) -> (&'static str, &'static str) {
-        match self {
-            Misuse::DoubleFree => ("double free of ", ""),
-            Misuse::Interior => ("invalid free of ", ": not the start of a block"),
-            Misuse::Foreign => ("invalid free of ", ": not from this allocator"),
-            Misuse::WriteAfterFree => ("memory written after free at ", ""),
-            Misuse::SizeMismatch => ("invalid free of ", ": the size is not the block's"),
+    const fn words(self, call: Call) -> (&'static str, &'static str) {
+        let invalid = match call {
+            Call::Free => "invalid free of ",
+            Call::FreeSized => "invalid free_sized of ",
+            Call::Realloc => "invalid realloc of ",
+            Call::UsableSize => "invalid malloc_usable_size of ",
+        };
+        match (self, call) {
+            (Misuse::DoubleFree, Call::Free | Call::FreeSized) => ("double free of ", ""),
+            (Misuse::DoubleFree, _) => (invalid, ": the block is free"),
+            (Misuse::Interior, _) => (invalid, ": not the start of a block"),
+            (Misuse::Nothing, _) => (invalid, ": no live block is there"),
+            (Misuse::Foreign, _) => (invalid, ": not in the memory of this allocator"),
+            (Misuse::WriteAfterFree, _) => ("memory written after free at ", ""),
+            (Misuse::SizeMismatch, _) => (invalid, ": the size is not the block's"),
         }
     }
 }
@@ -38,11 +62,11 @@ const LONGEST: usize = 128;
 /// Writes `specmalloc: <what> 0x<address>` to standard error and aborts.
 #[cold]
 #[inline(never)]
-pub fn broken_contract(misuse: Misuse, address: usize) -> ! {
+pub fn broken_contract(misuse: Misuse, call: Call, address: usize) -> ! {
     // A checker reports a failed model by a panic, and goes on to the next.
     #[cfg(any(loom, shuttle))]
     if true {
-        panic!("{misuse:?} at {address:#x}");
+        panic!("{misuse:?} at {address:#x} by {call:?}");
     }
     let mut line = [0u8; LONGEST];
     let mut len = 0;
@@ -52,7 +76,7 @@ pub fn broken_contract(misuse: Misuse, address: usize) -> ! {
             len += 1;
         }
     };
-    let (before, after) = misuse.words();
+    let (before, after) = misuse.words(call);
     put(b"specmalloc: ");
     put(before.as_bytes());
     put(b"0x");

@@ -17,7 +17,7 @@ mod report;
 pub mod simulated;
 
 pub use linux::Linux;
-pub use misuse::{Misuse, broken_contract};
+pub use misuse::{Call, Misuse, broken_contract};
 pub use report::{end_process, to_stderr};
 
 use crate::sync::atomic::AtomicU32;

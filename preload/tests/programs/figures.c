@@ -57,6 +57,24 @@ static void mallinfo2_counts_large_blocks(void)
     CHECK(mallinfo2().hblks == before.hblks);
 }
 
+/* A block that grows or shrinks where it is counts for what was asked for last. */
+static void mallinfo2_follows_realloc(void)
+{
+    static const size_t sizes[] = {100 * KIB, 127 * KIB, 128 * KIB, 66 * KIB, 64 * KIB, 40 * KIB, 32 * KIB,
+                                   3 * MIB, 3 * MIB - 5, 2 * MIB, 5 * MIB, 9 * MIB, 6 * MIB, 40 * MIB};
+    struct mallinfo2 before = mallinfo2();
+    char *block = malloc(70 * KIB);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        CHECK((block = realloc(block, sizes[i])) != NULL);
+        struct mallinfo2 now = mallinfo2();
+        size_t expected = sizes[i] > 4 * MIB ? (sizes[i] + 4095) / 4096 * 4096 : sizes[i];
+        CHECK(now.hblks == before.hblks + 1 && now.hblkhd == before.hblkhd + expected);
+    }
+    CHECK((block = realloc(block, 100)) != NULL);
+    CHECK(mallinfo2().hblks == before.hblks && mallinfo2().hblkhd == before.hblkhd);
+    free(block);
+}
+
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
 static void mallinfo_does_not_wrap(void)
 {
@@ -245,7 +263,7 @@ static void malloc_stats_while_cancelled(void)
     CHECK(printed && result == PTHREAD_CANCELED);
 }
 
-MAIN(CASE(malloc_stats_while_cancelled), CASE(mallinfo2_follows), CASE(mallinfo2_counts_large_blocks), CASE(mallinfo_does_not_wrap),
+MAIN(CASE(malloc_stats_while_cancelled), CASE(mallinfo2_follows), CASE(mallinfo2_counts_large_blocks), CASE(mallinfo2_follows_realloc), CASE(mallinfo_does_not_wrap),
      CASE(malloc_info_document), CASE(malloc_stats_lines), CASE(malloc_trim_gives_back), CASE(mallopt_parameters),
      CASE(trim_threshold_bounds_free_memory), CASE(statistics), CASE(heap_of), CASE(options), CASE(options_in_force),
      CASE(usable_size_and_trim))

@@ -88,12 +88,77 @@ static void double_free_after_the_owner_exited(void)
     free(opaque(block));
 }
 
-static void double_free_by_realloc(void)
+static void realloc_of_a_freed_block(void)
 {
     void *block = malloc(64);
     blame(block);
     free(block);
     (void)!realloc(opaque(block), 128);
+}
+
+static void usable_size_of_a_freed_block(void)
+{
+    void *keep = malloc(64), *block = malloc(64);
+    CHECK(keep && block);
+    blame(block);
+    free(block);
+    (void)!malloc_usable_size(opaque(block));
+}
+
+static void free_sized_twice(void)
+{
+    void (*sized)(void *, size_t) = (void (*)(void *, size_t))dlsym(RTLD_DEFAULT, "free_sized");
+    void *block = malloc(64);
+    CHECK(sized && block);
+    blame(block);
+    sized(block, 64);
+    sized(opaque(block), 64);
+}
+
+/* The slab goes with the last of its blocks, and its slice is free; what was where is still known. */
+static void double_free_of_a_whole_slab(void)
+{
+    enum { COUNT = 3000 };
+    static void *blocks[COUNT];
+    for (int i = 0; i < COUNT; i++) CHECK((blocks[i] = malloc(500)) != NULL);
+    for (int i = 0; i < COUNT; i++) free(blocks[i]);
+    blame(blocks[COUNT / 2]);
+    free(opaque(blocks[COUNT / 2]));
+}
+
+static void never_allocated_in_a_free_slice(void)
+{
+    char *block = malloc(600 * KIB);
+    CHECK(block);
+    blame(block + 128 * KIB);
+    free(block);
+    free(opaque(block + 128 * KIB));
+}
+
+static void inside_a_freed_huge_block(void)
+{
+    char *block = malloc(8 * MIB);
+    CHECK(block);
+    blame(block + MIB);
+    free(block);
+    (void)!realloc(opaque(block + MIB), 5);
+}
+
+/* A block's arena is unmapped when it is empty: what the pointer was is not known any more. */
+static void double_free_after_its_arena_has_gone(void)
+{
+    enum { COUNT = 64 };
+    static char *blocks[COUNT];
+    unsigned char page;
+    int gone = 0;
+    setvbuf(stdout, NULL, _IONBF, 0); /* its buffer would be a new block, in a new arena at the same place */
+    for (int i = 0; i < COUNT; i++) CHECK((blocks[i] = malloc(600 * KIB)) != NULL);
+    for (int i = 0; i < COUNT; i++) free(blocks[i]);
+    malloc_trim(0);
+    while (gone < COUNT && mincore(blocks[gone], 1, &page) == 0) gone++;
+    CHECK(gone < COUNT);
+    blame(blocks[gone]);
+    free(opaque(blocks[gone]));
 }
 
 static void double_free_aligned(void)
@@ -132,6 +197,13 @@ static void never_allocated(void)
     char *beyond = block + 48 * 1000;
     blame(beyond);
     free(opaque(beyond));
+}
+
+static void usable_size_of_the_middle(void)
+{
+    char *block = malloc(100);
+    blame(block + 16);
+    (void)!malloc_usable_size(opaque(block + 16));
 }
 
 static void foreign_stack(void)
@@ -202,6 +274,12 @@ static void wrong_size(void)
     block = malloc(100);
     blame(block);
     sized(block, 5000);
+}
+
+static void usable_size_of_nothing(void)
+{
+    blame(in_data);
+    (void)!malloc_usable_size(opaque(in_data));
 }
 
 /* The write is seen when the block would be handed out again. */
@@ -294,12 +372,14 @@ static void double_free_in_the_handler_too(void)
     double_free();
 }
 
-MAIN(CASE(double_free_while_cancelled), CASE(double_free_with_the_signal_blocked),
+MAIN(CASE(usable_size_of_a_freed_block), CASE(free_sized_twice), CASE(double_free_of_a_whole_slab),
+     CASE(never_allocated_in_a_free_slice), CASE(inside_a_freed_huge_block), CASE(double_free_after_its_arena_has_gone),
+     CASE(usable_size_of_the_middle), CASE(usable_size_of_nothing), CASE(double_free_while_cancelled), CASE(double_free_with_the_signal_blocked),
      CASE(double_free_with_the_signal_ignored), CASE(double_free_beside_an_abort_that_waits),
      CASE(double_free_in_the_handler_too), CASE(double_free), CASE(double_free_medium), CASE(double_free_large), CASE(double_free_huge), CASE(double_free_without_pages),
      CASE(double_free_with_others_between), CASE(double_free_owner_then_other),
      CASE(double_free_other_then_owner), CASE(double_free_other_then_other),
-     CASE(double_free_after_the_owner_exited), CASE(double_free_by_realloc), CASE(double_free_aligned),
+     CASE(double_free_after_the_owner_exited), CASE(realloc_of_a_freed_block), CASE(double_free_aligned),
      CASE(interior), CASE(interior_unaligned), CASE(interior_medium), CASE(interior_large), CASE(interior_huge),
      CASE(interior_by_realloc), CASE(never_allocated), CASE(foreign_stack), CASE(foreign_static),
      CASE(foreign_code), CASE(foreign_mapping), CASE(foreign_heap_segment), CASE(foreign_low), CASE(foreign_high),
