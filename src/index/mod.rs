@@ -17,6 +17,7 @@
 //! [`Space`] is the front door: it maps regions, publishes, pins, retires and unmaps them.
 
 mod entry;
+mod holes;
 mod page;
 mod placement;
 mod radix;

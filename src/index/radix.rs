@@ -12,7 +12,7 @@
 //! concerned, and mappings that the system places there are refused. The last level counts in 4 KiB whatever the page
 //! size is; with pages of 64 KiB it is never used.
 
-use crate::base::{GRANULE, GRANULE_SLICES, SLICE};
+use crate::base::{GRANULE, GRANULE_SLICES, SLICE, align_up};
 use core::ops::Range;
 
 /// Whether a checker runs: the tree is then small, and the upper bits of an address are ignored.
@@ -30,7 +30,7 @@ pub(super) const PAGE: usize = 4 << 10;
 pub(super) const PAGES: usize = SLICE / PAGE;
 
 /// Bytes that an entry of the root stands for.
-const ROOT_SPAN: usize = GRANULES * GRANULE;
+pub(in crate::index) const ROOT_SPAN: usize = GRANULES * GRANULE;
 
 /// The first address that the index cannot hold.
 pub(super) const LIMIT: usize = if MODEL { 1 << 47 } else { ROOT * ROOT_SPAN };
@@ -53,6 +53,14 @@ impl Level {
             Level::Granule => GRANULE,
             Level::Slice => SLICE,
         }
+    }
+}
+
+/// `len` rounded up to whole entries of the highest level of which it fills one: granules, or entries of the root.
+pub(super) const fn whole(len: usize) -> Option<usize> {
+    match align_up(len, GRANULE) {
+        Some(granules) if granules >= ROOT_SPAN => align_up(granules, ROOT_SPAN),
+        granules => granules,
     }
 }
 

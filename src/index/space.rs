@@ -5,7 +5,8 @@
 //! due of the rest; [`Space::unmap_now`] does all of it and waits.
 
 use super::page::PageNode;
-use super::placement::Placement;
+use super::placement::{Placed, Placement};
+use super::radix::whole;
 use super::tree::Index;
 use crate::base::{GRANULE, SLICE, align_up};
 use crate::pal::{Access, Errno, Platform};
@@ -129,7 +130,7 @@ impl<P: Platform> Space<P> {
 
     /// Maps a region of `len` bytes, readable, writable and zero, at a multiple of `align` (a power of two), with
     /// `reserve` more bytes behind it if there is room for them, and publishes it. `len` and `reserve` are rounded up to
-    /// whole slices; [`Region::len`] is their sum.
+    /// whole slices; [`Region::len`] is their sum, and with a reserve what is left of whole granules, the guard apart.
     ///
     /// An arena lies on a granule and is at most that long; its last page is a guard, so its first and last slice are
     /// never handed out. It is published closed: once its header is written, [`crate::region::SliceMap::reopen`] lets
@@ -180,14 +181,19 @@ impl<P: Platform> Space<P> {
         let sum =
             align_up(len, SLICE).zip(align_up(reserve, SLICE)).and_then(|(len, more)| len.checked_add(more));
         let len = sum.ok_or(Errno(libc::ENOMEM))?;
+        debug_assert!(kind != Kind::Arena || (3 * SLICE..=GRANULE).contains(&len) && align <= GRANULE);
         let (need, guard) = match kind {
             Kind::Arena => (GRANULE, len - page),
+            // What is reserved at all is reserved to the end of what the index knows by one entry.
+            Kind::Huge if reserve > 0 => {
+                (align.max(SLICE), whole(len + page).ok_or(Errno(libc::ENOMEM))? - page)
+            }
             // On a slice at least: who looks up a pointer of C does not follow nodes of single pages.
             Kind::Huge => (align.max(SLICE), len),
             Kind::File => (align.max(page), len),
         };
-        debug_assert!(kind != Kind::Arena || (3 * SLICE..=GRANULE).contains(&len) && align <= GRANULE);
-        let placed = self.placement.map(&self.os, (guard + page).max(len), need)?;
+        let len = if kind == Kind::Arena { len } else { guard };
+        let placed = self.placement.map(&self.os, &self.metadata, guard + page, need)?;
         // Without the guard the region works; only an overrun would go unnoticed.
         // Relaxed: an estimate.
         let guarded = wants_guard(kind, self.mappings.load(Relaxed))
@@ -201,7 +207,8 @@ impl<P: Platform> Space<P> {
         // All of the mapping: to the system a part with another name is a mapping of its own.
         self.os.name(placed.base, if guarded { guard } else { placed.mapped }, name);
         let mappings = 1 + u32::from(guarded);
-        Ok(Shape { kind, base: placed.base, len, mapped: placed.mapped, mappings })
+        let Placed { base, mapped, held } = placed;
+        Ok(Shape { kind, base, len, mapped, held, mappings })
     }
 
     fn count_mapped(&self, region: &Region) {
@@ -357,7 +364,7 @@ impl<P: Platform> Space<P> {
         if seeded("index.unlink_late") {
             self.index.remove(&self.rcu, region);
         }
-        let (base, mapped) = (region.base(), region.mapped());
+        let (base, mapped, held) = (region.base(), region.mapped(), region.held());
         // SAFETY: the law of the space: excluded, unlinked, a grace period, drained. Nobody uses the memory.
         if let Err(error) = unsafe { self.os.unmap(base, mapped) } {
             // Relaxed: a figure for the statistics.
@@ -367,7 +374,7 @@ impl<P: Platform> Space<P> {
         self.count_unmapped(region);
         region.detach();
         self.descriptors.recycle(region);
-        self.placement.give_back(base, mapped);
+        self.placement.give_back(&self.os, &self.metadata, base, held);
         Ok(())
     }
 

@@ -105,8 +105,8 @@ impl Index {
         }
     }
 
-    /// The region that holds `address`. The descriptor is immortal, but what it describes stays only until the section
-    /// ends, unless the caller pins it or claims a slice of it.
+    /// The region that holds `address`, or that the rest of its granule is held for. The descriptor is immortal, but what it
+    /// describes stays only until the section ends, unless the caller pins it or claims a slice of it.
     #[inline]
     pub fn lookup(&self, address: usize, _section: &Section<'_>) -> Option<&'static Region> {
         self.at(address)
@@ -137,8 +137,8 @@ impl Index {
     /// Publishes an attached region, of which the caller mapped every byte. Afterwards lookups find it.
     ///
     /// # Errors
-    /// No memory for nodes, or the region lies above the 47 bits that the index holds (`ENOMEM` both): then nothing was
-    /// published.
+    /// No memory for nodes, or the region lies above the 47 bits that the index holds (`ENOMEM` both), or the system has
+    /// placed it in what another region leaves of its last granule (`EEXIST`): then nothing was published.
     pub(super) fn insert<P: Platform>(
         &self,
         os: &P,
@@ -146,7 +146,7 @@ impl Index {
         metadata: &Metadata,
         region: &'static Region,
     ) -> Result<(), Errno> {
-        let (start, end) = (region.base(), region.base() + region.len());
+        let (start, end) = (region.base(), region.base() + region.named());
         if end > LIMIT {
             return Err(Errno(libc::ENOMEM));
         }
@@ -215,7 +215,7 @@ impl Index {
 
     /// Unlinks an excluded region: lookups that begin after the next grace period do not find it.
     pub(super) fn remove(&self, rcu: &Rcu, region: &'static Region) {
-        let (start, end) = (region.base(), region.base() + region.len());
+        let (start, end) = (region.base(), region.base() + region.named());
         if region.kind() == Kind::Arena {
             let number = granule_number(start);
             if !seeded("index.near_late") {
@@ -381,12 +381,8 @@ fn replace(entry: &Entry, from: Content, to: Content) -> Option<usize> {
     // Release of `ensure`: the node found is complete.
     match entry.exchange(from, to, release("index.publish_relaxed"), acquire("index.replace_relaxed")) {
         Err(Content::Node(node)) => Some(node),
-        // An entry of a granule without regions below a node of granules that a wider region covers.
-        Ok(()) => None,
-        Err(_) => {
-            debug_assert!(false, "index: two regions in one place");
-            None
-        }
+        // Another region: the system has placed it in the rest of a granule that is held for this one.
+        Ok(()) | Err(_) => None,
     }
 }
 
@@ -427,10 +423,7 @@ fn ensure<const N: usize>(
             match now {
                 // SAFETY: as above.
                 Content::Node(winner) => Ok(unsafe { Node::at(winner) }),
-                Content::Empty | Content::Region(_) => {
-                    debug_assert!(false, "index: two regions in one place");
-                    Err(Errno(libc::EEXIST))
-                }
+                Content::Empty | Content::Region(_) => Err(Errno(libc::EEXIST)),
             }
         }
     }

@@ -4,6 +4,7 @@ use super::metadata::{InPlace, Metadata};
 use super::pool::{Link, Linked, Pool};
 use super::slices::SliceMap;
 use super::state::{Exclusion, Phase, Pinning, State};
+use crate::base::{GRANULE, SLICE};
 use crate::pal::{Errno, Platform};
 use crate::rcu::RetireLink;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -120,7 +121,7 @@ impl RegionId {
 /// The descriptor of a region. Immortal; its lives are told apart by the generation.
 ///
 /// Which thread may touch what:
-/// 1. `base`, `len`, `mapped`, `kind`, `generation` are written only between [`Descriptors::take`] and `attach`, by the
+/// 1. `base`, `len`, `mapped`, `held`, `kind`, `generation` are written only between [`Descriptors::take`] and `attach`, by the
 ///    thread that took the descriptor. They may be read at any time; what they say holds for a reader in a section that
 ///    looked the region up, for a holder of a pin that has re-checked the generation, and for the owner of a live block.
 /// 2. `state` changes by its transitions only. `mappings` may grow while the owner of the only block holds it.
@@ -137,6 +138,7 @@ pub struct Region {
     base: AtomicUsize,
     len: AtomicUsize,
     mapped: AtomicUsize,
+    held: AtomicUsize,
     mappings: AtomicU32,
     notes: [AtomicUsize; NOTES],
     slices: SliceMap,
@@ -174,6 +176,8 @@ pub struct Shape {
     pub len: usize,
     /// Bytes mapped, the guard included: what unmapping it takes.
     pub mapped: usize,
+    /// Bytes of address space from the base that are held for it, mapped or not: zero where the system chose the place.
+    pub held: usize,
     /// Mappings (VMAs) that it consists of.
     pub mappings: u32,
 }
@@ -191,6 +195,7 @@ impl Region {
                 base: AtomicUsize::new(0),
                 len: AtomicUsize::new(0),
                 mapped: AtomicUsize::new(0),
+                held: AtomicUsize::new(0),
                 mappings: AtomicU32::new(0),
                 notes: super::zeros(),
                 slices: SliceMap::new(),
@@ -207,6 +212,7 @@ impl Region {
         self.base.store(shape.base, Relaxed);
         self.len.store(shape.len, Relaxed);
         self.mapped.store(shape.mapped, Relaxed);
+        self.held.store(shape.held, Relaxed);
         self.mappings.store(shape.mappings, Relaxed);
         for note in &self.notes {
             note.store(0, Relaxed);
@@ -268,6 +274,22 @@ impl Region {
     pub fn mapped(&self) -> usize {
         // Relaxed: as in `kind`.
         self.mapped.load(Relaxed)
+    }
+
+    /// Bytes of address space that are held for it.
+    pub fn held(&self) -> usize {
+        // Relaxed: as in `kind`.
+        self.held.load(Relaxed)
+    }
+
+    /// Bytes from the base that the index knows it by: what is mapped, the guard included, up to the end of the granule
+    /// where that is held for it, so that nothing finer than granules is needed; else as far as it is whole slices.
+    pub fn named(&self) -> usize {
+        match self.mapped() {
+            mapped if self.held() > 0 => mapped.next_multiple_of(GRANULE),
+            mapped if mapped.is_multiple_of(SLICE) => mapped,
+            _ => self.len(),
+        }
     }
 
     /// Mappings (VMAs) that it consists of.

@@ -7,12 +7,13 @@
 //! The law of the layer: false-locked is fine, false-unlocked never. A reader that loses a race is refused; it never
 //! waits for the unmapper.
 
+pub(crate) mod claims;
 mod descriptor;
 mod metadata;
 #[cfg(all(test, loom))]
 mod models;
 mod pool;
-mod runs;
+pub(crate) mod runs;
 mod slices;
 mod state;
 #[cfg(all(test, not(any(loom, shuttle))))]
@@ -40,12 +41,14 @@ pub(crate) fn zeros<const N: usize>() -> [AtomicUsize; N] {
     core::array::from_fn(|_| AtomicUsize::new(0))
 }
 
+/// The same, of 64 bits.
 #[cfg(not(any(loom, shuttle)))]
-const fn zeros64<const N: usize>() -> [AtomicU64; N] {
+pub(crate) const fn zeros64<const N: usize>() -> [AtomicU64; N] {
     [const { AtomicU64::new(0) }; N]
 }
 
+/// The same, of 64 bits.
 #[cfg(any(loom, shuttle))]
-fn zeros64<const N: usize>() -> [AtomicU64; N] {
+pub(crate) fn zeros64<const N: usize>() -> [AtomicU64; N] {
     core::array::from_fn(|_| AtomicU64::new(0))
 }

@@ -107,7 +107,8 @@ struct World {
     memory: [Memory; 2],
 }
 
-const SHAPE: Shape = Shape { kind: Kind::Huge, base: 1 << 30, len: 1 << 20, mapped: 1 << 20, mappings: 1 };
+const SHAPE: Shape =
+    Shape { kind: Kind::Huge, base: 1 << 30, len: 1 << 20, mapped: 1 << 20, held: 0, mappings: 1 };
 
 impl World {
     fn new() -> Arc<World> {

@@ -3,13 +3,13 @@
 use crate::base::GRANULE_SLICES;
 
 /// Bits used in one word of a bitmap. Four under a checker, so that a granule of eight slices has two words.
-pub(super) const BITS: usize = if cfg!(any(loom, shuttle)) { 4 } else { 64 };
+pub(crate) const BITS: usize = if cfg!(any(loom, shuttle)) { 4 } else { 64 };
 
 /// Words in the bitmap of one granule.
 pub(super) const WORDS: usize = GRANULE_SLICES / BITS;
 
 /// A word with all its bits set.
-pub(super) const FULL: u64 = u64::MAX >> (64 - BITS);
+pub(crate) const FULL: u64 = u64::MAX >> (64 - BITS);
 
 const _: () = assert!(WORDS * BITS == GRANULE_SLICES && BITS <= 64 && WORDS >= 2);
 
@@ -30,7 +30,7 @@ pub struct Run {
 
 /// The bits of the slices `start..end` that lie in `word`.
 #[inline]
-pub(super) const fn span(word: usize, start: usize, end: usize) -> u64 {
+pub(crate) const fn span(word: usize, start: usize, end: usize) -> u64 {
     let low = word * BITS;
     let from = if start > low { start } else { low };
     let to = if end < low + BITS { end } else { low + BITS };
@@ -43,11 +43,11 @@ pub(super) const fn words(start: usize, end: usize) -> core::ops::Range<usize> {
     start / BITS..(end - 1) / BITS + 1
 }
 
-/// The first slice at or after `from` whose bit in `map ^ flip` is set, or `GRANULE_SLICES`.
+/// The first bit at or after `from` that is set in `map ^ flip`, or the number of bits.
 #[inline]
-fn next_bit(map: &Bitmap, flip: u64, from: usize) -> usize {
+fn next_bit<const N: usize>(map: &[u64; N], flip: u64, from: usize) -> usize {
     let mut at = from;
-    while at < GRANULE_SLICES {
+    while at < N * BITS {
         let word = at / BITS;
         let rest = ((map[word] ^ flip) & FULL) >> (at % BITS);
         if rest != 0 {
@@ -55,16 +55,16 @@ fn next_bit(map: &Bitmap, flip: u64, from: usize) -> usize {
         }
         at = (word + 1) * BITS;
     }
-    GRANULE_SLICES
+    N * BITS
 }
 
 /// The lowest multiple of `align` (a power of two) from which `len` bits of `used` are zero.
-pub(super) fn first_free(used: &Bitmap, len: usize, align: usize) -> Option<usize> {
+pub(crate) fn first_free<const N: usize>(used: &[u64; N], len: usize, align: usize) -> Option<usize> {
     debug_assert!(len > 0 && align.is_power_of_two());
     let mut start = 0;
     loop {
         start = next_bit(used, FULL, start).next_multiple_of(align);
-        if start + len > GRANULE_SLICES {
+        if start + len > N * BITS {
             return None;
         }
         let end = next_bit(used, 0, start);

@@ -13,6 +13,7 @@
 //! So a freeze and a claim exclude each other: both need the lowest word of the claim. Slices outside the range given to
 //! [`SliceMap::open`] (the header, the guard) are set all along and count as "not claimed".
 
+use super::claims::{clear, read, try_claim};
 use super::runs::{BITS, Bitmap, FULL, Run, WORDS, first_free, first_run, span, words};
 use super::zeros64;
 use crate::base::GRANULE_SLICES;
@@ -81,22 +82,17 @@ impl SliceMap {
         FULL & !span(word, usable.start, usable.end)
     }
 
-    fn read(words: &[AtomicU64; WORDS]) -> Bitmap {
-        // Relaxed: a snapshot to choose from; every choice is validated by the exchange that takes it.
-        core::array::from_fn(|word| words[word].load(Relaxed))
-    }
-
     /// Claims the lowest run of `len` slices that starts at a multiple of `align` slices (a power of two). The caller is
     /// in a reader section or otherwise knows that the region stays.
     pub fn claim(&self, len: usize, prefer: Prefer, align: usize) -> Option<Run> {
         loop {
-            let claimed = Self::read(&self.claimed);
+            let claimed = read(&self.claimed);
             let preferred = match prefer {
                 Prefer::Any => None,
                 Prefer::Dirty | Prefer::Clean => {
-                    let dirty = Self::read(&self.dirty);
+                    let dirty = read(&self.dirty);
                     let flip = if prefer == Prefer::Clean { 0 } else { FULL };
-                    let avoid = core::array::from_fn(|word| claimed[word] | dirty[word] ^ flip);
+                    let avoid: Bitmap = core::array::from_fn(|word| claimed[word] | dirty[word] ^ flip);
                     first_free(&avoid, len, align)
                 }
             };
@@ -104,7 +100,7 @@ impl SliceMap {
                 None if prefer != Prefer::Dirty => first_free(&claimed, len, align)?,
                 found => found?,
             };
-            if self.try_claim(start, start + len) {
+            if try_claim(&self.claimed, start, start + len) {
                 return Some(Run { start, len, all_clean: self.is_clean(start, start + len) });
             }
         }
@@ -115,7 +111,7 @@ impl SliceMap {
     pub fn extend_claim(&self, start: usize, len: usize, extra: usize) -> bool {
         debug_assert!(self.holds(start, start + len));
         let end = start + len;
-        extra == 0 || (end + extra <= GRANULE_SLICES && self.try_claim(end, end + extra))
+        extra == 0 || (end + extra <= GRANULE_SLICES && try_claim(&self.claimed, end, end + extra))
     }
 
     /// Claims the first run of free dirty slices, at most `most` of them, so that its memory can be purged and nobody
@@ -123,11 +119,11 @@ impl SliceMap {
     /// purge failed.
     pub fn claim_dirty_run(&self, most: usize) -> Option<Run> {
         loop {
-            let claimed = Self::read(&self.claimed);
-            let dirty = Self::read(&self.dirty);
+            let claimed = read(&self.claimed);
+            let dirty = read(&self.dirty);
             let avoid = core::array::from_fn(|word| claimed[word] | dirty[word] ^ FULL);
             let (start, len) = first_run(&avoid, most)?;
-            if seeded("region.purge_without_claim") || self.try_claim(start, start + len) {
+            if seeded("region.purge_without_claim") || try_claim(&self.claimed, start, start + len) {
                 return Some(Run { start, len, all_clean: false });
             }
         }
@@ -143,59 +139,12 @@ impl SliceMap {
         words(start, start + len).map(|word| dirty(word).count_ones() as usize).sum()
     }
 
-    /// Takes the bits of `start..end`, all or none.
-    fn try_claim(&self, start: usize, end: usize) -> bool {
-        for word in words(start, end) {
-            let mask = span(word, start, end);
-            // Relaxed: only the guess for the exchange below.
-            let mut seen = self.claimed[word].load(Relaxed);
-            loop {
-                if seen & mask != 0 {
-                    if !seeded("region.claim_no_rollback") {
-                        self.take_back(start, word * BITS);
-                    }
-                    return false;
-                }
-                let taken = seen | mask;
-                if seeded("region.claim_blind") {
-                    // Relaxed: a seeded bug.
-                    self.claimed[word].store(taken, Relaxed);
-                    break;
-                }
-                // Acquire: partner is the Release of `clear`: what the last holder did with the memory and with the
-                // dirty bits has happened. Relaxed on failure: nothing is read but the word.
-                match self.claimed[word].compare_exchange_weak(
-                    seen,
-                    taken,
-                    acquire("region.claim_relaxed"),
-                    Relaxed,
-                ) {
-                    Ok(_) => break,
-                    Err(now) => seen = now,
-                }
-            }
-        }
-        true
-    }
-
-    /// Gives back the bits of `start..end` after a lost claim.
-    fn take_back(&self, start: usize, end: usize) {
-        if start >= end {
-            return;
-        }
-        for word in words(start, end) {
-            // Relaxed: nothing was done with the slices, and as a read-modify-write it keeps the release sequence of
-            // those who cleared the bits before.
-            self.claimed[word].fetch_and(!span(word, start, end), Relaxed);
-        }
-    }
-
     /// Gives back slices that have been written to. The last touch: the arena may be gone when this returns.
     pub fn release(&self, start: usize, len: usize) {
         let end = start + len;
         debug_assert!(self.holds(start, end) && self.is_valid());
         if seeded("region.clear_before_dirty") {
-            self.clear(start, end);
+            clear(&self.claimed, start, end);
         }
         for word in words(start, end) {
             let mask = span(word, start, end);
@@ -205,7 +154,7 @@ impl SliceMap {
             }
         }
         if !seeded("region.clear_before_dirty") {
-            self.clear(start, end);
+            clear(&self.claimed, start, end);
         }
     }
 
@@ -221,14 +170,7 @@ impl SliceMap {
                 self.dirty[word].fetch_and(!mask, Relaxed);
             }
         }
-        self.clear(start, start + len);
-    }
-
-    fn clear(&self, start: usize, end: usize) {
-        for word in words(start, end) {
-            // Release: partners are the Acquire of `try_claim` (the next holder) and that of `freeze` (the unmapper).
-            self.claimed[word].fetch_and(!span(word, start, end), release("region.clear_relaxed"));
-        }
+        clear(&self.claimed, start, start + len);
     }
 
     /// Closes the map if no slice is claimed: afterwards no claim succeeds. Answers `false`, with everything as it was, if
@@ -294,7 +236,7 @@ impl SliceMap {
 
     /// Number of slices that nobody holds and whose memory may be resident.
     pub fn dirty_count(&self) -> usize {
-        let (claimed, dirty) = (Self::read(&self.claimed), Self::read(&self.dirty));
+        let (claimed, dirty) = (read(&self.claimed), read(&self.dirty));
         (0..WORDS).map(|word| (dirty[word] & !claimed[word]).count_ones() as usize).sum()
     }
 

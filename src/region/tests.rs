@@ -13,7 +13,8 @@ fn leaked<T>(value: T) -> &'static T {
     std::boxed::Box::leak(std::boxed::Box::new(value))
 }
 
-const SHAPE: Shape = Shape { kind: Kind::Huge, base: 1 << 30, len: 1 << 20, mapped: 1 << 21, mappings: 1 };
+const SHAPE: Shape =
+    Shape { kind: Kind::Huge, base: 1 << 30, len: 1 << 20, mapped: 1 << 21, held: 0, mappings: 1 };
 
 #[test]
 fn each_state_allows_its_transitions_and_no_other() {
@@ -78,8 +79,14 @@ fn a_descriptor_says_what_it_was_attached_with() {
     let region = leaked(Region::new());
     assert!(region.is_empty());
     for (number, kind) in [Kind::Arena, Kind::Huge, Kind::File].into_iter().enumerate() {
-        let shape =
-            Shape { kind, base: (number + 1) << 30, len: (number + 1) << 16, mapped: 2 << 20, mappings: 7 };
+        let shape = Shape {
+            kind,
+            base: (number + 1) << 30,
+            len: (number + 1) << 16,
+            mapped: 2 << 20,
+            held: 0,
+            mappings: 7,
+        };
         if kind == Kind::Arena {
             region.slices().open(1..2);
         }

@@ -4,12 +4,14 @@
 //! that stands for its unmapping. Run with
 //! `RUSTFLAGS="--cfg loom" cargo test --profile model --lib -p specmalloc index`.
 
+mod holes;
 mod space;
 mod tree;
 pub(crate) mod watched;
 
 use crate::sync::SeededBug;
 use crate::sync::checker::models;
+use holes::*;
 use loom::thread;
 use space::*;
 use std::sync::Arc;
@@ -96,6 +98,12 @@ const SEEDED: &[SeededBug] = &[
         "the section of those who change nodes of pages",
         "page_node_comes_back",
     ),
+    SeededBug::new("index.holes_link", "the release that links a map of holes", "holes_linked"),
+    SeededBug::new("index.holes_find", "the acquire of a map of holes", "holes_linked"),
+    SeededBug::new("index.holes_look", "the acquire of what is known not to fit", "hole_found"),
+    SeededBug::new("index.holes_changed", "the release of what is known not to fit", "hole_found"),
+    SeededBug::new("index.holes_blind", "the compare-and-swap that remembers a search", "hole_found"),
+    SeededBug::new("index.holes_silent", "the word of what was held for a moment", "hole_held_for_a_moment"),
 ];
 
 fn on_thread<T: 'static>(world: &Arc<T>, run: impl FnOnce(&T) + 'static) -> thread::JoinHandle<()> {
@@ -106,4 +114,5 @@ fn on_thread<T: 'static>(world: &Arc<T>, run: impl FnOnce(&T) + 'static) -> thre
 models! {
     readers_and_an_unmap readers_and_a_reaper claim_and_retire near_and_retire published published_in_granules published_in_a_node folded unfolded
     published_in_pages joined_in_pages neighbours three_neighbours whole_over_cut neighbours_in_pages join_and_leave page_node_reused page_node_comes_back two_leave_and_one_comes
+    holes_linked hole_found hole_held_for_a_moment
 }

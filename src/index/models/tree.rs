@@ -42,7 +42,14 @@ impl Bench {
     /// A descriptor that had another life before.
     fn region(&self) -> &'static Region {
         let region: &Region = self.metadata.create(&self.os).unwrap();
-        region.attach(Shape { kind: Kind::File, base: GRANULE, len: PAGE, mapped: PAGE, mappings: 1 });
+        region.attach(Shape {
+            kind: Kind::File,
+            base: GRANULE,
+            len: PAGE,
+            mapped: PAGE,
+            held: 0,
+            mappings: 1,
+        });
         let _ = region.exclude();
         region.detach();
         region
@@ -50,7 +57,7 @@ impl Bench {
 
     fn insert(&self, region: &'static Region, range: Range<usize>) {
         let len = range.len();
-        region.attach(Shape { kind: Kind::File, base: range.start, len, mapped: len, mappings: 1 });
+        region.attach(Shape { kind: Kind::File, base: range.start, len, mapped: len, held: 0, mappings: 1 });
         self.index.insert(&self.os, &self.rcu, &self.metadata, region).unwrap();
     }
 

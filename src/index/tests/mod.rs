@@ -33,7 +33,8 @@ impl Bench {
 
     fn insert(&self, range: &Range<usize>, kind: Kind) -> Result<&'static Region, Errno> {
         let region: &Region = self.metadata.create(&self.os).unwrap();
-        let shape = Shape { kind, base: range.start, len: range.len(), mapped: range.len(), mappings: 1 };
+        let shape =
+            Shape { kind, base: range.start, len: range.len(), mapped: range.len(), held: 0, mappings: 1 };
         region.slices().open(1..2);
         region.attach(shape);
         self.index.insert(&self.os, &self.rcu, &self.metadata, region).map(|()| region)
@@ -188,8 +189,14 @@ fn without_memory_for_nodes_nothing_is_published() {
     for budget in 0.. {
         let bench = Bench::new();
         let region: &Region = bench.metadata.create(&bench.os).unwrap();
-        let shape =
-            Shape { kind: Kind::File, base: range.start, len: range.len(), mapped: range.len(), mappings: 1 };
+        let shape = Shape {
+            kind: Kind::File,
+            base: range.start,
+            len: range.len(),
+            mapped: range.len(),
+            held: 0,
+            mappings: 1,
+        };
         region.attach(shape);
         // Leaves `budget` steps of 1 KiB in the only chunk.
         let left = bench.metadata.mapped() - bench.metadata.used() - 64;
