@@ -43,7 +43,7 @@ pub fn used_of(region: &Region) -> usize {
     region.note(USED).load(Ordering::Relaxed)
 }
 
-fn dirty_of(region: &Region) -> usize {
+pub(super) fn dirty_of(region: &Region) -> usize {
     // Relaxed: as above.
     region.note(DIRTY).load(Ordering::Relaxed)
 }
@@ -168,10 +168,15 @@ impl Huge {
         if !self.take_in(region) {
             broken_contract(Misuse::DoubleFree, Call::Free, region.base());
         }
+        if seeded("heap.ring_before_keep") {
+            from.stir();
+        }
         if !self.keep(from, region) {
             let _retired = from.space().retire_region(region);
         }
-        from.stir();
+        if !seeded("heap.ring_before_keep") {
+            from.stir();
+        }
         from.space().reap(Some(heap.slot()));
     }
 
@@ -216,19 +221,28 @@ impl Huge {
             if !place.load(Ordering::Relaxed).is_null() {
                 continue;
             }
+            let late = seeded("heap.count_kept_late");
             // Relaxed: a figure, added before the region can be taken.
-            self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.kept_bytes.fetch_add(if late { 0 } else { bytes }, Ordering::Relaxed);
             // Release: pairs with the Acquire in `take`: who takes the region sees the last owner's accesses done.
             if place
                 .compare_exchange(ptr::null_mut(), new, release("heap.huge_keep"), Ordering::Relaxed)
                 .is_ok()
             {
+                self.kept_bytes.fetch_add(if late { bytes } else { 0 }, Ordering::Relaxed);
                 return true;
             }
             // Relaxed: as above.
-            self.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.kept_bytes.fetch_sub(if late { 0 } else { bytes }, Ordering::Relaxed);
         }
         false
+    }
+
+    /// The regions that wait to be used again.
+    pub(super) fn each_kept(&self) -> impl Iterator<Item = &'static Region> {
+        // SAFETY: descriptors live forever.
+        // Relaxed: for who looks while nobody keeps or takes.
+        self.kept.iter().filter_map(|place| unsafe { place.load(Ordering::Relaxed).as_ref() })
     }
 
     /// Takes what a place holds.
@@ -279,6 +293,8 @@ impl Huge {
             if !self.put(region) {
                 let _retired = from.space().retire_region(region);
             }
+            // The helper may have looked while the region was in our hands.
+            from.stir();
         }
     }
 
@@ -303,6 +319,10 @@ impl Huge {
             bytes = bytes.saturating_sub(dirty);
             if stays == 0 || self.cut(from, region, stays).is_err() || !self.put(region) {
                 let _retired = from.space().retire_region(region);
+            }
+            // The helper may have looked while the region was in our hands.
+            if !seeded("heap.no_ring_after_shrink") {
+                from.stir();
             }
         }
         bytes
@@ -357,6 +377,9 @@ impl Huge {
                 broken_contract(Misuse::DoubleFree, Call::Free, region.base());
             }
             let _retired = from.space().retire_region(region);
+            if !seeded("heap.no_ring_after_move") {
+                from.stir();
+            }
             from.space().reap(Some(heap.slot()));
         } else {
             // SAFETY: as above.
@@ -377,10 +400,8 @@ impl Huge {
 
     /// In the child of a fork: a thread that vanished may have counted what it did not keep, or kept what it had not counted.
     pub(super) fn recount(&self) {
-        // SAFETY: descriptors live forever.
-        let region = |place: &AtomicPtr<Region>| unsafe { place.load(Ordering::Relaxed).as_ref() };
-        // Relaxed (both): the child has one thread.
-        let bytes = self.kept.iter().filter_map(region).map(dirty_of).sum();
+        let bytes = self.each_kept().map(dirty_of).sum();
+        // Relaxed: the child has one thread.
         self.kept_bytes.store(bytes, Ordering::Relaxed);
     }
 

@@ -275,6 +275,8 @@ impl<P: Platform> Allocator<P> {
         self.arenas.purge(self, heap, usize::MAX);
         self.arenas.unmap_empty(self, heap);
         self.space.reap(Some(heap.slot()));
+        // What waits for a grace period was idle in nobody's eyes while it was on its way here.
+        self.stir();
     }
 
     /// One tick of the clock: what has been free since the last tick goes back to the system, and arenas that have been
@@ -371,7 +373,9 @@ impl<P: Platform> Allocator<P> {
             self.pool.give_up(heap);
         }
         self.pool.renew_hints();
-        self.huge.recount();
+        if !seeded("heap.child_keeps_count") {
+            self.huge.recount();
+        }
         self.bell.forget_helper();
     }
 

@@ -52,7 +52,10 @@ impl Arenas {
                 Ordering::Relaxed,
             );
         };
-        if seeded("heap.unlist_late") {
+        if seeded("heap.unlist_unfrozen") {
+            unlist();
+            let _retired = from.space().retire_arena(region, section, || {});
+        } else if seeded("heap.unlist_late") {
             if from.space().retire_arena(region, section, || {}) {
                 unlist();
             }
@@ -96,6 +99,10 @@ impl Arenas {
                     region.slices().release(run.start, run.len);
                     self.has_room(position);
                     self.look_if_empty(from, position, region, &section);
+                    // The helper may have looked while the run was claimed.
+                    if !seeded("heap.no_ring_after_purge") {
+                        from.stir();
+                    }
                     break;
                 }
                 // Relaxed: a figure.
@@ -106,7 +113,9 @@ impl Arenas {
                 }
                 // Whoever looked meanwhile found no room, and an arena that is not empty.
                 self.has_room(position);
-                self.look_if_empty(from, position, region, &section);
+                if !seeded("heap.purge_no_look") {
+                    self.look_if_empty(from, position, region, &section);
+                }
             }
         }
         done

@@ -28,6 +28,9 @@ const SMALLEST: usize = if cfg!(any(loom, shuttle)) { GRANULE } else { 1 << 20 }
 const POSITION: usize = 0;
 /// The note of an arena's region that counts the ticks since it became empty.
 const EMPTY_FOR: usize = 1;
+/// The note by which models know an arena that found no place in the table.
+#[cfg(all(test, shuttle))]
+const OUTSIDE: usize = 3;
 /// A heap changes so many slices, or as many as there are arenas, between two looks at how much is dirty.
 const LOOK: usize = if cfg!(any(loom, shuttle)) { 1 } else { 16 };
 
@@ -239,6 +242,8 @@ impl Arenas {
                 return Some(position);
             }
         }
+        #[cfg(all(test, shuttle))]
+        region.note(OUTSIDE).store(1, Ordering::Relaxed);
         None
     }
 
@@ -250,11 +255,16 @@ impl Arenas {
         {
             // The last access to the arena gives it away: what follows happens inside the section that starts here.
             let section = heap.section(from);
+            if seeded("heap.ring_before_release") {
+                from.stir();
+            }
             region.slices().release((base - region.base()) / SLICE, slices);
             self.has_room(position);
             self.look_if_empty(from, position, region, &section);
         }
-        from.stir();
+        if !seeded("heap.ring_before_release") {
+            from.stir();
+        }
         self.count_change(from, heap, slices);
         // What was retired, now or before, is unmapped by whoever comes by after its grace period.
         from.space().reap(Some(heap.slot()));
@@ -292,6 +302,12 @@ impl Arenas {
         // Relaxed: only the value counts. An entry stays from before the arena's first slice is found by others until the
         // arena is retired.
         ptr::eq(self.table[position].load(Ordering::Relaxed), region)
+    }
+
+    /// Whether an arena found no place in the table when it was mapped.
+    #[cfg(all(test, shuttle))]
+    pub(super) fn is_outside(region: &Region) -> bool {
+        region.note(OUTSIDE).load(Ordering::Relaxed) != 0
     }
 
     /// Arenas that are in the table.

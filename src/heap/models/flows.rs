@@ -25,11 +25,22 @@ const SEEDED: &[SeededBug] = &[
         "remote_frees",
     ),
     SeededBug::new("heap.retire_unfrozen", "the freeze of an arena that is retired", "arenas_come_and_go"),
+    SeededBug::new(
+        "heap.unlist_unfrozen",
+        "the freeze of an arena before its entry in the table goes",
+        "arenas_come_and_go",
+    ),
+    SeededBug::new("heap.purge_no_look", "the look for an empty arena after a purge", "emptied_by_a_purge"),
+    SeededBug::new(
+        "heap.count_kept_late",
+        "the order of a region's bytes in the count and its place among the kept",
+        "huge_blocks",
+    ),
     SeededBug::new("region.purge_without_claim", "the claim of what is purged", "purged_beside_claims"),
     SeededBug::new(
         "heap.release_before_purge",
         "the order of the purge and the release of what is purged",
-        "purged_beside_claims",
+        "purged_beside_one_claim",
     ),
     SeededBug::new("heap.purge_unchecked", "the look at whether a purge succeeded", "purge_that_fails"),
     SeededBug::new(
@@ -125,6 +136,8 @@ fn arenas_come_and_go() {
                     let blocks = [(); 3].map(|()| actor.get(2 * SLICE, false));
                     blocks.into_iter().for_each(|at| actor.free(at));
                 }
+                // An arena that lives on must be found.
+                world.pass(actor.get(SLICE, false));
                 actor.leave();
             })
         });
@@ -175,13 +188,60 @@ fn purged(fails: bool, zero: [bool; 3]) {
 
 /// Slices are purged while others claim and use slices: what is live keeps its contents, what should be zero is.
 fn purged_beside_claims() {
-    // More of them: that the pages go behind the release of their slices shows in few schedules.
-    explore(3 * SCHEDULES, || purged(false, [true, false, true]));
+    explore(SCHEDULES, || purged(false, [false, false, true]));
+}
+
+/// The same with as few steps as can be, for what shows in few schedules.
+fn purged_beside_one_claim() {
+    explore(2 * SCHEDULES, || {
+        let world = World::new();
+        let actor = Actor::new(&world);
+        let at = actor.get(SLICE, false);
+        actor.free(at);
+        let heap = actor.heap;
+        let purger = spawn(&world, move |world| {
+            let actor = Actor::with(world, heap);
+            actor.from.arenas().purge(actor.from, heap, 1);
+            actor.leave();
+        });
+        let other = Actor::new(&world);
+        let at = other.get(SLICE, true);
+        thread::yield_now();
+        other.free(at);
+        other.leave();
+        join([purger]);
+        world.finish();
+    });
 }
 
 /// The same when the system refuses to purge.
 fn purge_that_fails() {
     explore(SCHEDULES, || purged(true, [true; 3]));
+}
+
+/// The last slices of an arena are freed while others of it are being purged: whoever comes second unmaps it.
+fn emptied_by_a_purge() {
+    explore(SCHEDULES, || {
+        let world = World::new();
+        let actor = Actor::new(&world);
+        let mut blocks = [(); 8].map(|()| actor.get(SLICE, false));
+        // Those that fill the first arena, but for two; what is free there is enough to do without the second.
+        let (last, second) = (blocks[7], blocks[6]);
+        blocks.iter_mut().skip(2).take(4).for_each(|at| actor.free(*at));
+        actor.free(second);
+        blocks[..2].iter().for_each(|at| world.pass(*at));
+        let heap = actor.heap;
+        let user = spawn(&world, move |world| Actor::with(world, heap).free(last));
+        let purger = spawn(&world, |world| {
+            let actor = Actor::new(world);
+            actor.from.arenas().purge(actor.from, actor.heap, usize::MAX);
+            actor.leave();
+        });
+        join([user, purger]);
+        assert_eq!(world.base.get().arenas().listed(), 1, "an empty arena is still there");
+        actor.leave();
+        world.finish();
+    });
 }
 
 /// A large block grows in place while another thread claims slices.
@@ -236,5 +296,5 @@ fn huge_blocks() {
 }
 
 models! {
-    remote_frees forwarded arenas_come_and_go purged_beside_claims purge_that_fails grown_in_place huge_blocks
+    remote_frees forwarded arenas_come_and_go purged_beside_claims purged_beside_one_claim purge_that_fails emptied_by_a_purge grown_in_place huge_blocks
 }

@@ -37,6 +37,7 @@ const SEEDED: &[SeededBug] = &[
         "the heaps of vanished threads, which the child makes idle",
         "forked_in_exchange",
     ),
+    SeededBug::new("heap.child_keeps_count", "the counting anew of what is kept", "forked_in_runs"),
     SeededBug::new("rcu.child_keeps_sections", "the closing of vanished threads' sections", "forked_in_runs"),
     SeededBug::new("rcu.child_keeps_lock", "the freeing of a vanished reclaimer's lock", "forked_in_runs"),
 ];
@@ -166,6 +167,7 @@ fn run_child(world: &World, own: &'static Heap) {
     let from = world.base.get();
     // SAFETY: the scheduler runs no other thread from here on.
     unsafe { from.child_after_fork(CHILD_THREAD) };
+    assert_eq!(world.kept_bytes(), from.huge().kept_bytes(), "bytes that are kept");
     let actor = Actor::with(world, own);
     let sizes = [MEDIUM, MEDIUM, MEDIUM, SLICE, MEDIUM, MEDIUM, HUGE, MEDIUM, MEDIUM, MEDIUM, SLICE, MEDIUM];
     let fresh = sizes.map(|bytes| actor.get(bytes, false));

@@ -6,6 +6,7 @@
 //! - `programs` (shuttle): the same with programs drawn at random, too.
 //! - `arenas` (shuttle): the table of arenas, walked while they come and go.
 //! - `forks` (shuttle): fork at any step of the other threads.
+//! - `helper` (shuttle): who makes memory idle, beside a helper that is about to sleep.
 //! - `world` (shuttle): the ledger that both are held against.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test --profile model --lib -p specmalloc heap`, and the same with shuttle.
@@ -16,6 +17,8 @@ mod arenas;
 mod flows;
 #[cfg(shuttle)]
 mod forks;
+#[cfg(shuttle)]
+mod helper;
 #[cfg(loom)]
 mod helping;
 #[cfg(loom)]

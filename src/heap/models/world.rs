@@ -6,7 +6,6 @@
 
 use super::*;
 use crate::base::CLASSES;
-use crate::region::Kind;
 use shuttle::thread;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -75,6 +74,11 @@ impl World {
         self.passed.lock().unwrap().push(at);
     }
 
+    /// Whether a block is on its way.
+    pub fn is_passed(&self) -> bool {
+        !self.passed.lock().unwrap().is_empty()
+    }
+
     pub fn passed(&self) -> Option<usize> {
         self.passed.lock().unwrap().pop()
     }
@@ -104,10 +108,80 @@ impl World {
         from.give_up(heap);
         assert_eq!((census.huge, census.possessed), (huge, 1));
         // What lies in an arena that found no place in the table cannot be counted.
-        if census.regions[Kind::Arena as usize] == from.arenas().listed() as u64 {
+        if self.demand_reachable() == 0 {
             assert_eq!(census.classes.map(|class| class.live), classes);
             assert_eq!(census.large, large);
         }
+    }
+
+    /// Demands that every region that is mapped can be reached: arenas from the table, but for those that found no place
+    /// there, and huge ones from a block or from among those that are kept; and that the counters say what can be counted.
+    /// Answers how many arenas found no place. While nobody is in the middle of anything.
+    fn demand_reachable(&self) -> usize {
+        let from = self.base.get();
+        let (arenas, huge) = (from.arenas(), from.huge());
+        let mut found = [Vec::new(), Vec::new(), Vec::new()];
+        for at in self.base.os.mappings().into_iter().flat_map(|mapping| mapping.range.step_by(SLICE)) {
+            if let Coarse::Region(region) = from.space().index().lookup_coarse(at)
+                && region.base() == at
+            {
+                found[region.kind() as usize].push(region);
+            }
+        }
+        let counts = from.space().counts();
+        assert_eq!(
+            found.each_ref().map(Vec::len),
+            counts.regions,
+            "regions attached and regions in the index"
+        );
+        let [of_arenas, of_huge, _] = found;
+        let outside = of_arenas.iter().filter(|region| Arenas::is_outside(region)).count();
+        assert_eq!(of_arenas.len(), arenas.listed() + outside, "arenas in the index and in the table");
+        let (mut live, mut kept) = (Vec::new(), Vec::new());
+        of_huge.into_iter().for_each(|region| match huge::used_of(region) {
+            0 => kept.push(region),
+            _ => live.push(region),
+        });
+        let ledger = self.ledger.lock().unwrap();
+        assert!(
+            live.iter().all(|region| ledger.contains_key(&region.base())),
+            "a huge block that nobody has"
+        );
+        assert_eq!(live.len(), huge.live_blocks(), "huge blocks");
+        assert_eq!(live.into_iter().map(huge::used_of).sum::<usize>(), huge.live_bytes(), "their bytes");
+        let is_kept = |region: &Region| huge.each_kept().any(|kept| ptr::eq(kept, region));
+        assert!(kept.into_iter().all(is_kept), "a huge region that nothing leads to");
+        assert_eq!(self.kept_bytes(), huge.kept_bytes(), "bytes that are kept");
+        let (mut held, heap) = (0, self.base.possess());
+        {
+            let _section = heap.section(from);
+            arenas.each_run(|slab| {
+                if matches!(slab.usage(), Usage::Slab | Usage::Large) {
+                    held += slab.slices() as usize;
+                }
+            });
+        }
+        from.give_up(heap);
+        assert_eq!(held, arenas.claimed_slices(), "slices of blocks and slabs, and slices claimed");
+        outside
+    }
+
+    /// Bytes that are kept, counted.
+    pub fn kept_bytes(&self) -> usize {
+        self.base.get().huge().each_kept().map(huge::dirty_of).sum()
+    }
+
+    /// Demands that no counter has wrapped, not even for a moment: each counts what lies in the address space that there is.
+    fn demand_bounds(&self) {
+        let (from, most) = (self.base.get(), self.base.os.range().len());
+        let counts = from.space().counts();
+        let bytes = [from.huge().kept_bytes(), from.huge().live_bytes(), counts.mapped, counts.metadata];
+        assert!(bytes.iter().all(|bytes| *bytes <= most), "kept, live, mapped, metadata: {bytes:x?}");
+        let slices = [from.arenas().claimed_slices(), from.arenas().dirty_slices()];
+        assert!(slices.iter().all(|slices| *slices <= most / SLICE), "claimed, dirty: {slices:x?}");
+        let others = [from.huge().live_blocks(), counts.retired, counts.mappings];
+        assert!(others.iter().all(|other| *other <= most / from.page_size()), "blocks, retired: {others:x?}");
+        assert!(counts.regions.iter().all(|regions| *regions <= most / SLICE), "{:x?}", counts.regions);
     }
 
     /// Demands that the census knows of nothing that is left.
@@ -192,6 +266,7 @@ impl<'a> Actor<'a> {
     }
 
     pub fn free(&self, at: usize) {
+        self.world.demand_bounds();
         let (place, ..) = self.world.leave(at);
         // What the fast path of a free asks.
         // SAFETY: a slab that a heap finds at once is its own, and holds its arena; its fields are atomics here.
@@ -237,4 +312,37 @@ pub fn spawn(world: &Arc<World>, body: impl FnOnce(&World) + Send + 'static) -> 
 /// Waits for threads of the model.
 pub fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// A helper that sleeps whenever it finds nothing idle, and does nothing else: so what threads leave behind stays.
+pub struct Dozing {
+    over: Arc<AtomicUsize>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Dozing {
+    pub fn start(world: &Arc<World>) -> Dozing {
+        let over = Arc::new(AtomicUsize::new(0));
+        let told = Arc::clone(&over);
+        let thread = spawn(world, move |world| {
+            let from = world.base.get();
+            // Relaxed: the bell orders it.
+            let awake = || from.has_idle_memory() || told.load(Ordering::Relaxed) != 0;
+            while !awake() {
+                from.bell().doze(&world.base.os, awake);
+            }
+        });
+        Dozing { over, thread }
+    }
+
+    /// Once the others have ended: if they left idle memory, the helper is awake, or was woken. Else it sleeps for ever, which
+    /// the checker reports.
+    pub fn end(self, world: &World) {
+        let from = world.base.get();
+        if !from.has_idle_memory() {
+            self.over.store(1, Ordering::Relaxed);
+            from.stir();
+        }
+        self.thread.join().unwrap();
+    }
 }

@@ -1,0 +1,127 @@
+//! Those who make memory idle, by shuttle, while the helper is about to sleep: whatever they leave behind, it is awake or
+//! woken. A wake that is lost is a deadlock.
+
+use super::world::{Actor, Dozing, HUGE, World, join, spawn};
+use super::*;
+use crate::pal::Errno;
+use crate::pal::simulated::CallKind;
+use crate::sync::checker::{explore, models};
+use shuttle::thread;
+
+/// Every place that can be weakened, and the model that must fail then.
+const SEEDED: &[SeededBug] = &[
+    SeededBug::new(
+        "heap.ring_before_release",
+        "the order of a release of slices and the bell",
+        "rung_by_a_release",
+    ),
+    SeededBug::new(
+        "heap.ring_before_keep",
+        "the order of a free of a huge block and the bell",
+        "rung_by_a_huge_free",
+    ),
+    SeededBug::new(
+        "heap.no_ring_after_shrink",
+        "the bell after a kept region was put back, shorter, or retired",
+        "rung_by_a_shrink",
+    ),
+    SeededBug::new("heap.no_ring_after_move", "the bell after the pages of a block moved", "rung_by_a_move"),
+    SeededBug::new(
+        "heap.no_ring_after_purge",
+        "the bell after a purge that failed",
+        "rung_by_a_failed_purge",
+    ),
+];
+
+const SCHEDULES: usize = 3_000;
+
+/// Runs bodies, each with a heap and a block of so many bytes, beside a helper that is about to sleep.
+fn beside_a_helper(prepare: fn(&Actor), bytes: [usize; 2], bodies: [fn(&Actor, usize); 2]) {
+    explore(SCHEDULES, move || {
+        let world = World::new();
+        world.base.get().settings().set_helper(true);
+        let actors = [(); 2].map(|()| Actor::new(&world));
+        let blocks = [0, 1].map(|which| match bytes[which] {
+            0 => 0,
+            bytes => actors[which].get(bytes, false),
+        });
+        prepare(&actors[0]);
+        let heaps = actors.map(|actor| actor.heap);
+        // Before the others, so that it is first at its word: see `api::publication`.
+        let helper = Dozing::start(&world);
+        let threads = [0, 1].map(|which| {
+            let (heap, block, body) = (heaps[which], blocks[which], bodies[which]);
+            spawn(&world, move |world| {
+                let actor = Actor::with(world, heap);
+                body(&actor, block);
+                actor.leave();
+            })
+        });
+        join(threads);
+        world.base.os.heal();
+        helper.end(&world);
+        world.finish();
+    });
+}
+
+fn nothing(_: &Actor) {}
+
+/// Leaves a huge region among those that are kept.
+fn keep_one(actor: &Actor) {
+    let at = actor.get(HUGE, false);
+    actor.free(at);
+}
+
+/// Stays inside a section until the other thread is done.
+fn linger(actor: &Actor, _: usize) {
+    let _section = actor.heap.section(actor.from);
+    while !actor.world.is_passed() {
+        thread::yield_now();
+    }
+}
+
+/// Large blocks are freed.
+fn rung_by_a_release() {
+    let free: fn(&Actor, usize) = |actor, at| actor.free(at);
+    beside_a_helper(nothing, [SLICE, 2 * SLICE], [free, free]);
+}
+
+/// Huge blocks are freed, and kept.
+fn rung_by_a_huge_free() {
+    let free: fn(&Actor, usize) = |actor, at| actor.free(at);
+    beside_a_helper(nothing, [HUGE, HUGE], [free, free]);
+}
+
+/// A part of what a kept region holds is given back.
+fn rung_by_a_shrink() {
+    let shrink: fn(&Actor, usize) = |actor, _| {
+        actor.from.huge().shrink_kept(actor.from, SLICE);
+    };
+    beside_a_helper(keep_one, [0, 0], [shrink, |_, _| {}]);
+}
+
+/// A block grows by moving while another thread is inside a section: its old region waits for that.
+fn rung_by_a_move() {
+    let grow: fn(&Actor, usize) = |actor, at| {
+        let at = actor.resize(at, 4 * HUGE);
+        actor.world.pass(at);
+    };
+    beside_a_helper(nothing, [HUGE, 0], [grow, linger]);
+}
+
+/// The system refuses to purge slices that were claimed for it.
+fn rung_by_a_failed_purge() {
+    let prepare: fn(&Actor) = |actor| {
+        let at = actor.get(SLICE, false);
+        actor.free(at);
+        actor.world.base.os.fail_kind(CallKind::Purge, Errno(libc::EINVAL));
+    };
+    let purge: fn(&Actor, usize) = |actor, _| {
+        actor.from.arenas().purge(actor.from, actor.heap, usize::MAX);
+    };
+    beside_a_helper(prepare, [0, 0], [purge, |_, _| {}]);
+}
+
+models! {
+    rung_by_a_release rung_by_a_huge_free rung_by_a_shrink rung_by_a_move rung_by_a_failed_purge
+}
