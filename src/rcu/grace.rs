@@ -5,7 +5,7 @@ use super::{Flavour, Rcu, RetireLink};
 use crate::const_unless_model;
 use crate::pal::Platform;
 use crate::rcu::interrupt;
-use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use crate::sync::{acquire, full_fence, release, seeded, spin_hint};
 use core::ptr;
 
@@ -41,8 +41,8 @@ pub(super) struct Grace {
     /// The first slot whose snapshot is not known to have ended.
     cursor: AtomicPtr<ReaderSlot>,
     completed: AtomicUsize,
-    /// Whether the last barrier failed.
-    failed: AtomicBool,
+    /// How many links were retired when the last barrier failed, and one more; zero if it did not fail.
+    failed_at: AtomicUsize,
 }
 
 /// A word for threads without a slot, and what the reclaimer notes about it.
@@ -67,7 +67,7 @@ impl Grace {
                 step: AtomicU8::new(IDLE),
                 cursor: AtomicPtr::new(ptr::null_mut()),
                 completed: AtomicUsize::new(0),
-                failed: AtomicBool::new(false),
+                failed_at: AtomicUsize::new(0),
             }
         }
     }
@@ -80,13 +80,21 @@ impl Grace {
     /// Whether grace periods stand still because there is no barrier.
     pub(super) fn has_stopped(&self) -> bool {
         // Relaxed: a hint.
-        self.failed.load(Ordering::Relaxed)
+        self.failed_at.load(Ordering::Relaxed) != 0
     }
 
-    fn note_barrier<T, E>(&self, outcome: Result<T, E>) -> Result<T, E> {
-        // Relaxed: a hint; looked at first, for it hardly ever changes.
-        if self.has_stopped() != outcome.is_err() {
-            self.failed.store(outcome.is_err(), Ordering::Relaxed);
+    /// Whether to try the barrier while so many links are retired. What has failed will most likely fail again, for a filter
+    /// of system calls stays: it is tried again when twice as much waits for it.
+    fn is_worth_trying(&self, retired: usize) -> bool {
+        // Relaxed: a hint.
+        retired + 1 >= 2 * self.failed_at.load(Ordering::Relaxed)
+    }
+
+    fn note_barrier<T, E>(&self, outcome: Result<T, E>, retired: usize) -> Result<T, E> {
+        let failed_at = if outcome.is_err() { retired + 1 } else { 0 };
+        // Relaxed (both): a hint; looked at first, for it hardly ever changes.
+        if self.failed_at.load(Ordering::Relaxed) != failed_at {
+            self.failed_at.store(failed_at, Ordering::Relaxed);
         }
         outcome
     }
@@ -154,7 +162,7 @@ impl Rcu {
         interrupt::point();
         // What a vanished holder left comes first: no batch may be ready when the next one is cut off.
         let mut handed = self.hand_over(&mut done);
-        if self.advance(os) {
+        if self.advance(os, own) {
             handed += self.hand_over(&mut done);
         }
         self.grace.unlock();
@@ -162,7 +170,7 @@ impl Rcu {
     }
 
     /// One move of the batch; `true` if its grace period is over and its links are ready. For the lock's holder.
-    fn advance<P: Platform>(&self, os: &P) -> bool {
+    fn advance<P: Platform>(&self, os: &P, own: Option<&ReaderSlot>) -> bool {
         if self.grace.step() == IDLE {
             if !self.retired.note_batch() {
                 return false;
@@ -171,7 +179,7 @@ impl Rcu {
             if seeded("rcu.snapshot_early") {
                 self.take_snapshots();
             }
-            if self.heavy(os).is_err() {
+            if self.heavy(os, own).is_err() {
                 return false;
             }
             if !seeded("rcu.snapshot_early") {
@@ -245,7 +253,7 @@ impl Rcu {
         if own.is_some_and(ReaderSlot::is_inside) {
             return Err(GraceError::InsideSection);
         }
-        self.heavy(os)?;
+        self.heavy(os, own)?;
         for slot in self.slots.from(self.slots.head()) {
             wait_out(os, slot.word());
         }
@@ -256,18 +264,33 @@ impl Rcu {
         Ok(())
     }
 
-    /// The waiter's half of the barrier.
-    fn heavy<P: Platform>(&self, os: &P) -> Result<(), GraceError> {
+    /// Whether no thread but the caller has a slot, and whoever attaches one from now on sees what the caller did before.
+    fn is_alone(&self, own: Option<&ReaderSlot>) -> bool {
+        if !self.slots.is_only(own) {
+            return false;
+        }
+        // Partner: the fence in `attach`: either we see the slot, or its thread sees what we unlinked.
+        full_fence("rcu.alone_fence");
+        seeded("rcu.alone_looks_early") || self.slots.is_only(own)
+    }
+
+    /// The waiter's half of the barrier. Its other half is that of all threads with a slot: where there is none but the
+    /// caller's, a fence is enough, and [`Rcu::attach`] has the other.
+    fn heavy<P: Platform>(&self, os: &P, own: Option<&ReaderSlot>) -> Result<(), GraceError> {
         match self.flavour() {
             Flavour::Undecided => Err(GraceError::NoBarrier),
             Flavour::Fence => {
                 full_fence("rcu.heavy_fence");
                 Ok(())
             }
-            // It may fail for one thread (a filter of its own) or for a time, so the next caller tries again.
+            Flavour::Membarrier if self.is_alone(own) => Ok(()),
             Flavour::Membarrier if seeded("rcu.heavy_barrier") => Ok(()),
             Flavour::Membarrier => {
-                self.grace.note_barrier(os.heavy_barrier()).map_err(|_| GraceError::NoBarrier)
+                let retired = self.retired.len();
+                if !self.grace.is_worth_trying(retired) {
+                    return Err(GraceError::NoBarrier);
+                }
+                self.grace.note_barrier(os.heavy_barrier(), retired).map_err(|_| GraceError::NoBarrier)
             }
         }
     }

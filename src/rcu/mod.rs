@@ -21,6 +21,9 @@
 //!
 //! - *A slot attached during a grace period.* Attaching comes before the mark, so a waiter that does not find the slot in
 //!   the list is in outcome 2 with its thread.
+//! - *A waiter that is alone*, whose slot is the only one that was ever attached, needs no membarrier. It unlinks, passes a
+//!   fence, and looks for other slots; who attaches one passes a fence behind that and reads. So either the waiter sees the
+//!   slot and runs the barrier, or the new thread is in outcome 2. A program with one thread makes no such system call.
 //! - *A batch.* Links retired before the heavy barrier share it, whoever unlinked them: the push releases and the
 //!   reclaimer acquires, so every unlinking comes before the barrier.
 //! - *A look that comes later.* A slot is looked at at any time after the heavy barrier; a section found then may be
@@ -149,6 +152,11 @@ impl Rcu {
     pub unsafe fn attach(&self, slot: &ReaderSlot) {
         // SAFETY: passed on.
         unsafe { self.slots.push(slot) }
+        // Partner: the fence of a waiter that is alone.
+        if !seeded("heap.made_publish") {
+            // (Not with that bug: this fence would do the work of the release with which the slot's owner is published.)
+            full_fence("rcu.attach_fence");
+        }
     }
 
     /// Enters a reader section; dropping it leaves. Costs a load, a store and a compiler fence, or a full fence where

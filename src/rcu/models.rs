@@ -6,10 +6,11 @@
 use super::interrupt::arm;
 use super::*;
 use crate::base::GRANULE;
+use crate::pal::Platform;
 use crate::pal::simulated::{Barrier, Config, Simulated};
 use crate::sync::atomic::{AtomicBool, AtomicUsize};
 use crate::sync::checker::{explore, explore_all, models};
-use crate::sync::{SeededBug, spin_hint};
+use crate::sync::{SeededBug, set_bare, spin_hint};
 use loom::cell::UnsafeCell;
 use loom::thread;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -37,6 +38,13 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("rcu.nested_without_barrier", "the barrier of a nested entry", "interrupted"),
     SeededBug::new("rcu.attach_relaxed", "the release when a slot is attached", "attached_meanwhile"),
     SeededBug::new("rcu.head_relaxed", "the acquire when the slots are looked at", "attached_meanwhile"),
+    SeededBug::new("rcu.attach_fence", "the fence behind the attaching of a slot", "no_longer_alone"),
+    SeededBug::new(
+        "rcu.alone_fence",
+        "the fence before the look whether others have a slot",
+        "no_longer_alone",
+    ),
+    SeededBug::new("rcu.alone_looks_early", "the order of that fence and that look", "no_longer_alone"),
     SeededBug::new("rcu.leave_relaxed", "the release at the end of a section", "slot_reused"),
     SeededBug::new("rcu.undecided_entry", "the fence at an entry before the start", "started_meanwhile"),
     SeededBug::new("rcu.guest_fence", "the fence at a guest's entry", "guests"),
@@ -232,6 +240,33 @@ fn attached_meanwhile() {
     });
 }
 
+/// The only thread with a slot unmaps while a second one attaches its own and reads. Whenever the waiter takes itself to be
+/// alone the light barrier must not be needed, so there is none here; and where it runs the heavy one, this model ends.
+fn no_longer_alone() {
+    struct Bare;
+    impl Drop for Bare {
+        fn drop(&mut self) {
+            set_bare(false);
+        }
+    }
+    set_bare(true);
+    let _bare = Bare;
+    explore_all(|| {
+        let world = World::new(system(Barrier::Works), 1);
+        let second = spawn(&world, |world| {
+            world.attach(1);
+            world.read(1);
+        });
+        let barriers = world.os.calls().barrier;
+        world.unlink(0);
+        world.rcu.synchronize(&world.os, Some(&world.slots[0])).unwrap();
+        if world.os.calls().barrier == barriers {
+            world.free(0);
+        }
+        second.join().unwrap();
+    });
+}
+
 /// A thread reads while another starts the whole thing and unmaps.
 fn started_meanwhile() {
     explore_all(|| {
@@ -419,6 +454,6 @@ fn forked() {
 }
 
 models! {
-    grace_period grace_period_fenced nested interrupted attached_meanwhile slot_reused reclaimed batch_of_two
+    grace_period grace_period_fenced nested interrupted attached_meanwhile no_longer_alone slot_reused reclaimed batch_of_two
     two_reclaimers guests reclaimed_from_guests busy_reader started_meanwhile forked
 }

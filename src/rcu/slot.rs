@@ -260,6 +260,14 @@ impl SlotList {
         }
     }
 
+    /// Whether no slot is attached but `own`, as far as this thread sees.
+    pub(super) fn is_only(&self, own: Option<&ReaderSlot>) -> bool {
+        // Relaxed (both): the caller's fence orders the look, and nothing is followed.
+        let head = self.head.load(Ordering::Relaxed);
+        ptr::eq(head, own.map_or(ptr::null(), ptr::from_ref))
+            && own.is_none_or(|own| own.next.load(Ordering::Relaxed).is_null())
+    }
+
     /// The newest slot, or null.
     pub(super) fn head(&self) -> *mut ReaderSlot {
         // Acquire: partner is the release in `push`. Later pushes are read-modify-writes and carry on what earlier ones

@@ -189,21 +189,53 @@ fn overlapping_guests_do_not_starve_a_grace_period() {
 }
 
 #[test]
-fn a_barrier_that_fails_parks_what_is_retired_until_it_works_again() {
+fn a_barrier_that_fails_parks_what_is_retired_and_is_seldom_tried_again() {
     let os = system(Barrier::Works);
     let rcu = started(&os);
     let slot = attached(rcu);
+    attached(rcu);
     os.reconfigure(|config| config.barrier = Barrier::StopsAfter(0));
-    for parked in 1..4 {
+    let before = os.calls().failed;
+    for parked in 1..64 {
         retired(rcu);
         assert_eq!(rcu.reclaim(&os, Some(slot), |_| panic!("no grace period")), 0);
         assert_eq!(rcu.statistics().pending, parked);
         assert_eq!(rcu.synchronize(&os, Some(slot)), Err(GraceError::NoBarrier));
         assert!(rcu.statistics().stopped);
     }
+    // At 1, 3, 7, 15, 31 and 63.
+    assert_eq!(os.calls().failed - before, 6);
     os.reconfigure(|config| config.barrier = Barrier::Works);
-    assert_eq!(rcu.reclaim(&os, Some(slot), |_| {}), 3);
+    (0..64).for_each(|_| {
+        retired(rcu);
+    });
+    assert_eq!(rcu.reclaim(&os, Some(slot), |_| {}), 127);
     assert!(!rcu.statistics().stopped);
+    retired(rcu);
+    assert_eq!(rcu.reclaim(&os, Some(slot), |_| {}), 1);
+}
+
+#[test]
+fn a_waiter_whose_slot_is_the_only_one_makes_no_call() {
+    let os = system(Barrier::Works);
+    let rcu = started(&os);
+    let slot = attached(rcu);
+    let barriers = os.calls().barrier;
+    retired(rcu);
+    assert_eq!(rcu.reclaim(&os, Some(slot), |_| {}), 1);
+    assert_eq!(rcu.synchronize(&os, Some(slot)), Ok(()));
+    // A guest is waited for all the same.
+    let guest = rcu.enter_guest();
+    retired(rcu);
+    assert_eq!(rcu.reclaim(&os, Some(slot), |_| panic!("a section is open")), 0);
+    drop(guest);
+    assert_eq!(rcu.reclaim(&os, Some(slot), |_| {}), 1);
+    assert_eq!(os.calls().barrier, barriers);
+    // Who has no slot is not alone, nor is the owner of the first one from now on.
+    assert_eq!(rcu.synchronize(&os, None), Ok(()));
+    attached(rcu);
+    assert_eq!(rcu.synchronize(&os, Some(slot)), Ok(()));
+    assert_eq!(os.calls().barrier, barriers + 2);
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub(crate) use cell::set_steps;
 pub use crossbeam_utils::CachePadded;
 #[cfg(any(loom, shuttle))]
 pub use seeded::is_any_planted;
+#[cfg(all(test, loom))]
+pub(crate) use seeded::set_bare;
 pub use seeded::{SeededBug, acquire, acquire_fence, full_fence, release, release_fence, seeded};
 
 /// Whether freshly mapped (zero) memory is a valid value of every type made of this module's atomics. Where it is
@@ -38,7 +40,9 @@ pub fn light_barrier() {
     #[cfg(not(any(loom, shuttle)))]
     core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
     #[cfg(any(loom, shuttle))]
-    atomic::fence(atomic::Ordering::SeqCst);
+    if !seeded::is_bare() {
+        atomic::fence(atomic::Ordering::SeqCst);
+    }
 }
 
 /// Keeps the compiler from moving accesses across, for code that a signal handler on the same thread may interrupt.

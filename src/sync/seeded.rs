@@ -26,6 +26,24 @@ impl SeededBug {
     }
 }
 
+#[cfg(any(loom, shuttle))]
+std::thread_local! {
+    // For all threads of a model, as `PLANTED`.
+    static BARE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Whether the light barrier is nothing, as on the real machine: in models in which no heavy one may be relied upon.
+#[cfg(any(loom, shuttle))]
+pub(super) fn is_bare() -> bool {
+    BARE.with(std::cell::Cell::get)
+}
+
+/// Says whether it is.
+#[cfg(all(test, loom))]
+pub(crate) fn set_bare(bare: bool) {
+    BARE.with(|cell| cell.set(bare));
+}
+
 /// Whether the bug `name` is planted: always `false` outside model builds.
 #[cfg(not(any(loom, shuttle)))]
 #[inline(always)]

@@ -171,6 +171,9 @@ fn figures_of_huge_blocks_are_exact_however_they_change() {
 fn what_waits_for_a_grace_period_is_counted_when_there_is_none() {
     let allocate = |size| Step::Allocate { hand: 0, size, align: 1, zero: false };
     let steps = [
+        // With one heap there is no barrier.
+        Step::Allocate { hand: 1, size: 1, align: 1, zero: false },
+        Step::Free { hand: 1, pick: 0 },
         allocate(LARGE_MAX + 1),
         Step::Free { hand: 0, pick: 0 },
         allocate(LARGE_MAX),

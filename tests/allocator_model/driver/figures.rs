@@ -147,7 +147,8 @@ impl<C: Checks> Driver<C> {
         assert_eq!(census.purged_bytes, purged.map(|call| call.len as u64).sum::<u64>());
         // Whatever the allocator starts, it ends before another begins: nobody is inside a section here.
         if self.allocator.space().rcu().statistics().flavour == Flavour::Membarrier {
-            assert_eq!(census.grace_periods, calls.barrier - 1);
+            // One barrier each, but none while the first heap is the only one.
+            assert!(census.grace_periods >= calls.barrier - 1);
         }
 
         // What the system refused to unmap before it was a region's stays mapped: nobody remembers it.
