@@ -21,12 +21,11 @@ const ENDS: usize = 64;
 thread_local! {
     static PLAYER: Cell<usize> = const { Cell::new(0) };
     static HEAPS: [Cell<*const Heap>; PLAYERS] = const { [const { Cell::new(&raw const NOBODY) }; PLAYERS] };
-    static HOMES: [Cell<*const Heap>; PLAYERS] = const { [const { Cell::new(ptr::null()) }; PLAYERS] };
 }
 
 struct Player;
 
-// SAFETY: each player has two cells of its own, which start as asked.
+// SAFETY: each player has a cell of its own, which starts as asked.
 unsafe impl Thread for Player {
     type Checks = Checked;
     const GUARDED: bool = true;
@@ -35,18 +34,12 @@ unsafe impl Thread for Player {
     fn heap() -> *const Heap {
         HEAPS.with(|heaps| heaps[PLAYER.get()].get())
     }
-    fn set_heap(heap: *const Heap) {
-        HEAPS.with(|heaps| heaps[PLAYER.get()].set(heap));
-    }
-    fn home() -> *const Heap {
-        HOMES.with(|homes| homes[PLAYER.get()].get())
-    }
-    fn change_home(before: *const Heap, home: *const Heap) -> bool {
-        HOMES.with(|homes| {
-            let cell = &homes[PLAYER.get()];
+    fn change_heap(before: *const Heap, heap: *const Heap) -> bool {
+        HEAPS.with(|heaps| {
+            let cell = &heaps[PLAYER.get()];
             let changes = ptr::eq(cell.get(), before);
             if changes {
-                cell.set(home);
+                cell.set(heap);
             }
             changes
         })
@@ -178,7 +171,7 @@ fuzz_target!(|calls: Vec<Call>| {
             Call::Exit { again } => {
                 exit_thread::<Player>(true);
                 if again {
-                    Player::change_home(Player::home(), ptr::null());
+                    Player::change_heap(Player::heap(), &raw const NOBODY);
                 }
             }
         }

@@ -1,8 +1,8 @@
-//! Where a thread of a preloaded program keeps its heap: two words of initial-exec thread-local memory.
+//! Where a thread of a preloaded program keeps its heap: a word of initial-exec thread-local memory.
 //!
-//! Stable Rust compiles thread-locals of a cdylib to calls of `__tls_get_addr`, which may allocate. So the words are
-//! defined here in assembly, and read with the two instructions that a library loaded at start may use. The first word
-//! starts as the address of [`NOBODY`], so that the fast paths need no test for a thread's first allocation.
+//! Stable Rust compiles thread-locals of a cdylib to calls of `__tls_get_addr`, which may allocate. So the word is
+//! defined here in assembly, and read with the two instructions that a library loaded at start may use. It starts as the
+//! address of [`NOBODY`], so that the fast paths need no test for a thread's first allocation.
 
 use core::arch::{asm, global_asm};
 use core::ffi::c_int;
@@ -16,20 +16,19 @@ pub struct PreloadThread;
 
 global_asm!(
     ".section .tdata.specmalloc,\"awT\",@progbits",
-    ".p2align 4",
+    ".p2align 3",
     // Referred to from other codegen units, but never from outside.
     ".globl specmalloc_thread",
     ".hidden specmalloc_thread",
     ".type specmalloc_thread, @object",
-    ".size specmalloc_thread, 16",
+    ".size specmalloc_thread, 8",
     "specmalloc_thread:",
     ".quad {nobody}",
-    ".quad 0",
     ".text",
     nobody = sym NOBODY,
 );
 
-/// Bytes from the thread pointer to the calling thread's two words: the same for all threads.
+/// Bytes from the thread pointer to the calling thread's word: the same for all threads.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn offset() -> usize {
@@ -44,29 +43,19 @@ fn offset() -> usize {
 
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn get<const AT: usize>() -> *const Heap {
+fn get() -> *const Heap {
     let value: *const Heap;
-    // SAFETY: the words lie at this offset from the thread pointer in every thread.
+    // SAFETY: the word lies at this offset from the thread pointer in every thread.
     unsafe {
-        asm!("mov {0}, qword ptr fs:[{1} + {at}]", out(reg) value, in(reg) offset(), at = const AT,
+        asm!("mov {0}, qword ptr fs:[{1}]", out(reg) value, in(reg) offset(),
              options(readonly, nostack, preserves_flags));
     }
     value
 }
 
+/// Address of the calling thread's word.
 #[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn set<const AT: usize>(value: *const Heap) {
-    // SAFETY: as in `get`; nobody else writes this thread's words.
-    unsafe {
-        asm!("mov qword ptr fs:[{1} + {at}], {0}", in(reg) value, in(reg) offset(), at = const AT,
-             options(nostack, preserves_flags));
-    }
-}
-
-/// Address of the calling thread's two words.
-#[cfg(target_arch = "x86_64")]
-fn words() -> *mut *const Heap {
+fn word() -> *mut *const Heap {
     let base: usize;
     // SAFETY: by the ABI the word at the thread pointer holds the thread pointer itself.
     unsafe {
@@ -75,10 +64,10 @@ fn words() -> *mut *const Heap {
     core::ptr::with_exposed_provenance_mut(base.wrapping_add(offset()))
 }
 
-/// Address of the calling thread's two words.
+/// Address of the calling thread's word.
 #[cfg(target_arch = "aarch64")]
 #[inline(always)]
-fn words() -> *mut *const Heap {
+fn word() -> *mut *const Heap {
     let (base, offset): (usize, usize);
     // SAFETY: reads the thread pointer and an entry of the global offset table, both set before anything ran.
     unsafe {
@@ -92,19 +81,12 @@ fn words() -> *mut *const Heap {
 
 #[cfg(target_arch = "aarch64")]
 #[inline(always)]
-fn get<const AT: usize>() -> *const Heap {
-    // SAFETY: the calling thread's own words. Volatile: a signal handler may have changed them.
-    unsafe { words().byte_add(AT).read_volatile() }
+fn get() -> *const Heap {
+    // SAFETY: the calling thread's own word. Volatile: a signal handler may have changed it.
+    unsafe { word().read_volatile() }
 }
 
-#[cfg(target_arch = "aarch64")]
-#[inline(always)]
-fn set<const AT: usize>(value: *const Heap) {
-    // SAFETY: as in `get`.
-    unsafe { words().byte_add(AT).write_volatile(value) }
-}
-
-// SAFETY: two words of the thread's own, which start as asked.
+// SAFETY: a word of the thread's own, which starts as asked.
 unsafe impl Thread for PreloadThread {
     type Checks = Checked;
     const GUARDED: bool = true;
@@ -112,26 +94,17 @@ unsafe impl Thread for PreloadThread {
 
     #[inline(always)]
     fn heap() -> *const Heap {
-        get::<0>()
+        get()
     }
-    #[inline(always)]
-    fn set_heap(heap: *const Heap) {
-        set::<0>(heap);
-    }
-    #[inline(always)]
-    fn home() -> *const Heap {
-        get::<8>()
-    }
-    fn change_home(before: *const Heap, home: *const Heap) -> bool {
-        let word = words().wrapping_add(1).cast::<*mut Heap>();
+    fn change_heap(before: *const Heap, heap: *const Heap) -> bool {
         // SAFETY: the thread's own word, which nobody else writes.
-        let word = unsafe { AtomicPtr::from_ptr(word) };
+        let word = unsafe { AtomicPtr::from_ptr(word().cast::<*mut Heap>()) };
         // Relaxed: only this thread and its signal handlers read it.
-        word.compare_exchange(before.cast_mut(), home.cast_mut(), Ordering::Relaxed, Ordering::Relaxed)
+        word.compare_exchange(before.cast_mut(), heap.cast_mut(), Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
     }
     fn holder() -> Holder {
-        Holder::new(words().addr())
+        Holder::new(word().addr())
     }
 
     fn stray(address: usize) -> Option<Stray> {

@@ -6,7 +6,9 @@
 
 use super::figures;
 use crate::base::{SLICE, SMALL_MAX, class_of, is_aligned};
-use crate::global::{Stray, Thread, enter_step, is_own, leave_step, process, with_heap, with_heap_to_free};
+use crate::global::{
+    Stray, Thread, enter_step, is_own, leave_step, process, undo_step, with_heap, with_heap_to_free,
+};
 use crate::heap::{Block, BlockKind, Checks, Freed, Heap, Place, Slab, TABLE_MAX};
 use crate::pal::{Call, Misuse, Platform, broken_contract};
 use core::ptr;
@@ -20,10 +22,14 @@ pub fn malloc<T: Thread>(size: usize) -> *mut u8 {
         return malloc_slow::<T>(size);
     }
     let heap = T::heap();
-    enter_step::<T>();
-    // SAFETY: the thread possesses its heap, or it is NOBODY, whose lists are empty.
-    let block = unsafe { (*heap).pop::<T::Checks>(Heap::table_class(size)) };
-    leave_step::<T>(heap);
+    // SAFETY: a thread's heap is one.
+    if !unsafe { enter_step::<T>(heap) } {
+        return malloc_refused::<T>(size, heap);
+    }
+    // SAFETY: the thread possesses its heap and is inside, or it is NOBODY or EXITED, whose lists are empty.
+    let block = unsafe { (*heap).try_pop::<T::Checks>(Heap::table_class(size)) };
+    // SAFETY: as above.
+    unsafe { leave_step::<T>(heap) };
     if block.is_null() {
         return malloc_slow::<T>(size);
     }
@@ -38,47 +44,54 @@ pub fn malloc<T: Thread>(size: usize) -> *mut u8 {
 #[inline(always)]
 pub unsafe fn free<T: Thread>(block: *mut u8) {
     let heap = T::heap();
-    // SAFETY: the thread possesses its heap, or it is NOBODY, which has no slab; both live forever.
+    // SAFETY: a thread's heap is one.
+    if !unsafe { enter_step::<T>(heap) } {
+        // SAFETY: the caller's.
+        return unsafe { free_refused::<T>(block, heap) };
+    }
+    // SAFETY: the thread possesses its heap and is inside, or it is NOBODY or EXITED, which have no slab.
     let slab = unsafe { (*heap).own_slab(block.expose_provenance()) };
     // SAFETY: a slab that the heap knows is its own, and open.
     if slab.is_null() || !unsafe { (*slab).has_own_block(block.addr()) } {
         // SAFETY: the caller's.
-        return unsafe { free_slow::<T>(block) };
+        return unsafe { free_slow::<T>(block, heap) };
     }
     // SAFETY: as above.
     let key = Block::key(block.cast(), unsafe { (*heap).secret() });
     // SAFETY: the block is one of the slab's.
     if T::Checks::ON && unsafe { Block::is_free(block.cast(), key) } {
         // SAFETY: none is needed: this ends in a message. (Not called here, so that `free` needs no stack.)
-        return unsafe { free_slow::<T>(block) };
+        return unsafe { free_slow::<T>(block, heap) };
     }
     // SAFETY: as above.
     unsafe { free_own::<T>(heap, &*slab, block.cast(), key) }
 }
 
-/// Frees a block of a slab that the thread's heap owns.
+/// Frees a block of a slab that the thread's heap owns, and ends the step.
 ///
 /// # Safety
-/// `slab` belongs to `heap`, which the thread possesses; a live block of it starts at `block`, and `key` is its key.
+/// `slab` belongs to `heap`, which the thread possesses and is inside; a live block of it starts at `block`, and `key` is its key.
 #[inline(always)]
 unsafe fn free_own<T: Thread>(heap: *const Heap, slab: &Slab, block: *mut Block, key: usize) {
-    enter_step::<T>();
     // SAFETY: the caller's.
     let freed = unsafe { slab.push::<T::Checks>(block, key) };
     if freed == Freed::Event {
         return free_event::<T>(block, slab, heap);
     }
-    leave_step::<T>(heap);
+    // SAFETY: the caller's.
+    unsafe { leave_step::<T>(heap) };
 }
 
-/// The rest of a free that ended a countdown. Out of line and called last, so that `free` needs no stack;
+/// The rest of a free that ended a countdown, and the end of the step. Out of line and called last, so that `free` needs no stack;
 /// the block is there to keep it in the register that it came in.
 #[cold]
 #[inline(never)]
 fn free_event<T: Thread>(_block: *mut Block, slab: &Slab, heap: *const Heap) {
-    // SAFETY: the thread possesses its heap, which lives forever.
-    unsafe { (*heap).countdown_ended(process(), slab) };
-    leave_step::<T>(heap);
+    // SAFETY: the thread possesses its heap, which lives forever, and is inside.
+    unsafe {
+        (*heap).countdown_ended(process(), slab);
+        leave_step::<T>(heap);
+    }
 }
 
 /// The private list is empty, or the class is not in the table: pops or takes the current slab's list, as every so many
@@ -88,14 +101,18 @@ fn malloc_slow<T: Thread>(size: usize) -> *mut u8 {
     if size <= SMALL_MAX {
         let class = if size <= TABLE_MAX { Heap::table_class(size) } else { class_of(size) };
         let heap = T::heap();
-        enter_step::<T>();
+        // SAFETY: as in `malloc`.
+        if !unsafe { enter_step::<T>(heap) } {
+            return malloc_refused::<T>(size, heap);
+        }
         // SAFETY: as in `malloc`.
         let mut block = unsafe { (*heap).pop::<T::Checks>(class) };
         if block.is_null() {
             // SAFETY: as in `malloc`; NOBODY has no current slab.
             block = unsafe { (*heap).take_over::<T::Checks>(class) };
         }
-        leave_step::<T>(heap);
+        // SAFETY: as above.
+        unsafe { leave_step::<T>(heap) };
         if !block.is_null() {
             return block.cast();
         }
@@ -103,20 +120,27 @@ fn malloc_slow<T: Thread>(size: usize) -> *mut u8 {
     allocate::<T>(size, 1, false)
 }
 
+/// The thread was refused at its heap's gate.
 #[cold]
 #[inline(never)]
-unsafe fn free_slow<T: Thread>(block: *mut u8) {
-    if block.is_null() {
-        return;
-    }
-    let (heap, address) = (T::heap(), block.expose_provenance());
+fn malloc_refused<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
+    // SAFETY: a thread's heap is one.
+    unsafe { undo_step::<T>(heap) };
+    allocate::<T>(size, 1, false)
+}
+
+/// The rest of a free whose block the heap does not find by one load. Ends the step.
+#[cold]
+#[inline(never)]
+unsafe fn free_slow<T: Thread>(block: *mut u8, heap: *const Heap) {
+    let address = block.expose_provenance();
     if process().space().index().is_near_arena(address) {
         // SAFETY: an arena is published there, whose header has a record for every slice.
         let slab = unsafe { &*Slab::of(address) };
         let owner = slab.owner();
         if !owner.is_null() && is_own(heap) && slab.is_block(address % SLICE) {
             let block = block.cast::<Block>();
-            // SAFETY: the thread possesses its heap.
+            // SAFETY: the thread possesses its heap and is inside.
             let key = Block::key(block, unsafe { (*heap).secret() });
             // SAFETY: the slab is open, and the block one of its.
             if T::Checks::ON && unsafe { Block::is_free(block, key) } {
@@ -127,11 +151,35 @@ unsafe fn free_slow<T: Thread>(block: *mut u8) {
                 // SAFETY: the owner is this thread's heap.
                 return unsafe { free_own::<T>(heap, slab, block, key) };
             }
-            enter_step::<T>();
             // SAFETY: as above.
-            unsafe { (*heap).free_remote::<T::Checks, _>(process(), slab, block) };
-            return leave_step::<T>(heap);
+            return unsafe {
+                (*heap).free_remote::<T::Checks, _>(process(), slab, block);
+                leave_step::<T>(heap);
+            };
         }
+    }
+    // SAFETY: the caller's.
+    unsafe {
+        leave_step::<T>(heap);
+        free_anywhere::<T>(block);
+    }
+}
+
+/// The thread was refused at its heap's gate.
+#[cold]
+#[inline(never)]
+unsafe fn free_refused<T: Thread>(block: *mut u8, heap: *const Heap) {
+    // SAFETY: a thread's heap is one; the rest is the caller's.
+    unsafe {
+        undo_step::<T>(heap);
+        free_anywhere::<T>(block);
+    }
+}
+
+/// Frees a block outside a step, wherever it lies.
+unsafe fn free_anywhere<T: Thread>(block: *mut u8) {
+    if block.is_null() {
+        return;
     }
     let place = match find::<T>(Call::Free, block) {
         Ok(place) => place,

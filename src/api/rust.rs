@@ -29,12 +29,11 @@ pub struct SpecMalloc {
 }
 
 /// Rust threads keep their heap in a `thread_local!`. As std says, signal handlers must not allocate; so nothing guards
-/// against them here. Pointers and layouts are trusted in release builds and checked in debug builds.
+/// against them here, and there is no gate: what a thread keeps while it lives stays with it, however long it sleeps. Pointers and layouts are trusted in release builds and checked in debug builds.
 pub struct RustThread;
 
 std::thread_local! {
     static HEAP: Cell<*const Heap> = const { Cell::new(&raw const NOBODY) };
-    static HOME: Cell<*const Heap> = const { Cell::new(ptr::null()) };
 }
 
 /// Destructors of keys run after those of thread-locals, which may allocate and free.
@@ -52,7 +51,7 @@ type RustChecks = crate::heap::Checked;
 #[cfg(not(debug_assertions))]
 type RustChecks = crate::heap::Trusting;
 
-// SAFETY: two thread-local cells without destructors, which start as asked.
+// SAFETY: a thread-local cell without a destructor, which starts as asked.
 unsafe impl Thread for RustThread {
     type Checks = RustChecks;
     const GUARDED: bool = false;
@@ -62,24 +61,15 @@ unsafe impl Thread for RustThread {
     fn heap() -> *const Heap {
         HEAP.get()
     }
-    #[inline(always)]
-    fn set_heap(heap: *const Heap) {
-        HEAP.set(heap);
-    }
-    #[inline(always)]
-    fn home() -> *const Heap {
-        HOME.get()
-    }
-    #[inline(always)]
-    fn change_home(before: *const Heap, home: *const Heap) -> bool {
-        let changes = ptr::eq(HOME.get(), before);
+    fn change_heap(before: *const Heap, heap: *const Heap) -> bool {
+        let changes = ptr::eq(HEAP.get(), before);
         if changes {
-            HOME.set(home);
+            HEAP.set(heap);
         }
         changes
     }
     fn holder() -> Holder {
-        HOME.with(|home| Holder::new(ptr::from_ref(home).addr()))
+        HEAP.with(|heap| Holder::new(ptr::from_ref(heap).addr()))
     }
     fn call_at_exit(counted: bool) -> bool {
         EXIT.arm(counted)
@@ -170,7 +160,7 @@ impl SpecMalloc {
     #[inline(never)]
     unsafe fn free_slow(&self, block: *mut u8, layout: Layout) {
         let place = self.place(block, layout);
-        let is_first = RustThread::home().is_null();
+        let is_first = ptr::eq(RustThread::heap(), &raw const NOBODY);
         with_heap_to_free::<RustThread, _>(&self.options, |heap| match (heap, place) {
             // SAFETY: the block is the caller's; the heap is possessed here.
             (Some(heap), place) => unsafe { process().free::<RustChecks>(heap, block, place) },

@@ -3,11 +3,11 @@
 //! Never started before the program's own second thread, and only where nothing is held: by whoever makes a thread, when
 //! it is made, never by malloc or free, for `pthread_create` takes locks that a caller of those may hold. All signals
 //! blocked; the policy and the processors that the process had when it was loaded, not those of whoever came second;
-//! asleep without a timer when nothing is left to give back. It possesses no heap and borrows one for each tick. It ends
+//! asleep without a timer when nothing is left to give back, and no thread's heap to tidy. It possesses no heap and borrows one for each tick. It ends
 //! when one thread of the program is left: see [`HelperState`](crate::heap::HelperState).
 
 use super::process;
-use super::thread::{EXITED, Thread, with_heap};
+use super::thread::{EXITED, NOBODY, Thread, with_heap};
 use crate::pal::Platform;
 use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering, fence};
 use core::ffi::c_void;
@@ -16,6 +16,8 @@ use core::ptr;
 
 /// Milliseconds between two ticks while there is something to give back.
 const TICK_MS: u32 = 100;
+/// Milliseconds between two looks at which threads are idle.
+const WATCH_MS: u32 = 1000;
 /// Milliseconds that the helper stays when one thread is left: one that comes soon finds it.
 const LINGER_MS: u32 = 20;
 /// Bytes of stack: what the C library calls at the end of a process, if this is the last thread, has to fit in, too.
@@ -105,7 +107,7 @@ fn spawn<T: Thread>() -> bool {
 
 extern "C" fn run<T: Thread>(_: *mut c_void) -> *mut c_void {
     // It possesses no heap, ever.
-    T::change_home(ptr::null(), EXITED);
+    T::change_heap(&raw const NOBODY, &raw const EXITED);
     settle_in();
     loop {
         process().settings().set_helper(true);
@@ -144,10 +146,20 @@ fn help<T: Thread>() {
     let (helper, bell, os) = (process().helper(), process().bell(), process().space().os());
     // Whether a thread that came since the last but one was left would have been seen.
     let mut lingered = false;
+    let mut watched = os.now_ms();
     loop {
+        let now = os.now_ms();
+        let is_due = now.saturating_sub(watched) >= u64::from(WATCH_MS);
+        if is_due {
+            watched = now;
+        }
         // Without memory for a heap there is more to do, later.
         let more = with_heap::<T, _>(&super::Options::new(), |heap| {
-            heap.is_none_or(|heap| process().tick::<T::Checks>(heap))
+            let Some(heap) = heap else { return true };
+            if is_due {
+                process().watch::<T::Checks>(heap);
+            }
+            process().tick::<T::Checks>(heap)
         });
         if !is_allowed() || helper.is_alone() && (lingered || is_dismissed()) {
             return;
@@ -158,7 +170,11 @@ fn help<T: Thread>() {
         } else if more {
             bell.pause(os, TICK_MS);
         } else {
-            helper.sleeps(bell, os, || !is_allowed() || process().has_idle_memory());
+            let watches = process().has_untidied();
+            // Whoever ends that a heap is tidied rings.
+            let is_awake =
+                || !is_allowed() || process().has_idle_memory() || !watches && process().has_untidied();
+            helper.sleeps(bell, os, watches.then_some(WATCH_MS), is_awake);
         }
     }
 }

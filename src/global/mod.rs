@@ -12,8 +12,9 @@ mod thread;
 pub use exit::{ExitKey, exit_value, was_counted};
 pub use options::{OptionError, Options, get_option, honours_deepbind, set_option};
 pub use thread::{
-    Main, NOBODY, Stray, Thread, begin_process, begin_thread, dismiss_helper, enter_step, exit_thread,
-    is_own, leave_step, start_helper, thread_found, thread_made, with_heap, with_heap_to_free,
+    EXITED, Main, NOBODY, Stray, Thread, begin_process, begin_thread, dismiss_helper, enter_step,
+    exit_thread, is_own, leave_step, start_helper, thread_found, thread_made, undo_step, with_heap,
+    with_heap_to_free,
 };
 
 use crate::heap::Allocator;

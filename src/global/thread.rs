@@ -1,9 +1,12 @@
 //! Which heap a thread uses: possessed at the first need, given up at exit, guarded against signal handlers.
 //!
 //! The thread's *heap* pointer is what the fast paths read. Whenever they must not run it points to a heap that is always
-//! empty and owns nothing, so that they need no test: to [`NOBODY`] before the thread has a heap and after it has exited,
-//! and (guarded threads) to [`BUSY`] while it is in the middle of a step, so that a signal handler that mallocs there takes
-//! the slow path. The *home* pointer is the heap that the thread possesses, null or [`ARMED`] before, [`EXITED`] after.
+//! empty and owns nothing, so that they need no test: to [`NOBODY`] or [`ARMED`] before the thread has a heap, and to
+//! [`EXITED`] after.
+//!
+//! A guarded thread passes the heap's gate at each step (`heap::gate`). So a signal handler that mallocs in the middle of a
+//! step is refused there, takes the slow path, and borrows an idle heap for that one operation; and so does the thread
+//! while another one visits its heap.
 //!
 //! A thread possesses a heap only if it is known that it will give it up: it is *armed* first, that is, its exit is hooked.
 //! The preload library arms each thread as it starts. So a thread that ends without having allocated is known to have
@@ -13,31 +16,27 @@
 //! Whatever runs here may be in the middle of a malloc or free inside the C library, which may hold any lock of its own;
 //! so nothing here takes one. What does, registering handlers and making threads, is done when the library is
 //! loaded ([`super::loaded`]) and where a thread is made ([`thread_made`]).
-//!
-//! A handler may attach the thread between the look at the heap pointer and the step, which then ends with NOBODY put back:
-//! NOBODY with a home means just that, and the slow path puts the home back in its place.
 
 use super::{Options, fork, helper, process, start};
 use crate::heap::{Checks, Heap, Holder};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::signal_fence;
 use core::ffi::{c_int, c_void};
 use core::ptr;
 
-/// The heap of a thread that has none: empty lists, owner of no slab. Never written.
+/// The heap of a thread that has none: empty lists, owner of no slab. Its gate may say anything: there is nothing behind it.
 pub static NOBODY: Heap = Heap::new(0, 0);
 
-/// The heap of a thread that is in the middle of a step. As [`NOBODY`].
-pub static BUSY: Heap = Heap::new(0, 0);
+/// The heap of a thread that has none yet, and may possess one. As [`NOBODY`].
+pub(super) static ARMED: Heap = Heap::new(0, 0);
+
+/// The heap of a thread that has exited, and borrows one for each operation. As [`NOBODY`].
+pub static EXITED: Heap = Heap::new(0, 0);
 
 /// Whether `heap` is one that the thread possesses.
 #[inline(always)]
 pub fn is_own(heap: *const Heap) -> bool {
-    !ptr::eq(heap, &raw const NOBODY) && !ptr::eq(heap, &raw const BUSY)
+    ![&raw const NOBODY, &raw const ARMED, &raw const EXITED].contains(&heap)
 }
-
-/// Stands for "exited" as a home: the thread borrows a heap for each operation.
-pub(super) const EXITED: *const Heap = ptr::without_provenance(1);
 
 /// A block of another allocator in the process that has been given to this one.
 #[derive(Clone, Copy, Debug)]
@@ -48,33 +47,27 @@ pub struct Stray {
     pub free: Option<unsafe extern "C" fn(*mut c_void)>,
 }
 
-/// Stands for "has no heap yet, and may possess one" as a home.
-const ARMED: *const Heap = ptr::without_provenance(2);
-
 /// The main function of a thread.
 pub type Main = extern "C" fn(*mut c_void) -> *mut c_void;
 
 /// Where a thread keeps its heap, and how much it trusts its callers.
 ///
 /// # Safety
-/// `heap` and `home` answer what was last set by the same thread; `heap` starts as [`NOBODY`], `home` as null. No two threads
-/// have the same `holder` at the same time. None of the functions allocates, but for those that say so.
+/// `heap` answers what was last set by the same thread, and starts as [`NOBODY`]. No two threads have the same `holder` at
+/// the same time. None of the functions allocates, but for those that say so.
 pub unsafe trait Thread: 'static {
     /// Which checks the paths make.
     type Checks: Checks;
-    /// Whether a signal handler may allocate in the middle of an allocation.
+    /// Whether the thread's steps are behind its heap's gate: a signal handler may allocate in the middle of an allocation,
+    /// and other threads may visit the heap while its thread is outside.
     const GUARDED: bool;
     /// Whether the program's threads are announced ([`thread_made`], [`begin_thread`]). Then others are not counted.
     const ANNOUNCED: bool;
 
     /// What the fast paths allocate from; never null.
     fn heap() -> *const Heap;
-    /// Sets what `heap` answers.
-    fn set_heap(heap: *const Heap);
-    /// The heap that this thread possesses; null before the first need.
-    fn home() -> *const Heap;
-    /// Sets what `home` answers if that is `before`, in one step as far as signal handlers of the thread can tell.
-    fn change_home(before: *const Heap, home: *const Heap) -> bool;
+    /// Sets what `heap` answers if that is `before`, in one step as far as signal handlers of the thread can tell.
+    fn change_heap(before: *const Heap, heap: *const Heap) -> bool;
     /// The thread.
     fn holder() -> Holder;
     /// The block at `address`, which is not in this allocator's memory, if another allocator is known that it came from.
@@ -102,27 +95,41 @@ pub unsafe trait Thread: 'static {
     }
 }
 
-/// Marks the thread as in the middle of a step.
+/// Begins a step in `heap`, what `heap()` has answered. If it answers `false`, the thread is refused, and owes the heap an
+/// [`undo_step`].
+///
+/// # Safety
+/// `heap` is a heap, which lives forever.
 #[inline(always)]
-pub fn enter_step<T: Thread>() {
-    if T::GUARDED {
-        T::set_heap(&raw const BUSY);
-        signal_fence();
-    }
+pub unsafe fn enter_step<T: Thread>(heap: *const Heap) -> bool {
+    // SAFETY: the caller's.
+    !T::GUARDED || unsafe { (*heap).gate().enter() }
+}
+
+/// After a refusal.
+///
+/// # Safety
+/// As for [`enter_step`].
+pub unsafe fn undo_step<T: Thread>(heap: *const Heap) {
+    // SAFETY: the caller's.
+    let _marks_alone = unsafe { (*heap).gate().undo() };
 }
 
 /// Ends what `enter_step` began.
+///
+/// # Safety
+/// As for [`enter_step`].
 #[inline(always)]
-pub fn leave_step<T: Thread>(heap: *const Heap) {
+pub unsafe fn leave_step<T: Thread>(heap: *const Heap) {
     if T::GUARDED {
-        signal_fence();
-        T::set_heap(heap);
+        // SAFETY: the caller's.
+        unsafe { (*heap).gate().leave() }
     }
 }
 
-/// Runs `body` with a heap that the caller possesses meanwhile: the thread's own, or, in a signal handler that
-/// interrupted the allocator and after the thread's exit, one that is borrowed from the pool. `None` when there is no
-/// memory for a heap.
+/// Runs `body` with a heap that the caller is alone in meanwhile: the thread's own, or one that is borrowed from the pool: in
+/// a signal handler that interrupted the allocator, while another thread visits the own one, and after the thread's exit.
+/// `None` when there is no memory for a heap.
 #[inline(never)]
 pub fn with_heap<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap>) -> R) -> R {
     with::<T, R, true>(options, body)
@@ -138,22 +145,23 @@ pub fn with_heap_to_free<T: Thread, R>(options: &Options, body: impl FnOnce(Opti
 fn with<T: Thread, R, const ARMS: bool>(options: &Options, body: impl FnOnce(Option<&Heap>) -> R) -> R {
     fork::notice();
     let mut heap = T::heap();
-    if ptr::eq(heap, &raw const NOBODY) {
-        heap = T::home();
-        if heap == ARMED || heap.is_null() && ARMS {
-            heap = attach::<T>(options);
-        }
-        if heap.is_null() || heap == EXITED {
-            return with_borrowed::<T, R>(options, body);
-        }
-    } else if ptr::eq(heap, &raw const BUSY) {
+    if ptr::eq(heap, &raw const ARMED) || ptr::eq(heap, &raw const NOBODY) && ARMS {
+        heap = attach::<T>(options);
+    }
+    // SAFETY: heaps live forever.
+    let own = unsafe { &*heap };
+    if !is_own(heap) || !enter_or_readmit::<T>(own) {
         return with_borrowed::<T, R>(options, body);
     }
-    enter_step::<T>();
-    // SAFETY: the thread possesses its heap, which lives forever.
-    let result = body(Some(unsafe { &*heap }));
-    leave_step::<T>(heap);
+    let result = body(Some(own));
+    if T::GUARDED {
+        own.gate().leave();
+    }
     result
+}
+
+fn enter_or_readmit<T: Thread>(own: &Heap) -> bool {
+    !T::GUARDED || own.gate().enter() || process().readmit(own, T::holder())
 }
 
 /// A heap from the pool for one operation, settled and idle again afterwards.
@@ -170,30 +178,33 @@ fn with_borrowed<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap
     result
 }
 
-/// Gives the calling thread its heap. Null when there is no memory, or the thread must not possess one.
+/// Gives the calling thread its heap, and answers what it has then: none when there is no memory, or the thread must not
+/// possess one.
 #[cold]
 fn attach<T: Thread>(options: &Options) -> *const Heap {
     start(options);
-    if T::home().is_null() {
+    if ptr::eq(T::heap(), &raw const NOBODY) {
         arm::<T>(!T::ANNOUNCED);
     }
-    if T::home() == ARMED {
-        let Some(heap) = process().pool().possess_any(process(), T::holder()) else { return ptr::null() };
-        if T::change_home(ARMED, heap) {
-            T::set_heap(heap);
-            return heap;
+    if ptr::eq(T::heap(), &raw const ARMED)
+        && let Some(heap) = process().pool().possess_any(process(), T::holder())
+    {
+        if !T::change_heap(&raw const ARMED, heap) {
+            // A signal handler came in between and attached the thread.
+            process().give_up(heap);
+        } else if T::GUARDED {
+            // A handler that comes in before this is refused, and borrows another.
+            process().open_gate(heap);
         }
-        // A signal handler came in between and attached the thread.
-        process().give_up(heap);
     }
-    T::home()
+    T::heap()
 }
 
 /// Hooks the calling thread's exit, unless that was done. The first thread to come here is the process's first: it is
 /// counted, and possesses a heap in any case, for the process ends with it or shortly after.
 fn arm<T: Thread>(counted: bool) {
     static IS_LATER: AtomicBool = AtomicBool::new(false);
-    if !T::home().is_null() {
+    if !ptr::eq(T::heap(), &raw const NOBODY) {
         return;
     }
     // Relaxed: elects one thread.
@@ -211,7 +222,7 @@ fn arm<T: Thread>(counted: bool) {
 fn hook<T: Thread>(counted: bool, call_at_exit: fn(bool) -> bool) -> bool {
     fork::learn::<T>();
     // Before the hook is set, which may allocate and so come back here. (A handler may have done all of it.)
-    !T::change_home(ptr::null(), ARMED) || call_at_exit(counted)
+    !T::change_heap(&raw const NOBODY, &raw const ARMED) || call_at_exit(counted)
 }
 
 /// At load, in the first thread: arms it, also if it never allocates.
@@ -259,21 +270,23 @@ pub fn start_helper<T: Thread>() {
 pub fn exit_thread<T: Thread>(counted: bool) {
     fork::notice();
     let heap = loop {
-        let heap = T::home();
-        if heap == EXITED {
+        let heap = T::heap();
+        if ptr::eq(heap, &raw const EXITED) {
             return;
         }
-        // In this order: NOBODY with a home would be taken for the home's. (A handler may attach the thread just before.)
-        if T::change_home(heap, EXITED) {
+        // A handler may attach the thread just before.
+        if T::change_heap(heap, &raw const EXITED) {
             break heap;
         }
     };
-    if !heap.is_null() && heap != ARMED {
-        T::set_heap(&raw const NOBODY);
-        // SAFETY: the thread possessed it until here; heaps live forever.
+    if is_own(heap) {
+        // SAFETY: the thread possesses it; heaps live forever.
         let heap = unsafe { &*heap };
-        heap.collect::<T::Checks, _>(process());
-        process().give_up(heap);
+        if T::GUARDED {
+            process().leave_heap::<T::Checks>(heap, T::holder());
+        } else {
+            process().abandon::<T::Checks>(heap);
+        }
     }
     if counted {
         helper::thread_ends();
@@ -282,7 +295,7 @@ pub fn exit_thread<T: Thread>(counted: bool) {
 
 /// Whether the calling thread is one that has begun and not ended.
 pub(super) fn is_here<T: Thread>() -> bool {
-    !T::home().is_null() && T::home() != EXITED
+    !ptr::eq(T::heap(), &raw const NOBODY) && !ptr::eq(T::heap(), &raw const EXITED)
 }
 
 /// Ends the helper if one thread of the program is left, and waits for its end: before a call that fails in a process of

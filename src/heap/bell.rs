@@ -50,17 +50,18 @@ impl Bell {
         }
     }
 
-    /// Sleeps until somebody rings or calls, unless `is_idle` says that there is idle memory now. By the helper alone.
-    pub fn doze<P: Platform>(&self, os: &P, is_idle: impl Fn() -> bool) {
+    /// Sleeps until somebody rings or calls, or `most_ms` have passed, unless `is_idle` says that there is idle memory now. By
+    /// the helper alone.
+    pub fn doze<P: Platform>(&self, os: &P, most_ms: Option<u32>, is_idle: impl Fn() -> bool) {
         if seeded("heap.doze_looks_early") && !is_idle() {
             self.set(ASLEEP);
-            return os.wait(&self.state, ASLEEP, None);
+            return os.wait(&self.state, ASLEEP, most_ms);
         }
         self.set(ASLEEP);
         // Partner: the fence in `ring`.
         full_fence("heap.doze_fence");
         if !is_idle() {
-            os.wait(&self.state, ASLEEP, None);
+            os.wait(&self.state, ASLEEP, most_ms);
         }
         self.set(AWAKE);
     }

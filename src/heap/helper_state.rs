@@ -58,10 +58,10 @@ impl HelperState {
         }
     }
 
-    /// The helper has nothing to do, unless `is_idle` says that it has: sleeps until somebody rings or calls. Not if it is
-    /// to end.
-    pub fn sleeps<P: Platform>(&self, bell: &Bell, os: &P, is_idle: impl Fn() -> bool) {
-        bell.doze(os, || self.is_alone() && !seeded("heap.helper_sleeps_alone") || is_idle());
+    /// The helper has nothing to do, unless `is_idle` says that it has: sleeps until somebody rings or calls, or `most_ms`
+    /// have passed. Not if it is to end.
+    pub fn sleeps<P: Platform>(&self, bell: &Bell, os: &P, most_ms: Option<u32>, is_idle: impl Fn() -> bool) {
+        bell.doze(os, most_ms, || self.is_alone() && !seeded("heap.helper_sleeps_alone") || is_idle());
     }
 
     /// Whether one thread of the program is left at most.

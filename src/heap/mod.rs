@@ -11,6 +11,7 @@ mod arenas;
 mod bell;
 mod block;
 mod census;
+mod gate;
 mod helper_state;
 mod huge;
 mod local;
@@ -24,11 +25,13 @@ mod settings;
 mod slab;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
+mod visits;
 
 pub use arenas::{Arenas, Claim};
 pub use bell::Bell;
 pub use block::{Block, Checked, Checks, Trusting};
 pub use census::{Census, ClassCensus, LiveBlocks};
+pub use gate::{Gate, Visit};
 pub use helper_state::HelperState;
 pub use huge::Huge;
 pub use local::{Heap, TABLE_MAX};
@@ -47,6 +50,7 @@ use crate::region::{Prefer, Region};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{full_fence, seeded};
 use core::ptr;
+use visits::Watch;
 
 /// Largest large block in bytes, and the largest alignment of one; above it a block is huge.
 pub const LARGE_MAX: usize = if cfg!(any(loom, shuttle)) { 2 * SLICE } else { 4 << 20 };
@@ -84,6 +88,7 @@ pub struct Allocator<P: Platform> {
     retention: Retention,
     bell: Bell,
     helper: HelperState,
+    watch: Watch,
     secret: AtomicUsize,
 }
 
@@ -100,6 +105,7 @@ impl<P: Platform> Allocator<P> {
                 retention: Retention::new(),
                 bell: Bell::new(),
                 helper: HelperState::new(),
+                watch: Watch::new(),
                 secret: AtomicUsize::new(0),
             }
         }
@@ -261,10 +267,12 @@ impl<P: Platform> Allocator<P> {
         }
     }
 
-    /// Gives back everything that is free: in this heap, in those that nobody possesses, and in whole slices and regions.
+    /// Gives back everything that is free: in this heap, in those whose threads are outside, in those that nobody possesses,
+    /// and in whole slices and regions.
     #[cold]
     pub fn give_back<C: Checks>(&self, heap: &Heap) {
         heap.collect::<C, P>(self);
+        self.visit::<C>(heap.holder(), |_| true, |idle| idle.collect::<C, P>(self));
         self.collect_idle::<C>(heap.holder());
         self.relieve(heap);
     }
@@ -351,10 +359,10 @@ impl<P: Platform> Allocator<P> {
     /// The calling thread is the only one.
     pub unsafe fn child_after_fork(&'static self, own: Holder) {
         // SAFETY: heaps attach their slots, and nobody else does.
-        let owns = |slot: &ReaderSlot| unsafe { Heap::of_slot(slot) }.possession().holder() == Some(own);
+        let owns = |slot: &ReaderSlot| unsafe { Heap::of_slot(slot) }.is_in_hand(own);
         // SAFETY: the caller's.
         unsafe { self.space.child_after_fork(&owns) };
-        for heap in self.pool.orphaned(own) {
+        for heap in self.pool.torn(own) {
             heap.forget_slabs();
         }
         {
@@ -363,15 +371,12 @@ impl<P: Platform> Allocator<P> {
             self.arenas.each_run(|slab| {
                 // SAFETY: an owner is a heap, and lives forever.
                 let owner = unsafe { slab.owner().as_ref() };
-                if let Some(owner) = owner.filter(|owner| slab.usage() == Usage::Slab && owner.is_orphan(own))
-                {
+                if let Some(owner) = owner.filter(|owner| slab.usage() == Usage::Slab && owner.is_torn(own)) {
                     owner.regain(slab);
                 }
             });
         }
-        for heap in self.pool.orphaned(own).filter(|_| !seeded("heap.child_drops_owners")) {
-            self.pool.give_up(heap);
-        }
+        self.settle_gates(own);
         self.pool.renew_hints();
         if !seeded("heap.child_keeps_count") {
             self.huge.recount();

@@ -39,6 +39,10 @@ impl Holder {
             None => panic!("a thread's number is not zero"),
         }
     }
+
+    pub(super) fn number(self) -> usize {
+        self.0.get()
+    }
 }
 
 /// Who possesses a heap: a [`Holder`], or zero for nobody.
@@ -65,12 +69,18 @@ impl Possession {
         if seeded("heap.possess_two_steps") {
             // Relaxed: a seeded bug.
             let free = self.0.load(Ordering::Acquire) == NOBODY;
-            self.0.store(by.0.get(), Ordering::Relaxed);
+            self.0.store(by.number(), Ordering::Relaxed);
             return free;
         }
         // Acquire: pairs with the Release in `give_up`, so that everything the last possessor did is seen. Relaxed on
         // failure: nothing is read but the word.
-        self.0.compare_exchange(NOBODY, by.0.get(), acquire("heap.possess"), Ordering::Relaxed).is_ok()
+        self.0.compare_exchange(NOBODY, by.number(), acquire("heap.possess"), Ordering::Relaxed).is_ok()
+    }
+
+    /// Makes it another thread's: by who has it, or is left with it.
+    pub(super) fn pass_to(&self, to: Holder) {
+        // Relaxed: nobody takes what is possessed.
+        self.0.store(to.number(), Ordering::Relaxed);
     }
 
     fn give_up(&self) {
@@ -239,8 +249,8 @@ impl Pool {
         None
     }
 
-    /// In the child of a fork: the heaps that threads possessed which do not exist here.
-    pub fn orphaned(&self, own: Holder) -> impl Iterator<Item = &'static Heap> {
-        (0..self.made()).filter_map(|index| self.get(index)).filter(move |heap| heap.is_orphan(own))
+    /// In the child of a fork: the heaps that threads were in which do not exist here.
+    pub(super) fn torn(&self, own: Holder) -> impl Iterator<Item = &'static Heap> {
+        (0..self.made()).filter_map(|index| self.get(index)).filter(move |heap| heap.is_torn(own))
     }
 }

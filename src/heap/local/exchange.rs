@@ -93,13 +93,14 @@ impl Heap {
         // SAFETY: heaps live forever.
         let index = unsafe { (*parcel.owner).index() } as usize;
         parcel.send::<C>(self.secret.get());
-        // Partner: the fence in `Allocator::give_up`: either we see that the owner has become idle, or who gave it up sees
-        // the parcel.
+        // Partners: the fences in `Allocator::give_up` and in `Allocator::tidy`: either we see that the owner has become idle or
+        // was tidied, or who did that sees the parcel.
         if !seeded("heap.inbox_push") {
             // (Not with that bug: loom switches threads at no fence, so this one would do the work of the push.)
             full_fence("heap.post_fence");
         }
-        if from.pool().is_idle(index) && !seeded("heap.post_blind") {
+        let disturbed = !seeded("heap.post_undisturbed") && from.watch.disturb(index);
+        if disturbed || from.pool().is_idle(index) && !seeded("heap.post_blind") {
             from.stir();
         }
     }

@@ -6,7 +6,7 @@
 //!
 //! Rules:
 //! 1. A heap is *possessed* by one thread at a time (see `pool`); only the possessor touches it, but for `inbox`,
-//!    `shared` and `slot`.
+//!    `shared` and `slot`, and only inside its gate, if it uses that: while it is outside another may visit (see `gate`).
 //! 2. Heaps live forever in metadata memory, so an owner pointer can always be followed to its inbox.
 //! 3. Every step leaves each list a list: a thread that vanishes between two instructions (fork) takes with it what it
 //!    had in its hands, and nothing else.
@@ -16,10 +16,11 @@ mod exchange;
 use crate::base::{CLASSES, SLICE, class_of};
 use crate::heap::Allocator;
 use crate::heap::block::{Block, Checks};
+use crate::heap::gate::{Gate, Visit};
 use crate::heap::pool::{Holder, Possession};
 use crate::heap::remote::{Inbox, Outbox};
 use crate::heap::slab::{Freed, Slab, Standing};
-use crate::pal::Platform;
+use crate::pal::{Call, Misuse, Platform, broken_contract};
 use crate::rcu::{ReaderSlot, Section};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{CachePadded, Cell, ZERO_IS_VALID, signal_fence};
@@ -47,10 +48,21 @@ const OWN: usize = if cfg!(any(loom, shuttle)) { 8 } else { 1024 };
 struct Shared {
     index: u32,
     possession: Possession,
+    visit: Visit,
 }
 
-/// What one thread allocates from.
+impl Shared {
+    crate::const_unless_model! {
+        fn new(index: u32) -> Shared {
+            Shared { index, possession: Possession::new(), visit: Visit::new() }
+        }
+    }
+}
+
+/// What one thread allocates from. In the order of declaration: the gate comes first, so that its address is the heap's.
+#[repr(C)]
 pub struct Heap {
+    gate: Gate,
     lists: [Cell<*mut Block>; CLASSES],
     secret: Cell<usize>,
     current: [Cell<*const Slab>; CLASSES],
@@ -85,6 +97,7 @@ impl Heap {
         /// A heap without slabs. `index` is its position in the pool, `secret` the process's.
         pub fn new(index: u32, secret: usize) -> Heap {
             Heap {
+                gate: Gate::new(),
                 lists: [const { Cell::new(ptr::null_mut()) }; CLASSES],
                 secret: Cell::new(secret),
                 current: [const { Cell::new(ptr::null()) }; CLASSES],
@@ -95,7 +108,7 @@ impl Heap {
                 changed: Cell::new(0),
                 lookups: [AtomicU64::new(0), AtomicU64::new(0)],
                 remote_frees: AtomicU64::new(0),
-                shared: CachePadded::new(Shared { index, possession: Possession::new() }),
+                shared: CachePadded::new(Shared::new(index)),
                 inbox: CachePadded::new(Inbox::new()),
                 slot: ReaderSlot::new(),
                 own: [const { Cell::new(ptr::null()) }; OWN],
@@ -113,8 +126,7 @@ impl Heap {
         unsafe {
             if ZERO_IS_VALID {
                 (&raw mut (*at).secret).write(Cell::new(secret));
-                (&raw mut (*at).shared)
-                    .write(CachePadded::new(Shared { index, possession: Possession::new() }));
+                (&raw mut (*at).shared).write(CachePadded::new(Shared::new(index)));
                 (&raw mut (*at).slot).write(ReaderSlot::new());
             } else {
                 at.write(Heap::new(index, secret));
@@ -160,13 +172,33 @@ impl Heap {
     #[inline(always)]
     pub unsafe fn pop<C: Checks>(&self, class: usize) -> *mut Block {
         // SAFETY: the caller's.
+        let block = unsafe { self.try_pop::<C>(class) };
+        // SAFETY: as above.
+        let head = unsafe { self.lists.get_unchecked(class) }.get();
+        if C::ON && block.is_null() && !head.is_null() {
+            broken_contract(Misuse::WriteAfterFree, Call::Free, head.addr());
+        }
+        block
+    }
+
+    /// The same, or null if the block was written while it was free: what calls nothing needs no stack. A `pop` that follows
+    /// tells.
+    ///
+    /// # Safety
+    /// As for [`Heap::pop`].
+    #[inline(always)]
+    pub unsafe fn try_pop<C: Checks>(&self, class: usize) -> *mut Block {
+        // SAFETY: the caller's.
         let list = unsafe { self.lists.get_unchecked(class) };
         let block = list.get();
         if block.is_null() {
             return block;
         }
         // SAFETY: blocks of a private list are free and this heap's.
-        list.set(unsafe { Block::follow::<C>(block, self.secret.get()) });
+        let Some(next) = (unsafe { Block::next::<C>(block, self.secret.get()) }) else {
+            return ptr::null_mut();
+        };
+        list.set(next);
         // SAFETY: the block has just left the list and is the caller's.
         unsafe { Block::clear::<C>(block) };
         block
@@ -359,14 +391,20 @@ impl Heap {
         &self.shared.possession
     }
 
-    /// The possessor, who is the caller.
-    pub fn holder(&self) -> Holder {
-        self.possession().holder().unwrap_or(Holder::new(usize::MAX))
+    /// Where its owner comes in.
+    #[inline(always)]
+    pub fn gate(&self) -> &Gate {
+        &self.gate
     }
 
-    /// In the child of a fork: whether a thread possessed it that does not exist here.
-    pub fn is_orphan(&self, own: Holder) -> bool {
-        self.possession().holder().is_some_and(|holder| holder != own)
+    /// Who visits it.
+    pub fn visit(&self) -> &Visit {
+        &self.shared.visit
+    }
+
+    /// The thread that is inside, which is the caller.
+    pub fn holder(&self) -> Holder {
+        self.visit().inside().or(self.possession().holder()).unwrap_or(Holder::new(usize::MAX >> 2))
     }
 
     /// A reader section of the possessor.

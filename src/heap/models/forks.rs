@@ -38,6 +38,12 @@ const SEEDED: &[SeededBug] = &[
         "forked_in_exchange",
     ),
     SeededBug::new("heap.child_keeps_count", "the counting anew of what is kept", "forked_in_runs"),
+    SeededBug::new("heap.child_keeps_visits", "the end of a vanished visitor's visit", "forked_in_visits"),
+    SeededBug::new(
+        "heap.child_keeps_torn",
+        "the mending of a heap whose visitor vanished",
+        "forked_in_visits",
+    ),
     SeededBug::new("rcu.child_keeps_sections", "the closing of vanished threads' sections", "forked_in_runs"),
     SeededBug::new("rcu.child_keeps_lock", "the freeing of a vanished reclaimer's lock", "forked_in_runs"),
 ];
@@ -112,8 +118,9 @@ impl Scheduler for Forks {
     }
 }
 
-/// Forks while each victim runs its body. A body finds some of the blocks that the heaps' owners passed on beforehand.
-fn explore(prepare: fn(&World, [&Actor; VICTIMS]), bodies: [fn(Actor); VICTIMS]) {
+/// Forks while each victim runs its body, and the child's thread is outside its heap. A body finds some of the blocks that the
+/// heaps' owners, the child's thread first, passed on beforehand.
+fn explore(prepare: fn(&Actor, [&Actor; VICTIMS]), bodies: [fn(Actor); VICTIMS]) {
     let begun_and_ended = Arc::new([Count::new(0), Count::new(0)]);
     let counts = Arc::clone(&begun_and_ended);
     let model = move || {
@@ -124,7 +131,8 @@ fn explore(prepare: fn(&World, [&Actor; VICTIMS]), bodies: [fn(Actor); VICTIMS])
         let (own, heaps) =
             (world.base.possess_as(CHILD_THREAD), [(); VICTIMS].map(|()| world.base.possess()));
         let actors = heaps.map(|heap| Actor::with(&world, heap));
-        prepare(&world, [&actors[0], &actors[1]]);
+        prepare(&Actor::with(&world, own), [&actors[0], &actors[1]]);
+        world.base.get().open_gate(own);
         let counts = Arc::clone(&counts);
         let child = spawn(&world, move |world| {
             run_child(world, own);
@@ -168,7 +176,7 @@ fn run_child(world: &World, own: &'static Heap) {
     // SAFETY: the scheduler runs no other thread from here on.
     unsafe { from.child_after_fork(CHILD_THREAD) };
     assert_eq!(world.kept_bytes(), from.huge().kept_bytes(), "bytes that are kept");
-    let actor = Actor::with(world, own);
+    let actor = Actor::gated(world, own, CHILD_THREAD);
     let sizes = [MEDIUM, MEDIUM, MEDIUM, SLICE, MEDIUM, MEDIUM, HUGE, MEDIUM, MEDIUM, MEDIUM, SLICE, MEDIUM];
     let fresh = sizes.map(|bytes| actor.get(bytes, false));
     fresh.into_iter().for_each(|at| actor.free(at));
@@ -226,9 +234,9 @@ fn forked_in_slabs() {
 
 /// Blocks that go home, and slabs that change their heap.
 fn forked_in_exchange() {
-    let prepare = |world: &World, actors: [&Actor; VICTIMS]| {
+    let prepare = |own: &Actor, actors: [&Actor; VICTIMS]| {
         for actor in actors {
-            (0..9).for_each(|_| world.pass(actor.get(MEDIUM, false)));
+            (0..9).for_each(|_| own.world.pass(actor.get(MEDIUM, false)));
         }
     };
     let body = |actor: Actor| {
@@ -256,7 +264,8 @@ fn forked_in_exchange() {
 
 /// An inbox that is read: the blocks that were sent are in it, or on their way to their slabs, or there.
 fn forked_in_receive() {
-    let prepare = |world: &World, [owner, sender]: [&Actor; VICTIMS]| {
+    let prepare = |own: &Actor, [owner, sender]: [&Actor; VICTIMS]| {
+        let world = own.world;
         (0..7).for_each(|_| world.pass(owner.get(MEDIUM, false)));
         for _ in 0..6 {
             world.passed().into_iter().for_each(|at| sender.free(at));
@@ -282,4 +291,35 @@ fn forked_in_runs() {
     explore(|_, _| {}, [body, body]);
 }
 
-models! { forked_in_slabs forked_in_exchange forked_in_receive forked_in_runs }
+/// A heap that is visited: that of the child's thread, and that of another that comes and goes.
+fn forked_in_visits() {
+    let prepare = |own: &Actor, actors: [&Actor; VICTIMS]| {
+        for actor in [own, actors[1]] {
+            let mut blocks: Vec<_> = (0..9).map(|_| actor.get(MEDIUM, false)).collect();
+            actor.free(blocks.swap_remove(1));
+            blocks.into_iter().for_each(|at| own.world.pass(at));
+        }
+        own.from.open_gate(actors[1].heap);
+        // A few blocks on their way to both.
+        (0..14).for_each(|_| own.world.passed().into_iter().for_each(|at| actors[0].free(at)));
+        actors[0].heap.settle::<Checked, _>(own.from);
+    };
+    let visitor = |actor: Actor| {
+        actor.from.watch::<Checked>(actor.heap);
+        actor.from.watch::<Checked>(actor.heap);
+        actor.from.visit::<Checked>(THREAD, |_| true, |idle| idle.collect::<Checked, _>(actor.from));
+        actor.leave();
+    };
+    let owner = |actor: Actor| {
+        let actor = Actor::gated(actor.world, actor.heap, THREAD);
+        for _ in 0..3 {
+            let at = actor.get(MEDIUM, false);
+            actor.world.passed().into_iter().for_each(|at| actor.free(at));
+            actor.free(at);
+        }
+        actor.leave();
+    };
+    explore(prepare, [visitor, owner]);
+}
+
+models! { forked_in_visits forked_in_slabs forked_in_exchange forked_in_receive forked_in_runs }

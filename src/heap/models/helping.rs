@@ -85,7 +85,7 @@ fn last_but_one_ends() {
             thread::spawn(move || world.helper.thread_ends(&world.bell, &world.os))
         });
         while !world.helper.is_alone() {
-            world.helper.sleeps(&world.bell, &world.os, || false);
+            world.helper.sleeps(&world.bell, &world.os, None, || false);
         }
         assert!(world.helper.ends(|| true));
         enders.into_iter().for_each(|thread| thread.join().unwrap());

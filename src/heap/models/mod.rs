@@ -1,6 +1,7 @@
 //! Models of the heap layer, on the real code: a whole [`Allocator`] on the simulated system.
 //!
 //! - `orders` (loom): what a release and an acquire hand over, with few steps and every schedule and stale value.
+//! - `gates` (loom): an owner and a visitor of its heap.
 //! - `helping` (loom): the helper's life.
 //! - `flows` (shuttle): whole paths of several threads, under schedules drawn at random and by priorities.
 //! - `programs` (shuttle): the same with programs drawn at random, too.
@@ -19,6 +20,8 @@ mod flows;
 mod forks;
 #[cfg(shuttle)]
 mod helper;
+#[cfg(loom)]
+mod gates;
 #[cfg(loom)]
 mod helping;
 #[cfg(loom)]

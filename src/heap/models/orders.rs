@@ -238,7 +238,7 @@ fn helper_woken() {
             if taken == workers.len() {
                 break;
             }
-            world.bell.doze(&world.os, || world.idle.load(Ordering::Relaxed) != 0);
+            world.bell.doze(&world.os, None, || world.idle.load(Ordering::Relaxed) != 0);
         }
         workers.into_iter().for_each(|worker| worker.join().unwrap());
     });
@@ -263,7 +263,7 @@ fn sent_to_an_exiting() {
                 let from = world.get();
                 // Relaxed: the bell orders it.
                 let awake = || from.has_idle_memory() || over.load(Ordering::Relaxed) != 0;
-                from.bell().doze(from.space().os(), awake);
+                from.bell().doze(from.space().os(), None, awake);
             })
         };
         let exiting = on_thread(|from, owner, _| from.give_up(owner), owner);

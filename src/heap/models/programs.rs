@@ -14,6 +14,7 @@ use std::vec::Vec;
 const SCHEDULES: usize = 30;
 /// Some of the places that can be weakened: what most programs meet.
 const SEEDED: &[SeededBug] = &[
+    SeededBug::new("heap.visit_unlooked", "the look whether the owner is outside", "programs"),
     SeededBug::new("heap.possess_two_steps", "the one step of taking possession", "programs"),
     SeededBug::new("heap.extend_unclaimed", "the claim of the slices that a block grows into", "programs"),
     SeededBug::new("heap.huge_count_two_steps", "the one step of counting a huge block's bytes", "programs"),
@@ -52,6 +53,9 @@ enum Step {
     Settle,
     Collect,
     CollectIdle,
+    /// Tidies the heaps of the others that were not used since they were probed, and probes those that were.
+    Watch,
+    GiveBack,
     Purge {
         most: usize,
     },
@@ -75,6 +79,8 @@ fn small_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Settle),
         1 => Just(Step::Collect),
         1 => Just(Step::CollectIdle),
+        2 => Just(Step::Watch),
+        2 => Just(Step::GiveBack),
     ]
 }
 
@@ -116,21 +122,22 @@ fn other_length(bytes: usize) -> Option<usize> {
 }
 
 /// A heap, when the others leave one: each of them tidies one or two beside its own now and then.
-fn arrive(world: &World) -> Actor<'_> {
+fn arrive(world: &World, holder: Holder) -> Actor<'_> {
     loop {
-        if let Some(heap) = world.base.get().pool().possess_any(world.base.get(), THREAD) {
-            return Actor::with(world, heap);
+        if let Some(heap) = world.base.get().pool().possess_any(world.base.get(), holder) {
+            world.base.get().open_gate(heap);
+            return Actor::gated(world, heap, holder);
         }
         thread::yield_now();
     }
 }
 
 /// What one thread does. What it still holds in the end it passes on.
-fn run(world: &World, steps: &[Step]) {
-    let mut actor = arrive(world);
+fn run(world: &World, holder: Holder, steps: &[Step]) {
+    let mut actor = arrive(world, holder);
     let mut held: Vec<usize> = Vec::new();
     for &step in steps {
-        let (from, heap) = (actor.from, actor.heap);
+        let from = actor.from;
         let picked = |pick: usize| pick.checked_rem(held.len());
         match step {
             Step::Get { bytes, zero } => held.extend(actor.try_get(bytes, zero)),
@@ -158,23 +165,25 @@ fn run(world: &World, steps: &[Step]) {
             }
             Step::Change => {
                 actor.leave();
-                actor = arrive(world);
+                actor = arrive(world, holder);
             }
-            Step::Settle => heap.settle::<Checked, _>(from),
-            Step::Collect => heap.collect::<Checked, _>(from),
-            Step::CollectIdle => from.collect_idle::<Checked>(THREAD),
+            Step::Settle => actor.step(|heap| heap.settle::<Checked, _>(from)),
+            Step::Collect => actor.step(|heap| heap.collect::<Checked, _>(from)),
+            Step::CollectIdle => from.collect_idle::<Checked>(holder),
+            Step::Watch => actor.step(|heap| from.watch::<Checked>(heap)),
+            Step::GiveBack => actor.step(|heap| from.give_back::<Checked>(heap)),
             Step::Purge { most } => {
-                from.arenas().purge(from, heap, most);
+                actor.step(|heap| from.arenas().purge(from, heap, most));
             }
             Step::Tick => {
-                from.tick::<Checked>(heap);
+                actor.step(|heap| from.tick::<Checked>(heap));
             }
-            Step::UnmapEmpty => from.arenas().unmap_empty(from, heap),
-            Step::Relieve => from.relieve(heap),
-            Step::DropKept => {
+            Step::UnmapEmpty => actor.step(|heap| from.arenas().unmap_empty(from, heap)),
+            Step::Relieve => actor.step(|heap| from.relieve(heap)),
+            Step::DropKept => actor.step(|heap| {
                 from.huge().drop_kept(from);
                 from.space().reap(Some(heap.slot()));
-            }
+            }),
         }
     }
     held.into_iter().for_each(|at| world.pass(at));
@@ -187,7 +196,7 @@ fn execute(threads: Vec<Vec<Step>>) {
         let world = World::new();
         let start = |index: usize| {
             let threads = Arc::clone(&threads);
-            spawn(&world, move |world| run(world, &threads[index]))
+            spawn(&world, move |world| run(world, Holder::new(10 + index), &threads[index]))
         };
         // All of them, before one is waited for.
         let started: Vec<_> = (0..threads.len()).map(start).collect();

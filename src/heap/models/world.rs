@@ -231,6 +231,8 @@ pub struct Actor<'a> {
     pub world: &'a World,
     pub from: &'static Allocator<Simulated>,
     pub heap: &'static Heap,
+    /// Who the thread is, if it uses the heap's gate.
+    gated: Option<Holder>,
 }
 
 impl<'a> Actor<'a> {
@@ -239,7 +241,32 @@ impl<'a> Actor<'a> {
     }
 
     pub fn with(world: &'a World, heap: &'static Heap) -> Actor<'a> {
-        Actor { world, from: world.base.get(), heap }
+        Actor { world, from: world.base.get(), heap, gated: None }
+    }
+
+    /// A thread that uses the open gate of its heap, which it possesses as `holder`: others may visit it.
+    pub fn gated(world: &'a World, heap: &'static Heap, holder: Holder) -> Actor<'a> {
+        Actor { gated: Some(holder), ..Actor::with(world, heap) }
+    }
+
+    /// Does something in the thread's heap, or in a borrowed one while that is visited.
+    pub fn step<R>(&self, body: impl FnOnce(&Heap) -> R) -> R {
+        let Some(holder) = self.gated else { return body(self.heap) };
+        if self.heap.gate().enter() || self.from.readmit(self.heap, holder) {
+            let result = body(self.heap);
+            self.heap.gate().leave();
+            return result;
+        }
+        let borrowed = loop {
+            match self.from.pool().possess_any(self.from, holder) {
+                Some(heap) => break heap,
+                None => thread::yield_now(),
+            }
+        };
+        let result = body(borrowed);
+        borrowed.settle::<Checked, _>(self.from);
+        self.from.give_up(borrowed);
+        result
     }
 
     pub fn get(&self, bytes: usize, zero: bool) -> usize {
@@ -248,8 +275,8 @@ impl<'a> Actor<'a> {
 
     /// A block, unless there is no address space for it.
     pub fn try_get(&self, bytes: usize, zero: bool) -> Option<usize> {
-        // SAFETY: this thread possesses the heap.
-        let block = unsafe { self.from.allocate::<Checked>(self.heap, bytes, 1, zero) };
+        // SAFETY: this thread possesses the heap, and is inside.
+        let block = self.step(|heap| unsafe { self.from.allocate::<Checked>(heap, bytes, 1, zero) });
         if block.is_null() {
             return None;
         }
@@ -268,21 +295,23 @@ impl<'a> Actor<'a> {
     pub fn free(&self, at: usize) {
         self.world.demand_bounds();
         let (place, ..) = self.world.leave(at);
-        // What the fast path of a free asks.
-        // SAFETY: a slab that a heap finds at once is its own, and holds its arena; its fields are atomics here.
-        if let Some(slab) = unsafe { self.heap.own_slab(at).as_ref() }
-            && slab.is_block(at.wrapping_sub(slab.base()))
-        {
-            assert!(ptr::eq(slab.owner(), self.heap), "a heap takes another's slab for its own");
-        }
-        // SAFETY: this thread possesses the heap and the block.
-        unsafe { self.from.free::<Checked>(self.heap, ptr::with_exposed_provenance_mut(at), place) };
+        self.step(|heap| {
+            // What the fast path of a free asks.
+            // SAFETY: a slab that a heap finds at once is its own, and holds its arena; its fields are atomics here.
+            if let Some(slab) = unsafe { heap.own_slab(at).as_ref() }
+                && slab.is_block(at.wrapping_sub(slab.base()))
+            {
+                assert!(ptr::eq(slab.owner(), heap), "a heap takes another's slab for its own");
+            }
+            // SAFETY: this thread possesses the heap and the block, and is inside.
+            unsafe { self.from.free::<Checked>(heap, ptr::with_exposed_provenance_mut(at), place) };
+        });
     }
 
     pub fn resize(&self, at: usize, bytes: usize) -> usize {
         let (place, before, mark) = self.world.leave(at);
-        // SAFETY: this thread possesses the heap and the block, whose kind stays.
-        let resized = unsafe { self.from.resize(self.heap, place, bytes, 1) };
+        // SAFETY: this thread possesses the heap and the block, whose kind stays, and is inside.
+        let resized = self.step(|heap| unsafe { self.from.resize(heap, place, bytes, 1) });
         let now = resized.map_or(at, pointer_address);
         self.world.demand_place(now);
         // SAFETY: the block is ours, and mapped.
@@ -294,8 +323,13 @@ impl<'a> Actor<'a> {
 
     /// What a thread does when it exits.
     pub fn leave(self) {
-        self.heap.settle::<Checked, _>(self.from);
-        self.from.give_up(self.heap);
+        match self.gated {
+            Some(holder) => self.from.leave_heap::<Checked>(self.heap, holder),
+            None => {
+                self.heap.settle::<Checked, _>(self.from);
+                self.from.give_up(self.heap);
+            }
+        }
     }
 }
 

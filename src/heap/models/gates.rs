@@ -1,0 +1,168 @@
+//! The gate, by loom: an owner that comes and goes, and a visitor. The owner's entry is the load and the store that it is on
+//! x86-64, and the visitor's barrier falls before or behind both (`Gate::pass_instruction`).
+
+use super::*;
+use crate::pal::simulated::Barrier;
+use crate::sync::checker::{explore, models};
+use loom::cell::UnsafeCell;
+use loom::thread;
+use std::sync::Arc;
+
+/// Every place that can be weakened, and the model that must fail then.
+const SEEDED: &[SeededBug] = &[
+    SeededBug::new("heap.gate_two_steps", "that no barrier falls between test and mark", "visited"),
+    SeededBug::new("heap.gate_leave", "the owner's half of the barrier", "visited"),
+    SeededBug::new("heap.gate_enter", "the acquire of an owner that comes in", "visited"),
+    SeededBug::new("heap.gate_release", "the release of a visitor that has been inside", "visited"),
+    SeededBug::new("heap.visit_unbarred", "the barrier between mark and look", "visited"),
+    SeededBug::new("heap.visit_unlooked", "the look behind the barrier", "visited"),
+    SeededBug::new("heap.knock", "the acquire of an owner that takes marks off", "visited"),
+    SeededBug::new("heap.visit_end", "the release of a visit", "visited"),
+    SeededBug::new("heap.hand_over", "the release of an owner that exits while it is visited", "gone"),
+    SeededBug::new("heap.visit_gone", "the acquire of a visitor that finds the owner gone", "gone"),
+    SeededBug::new("heap.visit_forgets_gone", "the heap of an owner that is gone", "handed_over"),
+    SeededBug::new(
+        "heap.tidy_fence",
+        "the fence between the note and the look at the inbox",
+        "sent_to_a_tidied",
+    ),
+    SeededBug::new("heap.post_undisturbed", "the look whether the owner was tidied", "sent_to_a_tidied"),
+];
+
+const OWNER: Holder = Holder::new(2);
+const VISITOR: Holder = Holder::new(3);
+
+/// A heap with a gate, and something that whoever is inside may touch.
+struct Gated {
+    base: Base,
+    heap: &'static Heap,
+    inside: UnsafeCell<u32>,
+}
+
+// SAFETY: the checker verifies that accesses do not overlap.
+unsafe impl Sync for Gated {}
+// SAFETY: as above.
+unsafe impl Send for Gated {}
+
+impl Gated {
+    fn new(barrier: Barrier) -> Arc<Gated> {
+        let config = Config { reserve: 16 * GRANULE, barrier, ..Config::default() };
+        let base = Base::on(Simulated::with(config));
+        let heap = base.possess_as(OWNER);
+        base.get().open_gate(heap);
+        Arc::new(Gated { base, heap, inside: UnsafeCell::new(0) })
+    }
+
+    fn touch(&self) {
+        // SAFETY: the checker verifies that no access overlaps.
+        self.inside.with_mut(|value| unsafe { *value += 1 });
+    }
+
+    fn step(&self) {
+        if self.heap.gate().enter() || self.base.get().readmit(self.heap, OWNER) {
+            self.touch();
+            self.heap.gate().leave();
+        }
+    }
+
+    fn visit(&self) {
+        self.base.get().visit::<Checked>(VISITOR, |_| true, |_| self.touch());
+    }
+}
+
+/// An owner makes two steps while another thread visits its heap.
+fn visited() {
+    explore(3, || {
+        let gated = Gated::new(Barrier::Works);
+        let visitor = {
+            let gated = Arc::clone(&gated);
+            thread::spawn(move || gated.visit())
+        };
+        gated.step();
+        gated.step();
+        visitor.join().unwrap();
+        // Nobody is inside, and the owner comes in again, whatever mark was left.
+        assert!(gated.heap.gate().enter() || gated.base.get().readmit(gated.heap, OWNER));
+    });
+}
+
+/// An owner exits while its heap is visited, or while a visitor knocks whose barrier fails: it is given up once.
+fn handed_over() {
+    for barrier in [Barrier::Works, Barrier::StopsAfter(1)] {
+        explore(3, move || {
+            let gated = Gated::new(barrier);
+            let owner = {
+                let gated = Arc::clone(&gated);
+                thread::spawn(move || {
+                    gated.step();
+                    gated.base.get().leave_heap::<Checked>(gated.heap, OWNER);
+                })
+            };
+            gated.visit();
+            let possessed = gated.base.get().pool().possess(0, VISITOR);
+            if possessed.is_some() {
+                gated.touch();
+            }
+            owner.join().unwrap();
+            let next = possessed.or_else(|| gated.base.get().pool().possess(0, VISITOR));
+            assert!(next.is_some(), "nobody has given the heap up");
+            assert!(gated.heap.visit().knock(VISITOR), "a visit has no end");
+        });
+    }
+}
+
+/// An owner that is refused exits while a visitor ends its visit: either the visitor has the heap then, or the owner.
+fn gone() {
+    explore(3, || {
+        let gated = Gated::new(Barrier::Works);
+        assert!(gated.heap.visit().knock(VISITOR));
+        let owner = {
+            let gated = Arc::clone(&gated);
+            thread::spawn(move || {
+                gated.touch();
+                if !gated.heap.visit().hand_over() {
+                    assert!(gated.heap.visit().knock(OWNER));
+                    gated.touch();
+                }
+            })
+        };
+        if !gated.heap.visit().end(VISITOR) {
+            gated.touch();
+        }
+        owner.join().unwrap();
+    });
+}
+
+/// A block is sent to a heap that the helper tidies at the same time: it does not sleep while the block lies there.
+fn sent_to_a_tidied() {
+    explore(2, || {
+        let gated = Gated::new(Barrier::Works);
+        let (from, owner, sender) = (gated.base.get(), gated.heap, gated.base.possess());
+        let helpers = gated.base.possess_as(VISITOR);
+        // SAFETY: this thread plays the owner.
+        let block = unsafe { from.allocate::<Checked>(owner, 8 << 10, 1, false) }.expose_provenance();
+        owner.gate().probe();
+        let over = Arc::new(AtomicUsize::new(0));
+        let helper = {
+            let (gated, over) = (Arc::clone(&gated), Arc::clone(&over));
+            thread::spawn(move || {
+                let from = gated.base.get();
+                from.watch::<Checked>(helpers);
+                // Relaxed: the bell orders it.
+                let awake = || from.has_untidied() || over.load(Ordering::Relaxed) != 0;
+                from.bell().doze(from.space().os(), None, awake);
+            })
+        };
+        let place = from.place(block).expect("a live block");
+        // SAFETY: this thread possesses the heap, and the block is its.
+        unsafe { from.free::<Checked>(sender, ptr::with_exposed_provenance_mut(block), place) };
+        if owner.inbox().is_empty() || from.has_untidied() {
+            // The block went home, or the helper will look again: it may sleep on, but for the end of this model.
+            over.store(1, Ordering::Relaxed);
+            from.stir();
+        }
+        helper.join().unwrap();
+    });
+}
+
+models! { visited handed_over gone sent_to_a_tidied }
