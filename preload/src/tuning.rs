@@ -128,7 +128,7 @@ pub extern "C" fn malloc_stats() {
         now.huge,
         now.mappings,
     ));
-    to_stderr([text.as_bytes()]);
+    to_stderr(text.as_bytes());
 }
 
 unsafe extern "C" {

@@ -1,4 +1,5 @@
-//! glibc's own malloc beside ours: libraries that would bind to it, and blocks that come from it.
+//! The C library around ours: its own malloc, which libraries would bind to and blocks come from, and its parts that
+//! allocate while they hold locks, load libraries, or run before our constructors.
 
 mod common;
 
@@ -66,4 +67,10 @@ fn the_callers_runpath_counts() {
     copy(common::compile("beside.c", &["-Wl,-rpath,$ORIGIN/plugins"]), program.clone());
     common::run(Command::new(program).arg("the_callers_runpath_counts")).passed();
     fs::remove_dir_all(folder).expect("the folder was just made");
+}
+
+passing_cases! { "inside_libc.c":
+    one_thread_uses_all,
+    many_threads_use_all,
+    before_constructors,
 }

@@ -141,9 +141,12 @@ pub(super) fn read_environment() {
     options.apply();
 }
 
-/// One line on standard error.
+/// One line on standard error, written at once, so that it stays one among those of other processes.
 fn complain(what: &[u8], pair: &[u8]) {
-    to_stderr([b"specmalloc: ", what, pair, b"\n"]);
+    let mut line = [b'\n'; 256];
+    let text = [b"specmalloc: ", what, pair].into_iter().flatten();
+    let len = line.iter_mut().take(255).zip(text).map(|(place, &byte)| *place = byte).count();
+    to_stderr(&line[..=len]);
 }
 
 fn switch(value: &[u8]) -> Option<bool> {

@@ -86,6 +86,6 @@ pub fn broken_contract(misuse: Misuse, call: Call, address: usize) -> ! {
     }
     put(after.as_bytes());
     put(b"\n");
-    to_stderr([&line[..len]]);
+    to_stderr(&line[..len]);
     end_process()
 }

@@ -7,24 +7,21 @@
 use core::ffi::c_long;
 use core::ptr::{null, null_mut};
 
-/// Writes `parts`, one after the other, to standard error. A closed or full one is nobody's business here; `errno` is what
-/// it was.
-pub fn to_stderr<const N: usize>(mut parts: [&[u8]; N]) {
+/// Writes `bytes` to standard error. A closed or full one is nobody's business here; `errno` is what it was.
+pub fn to_stderr(mut bytes: &[u8]) {
     // SAFETY: libc answers with the address of this thread's errno.
     let (errno, before) = unsafe {
         let errno = libc::__errno_location();
         (errno, *errno)
     };
-    while parts.iter().any(|part| !part.is_empty()) {
-        let vectors =
-            parts.map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() });
-        // SAFETY: the vectors describe readable slices, which the kernel only reads.
+    while !bytes.is_empty() {
+        // SAFETY: the kernel reads `bytes`.
         let written = unsafe {
-            libc::syscall(libc::SYS_writev, libc::STDERR_FILENO as c_long, vectors.as_ptr(), N as c_long)
+            libc::syscall(libc::SYS_write, c_long::from(libc::STDERR_FILENO), bytes.as_ptr(), bytes.len())
         };
         match usize::try_from(written) {
             Ok(0) => break,
-            Ok(written) => drop_front(&mut parts, written),
+            Ok(written) => bytes = &bytes[written..],
             // SAFETY: this thread's errno, as above.
             Err(_) if unsafe { *errno } == libc::EINTR => {}
             Err(_) => break,
@@ -32,15 +29,6 @@ pub fn to_stderr<const N: usize>(mut parts: [&[u8]; N]) {
     }
     // SAFETY: as above.
     unsafe { *errno = before };
-}
-
-/// Takes the first `bytes` bytes off `parts`.
-fn drop_front(parts: &mut [&[u8]], mut bytes: usize) {
-    for part in parts {
-        let taken = bytes.min(part.len());
-        *part = &part[taken..];
-        bytes -= taken;
-    }
 }
 
 /// What the kernel keeps of a signal: handler, flags, restorer, mask. All zero is the default action.

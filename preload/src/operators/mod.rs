@@ -86,7 +86,7 @@ extern "C" fn thrower() -> Code {
 
 /// What is left when operator new fails and nothing can throw.
 extern "C" fn out_of_memory() -> ! {
-    to_stderr([b"specmalloc: out of memory in operator new, and no C++ runtime to throw std::bad_alloc\n"]);
+    to_stderr(b"specmalloc: out of memory in operator new, and no C++ runtime to throw std::bad_alloc\n");
     end_process()
 }
 

@@ -1,0 +1,81 @@
+/* A program that shuts itself off once it has started, as a network service does: from then on only the kinds of system call
+ * that glibc's malloc makes are allowed, and those that end it. Any other kills it. */
+#include "support.h"
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+static volatile int shut;
+
+static void shut_off(void)
+{
+    static const int allowed[] = {SYS_mmap, SYS_munmap, SYS_mremap, SYS_mprotect, SYS_madvise, SYS_brk, SYS_futex,
+                                  SYS_write, SYS_exit, SYS_exit_group, SYS_rt_sigprocmask, SYS_rt_sigreturn,
+                                  SYS_clock_gettime, SYS_set_robust_list, SYS_clock_nanosleep};
+    enum { COUNT = sizeof allowed / sizeof *allowed };
+    struct sock_filter filter[2 * COUNT + 2];
+    size_t length = 0;
+    filter[length++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+    for (size_t i = 0; i < COUNT; i++) {
+        filter[length++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, allowed[i], 0, 1);
+        filter[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    }
+    filter[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+    struct sock_fprog program = {length, filter};
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) != 0) _exit(3);
+    shut = 1;
+}
+
+static unsigned next_random(unsigned *state)
+{
+    return *state = *state * 1664525 + 1013904223;
+}
+
+static void *work(void *seed)
+{
+    enum { COUNT = 3000 };
+    char **blocks = calloc(COUNT, sizeof *blocks);
+    unsigned state = (unsigned)(uintptr_t)seed;
+    for (int round = 0; round < 20; round++) {
+        for (int i = 0; i < COUNT; i++) {
+            size_t size = 16 + (next_random(&state) >> 8) % (i % 10 ? 3000 : 120000);
+            if (!(blocks[i] = malloc(size))) _exit(4);
+            memset(blocks[i], 1, size);
+        }
+        for (int i = 0; i < COUNT; i++) free(blocks[i]);
+        char *huge = malloc(30 * MIB);
+        memset(huge, 1, 30 * MIB);
+        huge = realloc(realloc(huge, 60 * MIB), MIB);
+        free(huge);
+        char *zero = calloc(1, 6 * MIB);
+        for (size_t i = 0; i < 6 * MIB; i += 512) if (zero[i]) _exit(5);
+        memset(zero, 1, 6 * MIB);
+        free(zero);
+        malloc_trim(0);
+    }
+    free(blocks);
+    return NULL;
+}
+
+/* A program of one thread. */
+static void alone(void)
+{
+    shut_off();
+    work((void *)1);
+    _exit(0);
+}
+
+/* The figures need nothing else either. */
+static void reports(void)
+{
+    char *block = malloc(40);
+    shut_off();
+    free(block);
+    malloc_stats();
+    _exit(0);
+}
+
+MAIN(CASE(alone), CASE(reports))
