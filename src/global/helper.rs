@@ -14,8 +14,6 @@ use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::ptr;
 
-/// Milliseconds between two ticks while there is something to give back.
-const TICK_MS: u32 = 100;
 /// Milliseconds between two looks at which threads are idle.
 const WATCH_MS: u32 = 1000;
 /// Milliseconds that the helper stays when one thread is left: one that comes soon finds it.
@@ -168,7 +166,7 @@ fn help<T: Thread>() {
         if lingered {
             bell.linger(os, LINGER_MS);
         } else if more {
-            bell.pause(os, TICK_MS);
+            bell.pause(os, process().tick_ms());
         } else {
             let watches = process().has_untidied();
             // Whoever ends that a heap is tidied rings.

@@ -19,6 +19,7 @@ mod local;
 pub(crate) mod models;
 mod place;
 mod pool;
+mod refusals;
 mod remote;
 mod retention;
 mod settings;
@@ -40,6 +41,8 @@ pub use pool::{Holder, MAX_HEAPS, Pool, Possession};
 pub use retention::Retention;
 pub use settings::{Bet, BetCount, Settings};
 pub use slab::{Freed, Slab, Standing, Usage};
+
+use refusals::Refusals;
 
 use crate::base::{GRANULE, SLICE, class_info, class_of_aligned};
 use crate::const_unless_model;
@@ -78,6 +81,10 @@ impl BlockKind {
     }
 }
 
+/// Milliseconds between two ticks: usually, and at most where the system refuses to take memory back.
+const TICK_MS: u64 = 100;
+const MOST_TICK_MS: u64 = 5_000;
+
 /// A whole allocator: address space, arenas, heaps, huge blocks. Lives forever where it is.
 pub struct Allocator<P: Platform> {
     space: Space<P>,
@@ -86,6 +93,7 @@ pub struct Allocator<P: Platform> {
     huge: Huge,
     settings: Settings,
     retention: Retention,
+    refusals: Refusals,
     bell: Bell,
     helper: HelperState,
     watch: Watch,
@@ -103,6 +111,7 @@ impl<P: Platform> Allocator<P> {
                 huge: Huge::new(),
                 settings: Settings::new(),
                 retention: Retention::new(),
+                refusals: Refusals::new(),
                 bell: Bell::new(),
                 helper: HelperState::new(),
                 watch: Watch::new(),
@@ -291,11 +300,21 @@ impl<P: Platform> Allocator<P> {
     /// empty for several.
     /// Answers whether anything is left to give back.
     pub fn tick<C: Checks>(&self, heap: &Heap) -> bool {
+        let before = self.space.os().calls();
         self.collect_idle::<C>(heap.holder());
         self.age_dirty(heap);
         let empty = self.arenas.age_empty(self, heap);
         self.space.reap(Some(heap.slot()));
+        let after = self.space.os().calls();
+        if after.failed > before.failed && (after.unmap, after.purge) == (before.unmap, before.purge) {
+            self.refusals.note(true, self.space.os().now_ms());
+        }
         empty || self.has_idle_memory()
+    }
+
+    /// Milliseconds until the next tick is due if the last one left something.
+    pub fn tick_ms(&self) -> u32 {
+        self.refusals.wait(self.space.os().now_ms()).clamp(TICK_MS, MOST_TICK_MS) as u32
     }
 
     /// Whether there is anything for [`Allocator::tick`] to give back: free memory that is resident, blocks that were sent to

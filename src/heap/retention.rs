@@ -226,9 +226,16 @@ impl<P: Platform> Allocator<P> {
     }
 
     fn give_back_some(&self, heap: &Heap, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
         // Huge blocks first: one call gives back much.
         let left = self.huge().shrink_kept(self, bytes);
-        self.arenas().purge(self, heap, left.div_ceil(SLICE));
+        let now = self.space().os().now_ms();
+        if left > 0 && self.refusals.wait(now) == 0 {
+            let purged = self.arenas().purge(self, heap, left.div_ceil(SLICE));
+            self.refusals.note(purged == 0, now);
+        }
     }
 }
 

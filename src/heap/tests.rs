@@ -1,6 +1,8 @@
 //! Tests of heaps and slabs on the simulated system: what a heap knows of its slabs, and what passes between heaps. The
 //! whole allocator is tested against a model in `tests/allocator_model`.
 
+mod staying;
+
 use super::*;
 use crate::base::{CLASSES, class_info, class_of, class_size};
 use crate::pal::simulated::{Config, Simulated};

@@ -21,6 +21,8 @@ pub struct Linux {
     names: AtomicBool,
     /// What the next random number is made from; zero before the kernel was asked, which happens once, at start.
     random: AtomicU64,
+    /// Whether memory that the program had locked was purged: then more of it may be.
+    locked: AtomicBool,
     /// On a line of their own: threads that map at the same time write here.
     counters: CachePadded<Counters>,
 }
@@ -35,6 +37,8 @@ struct Counters {
     failed: AtomicU64,
 }
 
+/// As MADV_DONTNEED, also for memory that is locked. Since Linux 5.18; the libc crate does not know it.
+const MADV_DONTNEED_LOCKED: c_int = 24;
 const MAP_FLAGS: c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
 impl Linux {
@@ -45,6 +49,7 @@ impl Linux {
                 page_size: AtomicUsize::new(0),
                 names: AtomicBool::new(false),
                 random: AtomicU64::new(0),
+                locked: AtomicBool::new(false),
                 counters: CachePadded::new(Counters {
                     map: AtomicU64::new(0),
                     unmap: AtomicU64::new(0),
@@ -227,7 +232,20 @@ unsafe impl Platform for Linux {
 
     unsafe fn purge(&self, addr: usize, len: usize) -> Result<(), Errno> {
         // SAFETY: the caller vouches that the range is ours and its contents are not needed.
-        let outcome = done(|| unsafe { libc::madvise(addr as *mut c_void, len, libc::MADV_DONTNEED) });
+        let advise = |advice| done(|| unsafe { libc::madvise(addr as *mut c_void, len, advice) });
+        // Relaxed: a hint which of the two is likely to do.
+        let outcome = if self.locked.load(Ordering::Relaxed) {
+            advise(MADV_DONTNEED_LOCKED)
+        } else {
+            match advise(libc::MADV_DONTNEED) {
+                Err(Errno(libc::EINVAL)) => {
+                    let purged = advise(MADV_DONTNEED_LOCKED);
+                    self.locked.store(purged.is_ok(), Ordering::Relaxed);
+                    purged
+                }
+                outcome => outcome,
+            }
+        };
         self.counted(&self.counters.purge, outcome)
     }
 

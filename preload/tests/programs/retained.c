@@ -109,6 +109,31 @@ static void first_descent(void)
     }
 }
 
+static long processor_ms(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000 +
+           (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1000;
+}
+
+/* Memory that the program has locked is given back where the system can do that, and nobody is kept busy by it. */
+static void locked(void)
+{
+    start_another();
+    size_t before = resident();
+    if (mlockall(MCL_CURRENT) != 0) return;
+    for (int i = 0; i < 1000; i++) CHECK((blocks[i] = malloc(60000)) != NULL);
+    if (mlock(blocks[0], 60000) != 0) return;
+    for (int i = 0; i < 1000; i++) memset(blocks[i], 1, 60000);
+    if (mlockall(MCL_CURRENT) != 0) return;
+    for (int i = 0; i < 1000; i++) free(blocks[i]);
+    for (int look = 0; look < 100 && resident() > before + 8 * MIB; look++) usleep(50000);
+    long busy = processor_ms();
+    sleep(3);
+    CHECK(processor_ms() - busy < 30);
+}
+
 /* Random medium and large blocks, 100 MiB of them all the time. */
 static void random_blocks(void)
 {
@@ -134,4 +159,4 @@ static void random_blocks(void)
 }
 
 MAIN(CASE(small_cycles), CASE(large_cycles), CASE(huge_cycles), CASE(cycles_beside_a_thread),
-     CASE(cycles_end_with_a_helper), CASE(cycles_end_with_the_next_calls), CASE(first_descent), CASE(random_blocks))
+     CASE(cycles_end_with_a_helper), CASE(cycles_end_with_the_next_calls), CASE(first_descent), CASE(locked), CASE(random_blocks))
