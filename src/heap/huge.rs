@@ -10,7 +10,7 @@
 
 use super::Allocator;
 use super::local::Heap;
-use crate::base::{align_down, align_up, is_aligned};
+use crate::base::{SLICE, align_down, align_up, is_aligned};
 use crate::pal::{Call, Errno, Misuse, Platform, broken_contract};
 use crate::region::{Kind, Region};
 use crate::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -130,10 +130,14 @@ impl Huge {
         used: usize,
         align: usize,
     ) -> Option<&'static Region> {
-        let reserve = if from.settings().reserves_space() { used.min(MOST_RESERVE) } else { 0 };
         for _ in 0..2 {
+            let reserve = if from.settings().reserves_space() { used.min(MOST_RESERVE) } else { 0 };
             if let Ok(region) = from.space().map_region(Kind::Huge, used, align, reserve) {
                 return Some(region);
+            }
+            if used <= MOST_RESERVE {
+                // Address space has become short since the start: by a limit that the program sets itself.
+                from.settings().set_reserve(false);
             }
             self.drop_kept(from);
             from.space().reap(Some(heap.slot()));
@@ -197,6 +201,10 @@ impl Huge {
     /// Keeps a freed region, with as many of its pages as may stay; `false` if it has to be unmapped.
     pub(super) fn keep<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) -> bool {
         let dirty = dirty_of(region);
+        if !from.settings().reserves_space() && region.len() > dirty + dirty / 8 + SLICE {
+            // Where address space is short, what lies behind the block is not for keeping.
+            return false;
+        }
         let stays = align_down(dirty.saturating_sub(from.excess(dirty)), from.page_size());
         // Without its pages the address space stays for a while: that saves the grace period of an unmap, and a second free of
         // the block is still recognised.
