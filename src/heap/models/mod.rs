@@ -18,10 +18,10 @@ mod arenas;
 mod flows;
 #[cfg(shuttle)]
 mod forks;
-#[cfg(shuttle)]
-mod helper;
 #[cfg(loom)]
 mod gates;
+#[cfg(shuttle)]
+mod helper;
 #[cfg(loom)]
 mod helping;
 #[cfg(loom)]

@@ -363,7 +363,7 @@ impl Dozing {
             // Relaxed: the bell orders it.
             let awake = || from.has_idle_memory() || told.load(Ordering::Relaxed) != 0;
             while !awake() {
-                from.bell().doze(&world.base.os, awake);
+                from.bell().doze(&world.base.os, None, awake);
             }
         });
         Dozing { over, thread }

@@ -1,0 +1,38 @@
+//! Threads that live and do nothing keep little, and threads that do something are not disturbed by those who look.
+
+mod common;
+
+use std::process::Command;
+
+/// Runs a case with the options `conf`.
+#[track_caller]
+fn case(case: &str, conf: &str) {
+    let program = common::compile("idle.c", &[]);
+    common::run(Command::new(program).arg(case).env("SPECMALLOC_CONF", conf)).passed();
+}
+
+#[test]
+fn a_sleeping_thread_that_used_every_class_keeps_little() {
+    case("every_class", "");
+}
+
+#[test]
+fn a_trim_reaches_what_sleeping_threads_keep() {
+    case("every_class_trimmed", "");
+    case("every_class_trimmed", "helper:off");
+}
+
+#[test]
+fn what_is_freed_for_a_sleeping_thread_goes_back() {
+    case("freed_for", "");
+}
+
+#[test]
+fn what_a_sleeping_thread_holds_back_goes_home() {
+    case("held_back", "");
+}
+
+#[test]
+fn threads_are_visited_as_they_work_fork_and_exit() {
+    case("visited", "");
+}
