@@ -134,28 +134,34 @@ fn malloc_refused<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
 #[inline(never)]
 unsafe fn free_slow<T: Thread>(block: *mut u8, heap: *const Heap) {
     let address = block.expose_provenance();
-    if process().space().index().is_near_arena(address) {
-        // SAFETY: an arena is published there, whose header has a record for every slice.
-        let slab = unsafe { &*Slab::of(address) };
-        let owner = slab.owner();
-        if !owner.is_null() && is_own(heap) && slab.is_block(address % SLICE) {
-            let block = block.cast::<Block>();
-            // SAFETY: the thread possesses its heap and is inside.
-            let key = Block::key(block, unsafe { (*heap).secret() });
-            // SAFETY: the slab is open, and the block one of its.
-            if T::Checks::ON && unsafe { Block::is_free(block, key) } {
-                broken_contract(Misuse::DoubleFree, Call::Free, address);
+    if is_own(heap) {
+        // SAFETY: the thread possesses its heap and is inside.
+        let own = unsafe { &*heap };
+        // Keeps the arena while its header is read: a pointer that is not a live block's does not.
+        let section = own.section(process());
+        if process().space().index().is_near_arena(address) {
+            // SAFETY: an arena is published there, whose header has a record for every slice.
+            let slab = unsafe { &*Slab::of(address) };
+            let owner = slab.owner();
+            if !owner.is_null() && slab.is_block(address % SLICE) {
+                let block = block.cast::<Block>();
+                let key = Block::key(block, own.secret());
+                // SAFETY: the slab is open, and the block one of its.
+                if T::Checks::ON && unsafe { Block::is_free(block, key) } {
+                    broken_contract(Misuse::DoubleFree, Call::Free, address);
+                }
+                drop(section);
+                if ptr::eq(owner, heap) {
+                    // A block of a slab that the heap owns but does not find by one load.
+                    // SAFETY: the owner is this thread's heap.
+                    return unsafe { free_own::<T>(heap, slab, block, key) };
+                }
+                // SAFETY: as above.
+                return unsafe {
+                    own.free_remote::<T::Checks, _>(process(), slab, block);
+                    leave_step::<T>(heap);
+                };
             }
-            if ptr::eq(owner, heap) {
-                // A block of a slab that the heap owns but does not find by one load.
-                // SAFETY: the owner is this thread's heap.
-                return unsafe { free_own::<T>(heap, slab, block, key) };
-            }
-            // SAFETY: as above.
-            return unsafe {
-                (*heap).free_remote::<T::Checks, _>(process(), slab, block);
-                leave_step::<T>(heap);
-            };
         }
     }
     // SAFETY: the caller's.
@@ -203,13 +209,34 @@ unsafe fn free_anywhere<T: Thread>(block: *mut u8) {
 /// Finds what holds the block, here or in another allocator; for any other pointer ends the process with a message.
 fn find<T: Thread>(call: Call, block: *mut u8) -> Result<Place, Stray> {
     let address = block.expose_provenance();
-    match process().place(address) {
+    match in_section::<T, _>(|| process().place(address)) {
         Ok(place) => Ok(place),
         Err(misuse) => match T::stray(address).filter(|_| misuse == Misuse::Foreign) {
             Some(stray) => Err(stray),
             None => broken_contract(misuse, call, address),
         },
     }
+}
+
+/// Looks at something in a reader section: in a step of the thread's own heap, or else as a guest.
+#[inline]
+fn in_section<T: Thread, R>(look: impl FnOnce() -> R) -> R {
+    let heap = T::heap();
+    if is_own(heap) {
+        // SAFETY: the thread possesses its heap, which lives forever; inside, it is alone there.
+        unsafe {
+            if enter_step::<T>(heap) {
+                let section = (*heap).section(process());
+                let seen = look();
+                drop(section);
+                leave_step::<T>(heap);
+                return seen;
+            }
+            undo_step::<T>(heap);
+        }
+    }
+    let _section = process().space().rcu().enter_guest();
+    look()
 }
 
 /// Gives another allocator's block back to it.

@@ -136,6 +136,8 @@ impl SpecMalloc {
             // SAFETY: by `GlobalAlloc`'s contract the pointer is a live block of this allocator and of this layout.
             return unsafe { Place::trusted(address) };
         }
+        // Trusted pointers hold what they point into.
+        let _section = RustChecks::ON.then(|| process().space().rcu().enter_guest());
         match process().place(address) {
             Ok(place) => place,
             Err(misuse) => crate::pal::broken_contract(misuse, crate::pal::Call::Free, address),

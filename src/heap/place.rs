@@ -59,8 +59,8 @@ pub(super) unsafe fn first_of(record: *mut Slab) -> &'static Slab {
 }
 
 impl<P: Platform> Allocator<P> {
-    /// Finds the live block that starts at `address`, or says what is wrong with the pointer. Reads the index outside a
-    /// section: a live block holds its region, and for any other pointer the answer is a message.
+    /// Finds the live block that starts at `address`, or says what is wrong with the pointer. In a section of the caller's,
+    /// unless the pointer is known to be a live block's: such a block holds its region, any other pointer may race an unmap.
     pub fn place(&self, address: usize) -> Result<Place, Misuse> {
         // Where pages of several regions meet there is no block: those are mappings of files.
         let Coarse::Region(region) = self.space().index().lookup_coarse(address) else {
