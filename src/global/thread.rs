@@ -19,6 +19,7 @@
 
 use super::{Options, fork, helper, process, start};
 use crate::heap::{Checks, Heap, Holder};
+use crate::pal::Platform;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use core::ffi::{c_int, c_void};
 use core::ptr;
@@ -169,13 +170,27 @@ fn enter_or_readmit<T: Thread>(own: &Heap) -> bool {
 fn with_borrowed<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap>) -> R) -> R {
     // A handler may interrupt the first allocation of the process.
     start(options);
-    let heap = process().pool().possess_any(process(), T::holder());
+    let heap = borrow::<T>();
     let result = body(heap);
     if let Some(heap) = heap {
         heap.settle::<T::Checks, _>(process());
         process().give_up(heap);
     }
     result
+}
+
+/// Possesses a heap for one operation. Where all are taken (tens of thousands of threads) waits for one of those that are
+/// kept for that, which another thread has for the time of an operation; but not in a handler that interrupted such an
+/// operation of its own thread: if all of them were waited for so, no wait would end.
+fn borrow<T: Thread>() -> Option<&'static Heap> {
+    let pool = process().pool();
+    loop {
+        let heap = pool.possess_any(process(), T::holder());
+        if heap.is_some() || !pool.is_full() || pool.lends_to(T::holder()) {
+            return heap;
+        }
+        process().space().os().yield_now();
+    }
 }
 
 /// Gives the calling thread its heap, and answers what it has then: none when there is no memory, or the thread must not
@@ -186,11 +201,17 @@ fn attach<T: Thread>(options: &Options) -> *const Heap {
     if ptr::eq(T::heap(), &raw const NOBODY) {
         arm::<T>(!T::ANNOUNCED);
     }
-    if ptr::eq(T::heap(), &raw const ARMED)
-        && let Some(heap) = process().pool().possess_any(process(), T::holder())
-    {
+    if !ptr::eq(T::heap(), &raw const ARMED) {
+        return T::heap();
+    }
+    let (pool, holder) = (process().pool(), T::holder());
+    // Where threads are announced, none ends unnoticed; and there a handler may come in anywhere, who would find what this
+    // call has just possessed.
+    let left = if T::GUARDED { None } else { pool.left_by(holder) };
+    if let Some(heap) = left.or_else(|| pool.possess_to_keep(process(), holder)) {
         if !T::change_heap(&raw const ARMED, heap) {
             // A signal handler came in between and attached the thread.
+            pool.keeps_no_more(heap, holder);
             process().give_up(heap);
         } else if T::GUARDED {
             // A handler that comes in before this is refused, and borrows another.
@@ -210,7 +231,8 @@ fn arm<T: Thread>(counted: bool) {
     // Relaxed: elects one thread.
     let is_first = !IS_LATER.load(Ordering::Relaxed) && !IS_LATER.swap(true, Ordering::Relaxed);
     let counted = counted || is_first;
-    if counted {
+    // (Who ended unnoticed was never taken from the count.)
+    if counted && (T::GUARDED || process().pool().left_by(T::holder()).is_none()) {
         helper::thread_begins();
     }
     if !hook::<T>(counted, T::call_at_exit) && !is_first {
@@ -282,6 +304,7 @@ pub fn exit_thread<T: Thread>(counted: bool) {
     if is_own(heap) {
         // SAFETY: the thread possesses it; heaps live forever.
         let heap = unsafe { &*heap };
+        process().pool().keeps_no_more(heap, T::holder());
         if T::GUARDED {
             process().leave_heap::<T::Checks>(heap, T::holder());
         } else {

@@ -19,8 +19,15 @@ use crate::{atomic_array, const_unless_model};
 use core::num::NonZeroUsize;
 use core::ptr;
 
-/// Heaps that can exist: threads that allocate at the same time. Threads beyond it share (see `global`).
+/// Heaps that can exist.
 pub const MAX_HEAPS: usize = if cfg!(any(loom, shuttle)) { 4 } else { 1 << 16 };
+/// Of these, how many are only ever borrowed, so that there is one soon for each of the threads that have none of their own
+/// because the others are taken.
+const SHARED: usize = if cfg!(any(loom, shuttle)) { 0 } else { 64 };
+/// Heaps that threads may keep.
+const KEPT: usize = MAX_HEAPS - SHARED;
+/// Entries of the table of keepers.
+const KEEPERS: usize = if cfg!(any(loom, shuttle)) { 1 } else { 256 };
 const WORD: usize = u64::BITS as usize;
 const WORDS: usize = MAX_HEAPS.div_ceil(WORD);
 
@@ -98,6 +105,9 @@ pub struct Pool {
     heaps: [AtomicPtr<Heap>; MAX_HEAPS],
     idle: [AtomicU64; WORDS],
     made: AtomicU32,
+    /// By number of a thread, hashed: the index of the heap that it keeps, plus one; zero for none. The last that began to
+    /// keep one has the entry.
+    keepers: [AtomicU32; KEEPERS],
 }
 
 impl Pool {
@@ -108,6 +118,7 @@ impl Pool {
                 heaps: atomic_array!(AtomicPtr::new(ptr::null_mut()); MAX_HEAPS),
                 idle: atomic_array!(AtomicU64::new(0); WORDS),
                 made: AtomicU32::new(0),
+                keepers: atomic_array!(AtomicU32::new(0); KEEPERS),
             }
         }
     }
@@ -115,7 +126,7 @@ impl Pool {
     /// Heaps made so far.
     pub fn made(&self) -> usize {
         // Relaxed: a bound for scans; a heap made meanwhile is not missed by anyone who must see it.
-        (self.made.load(Ordering::Relaxed) as usize).min(MAX_HEAPS)
+        self.made.load(Ordering::Relaxed) as usize
     }
 
     /// The heap at `index`, unless it is just being made.
@@ -127,7 +138,11 @@ impl Pool {
 
     /// Possesses an idle heap, the lowest, so that few heaps serve many short threads.
     pub fn possess_idle(&self, by: Holder) -> Option<&'static Heap> {
-        for word in 0..self.made().div_ceil(WORD) {
+        self.possess_idle_below(MAX_HEAPS, by)
+    }
+
+    fn possess_idle_below(&self, end: usize, by: Holder) -> Option<&'static Heap> {
+        for word in 0..self.made().min(end).div_ceil(WORD) {
             // Relaxed: a hint where to try.
             let mut bits = self.idle[word].load(Ordering::Relaxed);
             while bits != 0 {
@@ -177,33 +192,91 @@ impl Pool {
         (0..self.made()).filter(move |&index| hinted(index) && self.is_idle(index))
     }
 
-    /// In the child of a fork: a thread that vanished may have left a heap idle without its hint.
+    /// In the child of a fork: a thread that vanished may have left a heap idle without its hint, and keeps none.
     pub(super) fn renew_hints(&self) {
+        for keeper in &self.keepers {
+            // Relaxed: the child has one thread.
+            keeper.store(0, Ordering::Relaxed);
+        }
         for index in (0..self.made()).filter(|&index| self.is_idle(index)) {
             // Relaxed: the child has one thread.
             self.idle[index / WORD].fetch_or(1 << (index % WORD), Ordering::Relaxed);
         }
     }
 
-    /// Possesses an idle heap or makes one; `None` when there is no memory or there are [`MAX_HEAPS`] already.
+    /// Possesses an idle heap or makes one, for one operation; `None` when there is no memory, or all are taken.
     pub fn possess_any<P: Platform>(&self, from: &Allocator<P>, by: Holder) -> Option<&'static Heap> {
-        self.possess_idle(by).or_else(|| self.make(from, by))
+        self.possess_below(MAX_HEAPS, from, by)
     }
 
-    fn make<P: Platform>(&self, from: &Allocator<P>, by: Holder) -> Option<&'static Heap> {
+    /// The same for a thread that keeps the heap until it exits: see [`Pool::keeps_no_more`].
+    pub fn possess_to_keep<P: Platform>(&self, from: &Allocator<P>, by: Holder) -> Option<&'static Heap> {
+        let heap = self.possess_below(KEPT, from, by)?;
+        // Relaxed: read by threads of the same number, which this thread's end comes before.
+        self.keeper(by).store(heap.index() + 1, Ordering::Relaxed);
+        Some(heap)
+    }
+
+    fn keeper(&self, thread: Holder) -> &AtomicU32 {
+        // The finalizer of Fibonacci hashing: numbers of threads differ in the middle bits.
+        let hash = (thread.0.get() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
+        &self.keepers[hash as usize % KEEPERS]
+    }
+
+    /// A heap that `thread`, which keeps none, possesses all the same: one that had its number before has ended where nothing
+    /// could notice it, and was the last that did so.
+    pub fn left_by(&self, thread: Holder) -> Option<&'static Heap> {
+        // Relaxed: as in `possess_to_keep`. An entry is cleared before its heap is given up, so a heap that the thread only
+        // borrows, in a call that it has interrupted, is not found here.
+        let index = self.keeper(thread).load(Ordering::Relaxed).checked_sub(1)?;
+        self.get(index as usize).filter(|heap| heap.possession().holder() == Some(thread))
+    }
+
+    /// The calling thread, which keeps `heap`, is about to give it up.
+    pub fn keeps_no_more(&self, heap: &Heap, thread: Holder) {
+        // Relaxed (both): as in `possess_to_keep`.
+        let _others =
+            self.keeper(thread).compare_exchange(heap.index() + 1, 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Whether no more heaps can be made.
+    pub fn is_full(&self) -> bool {
+        self.made() == MAX_HEAPS
+    }
+
+    /// Whether `thread` is in the middle of an operation for which it has borrowed one of the heaps that are only borrowed.
+    pub fn lends_to(&self, thread: Holder) -> bool {
+        (KEPT..self.made())
+            .any(|index| self.get(index).is_some_and(|heap| heap.possession().holder() == Some(thread)))
+    }
+
+    fn possess_below<P: Platform>(
+        &self,
+        end: usize,
+        from: &Allocator<P>,
+        by: Holder,
+    ) -> Option<&'static Heap> {
+        self.possess_idle_below(end, by).or_else(|| self.make(end, from, by))
+    }
+
+    fn make<P: Platform>(&self, end: usize, from: &Allocator<P>, by: Holder) -> Option<&'static Heap> {
+        if self.made() >= end {
+            return None;
+        }
         let memory = from
             .space()
             .metadata()
             .allocate(from.space().os(), size_of::<Heap>(), align_of::<Heap>())
             .ok()?;
         let heap = memory.cast::<Heap>().as_ptr();
-        // Relaxed: only the number counts. It may pass MAX_HEAPS: `made` is clamped where it is read.
-        let index = self.made.fetch_add(1, Ordering::Relaxed);
-        if index as usize >= MAX_HEAPS {
-            // Relaxed: as above. The memory stays with the metadata; this happens to a process with 65,536 threads.
-            self.made.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
+        // Relaxed (both): only the number counts. Where another thread makes the last one meanwhile, the memory stays with the
+        // metadata.
+        let index = self
+            .made
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |made| {
+                ((made as usize) < end).then_some(made + 1)
+            })
+            .ok()?;
         // SAFETY: metadata memory is ours, large and aligned enough, and never unmapped.
         let heap = unsafe {
             Heap::construct(heap, index, from.secret());
@@ -252,5 +325,63 @@ impl Pool {
     /// In the child of a fork: the heaps that threads were in which do not exist here.
     pub(super) fn torn(&self, own: Holder) -> impl Iterator<Item = &'static Heap> {
         (0..self.made()).filter_map(|index| self.get(index)).filter(move |heap| heap.is_torn(own))
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+impl Pool {
+    /// As if so many heaps that threads may keep, and all but `left` of those that they may not, had been made and were
+    /// possessed for good.
+    pub(crate) fn pretend_taken(&self, left: usize) {
+        // Relaxed: before there are other threads.
+        self.made.store((MAX_HEAPS - left) as u32, Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::base::GRANULE;
+    use crate::heap::tests::allocator;
+
+    const THREAD: Holder = Holder::new(64);
+
+    #[test]
+    fn where_all_heaps_are_taken_some_are_left_to_borrow() {
+        let from = allocator(GRANULE);
+        let pool = from.pool();
+        pool.pretend_taken(SHARED);
+        assert!(pool.possess_to_keep(from, THREAD).is_none() && !pool.is_full() && !pool.lends_to(THREAD));
+        let heaps: Vec<_> =
+            (0..SHARED).map(|_| pool.possess_any(from, THREAD).expect("one of them")).collect();
+        assert!(heaps.iter().all(|heap| heap.index() as usize >= KEPT));
+        assert!(pool.possess_any(from, THREAD).is_none() && pool.is_full() && pool.lends_to(THREAD));
+        from.give_up(heaps[7]);
+        // Idle, and not to be kept.
+        assert!(pool.possess_to_keep(from, THREAD).is_none());
+        assert!(ptr::eq(pool.possess_any(from, THREAD).expect("the one that is idle"), heaps[7]));
+        assert_eq!(pool.made(), MAX_HEAPS);
+    }
+
+    #[test]
+    fn who_ends_unnoticed_leaves_the_heap_to_the_next_of_the_same_number() {
+        let from = allocator(GRANULE);
+        let pool = from.pool();
+        let other = Holder::new(128);
+        let keep =
+            |thread| pool.left_by(thread).or_else(|| pool.possess_to_keep(from, thread)).expect("memory");
+        let left = keep(THREAD);
+        assert!(!ptr::eq(keep(other), left));
+        // The thread is gone, and another has its number.
+        for _ in 0..100 {
+            assert!(ptr::eq(keep(THREAD), left));
+        }
+        pool.keeps_no_more(left, THREAD);
+        from.give_up(left);
+        // A call of this thread that a handler interrupted has borrowed it: it is not left by anybody.
+        assert!(ptr::eq(pool.possess_any(from, THREAD).expect("idle"), left));
+        assert!(pool.left_by(THREAD).is_none());
+        assert!(!ptr::eq(keep(THREAD), left));
+        assert_eq!(pool.made(), 3);
     }
 }

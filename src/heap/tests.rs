@@ -14,7 +14,7 @@ use std::vec::Vec;
 type Os = Simulated;
 
 /// An allocator that lives as long as the process.
-fn allocator(arena_bytes: usize) -> &'static Allocator<Os> {
+pub(super) fn allocator(arena_bytes: usize) -> &'static Allocator<Os> {
     // Larger than a test's stack allows to pass by value.
     let make = || &*Box::leak(Box::new(Allocator::new(Simulated::with(Config::default()))));
     let allocator = std::thread::Builder::new().stack_size(32 << 20).spawn(make).unwrap().join().unwrap();
