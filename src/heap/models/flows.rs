@@ -34,7 +34,7 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new(
         "heap.count_kept_late",
         "the order of a region's bytes in the count and its place among the kept",
-        "huge_blocks",
+        "kept_and_counted",
     ),
     SeededBug::new("region.purge_without_claim", "the claim of what is purged", "purged_beside_claims"),
     SeededBug::new(
@@ -59,7 +59,7 @@ const SEEDED: &[SeededBug] = &[
 /// Blocks go home from other threads while their owner leaves, its heap is tidied and goes to another thread, and its
 /// slabs are taken over by those who free.
 fn remote_frees() {
-    explore(SCHEDULES, || {
+    explore(3 * SCHEDULES, || {
         let world = World::new();
         let owner = Actor::new(&world);
         let heaps = [world.base.possess(), world.base.possess()];
@@ -295,6 +295,28 @@ fn huge_blocks() {
     });
 }
 
+/// A huge block is freed and its region taken again at once, while somebody reads how much is kept.
+fn kept_and_counted() {
+    explore(SCHEDULES, || {
+        let world = World::new();
+        let owner = Actor::new(&world);
+        let (at, heap) = (owner.get(HUGE, false), owner.heap);
+        let owner = spawn(&world, move |world| Actor::with(world, heap).free(at));
+        let taker = spawn(&world, |world| {
+            let from = world.base.get();
+            if let Some(region) = from.huge().take_kept(from, HUGE, 1) {
+                assert!(from.huge().keep(from, region));
+            }
+        });
+        let kept = || world.base.get().huge().kept_bytes();
+        (0..20).for_each(|_| assert!(kept() <= 2 * HUGE, "{:x} bytes are kept", kept()));
+        join([owner, taker]);
+        world.base.get().give_up(heap);
+        world.finish();
+    });
+}
+
 models! {
     remote_frees forwarded arenas_come_and_go purged_beside_claims purged_beside_one_claim purge_that_fails emptied_by_a_purge grown_in_place huge_blocks
+    kept_and_counted
 }

@@ -172,7 +172,7 @@ impl World {
     }
 
     /// Demands that no counter has wrapped, not even for a moment: each counts what lies in the address space that there is.
-    fn demand_bounds(&self) {
+    pub fn demand_bounds(&self) {
         let (from, most) = (self.base.get(), self.base.os.range().len());
         let counts = from.space().counts();
         let bytes = [from.huge().kept_bytes(), from.huge().live_bytes(), counts.mapped, counts.metadata];
