@@ -83,18 +83,18 @@ impl Grace {
         self.failed_at.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether to try the barrier while so many links are retired. What has failed will most likely fail again, for a filter
-    /// of system calls stays: it is tried again when twice as much waits for it.
-    fn is_worth_trying(&self, retired: usize) -> bool {
-        // Relaxed: a hint.
-        retired + 1 >= 2 * self.failed_at.load(Ordering::Relaxed)
-    }
-
-    fn note_barrier<T, E>(&self, outcome: Result<T, E>, retired: usize) -> Result<T, E> {
-        let failed_at = if outcome.is_err() { retired + 1 } else { 0 };
-        // Relaxed (both): a hint; looked at first, for it hardly ever changes.
-        if self.failed_at.load(Ordering::Relaxed) != failed_at {
-            self.failed_at.store(failed_at, Ordering::Relaxed);
+    /// Runs the heavy barrier while so many links are retired, unless it has failed lately: what has failed will most likely
+    /// fail again, for a filter of system calls stays. It is tried again when twice as many wait for it.
+    pub(super) fn try_barrier<P: Platform>(&self, os: &P, retired: usize) -> Result<(), GraceError> {
+        // Relaxed, here and below: a hint; looked at first, for it hardly ever changes.
+        let failed_at = self.failed_at.load(Ordering::Relaxed);
+        if retired + 1 < 2 * failed_at {
+            return Err(GraceError::NoBarrier);
+        }
+        let outcome = os.heavy_barrier().map_err(|_| GraceError::NoBarrier);
+        let now = if outcome.is_err() { retired + 1 } else { 0 };
+        if failed_at != now {
+            self.failed_at.store(now, Ordering::Relaxed);
         }
         outcome
     }
@@ -285,13 +285,7 @@ impl Rcu {
             }
             Flavour::Membarrier if self.is_alone(own) => Ok(()),
             Flavour::Membarrier if seeded("rcu.heavy_barrier") => Ok(()),
-            Flavour::Membarrier => {
-                let retired = self.retired.len();
-                if !self.grace.is_worth_trying(retired) {
-                    return Err(GraceError::NoBarrier);
-                }
-                self.grace.note_barrier(os.heavy_barrier(), retired).map_err(|_| GraceError::NoBarrier)
-            }
+            Flavour::Membarrier => self.grace.try_barrier(os, self.retired.len()),
         }
     }
 }

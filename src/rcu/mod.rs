@@ -148,7 +148,7 @@ impl Rcu {
     /// Makes each thread of the process that runs pass a full fence between two of its instructions. `false` where there is
     /// no membarrier.
     pub fn interrupt_all<P: Platform>(&self, os: &P) -> bool {
-        self.flavour() == Flavour::Membarrier && os.heavy_barrier().is_ok()
+        self.flavour() == Flavour::Membarrier && self.grace.try_barrier(os, self.retired.len()).is_ok()
     }
 
     /// Makes `slot` one that grace periods look at, for good.
