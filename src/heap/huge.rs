@@ -11,6 +11,7 @@
 use super::Allocator;
 use super::local::Heap;
 use crate::base::{SLICE, align_down, align_up, is_aligned};
+use crate::index::Move;
 use crate::pal::{Call, Errno, Misuse, Platform, broken_contract};
 use crate::region::{Kind, Region};
 use crate::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -21,6 +22,10 @@ use core::ptr;
 /// Regions kept at most, and those of them that may be kept without pages, for their address space.
 const KEPT: usize = if cfg!(any(loom, shuttle)) { 2 } else { 512 };
 const KEPT_BARE: usize = if cfg!(any(loom, shuttle)) { 2 } else { 16 };
+/// Places that a block that grows is moved to before it stays where it is.
+const TRIES: usize = 2;
+/// Bytes of a block used before that are cleared by writing at most.
+const MOST_WRITTEN: usize = 64 << 20;
 /// Largest reserve behind a block.
 const MOST_RESERVE: usize = 1 << 30;
 
@@ -28,9 +33,6 @@ const MOST_RESERVE: usize = 1 << 30;
 const USED: usize = 0;
 /// The note that says how many bytes from the start may be resident.
 const DIRTY: usize = 1;
-/// The note that says how many bytes from the start are pages that were moved here: to the system they are a mapping of
-/// their own, whatever lies behind them. Zero for most regions.
-const MOVED: usize = 2;
 
 fn set(region: &Region, note: usize, bytes: usize) {
     // Relaxed: only who holds the block writes or needs it; handing the block over orders.
@@ -48,21 +50,13 @@ pub(super) fn dirty_of(region: &Region) -> usize {
     region.note(DIRTY).load(Ordering::Relaxed)
 }
 
-fn moved_of(region: &Region) -> usize {
-    // Relaxed: as above.
-    region.note(MOVED).load(Ordering::Relaxed)
-}
-
 /// Gives the pages of `start..end` back, byte offsets in a region that the caller holds. Nobody uses their contents.
 fn purge<P: Platform>(from: &Allocator<P>, region: &Region, start: usize, end: usize) -> Result<(), Errno> {
-    let border = moved_of(region).clamp(start, end);
-    for (start, end) in [(start, border), (border, end)] {
-        if start < end {
-            // SAFETY: the caller's; both sides of the border are inside one mapping.
-            unsafe { from.space().os().purge(region.base() + start, end - start) }?;
-            // Relaxed: a figure.
-            from.huge().purged.fetch_add((end - start) as u64, Ordering::Relaxed);
-        }
+    if start < end {
+        // SAFETY: the caller's; a region is one mapping.
+        unsafe { from.space().os().purge(region.base() + start, end - start) }?;
+        // Relaxed: a figure.
+        from.huge().purged.fetch_add((end - start) as u64, Ordering::Relaxed);
     }
     Ok(())
 }
@@ -112,7 +106,7 @@ impl Huge {
                 }
                 region
             }
-            None => match self.map(from, heap, used, align) {
+            None => match Huge::map(from, used, align) {
                 Some(region) => region,
                 None => return ptr::null_mut(),
             },
@@ -123,26 +117,14 @@ impl Huge {
         base_of(region)
     }
 
-    fn map<P: Platform>(
-        &self,
-        from: &Allocator<P>,
-        heap: &Heap,
-        used: usize,
-        align: usize,
-    ) -> Option<&'static Region> {
-        for _ in 0..2 {
-            let reserve = if from.settings().reserves_space() { used.min(MOST_RESERVE) } else { 0 };
-            if let Ok(region) = from.space().map_region(Kind::Huge, used, align, reserve) {
-                return Some(region);
-            }
-            if used <= MOST_RESERVE {
-                // Address space has become short since the start: by a limit that the program sets itself.
-                from.settings().set_reserve(false);
-            }
-            self.drop_kept(from);
-            from.space().reap(Some(heap.slot()));
+    fn map<P: Platform>(from: &Allocator<P>, used: usize, align: usize) -> Option<&'static Region> {
+        let reserve = if from.settings().reserves_space() { used.min(MOST_RESERVE) } else { 0 };
+        let region = from.space().map_region(Kind::Huge, used, align, reserve).ok();
+        if region.is_none() && used <= MOST_RESERVE {
+            // Address space has become short since the start: by a limit that the program sets itself.
+            from.settings().set_reserve(false);
         }
-        None
+        region
     }
 
     fn hand_out(&self, region: &Region, used: usize) {
@@ -159,10 +141,12 @@ impl Huge {
         self.live_blocks.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Makes the first `used` bytes zero. Writing costs a tenth of faulting again, at any size; but what was never touched would
+    /// be resident then, and so it is bounded.
     fn clear<P: Platform>(&self, from: &Allocator<P>, region: &Region, used: usize) {
         let dirty = dirty_of(region).min(used);
-        if purge(from, region, 0, dirty).is_err() {
-            // SAFETY: the same range, read-write.
+        if dirty <= MOST_WRITTEN || purge(from, region, 0, dirty).is_err() {
+            // SAFETY: the region is the caller's, read-write.
             unsafe { base_of(region).write_bytes(0, dirty) };
         }
     }
@@ -369,32 +353,52 @@ impl Huge {
         }
         from.settings().space_bet().taken();
         from.settings().space_bet().lost();
-        let Some(longer) = self.map(from, heap, used, align) else { return ptr::null_mut() };
-        // Pinned readers of the old block must keep their view, and pages of two mappings do not move in one call: such a
-        // block is copied.
-        // SAFETY: both are ours, page-aligned and long enough, and each is one mapping; nobody uses the new one.
-        let moved = region.state().pins() == 0
-            && moved_of(region) == 0
-            && unsafe { from.space().os().move_pages(region.base(), longer.base(), old) }.is_ok();
-        self.hand_out(longer, used);
-        if moved {
-            set(longer, MOVED, old);
-            from.space().count_split(longer);
-            // Not kept: what is kept is counted by the pages that it saves, and it has hardly any.
+        for _ in 0..TRIES {
+            let Some(longer) = Huge::map(from, used, align) else { break };
+            // SAFETY: the caller holds the block, and nobody knows the new region.
+            if !unsafe { self.carry(from, region, longer, old) } {
+                let _retired = from.space().retire_region(longer);
+                continue;
+            }
+            self.hand_out(longer, used);
             if !self.take_in(region) {
                 broken_contract(Misuse::DoubleFree, Call::Free, region.base());
             }
+            // Not kept: what is kept is counted by the pages that it saves, and it has hardly any.
             let _retired = from.space().retire_region(region);
             if !seeded("heap.no_ring_after_move") {
                 from.stir();
             }
             from.space().reap(Some(heap.slot()));
-        } else {
-            // SAFETY: as above.
-            unsafe { ptr::copy_nonoverlapping(base_of(region), base_of(longer), old) };
-            self.free(from, heap, region);
+            return base_of(longer);
         }
-        base_of(longer)
+        ptr::null_mut()
+    }
+
+    /// Brings the first `len` bytes of a region into a longer one; `false` if they are where they were, and the longer one is of
+    /// no use. Both are never resident as a whole, but if somebody has pinned the old one, who must keep his view of it.
+    ///
+    /// # Safety
+    /// The caller holds the block of the first, and nobody knows the second.
+    unsafe fn carry<P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        region: &Region,
+        longer: &Region,
+        len: usize,
+    ) -> bool {
+        if region.state().pins() > 0 {
+            // SAFETY: the caller's.
+            unsafe { ptr::copy_nonoverlapping(base_of(region), base_of(longer), len) };
+            return true;
+        }
+        // SAFETY: the caller's.
+        let moved = unsafe { from.space().move_pages(region, longer, len) };
+        if moved == Move::Refused {
+            // SAFETY: the caller's.
+            unsafe { from.space().copy_away(region, longer, len) };
+        }
+        moved != Move::Undone
     }
 
     fn change_live(&self, old: usize, new: usize) {

@@ -14,6 +14,8 @@ mod census;
 mod gate;
 mod helper_state;
 mod huge;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod huge_tests;
 mod local;
 #[cfg(all(test, any(loom, shuttle)))]
 pub(crate) mod models;
@@ -141,12 +143,22 @@ impl<P: Platform> Allocator<P> {
     pub unsafe fn allocate<C: Checks>(&self, heap: &Heap, size: usize, align: usize, zero: bool) -> *mut u8 {
         // SAFETY: the caller's.
         let block = unsafe { self.try_allocate::<C>(heap, size, align, zero) };
-        if !block.is_null() {
+        if !block.is_null() || !self.may_make_room(size, align) {
             return block;
         }
-        self.give_back::<C>(heap);
+        self.collect_all::<C>(heap);
+        self.relieve(heap);
         // SAFETY: the caller's.
         unsafe { self.try_allocate::<C>(heap, size, align, zero) }
+    }
+
+    /// Whether a request that failed may have a second try, after what is free has been unmapped. That frees no more
+    /// addresses than are mapped: if the system has no room even for what the request is longer, there is no use in it.
+    #[cold]
+    fn may_make_room(&self, size: usize, align: usize) -> bool {
+        let Some(bytes) = size.checked_add(align) else { return false };
+        let longer = bytes.saturating_sub(self.space.counts().mapped);
+        longer == 0 || self.space.has_room(longer)
     }
 
     #[inline]
@@ -203,7 +215,11 @@ impl<P: Platform> Allocator<P> {
             Place::Slab(_) => None,
             Place::Large(slab) => self.resize_large(heap, slab, size),
             Place::Huge(region) => {
-                let moved = self.huge.resize(self, heap, region, size, align);
+                let mut moved = self.huge.resize(self, heap, region, size, align);
+                if moved.is_null() && self.may_make_room(size, align) {
+                    self.relieve(heap);
+                    moved = self.huge.resize(self, heap, region, size, align);
+                }
                 if moved.is_null() { None } else { Some(moved) }
             }
         }
@@ -280,16 +296,23 @@ impl<P: Platform> Allocator<P> {
     /// and in whole slices and regions.
     #[cold]
     pub fn give_back<C: Checks>(&self, heap: &Heap) {
-        heap.collect::<C, P>(self);
-        self.visit::<C>(heap.holder(), |_| true, |idle| idle.collect::<C, P>(self));
-        self.collect_idle::<C>(heap.holder());
+        self.collect_all::<C>(heap);
+        self.arenas.purge(self, heap, usize::MAX);
         self.relieve(heap);
     }
 
-    /// Under memory pressure: gives back everything that is free and that this thread can reach.
+    /// Takes in what was sent to this heap, to those whose threads are outside, and to those that nobody possesses, and gives back
+    /// their empty slabs.
+    fn collect_all<C: Checks>(&self, heap: &Heap) {
+        heap.collect::<C, P>(self);
+        self.visit::<C>(heap.holder(), |_| true, |idle| idle.collect::<C, P>(self));
+        self.collect_idle::<C>(heap.holder());
+    }
+
+    /// When address space, mappings or what may be committed are short: unmaps everything that is free. Purging what stays
+    /// mapped would not help.
     pub fn relieve(&self, heap: &Heap) {
         self.huge.drop_kept(self);
-        self.arenas.purge(self, heap, usize::MAX);
         self.arenas.unmap_empty(self, heap);
         self.space.reap(Some(heap.slot()));
         // What waits for a grace period was idle in nobody's eyes while it was on its way here.

@@ -24,18 +24,18 @@ pub(super) fn allocator(arena_bytes: usize) -> &'static Allocator<Os> {
 }
 
 /// A heap, possessed by the thread with this number.
-fn possess(from: &Allocator<Os>, number: usize) -> &'static Heap {
+pub(super) fn possess(from: &Allocator<Os>, number: usize) -> &'static Heap {
     from.pool().possess_any(from, Holder::new(number)).unwrap()
 }
 
-fn get(from: &Allocator<Os>, heap: &Heap, size: usize) -> usize {
+pub(super) fn get(from: &Allocator<Os>, heap: &Heap, size: usize) -> usize {
     // SAFETY: the test possesses its heaps.
     let block = unsafe { from.allocate::<Checked>(heap, size, 1, false) };
     assert!(!block.is_null());
     block.expose_provenance()
 }
 
-fn free(from: &Allocator<Os>, heap: &Heap, address: usize) {
+pub(super) fn free(from: &Allocator<Os>, heap: &Heap, address: usize) {
     let place = from.place(address).expect("a live block");
     // SAFETY: the test possesses its heaps, and the block is live.
     unsafe { from.free::<Checked>(heap, ptr::with_exposed_provenance_mut(address), place) };

@@ -18,6 +18,7 @@
 
 mod entry;
 mod holes;
+mod moving;
 mod page;
 mod placement;
 mod radix;
@@ -29,5 +30,6 @@ pub(crate) mod models;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 
+pub use moving::Move;
 pub use space::{Pin, Space, SpaceCounts, UnmapError};
 pub use tree::{Coarse, Index};

@@ -6,7 +6,7 @@
 
 use super::page::PageNode;
 use super::placement::{Placed, Placement};
-use super::radix::whole;
+use super::radix::{LIMIT, whole};
 use super::tree::Index;
 use crate::base::{GRANULE, SLICE, align_up};
 use crate::pal::{Access, Errno, Platform};
@@ -211,18 +211,21 @@ impl<P: Platform> Space<P> {
         Ok(Shape { kind, base, len, mapped, held, mappings })
     }
 
+    /// Whether the system would map `len` bytes somewhere at this moment.
+    pub fn has_room(&self, len: usize) -> bool {
+        let page = self.os.page_size();
+        let Some(len) = align_up(len, page).filter(|&len| len < LIMIT) else { return false };
+        let Ok(at) = self.os.map(None, len, Access::None) else { return false };
+        // SAFETY: mapped just now, and nobody knows it. If the system refuses, address space stays reserved.
+        let _ = unsafe { self.os.unmap(at, len) };
+        true
+    }
+
     fn count_mapped(&self, region: &Region) {
         // Relaxed, here and in the next three: figures for the statistics.
         self.regions[region.kind() as usize].fetch_add(1, Relaxed);
         self.mapped.fetch_add(region.mapped(), Relaxed);
         self.mappings.fetch_add(region.mappings() as usize, Relaxed);
-    }
-
-    /// Notes that a region has come to consist of one mapping more. By its owner, who holds its only block.
-    pub fn count_split(&self, region: &Region) {
-        region.add_mapping();
-        // Relaxed: as above.
-        self.mappings.fetch_add(1, Relaxed);
     }
 
     fn count_retired(&self, region: &Region) {
@@ -364,7 +367,7 @@ impl<P: Platform> Space<P> {
         if seeded("index.unlink_late") {
             self.index.remove(&self.rcu, region);
         }
-        let (base, mapped, held) = (region.base(), region.mapped(), region.held());
+        let (base, mapped, held) = (region.base(), region.left(), region.held());
         // SAFETY: the law of the space: excluded, unlinked, a grace period, drained. Nobody uses the memory.
         if let Err(error) = unsafe { self.os.unmap(base, mapped) } {
             // Relaxed: a figure for the statistics.

@@ -124,7 +124,7 @@ impl RegionId {
 /// 1. `base`, `len`, `mapped`, `held`, `kind`, `generation` are written only between [`Descriptors::take`] and `attach`, by the
 ///    thread that took the descriptor. They may be read at any time; what they say holds for a reader in a section that
 ///    looked the region up, for a holder of a pin that has re-checked the generation, and for the owner of a live block.
-/// 2. `state` changes by its transitions only. `mappings` may grow while the owner of the only block holds it.
+/// 2. `state` changes by its transitions only. `cut` is written by the owner of the only block.
 /// 3. `slices` changes by its own rules, and only while the region is attached.
 /// 4. `retired` belongs to the thread that won `exclude`; `link` to the pool or list that the descriptor is in.
 /// 5. `notes` belong to the layer above, which may use them while the region is attached.
@@ -139,6 +139,7 @@ pub struct Region {
     len: AtomicUsize,
     mapped: AtomicUsize,
     held: AtomicUsize,
+    cut: AtomicUsize,
     mappings: AtomicU32,
     notes: [AtomicUsize; NOTES],
     slices: SliceMap,
@@ -174,7 +175,7 @@ pub struct Shape {
     pub base: usize,
     /// Bytes that may be used from there.
     pub len: usize,
-    /// Bytes mapped, the guard included: what unmapping it takes.
+    /// Bytes mapped, the guard included.
     pub mapped: usize,
     /// Bytes of address space from the base that are held for it, mapped or not: zero where the system chose the place.
     pub held: usize,
@@ -196,6 +197,7 @@ impl Region {
                 len: AtomicUsize::new(0),
                 mapped: AtomicUsize::new(0),
                 held: AtomicUsize::new(0),
+                cut: AtomicUsize::new(0),
                 mappings: AtomicU32::new(0),
                 notes: super::zeros(),
                 slices: SliceMap::new(),
@@ -213,6 +215,7 @@ impl Region {
         self.len.store(shape.len, Relaxed);
         self.mapped.store(shape.mapped, Relaxed);
         self.held.store(shape.held, Relaxed);
+        self.cut.store(0, Relaxed);
         self.mappings.store(shape.mappings, Relaxed);
         for note in &self.notes {
             note.store(0, Relaxed);
@@ -298,10 +301,19 @@ impl Region {
         self.mappings.load(Relaxed)
     }
 
-    /// Notes one mapping more. By the owner of the region's only block.
-    pub fn add_mapping(&self) {
-        // Relaxed: only the owner writes it; handing the block over or retiring the region orders it for the next reader.
-        self.mappings.store(self.mappings() + 1, Relaxed);
+    /// Notes that nothing behind the first `bytes` is mapped for it any more. By the owner of the region's only block.
+    pub fn cut(&self, bytes: usize) {
+        // Relaxed: as in `kind`; retiring the region orders it for who unmaps it.
+        self.cut.store(bytes, Relaxed);
+    }
+
+    /// What unmapping it takes: all that was mapped, or what was not cut off.
+    pub fn left(&self) -> usize {
+        // Relaxed: as above.
+        match self.cut.load(Relaxed) {
+            0 => self.mapped(),
+            cut => cut,
+        }
     }
 
     /// Which life this is.

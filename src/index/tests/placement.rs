@@ -147,12 +147,11 @@ fn a_strangers_granule_is_left_out_and_no_other() {
             let stranger = base + which * GRANULE + SLICE;
             os.map(Some(stranger), 4096, Access::None).unwrap();
             assert!(map(granules).base() < base, "below, where there is room");
-            let rest =
-                (0..granules).filter(|&granule| granule != which).map(|granule| base + granule * GRANULE);
-            for at in rest {
-                assert_eq!(map(1).base(), at);
+            // Holes at the edge of an entry of the root may be lower.
+            let singles: Vec<usize> = (0..2 * granules).map(|_| map(1).base()).collect();
+            for granule in (0..granules).filter(|&granule| granule != which) {
+                assert!(singles.contains(&(base + granule * GRANULE)), "{granules} {which} {granule}");
             }
-            assert!(map(1).base() < base, "{granules} {which}");
         }
     }
 }

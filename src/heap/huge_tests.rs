@@ -1,0 +1,116 @@
+//! Tests of huge blocks on the simulated system.
+
+use super::tests::{allocator, free, get, possess};
+use super::*;
+use crate::pal::Errno;
+use crate::pal::simulated::{CallKind, Simulated};
+use std::vec::Vec;
+
+fn resize(from: &Allocator<Simulated>, heap: &Heap, block: usize, size: usize) -> Option<usize> {
+    let place = from.place(block).unwrap();
+    // SAFETY: the block is live, and huge before and after.
+    unsafe { from.resize(heap, place, size, 1) }.map(|block| block.addr())
+}
+
+fn word(at: usize) -> *mut usize {
+    ptr::with_exposed_provenance_mut(at)
+}
+
+/// Writes a word in each of the pages `from..to` of a block.
+fn write(block: usize, from: usize, to: usize) {
+    for offset in (from..to).step_by(4096) {
+        // SAFETY: inside the block.
+        unsafe { word(block + offset).write(offset | 1) };
+    }
+}
+
+fn check(block: usize, size: usize) {
+    // SAFETY: inside the block.
+    assert!((0..size).step_by(4096).all(|offset| unsafe { word(block + offset).read() } == offset | 1));
+}
+
+fn calls(from: &Allocator<Simulated>, kind: CallKind) -> usize {
+    from.space().os().record().iter().filter(|call| call.kind == kind).count()
+}
+
+#[test]
+fn a_huge_block_moves_as_often_as_it_likes_and_stays_one_mapping() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let (mut block, mut size, mut moves) = (get(from, heap, 5 << 20), 5 << 20, 0);
+    write(block, 0, size);
+    while moves < 6 {
+        let longer = size + (3 << 20);
+        // Somebody is always right behind it.
+        let neighbour = get(from, heap, 5 << 20);
+        let now = resize(from, heap, block, longer).unwrap();
+        moves += usize::from(now != block);
+        check(now, size);
+        write(now, size, longer);
+        (block, size) = (now, longer);
+        assert_eq!(calls(from, CallKind::Move), moves, "moved, not copied");
+        let Place::Huge(region) = from.place(block).unwrap() else { panic!("not huge") };
+        let range = region.base()..region.base() + region.mapped();
+        let mappings = from.space().os().mappings();
+        let own = mappings.iter().filter(|mapping| range.contains(&mapping.range.start)).count();
+        assert_eq!(own, 2, "the pages and the guard");
+        assert!(mappings.len() <= from.space().counts().mappings);
+        free(from, heap, neighbour);
+    }
+    free(from, heap, block);
+}
+
+#[test]
+fn a_move_that_the_system_refuses_half_way_leaves_the_block_as_it_was() {
+    for kinds in [&[CallKind::Resize][..], &[CallKind::Resize, CallKind::Unmap]] {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        let block = get(from, heap, 5 << 20);
+        write(block, 0, 5 << 20);
+        kinds.iter().for_each(|&kind| from.space().os().fail_kind(kind, Errno(libc::ENOMEM)));
+        assert_eq!(resize(from, heap, block, 100 << 20), None);
+        check(block, 5 << 20);
+        from.space().os().heal();
+        let moved = resize(from, heap, block, 100 << 20).unwrap();
+        assert_ne!(moved, block);
+        check(moved, 5 << 20);
+        free(from, heap, moved);
+    }
+}
+
+#[test]
+fn where_pages_cannot_be_moved_a_block_is_copied_part_by_part() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let block = get(from, heap, 9 << 20);
+    write(block, 0, 9 << 20);
+    from.space().os().fail_kind(CallKind::Move, Errno(libc::EINVAL));
+    let purges = calls(from, CallKind::Purge);
+    let moved = resize(from, heap, block, 100 << 20).unwrap();
+    check(moved, 9 << 20);
+    assert_eq!(calls(from, CallKind::Purge) - purges, 5, "the old pages go as the new ones come");
+    from.space().os().heal();
+    free(from, heap, moved);
+}
+
+#[test]
+fn what_no_address_space_can_hold_is_refused_at_once_and_costs_no_free_memory() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let kept = get(from, heap, 5 << 20);
+    let blocks: Vec<usize> = (0..100).map(|_| get(from, heap, 4000)).collect();
+    blocks.into_iter().chain([kept]).for_each(|block| free(from, heap, block));
+    let (before, dirty) = (from.space().os().record().len(), from.arenas().dirty_slices());
+    let kept = from.huge().kept_bytes();
+    for size in [1 << 46, 1 << 47, 1 << 50, isize::MAX as usize] {
+        for align in [1, 1 << 21, 1 << 48] {
+            // SAFETY: the heap is possessed here.
+            let block = unsafe { from.allocate::<Checked>(heap, size, align, size % 2 == 0) };
+            assert!(block.is_null());
+        }
+    }
+    let record = from.space().os().record();
+    assert!(record[before..].iter().all(|call| call.kind == CallKind::Map && call.result.is_err()));
+    assert!(record.len() - before <= 12 * 5, "{}", record.len() - before);
+    assert_eq!((from.arenas().dirty_slices(), from.huge().kept_bytes()), (dirty, kept));
+}
