@@ -147,7 +147,7 @@ impl<P: Platform> Allocator<P> {
             return block;
         }
         self.collect_all::<C>(heap);
-        self.relieve(heap);
+        self.make_room(heap);
         // SAFETY: the caller's.
         unsafe { self.try_allocate::<C>(heap, size, align, zero) }
     }
@@ -217,7 +217,7 @@ impl<P: Platform> Allocator<P> {
             Place::Huge(region) => {
                 let mut moved = self.huge.resize(self, heap, region, size, align);
                 if moved.is_null() && self.may_make_room(size, align) {
-                    self.relieve(heap);
+                    self.make_room(heap);
                     moved = self.huge.resize(self, heap, region, size, align);
                 }
                 if moved.is_null() { None } else { Some(moved) }
@@ -227,8 +227,7 @@ impl<P: Platform> Allocator<P> {
 
     fn allocate_large(&self, heap: &Heap, size: usize, align: usize, zero: bool) -> *mut u8 {
         let slices = size.max(1).div_ceil(SLICE);
-        let prefer = if zero { Prefer::Clean } else { Prefer::Dirty };
-        let Some(claim) = self.arenas.claim(self, heap, slices, align.div_ceil(SLICE), prefer) else {
+        let Some(claim) = self.arenas.claim(self, heap, slices, align.div_ceil(SLICE), Prefer::Dirty) else {
             return ptr::null_mut();
         };
         // SAFETY: the slices were claimed just now; their records are ours.
@@ -297,7 +296,6 @@ impl<P: Platform> Allocator<P> {
     #[cold]
     pub fn give_back<C: Checks>(&self, heap: &Heap) {
         self.collect_all::<C>(heap);
-        self.arenas.purge(self, heap, usize::MAX);
         self.relieve(heap);
     }
 
@@ -309,9 +307,15 @@ impl<P: Platform> Allocator<P> {
         self.collect_idle::<C>(heap.holder());
     }
 
+    /// Gives back what is free in whole slices and regions.
+    pub fn relieve(&self, heap: &Heap) {
+        self.arenas.purge(self, heap, usize::MAX);
+        self.make_room(heap);
+    }
+
     /// When address space, mappings or what may be committed are short: unmaps everything that is free. Purging what stays
     /// mapped would not help.
-    pub fn relieve(&self, heap: &Heap) {
+    fn make_room(&self, heap: &Heap) {
         self.huge.drop_kept(self);
         self.arenas.unmap_empty(self, heap);
         self.space.reap(Some(heap.slot()));

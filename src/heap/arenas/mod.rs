@@ -82,7 +82,7 @@ impl Arenas {
             .or_else(|| self.claim_or_grow(from, heap, slices, align))
             .or_else(|| {
                 // Out of memory or address space: give back what is free, and try once more.
-                from.relieve(heap);
+                from.make_room(heap);
                 self.claim_or_grow(from, heap, slices, align)
             })?;
         // What is live has grown beside what is free and resident.
