@@ -16,6 +16,7 @@ mod helper_state;
 mod huge;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod huge_tests;
+mod large;
 mod local;
 #[cfg(all(test, any(loom, shuttle)))]
 pub(crate) mod models;
@@ -223,44 +224,6 @@ impl<P: Platform> Allocator<P> {
                 if moved.is_null() { None } else { Some(moved) }
             }
         }
-    }
-
-    fn allocate_large(&self, heap: &Heap, size: usize, align: usize, zero: bool) -> *mut u8 {
-        let slices = size.max(1).div_ceil(SLICE);
-        let Some(claim) = self.arenas.claim(self, heap, slices, align.div_ceil(SLICE), Prefer::Dirty) else {
-            return ptr::null_mut();
-        };
-        // SAFETY: the slices were claimed just now; their records are ours.
-        unsafe { &*Slab::of(claim.base) }.open_large(slices as u32, size);
-        let block = ptr::with_exposed_provenance_mut::<u8>(claim.base);
-        if zero && !claim.zero {
-            // SAFETY: the run holds at least `size` bytes and is ours.
-            unsafe { block.write_bytes(0, size) };
-        }
-        block
-    }
-
-    fn free_large(&self, heap: &Heap, slab: &Slab) {
-        let (base, slices) = (slab.base(), slab.slices() as usize);
-        slab.close();
-        self.arenas.release(self, heap, base, slices);
-    }
-
-    fn resize_large(&self, heap: &Heap, slab: &Slab, size: usize) -> Option<*mut u8> {
-        let (base, old) = (slab.base(), slab.slices() as usize);
-        let new = size.max(1).div_ceil(SLICE);
-        if new > old && !self.arenas.extend(self, base, old, new - old) {
-            return None;
-        }
-        slab.resize_large(new as u32, size);
-        if new < old {
-            for slice in new..old {
-                // SAFETY: records of slices of the run, which is the caller's.
-                unsafe { &*Slab::of(base + slice * SLICE) }.forget();
-            }
-            self.arenas.release(self, heap, base + new * SLICE, old - new);
-        }
-        Some(ptr::with_exposed_provenance_mut(base))
     }
 
     /// A slab of `class` for `heap`: one that an idle heap can spare, else a fresh one. `None` without memory.

@@ -59,6 +59,8 @@ struct Shared {
     class: AtomicU32,
     /// Slices in the run; in a `Later` record: slices back to the first.
     slices: AtomicU32,
+    /// Bytes at the end of this slice that are known not to be resident, though others of it are.
+    spared: AtomicU32,
     /// Bytes that the program asked for: a large block's figure for statistics.
     requested: AtomicUsize,
 }
@@ -108,6 +110,7 @@ impl Slab {
             usage: AtomicU32::new(Usage::Free as u32),
             class: AtomicU32::new(0),
             slices: AtomicU32::new(0),
+            spared: AtomicU32::new(0),
             requested: AtomicUsize::new(0),
         };
         let owned = Owned {
@@ -141,6 +144,7 @@ impl Slab {
     pub fn open(&self, class: usize, owner: *mut Heap) {
         let info = class_info(class);
         self.mark_later(info.slices);
+        self.soil(info.slices);
         self.owned.free.set(ptr::null_mut());
         self.owned.previous.set(ptr::null());
         self.owned.next.set(ptr::null());
@@ -159,6 +163,7 @@ impl Slab {
     /// Makes the record that of a large block of `slices` slices.
     pub fn open_large(&self, slices: u32, requested: usize) {
         self.mark_later(slices);
+        self.soil(slices - 1);
         // Relaxed (all): as in `open`.
         self.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
         self.shared.slices.store(slices, Ordering::Relaxed);
@@ -195,6 +200,26 @@ impl Slab {
             record.shared.usage.store(Usage::Later as u32, Ordering::Relaxed);
             record.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
         }
+    }
+
+    /// Notes that the first `slices` slices of the run may become resident as a whole.
+    fn soil(&self, slices: u32) {
+        for slice in 0..slices as usize {
+            // SAFETY: as in `close`.
+            unsafe { &*ptr::from_ref(self).add(slice) }.spare(0);
+        }
+    }
+
+    /// Notes how many bytes at the end of this slice are not resident.
+    pub fn spare(&self, bytes: usize) {
+        // Relaxed: only the slice's holder reads it; the slices' bits hand it over.
+        self.shared.spared.store(bytes as u32, Ordering::Relaxed);
+    }
+
+    /// Bytes at the end of this slice that are known not to be resident.
+    pub fn spared(&self) -> usize {
+        // Relaxed: as above.
+        self.shared.spared.load(Ordering::Relaxed) as usize
     }
 
     /// The heap that blocks of this slab go home to; null for anything that is not the first slice of a slab.
@@ -251,6 +276,7 @@ impl Slab {
     /// Notes a large block's new extent after it grew or shrank in place.
     pub fn resize_large(&self, slices: u32, requested: usize) {
         self.mark_later(slices);
+        self.soil(slices - 1);
         // Relaxed (both): only the block's holder reads them.
         self.shared.slices.store(slices, Ordering::Relaxed);
         self.shared.requested.store(requested, Ordering::Relaxed);

@@ -134,6 +134,32 @@ static void locked(void)
     CHECK(processor_ms() - busy < 30);
 }
 
+/* Small blocks are exchanged for large ones, a little at a time: what is behind the large ones does not stay. */
+static void exchanged(void)
+{
+    static const size_t large[] = {33792, 40000, 66560, 100000, 131073};
+    for (size_t kind = 0; kind < sizeof large / sizeof *large; kind++) {
+        size_t size = large[kind], slot = (size + 65535) & ~(size_t)65535, got = 0, freed = 0;
+        memset(blocks, 1, sizeof blocks);
+        size_t before = resident();
+        build(1000);
+        static void *exchange[TOTAL / 33792];
+        for (size_t i = 0; i < TOTAL / 1000; i++) {
+            free(blocks[i]);
+            freed += 1000;
+            if (freed >= (got + 4) * slot) {
+                CHECK((exchange[got] = malloc(size)) != NULL);
+                memset(exchange[got++], 1, size);
+            }
+        }
+        CHECK(resident() - before <= got * size / 8 * 9 + got * slot / 100 * 12 + 14 * MIB);
+        malloc_trim(0);
+        CHECK(resident() - before <= got * size / 8 * 9 + 11 * MIB);
+        while (got > 0) free(exchange[--got]);
+        malloc_trim(0);
+    }
+}
+
 /* Random medium and large blocks, 100 MiB of them all the time. */
 static void random_blocks(void)
 {
@@ -159,4 +185,4 @@ static void random_blocks(void)
 }
 
 MAIN(CASE(small_cycles), CASE(large_cycles), CASE(huge_cycles), CASE(cycles_beside_a_thread),
-     CASE(cycles_end_with_a_helper), CASE(cycles_end_with_the_next_calls), CASE(first_descent), CASE(locked), CASE(random_blocks))
+     CASE(cycles_end_with_a_helper), CASE(cycles_end_with_the_next_calls), CASE(first_descent), CASE(locked), CASE(exchanged), CASE(random_blocks))

@@ -270,6 +270,18 @@ impl Arenas {
         from.space().reap(Some(heap.slot()));
     }
 
+    /// Whether the slice at `base`, which the caller has just claimed, was written to before.
+    pub fn is_dirty<P: Platform>(&self, from: &Allocator<P>, base: usize) -> bool {
+        let region = from.region_of_arena(base);
+        region.slices().dirty_within((base - region.base()) / SLICE, 1) > 0
+    }
+
+    /// Counts bytes purged behind a large block.
+    pub fn count_purged(&self, bytes: usize) {
+        // Relaxed: a figure.
+        self.purged.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Counts slices that were released, or claimed although they were not resident: once in a while somebody looks how much is
     /// dirty.
     fn count_change<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, slices: usize) {

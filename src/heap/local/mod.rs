@@ -17,6 +17,7 @@ use crate::base::{CLASSES, SLICE, class_of};
 use crate::heap::Allocator;
 use crate::heap::block::{Block, Checks};
 use crate::heap::gate::{Gate, Visit};
+use crate::heap::large::Tails;
 use crate::heap::pool::{Holder, Possession};
 use crate::heap::remote::{Inbox, Outbox};
 use crate::heap::slab::{Freed, Slab, Standing};
@@ -74,6 +75,7 @@ pub struct Heap {
     home: Cell<usize>,
     /// Slices given back, or taken although they were not resident, since the last look at how much is dirty.
     changed: Cell<usize>,
+    tails: Tails,
     /// Arenas asked for slices, ever: those that had them, and those that had not. Figures.
     lookups: [AtomicU64; 2],
     /// Blocks freed for other heaps, ever: a figure.
@@ -106,6 +108,7 @@ impl Heap {
                 received: Cell::new(ptr::null_mut()),
                 home: Cell::new(0),
                 changed: Cell::new(0),
+                tails: Tails::new(),
                 lookups: [AtomicU64::new(0), AtomicU64::new(0)],
                 remote_frees: AtomicU64::new(0),
                 shared: CachePadded::new(Shared::new(index)),
@@ -458,6 +461,11 @@ impl Heap {
         let changed = self.changed.get() + slices;
         self.changed.set(if changed < every { changed } else { 0 });
         changed >= every
+    }
+
+    /// What the heap may spend on tails of large blocks.
+    pub fn tails(&self) -> &Tails {
+        &self.tails
     }
 
     /// Where the last claim of slices succeeded.

@@ -47,3 +47,76 @@ fn what_cannot_be_purged_is_not_tried_again_and_again() {
     }
     assert_eq!(from.arenas().dirty_slices(), 0);
 }
+
+/// Bytes purged so far.
+fn purged(from: &Allocator<Os>) -> u64 {
+    from.purged_bytes()
+}
+
+#[test]
+fn the_tail_of_a_large_block_in_used_slices_is_given_back_once() {
+    for size in [33_792_usize, 66_560, 131_073, 200_000] {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        // Slices that were used to their end, and stay dirty.
+        let small: Vec<usize> = (0..600).map(|_| get(from, heap, 30_000)).collect();
+        small.iter().for_each(|&block| free(from, heap, block));
+        heap.collect::<Checked, _>(from);
+        let tail = (size.next_multiple_of(SLICE) - size.next_multiple_of(4096)) as u64;
+        let before = purged(from);
+        let block = get(from, heap, size);
+        let due = if tail as usize * 8 > size { tail } else { 0 };
+        assert_eq!(purged(from) - before, due, "{size} in slices that were used");
+        let calls = from.space().os().calls();
+        free(from, heap, block);
+        for _ in 0..100 {
+            let block = get(from, heap, size);
+            free(from, heap, block);
+        }
+        assert_eq!(from.space().os().calls(), calls, "{size} again");
+        // A slab takes the slices, and soils them again.
+        let small: Vec<usize> = (0..600).map(|_| get(from, heap, 30_000)).collect();
+        small.iter().for_each(|&block| free(from, heap, block));
+        heap.collect::<Checked, _>(from);
+        from.space().os().advance_ms(500);
+        let before = purged(from);
+        let block = get(from, heap, size);
+        assert_eq!(purged(from) - before, due, "{size} in slices that were used again");
+        free(from, heap, block);
+    }
+}
+
+#[test]
+fn a_block_that_shrinks_gives_its_tail_back() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let block = get(from, heap, 2 * SLICE);
+    let resize = |size| {
+        let place = from.place(block).unwrap();
+        // SAFETY: the block is live, and large before and after.
+        assert!(unsafe { from.resize(heap, place, size, 1) }.is_some());
+    };
+    let before = purged(from);
+    resize(SLICE + 4096);
+    assert_eq!(purged(from) - before, (SLICE - 4096) as u64);
+    resize(SLICE + 8192);
+    from.space().os().advance_ms(1_000);
+    let before = purged(from);
+    resize(SLICE + 4096);
+    assert_eq!(purged(from), before, "a page is too little");
+    resize(2 * SLICE);
+    resize(SLICE + 4096);
+    assert_eq!(purged(from) - before, (SLICE - 4096) as u64);
+    free(from, heap, block);
+}
+
+#[test]
+fn large_blocks_by_turns_purge_few_tails() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    for turn in 0..10_000 {
+        let block = get(from, heap, if turn % 2 == 0 { SLICE } else { 33_792 });
+        free(from, heap, block);
+    }
+    assert!(from.space().os().calls().purge < 100, "{}", from.space().os().calls().purge);
+}
