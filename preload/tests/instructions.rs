@@ -11,13 +11,16 @@ use std::process::Command;
 
 const PAIRS: u64 = 200_000;
 
-/// Instructions inside `malloc` and `free` in the run of a program with a table of `table` blocks and `pairs` pairs.
-fn inside(table: usize, [least, most]: [usize; 2], pairs: u64) -> u64 {
+/// Instructions inside `malloc` and `free` in the run of a program.
+fn inside(program: &str, arguments: [u64; 4]) -> u64 {
+    if let Err(error) = Command::new("valgrind").arg("--version").output() {
+        panic!("valgrind does not run ({error}): install the Debian package `valgrind`");
+    }
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
     valgrind.args(["--toggle-collect=malloc", "--toggle-collect=free"]);
-    valgrind.arg(common::compile("instructions.c", &[]));
-    valgrind.args([table, least, most].map(|number| number.to_string())).arg(pairs.to_string());
+    valgrind.arg(common::compile(program, &[]));
+    valgrind.args(arguments.map(|number| number.to_string()));
     let outcome = common::run(&mut valgrind);
     assert_eq!((outcome.code, outcome.signal), (Some(0), None), "{}", outcome.stderr);
     outcome
@@ -30,10 +33,8 @@ fn inside(table: usize, [least, most]: [usize; 2], pairs: u64) -> u64 {
 
 /// Instructions of a pair in a table of `table` blocks of `sizes` bytes.
 fn pair(table: usize, sizes: [usize; 2]) -> f64 {
-    if let Err(error) = Command::new("valgrind").arg("--version").output() {
-        panic!("valgrind does not run ({error}): install the Debian package `valgrind`");
-    }
-    let [none, all] = [0, PAIRS].map(|pairs| inside(table, sizes, pairs));
+    let [least, most] = sizes.map(|size| size as u64);
+    let [none, all] = [0, PAIRS].map(|pairs| inside("instructions.c", [table as u64, least, most, pairs]));
     let figure = all.checked_sub(none).expect("pairs take instructions") as f64 / PAIRS as f64;
     println!("{table} blocks of {}..={} bytes: {figure:.1} instructions for a pair", sizes[0], sizes[1]);
     // Far less than a pair can take: the names of the functions were not found.
@@ -60,5 +61,23 @@ fn a_lone_block_has_no_cliff() {
             let figure = pair(1, [size, size]);
             assert!(figure <= most, "{size} bytes: {figure:.1} instructions, {most} allowed");
         }
+    }
+}
+
+/// A block of 100 KiB is claimed and given back among many arenas as among few, full or gone.
+#[test]
+fn a_claim_costs_the_same_among_many_arenas() {
+    const BLOCKS: u64 = 1000;
+    let cost = |arenas: u64, gone: u64| {
+        let [none, all] = [0, BLOCKS].map(|blocks| inside("claims.c", [arenas, gone, blocks, 0]));
+        all.checked_sub(none).expect("claims take instructions") as f64 / BLOCKS as f64
+    };
+    for gone in [0, 1] {
+        let [few, many] = [30, 1000].map(|arenas| cost(arenas, gone));
+        println!("{few:.0} instructions among 30 arenas, {many:.0} among 1,000 ({gone}: gone)");
+        assert!(
+            few > 100.0 && many <= 1.5 * few,
+            "{many:.0} instructions, {few:.0} among few (gone: {gone})"
+        );
     }
 }

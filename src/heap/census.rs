@@ -6,10 +6,10 @@
 //! What is exact: all figures, while nobody else changes anything, but for live blocks of other heaps that are possessed
 //! or were not tidied since. There, blocks that are free in a current slab, and those on their way home, still count as
 //! live. So a census errs towards "live" only, and not at all once every heap has been collected
-//! ([`Heap::collect`], [`Allocator::collect_idle`]). What lies in an arena for which the table had no place left, beyond
-//! the first 65,536, is not counted.
+//! ([`Heap::collect`], [`Allocator::collect_idle`]). Slabs in an arena for which the table had no place left, beyond
+//! the first 65,536, are not counted.
 
-use super::{Allocator, Bet, Checks, Heap, Usage};
+use super::{Allocator, Bet, Checks, Count, Heap};
 use crate::base::{CLASSES, SLICE, class_size};
 use crate::pal::{CallCounts, Platform};
 use crate::region::KINDS;
@@ -95,24 +95,21 @@ impl Census {
 }
 
 impl<P: Platform> Allocator<P> {
-    /// Counts everything. Walks the records of all arenas, and the free blocks of `heap`'s current slabs, which the caller
-    /// possesses: its live blocks are exact.
+    /// Counts everything: a look at two lines of each slab and three of each heap, however many arenas and large blocks
+    /// there are; and at the free blocks of `heap`'s current slabs, which the caller possesses: its live blocks are exact.
     pub fn census<C: Checks>(&self, heap: &Heap) -> Census {
         let mut classes = [ClassCensus::default(); CLASSES];
-        let (mut small, mut large, mut handed_out) = (LiveBlocks::default(), LiveBlocks::default(), 0);
+        let (mut small, mut handed_out) = (LiveBlocks::default(), 0);
         {
             let _section = heap.section(self);
-            self.arenas.each_run(|slab| match slab.usage() {
-                Usage::Slab => {
-                    let class = &mut classes[slab.class()];
-                    class.slabs += 1;
-                    class.live += u64::from(slab.live_estimate());
-                    handed_out += u64::from(slab.handed_out()) * class_size(slab.class()) as u64;
-                }
-                Usage::Large => large.add(1, slab.requested() as u64),
-                Usage::Free | Usage::Later => {}
+            self.arenas.each_slab(|slab| {
+                let class = &mut classes[slab.class()];
+                class.slabs += 1;
+                class.live += u64::from(slab.live_estimate());
+                handed_out += u64::from(slab.handed_out()) * class_size(slab.class()) as u64;
             });
         }
+        let tallied = |count| self.tally().sum(count) as u64;
         for (class, ClassCensus { live, .. }) in classes.iter_mut().enumerate() {
             *live = live.saturating_sub(u64::from(heap.uncounted::<C>(class)));
             small.add(*live, *live * class_size(class) as u64);
@@ -123,7 +120,7 @@ impl<P: Platform> Allocator<P> {
         Census {
             classes,
             small,
-            large,
+            large: LiveBlocks { blocks: tallied(Count::LargeBlocks), bytes: tallied(Count::LargeBytes) },
             huge: LiveBlocks { blocks: self.huge.live_blocks() as u64, bytes: self.huge.live_bytes() as u64 },
             free_bytes: handed_out.saturating_sub(small.bytes),
             kept_bytes: self.huge.kept_bytes() as u64,

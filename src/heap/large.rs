@@ -10,6 +10,7 @@
 //! has its tails given back, and one that exchanges large ones all the time spends a thousandth of its time on that.
 
 use super::local::Heap;
+use super::tally::Count;
 use super::{Allocator, Slab};
 use crate::base::{SLICE, align_up};
 use crate::const_unless_model;
@@ -69,6 +70,8 @@ impl<P: Platform> Allocator<P> {
         // SAFETY: the slices were claimed just now; their records are ours.
         let slab = unsafe { &*Slab::of(claim.base) };
         slab.open_large(slices as u32, size);
+        self.tally().add(heap, Count::LargeBlocks, 1);
+        self.tally().add(heap, Count::LargeBytes, size);
         heap.tails().add(1);
         self.bound_tail(heap, slab, true);
         let block = ptr::with_exposed_provenance_mut::<u8>(claim.base);
@@ -81,6 +84,8 @@ impl<P: Platform> Allocator<P> {
 
     pub(super) fn free_large(&self, heap: &Heap, slab: &Slab) {
         let (base, slices) = (slab.base(), slab.slices() as usize);
+        self.tally().take_off(heap, Count::LargeBlocks, 1);
+        self.tally().take_off(heap, Count::LargeBytes, slab.requested());
         slab.close();
         heap.tails().add(-1);
         self.arenas().release(self, heap, base, slices);
@@ -89,9 +94,10 @@ impl<P: Platform> Allocator<P> {
     pub(super) fn resize_large(&self, heap: &Heap, slab: &Slab, size: usize) -> Option<*mut u8> {
         let (base, old) = (slab.base(), slab.slices() as usize);
         let new = size.max(1).div_ceil(SLICE);
-        if new > old && !self.arenas().extend(self, base, old, new - old) {
+        if new > old && !self.arenas().extend(self, heap, base, old, new - old) {
             return None;
         }
+        self.tally().add(heap, Count::LargeBytes, size.wrapping_sub(slab.requested()));
         slab.resize_large(new as u32, size);
         if new < old {
             for slice in new..old {

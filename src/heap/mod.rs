@@ -27,6 +27,7 @@ mod remote;
 mod retention;
 mod settings;
 mod slab;
+mod tally;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 mod visits;
@@ -44,6 +45,7 @@ pub use pool::{Holder, MAX_HEAPS, Pool, Possession};
 pub use retention::Retention;
 pub use settings::{Bet, BetCount, Settings};
 pub use slab::{Freed, Slab, Standing, Usage};
+pub use tally::{Count, Tally};
 
 use refusals::Refusals;
 
@@ -235,6 +237,7 @@ impl<P: Platform> Allocator<P> {
         // SAFETY: the slices were claimed just now; records live as long as their arena, which the slab holds.
         let slab = unsafe { &*Slab::of(claim.base) };
         slab.open(class, ptr::from_ref(heap).cast_mut());
+        self.arenas.count_slab(self, claim.base, true);
         Some(slab)
     }
 
@@ -242,6 +245,7 @@ impl<P: Platform> Allocator<P> {
     fn close_slab(&self, heap: &Heap, slab: &Slab) {
         let (base, slices) = (slab.base(), slab.slices() as usize);
         slab.close();
+        self.arenas.count_slab(self, base, false);
         self.arenas.release(self, heap, base, slices);
     }
 
@@ -377,10 +381,11 @@ impl<P: Platform> Allocator<P> {
         {
             // The slot of any heap would do: the calling thread may have none.
             let _section = self.space.rcu().enter_guest();
-            self.arenas.each_run(|slab| {
+            self.arenas.recount();
+            self.arenas.each_slab(|slab| {
                 // SAFETY: an owner is a heap, and lives forever.
                 let owner = unsafe { slab.owner().as_ref() };
-                if let Some(owner) = owner.filter(|owner| slab.usage() == Usage::Slab && owner.is_torn(own)) {
+                if let Some(owner) = owner.filter(|owner| owner.is_torn(own)) {
                     owner.regain(slab);
                 }
             });
@@ -396,9 +401,10 @@ impl<P: Platform> Allocator<P> {
     /// Whether an arena that has just become empty stays mapped: the helper thread unmaps it when it has been empty for
     /// a while; without one, it goes at once if the other arenas have a quarter of its room, so that a program at the
     /// edge does not map and unmap with every slab, and if its pages are not likely to be wanted again.
-    fn keeps_empty_arena(&self, position: usize, arena: &Region) -> bool {
+    fn keeps_empty_arena(&self, arena: &Region) -> bool {
+        let here = arena.slices().usable().len();
         self.settings.has_helper()
-            || self.arenas.free_elsewhere(position) < arena.len() / SLICE / 4
+            || self.arenas.free_elsewhere(here) < arena.len() / SLICE / 4
             || arena.slices().dirty_count() > 0 && self.is_wanted_again()
     }
 
@@ -420,6 +426,11 @@ impl<P: Platform> Allocator<P> {
     /// The arenas.
     pub fn arenas(&self) -> &Arenas {
         &self.arenas
+    }
+
+    /// What is counted of the arenas.
+    pub fn tally(&self) -> &Tally {
+        self.arenas.tally()
     }
 
     /// The heaps.

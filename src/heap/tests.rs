@@ -3,6 +3,7 @@
 
 mod staying;
 
+use super::arenas::hints::LOOKS;
 use super::*;
 use crate::base::{CLASSES, class_info, class_of, class_size};
 use crate::pal::simulated::{Config, Simulated};
@@ -247,9 +248,51 @@ fn a_claim_asks_the_arena_that_served_last_first() {
     let heap = possess(from, 1);
     let blocks: Vec<usize> = (0..18).map(|_| get(from, heap, 2 * SLICE)).collect();
     let arenas = blocks.iter().map(|block| block / GRANULE).collect::<BTreeSet<_>>().len();
-    // The first run in each arena is claimed as it is mapped, after the others were asked in vain, twice.
-    assert_eq!((arenas, heap.lookups()), (3, [15, 2 + 4]));
-    assert_eq!(from.bet(Bet::Lookup), [21, 15, 6]);
+    // The first run in each arena is claimed as it is mapped; those that are full are not asked.
+    assert_eq!((arenas, heap.lookups()), (3, [15, 0]));
+    assert_eq!(from.bet(Bet::Lookup), [15, 15, 0]);
+}
+
+#[test]
+fn a_claim_and_a_look_at_the_figures_cost_the_same_among_many_arenas() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let mut large = Vec::new();
+    // The most nodes of hints that a claim looks at, and arenas that it asks in vain.
+    let dearest = |arenas: u64, large: &mut Vec<usize>| {
+        while from.space().counts().regions[Kind::Arena as usize] < arenas as usize {
+            large.push(get(from, heap, LARGE_MAX));
+        }
+        let lost = heap.lookups()[1];
+        let costs = [SLICE, 2 * SLICE, 5 * SLICE, LARGE_MAX, 1 << 10].map(|size| {
+            LOOKS.set(0);
+            large.push(get(from, heap, size));
+            LOOKS.get()
+        });
+        LOOKS.set(0);
+        let census = from.census::<Checked>(heap);
+        assert_eq!(census.large.blocks + census.small.blocks, large.len() as u64);
+        (costs.into_iter().max(), LOOKS.get(), heap.lookups()[1] - lost)
+    };
+    let few = dearest(10, &mut large);
+    let many = dearest(1500, &mut large);
+    assert!(few.0 <= Some(20) && few.1 <= 10 && few.2 == 0, "{few:?}");
+    assert!(many.0 <= Some(20) && many.1 <= 10 && many.2 == 0, "{many:?} among many, {few:?} among few");
+    // Most of them go.
+    let kept = large.split_off(large.len() - 100);
+    large.drain(..).for_each(|block| free(from, heap, block));
+    from.relieve(heap);
+    assert!(from.space().counts().regions[Kind::Arena as usize] < 30);
+    large.extend(kept);
+    // The first claims correct what the hints say of whole groups of arenas.
+    let corrected = dearest(10, &mut large);
+    assert!(corrected.0 <= Some(20 + 3 * 1500 / 64), "{corrected:?}");
+    let after = dearest(10, &mut large);
+    assert!(after.0 <= Some(20) && after.1 <= 10 && after.2 <= 1, "{after:?} after many, {few:?} before");
+    // The vacant positions serve first.
+    let position = |block: usize| from.region_of_arena(block).note(0).load(Ordering::Relaxed);
+    let fresh: Vec<usize> = (0..200).map(|_| get(from, heap, LARGE_MAX)).collect();
+    assert!(fresh.iter().all(|&block| position(block) < 60 || position(block) > 1400));
 }
 
 #[test]

@@ -79,7 +79,7 @@ impl Holes {
             return None;
         }
         while let Some(start) = first_free(&read(&self.held), len, align) {
-            if try_claim(&self.held, start, start + len) {
+            if try_claim(&self.held, start, start + len, &mut false) {
                 return Some(start);
             }
             if !seeded("index.holes_silent") {
@@ -110,7 +110,7 @@ impl Holes {
         if read(&self.held)[..count / BITS].iter().any(|&word| word != 0) {
             return false;
         }
-        let claimed = try_claim(&self.held, 0, count);
+        let claimed = try_claim(&self.held, 0, count, &mut false);
         if !claimed {
             self.changed();
         }

@@ -14,16 +14,18 @@ pub(crate) fn read<const N: usize>(bitmap: &[AtomicU64; N]) -> [u64; N] {
     core::array::from_fn(|word| bitmap[word].load(Relaxed))
 }
 
-/// Takes the bits of `start..end`, all or none.
-pub(crate) fn try_claim(bitmap: &[AtomicU64], start: usize, end: usize) -> bool {
+/// Takes the bits of `start..end`, all or none. Says in `took_back` if it had some of them for a moment: who looked
+/// meanwhile did not find them.
+pub(crate) fn try_claim(bitmap: &[AtomicU64], start: usize, end: usize, took_back: &mut bool) -> bool {
     for word in words(start, end) {
         let mask = span(word, start, end);
         // Relaxed: only the guess for the exchange below.
         let mut seen = bitmap[word].load(Relaxed);
         loop {
             if seen & mask != 0 {
-                if !seeded("region.claim_no_rollback") {
+                if start < word * BITS && !seeded("region.claim_no_rollback") {
                     take_back(bitmap, start, word * BITS);
+                    *took_back = true;
                 }
                 return false;
             }
@@ -46,9 +48,6 @@ pub(crate) fn try_claim(bitmap: &[AtomicU64], start: usize, end: usize) -> bool 
 
 /// Gives back the bits of `start..end` after a lost claim.
 fn take_back(bitmap: &[AtomicU64], start: usize, end: usize) {
-    if start >= end {
-        return;
-    }
     for word in words(start, end) {
         // Relaxed: nothing was done with what they stand for, and as a read-modify-write it keeps the release sequence of
         // those who cleared the bits before.

@@ -24,7 +24,7 @@ pub use descriptor::{Descriptors, Kind, Region, RegionId, Retired, RetiredAs, Sh
 pub use metadata::{InPlace, Metadata};
 pub use pool::{Link, Linked, Pool};
 pub use runs::Run;
-pub use slices::{Prefer, SliceMap};
+pub use slices::{Among, Attempt, Prefer, SliceMap};
 pub use state::{Exclusion, Phase, Pinning, State};
 
 use crate::sync::atomic::{AtomicU64, AtomicUsize};

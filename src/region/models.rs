@@ -222,7 +222,7 @@ impl Slices {
 
     /// Claims, uses the memory as its only user, and answers where.
     fn claim(&self, len: usize, align: usize) -> Option<Run> {
-        let run = self.map.claim(len, Prefer::Any, align)?;
+        let run = self.map.claim(len, Prefer::Any, align).run?;
         for memory in &self.memory[run.start..run.start + run.len] {
             let before = memory.read();
             assert!(!run.all_clean || before == 0, "clean memory is zero");
@@ -302,7 +302,7 @@ fn handed_over() {
     explore(3, || {
         let slices = Slices::new();
         // One slice is left for both.
-        let _kept = slices.map.claim(6, Prefer::Any, 2);
+        let _kept = slices.map.claim(6, Prefer::Any, 2).run;
         let other = slices.clone();
         let other = thread::spawn(move || {
             if let Some(run) = other.claim(1, 1) {
@@ -339,7 +339,7 @@ fn purge_and_claim() {
         slices.map.release(run.start, run.len);
         let other = slices.clone();
         let purger = thread::spawn(move || {
-            if let Some(run) = other.map.claim_dirty_run(8) {
+            if let Some(run) = other.map.claim_dirty_run(8).run {
                 other.memory[run.start..run.start + run.len].iter().for_each(|memory| memory.write(0));
                 other.map.release_clean(run.start, run.len);
             }

@@ -75,6 +75,45 @@ pub(crate) fn first_free<const N: usize>(used: &[u64; N], len: usize, align: usi
     }
 }
 
+/// How many slices are free before `start`, and how many behind `end`, in one run with those between. Asks for the words
+/// that it needs, which are few.
+#[inline]
+pub(super) fn beside(used: impl Fn(usize) -> u64, start: usize, end: usize) -> (usize, usize) {
+    let (mut first, mut last) = (start, end);
+    while first > 0 {
+        let word = (first - 1) / BITS;
+        let below = used(word) & (FULL >> (BITS - 1 - (first - 1) % BITS));
+        if below != 0 {
+            first = word * BITS + (u64::BITS - below.leading_zeros()) as usize;
+            break;
+        }
+        first = word * BITS;
+    }
+    while last < GRANULE_SLICES {
+        let above = used(last / BITS) >> (last % BITS);
+        if above != 0 {
+            last += above.trailing_zeros() as usize;
+            break;
+        }
+        last = (last / BITS + 1) * BITS;
+    }
+    (start - first, last - end)
+}
+
+/// Length of the longest run of zero bits of `used`, or `most` if there is one of that length.
+pub(super) fn longest(used: &Bitmap, most: usize) -> usize {
+    let (mut longest, mut end) = (0, 0);
+    while longest < most {
+        let start = next_bit(used, FULL, end);
+        if start == GRANULE_SLICES {
+            break;
+        }
+        end = next_bit(used, 0, start);
+        longest = longest.max(end - start);
+    }
+    longest.min(most)
+}
+
 /// The first run of zero bits of `used` as it is, cut at `most` slices, as (start, length).
 pub(super) fn first_run(used: &Bitmap, most: usize) -> Option<(usize, usize)> {
     let start = next_bit(used, FULL, 0);
@@ -150,6 +189,34 @@ mod tests {
             });
             assert_eq!(first_run(map, 5), expected);
         });
+    }
+
+    #[test]
+    fn the_longest_run_is_the_longest_of_all() {
+        every_window(|map, window| {
+            let (mut expected, mut run) = (0, 0);
+            for slice in window {
+                run = if bit(map, slice) { 0 } else { run + 1 };
+                expected = expected.max(run);
+            }
+            for most in [1, 3, 14, GRANULE_SLICES] {
+                assert_eq!(longest(map, most), expected.min(most), "{map:x?} {most}");
+            }
+        });
+        assert_eq!(longest(&[0; WORDS], usize::MAX), GRANULE_SLICES);
+    }
+
+    #[test]
+    fn what_is_free_beside_a_run_is_all_that_is() {
+        every_window(|map, window| {
+            for (start, end) in [(window.start + 7, window.start + 8), (window.start + 4, window.start + 9)] {
+                let before = (0..start).rev().take_while(|&slice| !bit(map, slice)).count();
+                let behind = (end..GRANULE_SLICES).take_while(|&slice| !bit(map, slice)).count();
+                assert_eq!(beside(|word| map[word], start, end), (before, behind), "{map:x?} {start}..{end}");
+            }
+        });
+        assert_eq!(beside(|_| 0, 0, 1), (0, GRANULE_SLICES - 1));
+        assert_eq!(beside(|_| 0, GRANULE_SLICES - 1, GRANULE_SLICES), (GRANULE_SLICES - 1, 0));
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //! [`SliceMap::open`] (the header, the guard) are set all along and count as "not claimed".
 
 use super::claims::{clear, read, try_claim};
-use super::runs::{BITS, Bitmap, FULL, Run, WORDS, first_free, first_run, span, words};
+use super::runs::{BITS, Bitmap, FULL, Run, WORDS, beside, first_free, first_run, longest, span, words};
 use super::zeros64;
 use crate::base::GRANULE_SLICES;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -31,6 +31,25 @@ pub enum Prefer {
     Clean,
     /// The lowest that fit.
     Any,
+}
+
+/// Which free slices count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Among {
+    /// All of them.
+    Free,
+    /// Those whose memory may be resident.
+    Dirty,
+}
+
+/// What became of a claim.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct Attempt {
+    /// The run that the caller holds now.
+    pub run: Option<Run>,
+    /// Whether slices were held for a moment and given back: who looked meanwhile did not find them.
+    pub took_back: bool,
 }
 
 /// The bitmaps of one arena. See the rules at the head of this file.
@@ -82,9 +101,51 @@ impl SliceMap {
         FULL & !span(word, usable.start, usable.end)
     }
 
+    /// The slices of a word that are not free, or not counted.
+    #[inline]
+    fn others(&self, among: Among, word: usize) -> u64 {
+        // Relaxed (both): as in `read`.
+        let claimed = self.claimed[word].load(Relaxed);
+        if among == Among::Free { claimed } else { claimed | self.dirty[word].load(Relaxed) ^ FULL }
+    }
+
+    /// Length of the longest free run, or `most` if there is one of that length.
+    pub fn longest(&self, among: Among, most: usize) -> usize {
+        longest(&core::array::from_fn(|word| self.others(among, word)), most)
+    }
+
+    /// Length of the free run that the `len` slices from `start` are a part of, which the caller has just given back.
+    pub fn around(&self, among: Among, start: usize, len: usize) -> usize {
+        let (before, behind) = beside(|word| self.others(among, word), start, start + len);
+        before + len + behind
+    }
+
+    /// Whether the caller's claim of `len` slices from `start` may have left no free run of `longest` slices where there
+    /// was one.
+    pub fn may_have_cut(&self, start: usize, len: usize, longest: usize) -> bool {
+        let (before, behind) = beside(|word| self.others(Among::Free, word), start, start + len);
+        before < longest && behind < longest && before + len + behind >= longest
+    }
+
+    /// The first slice at or behind `from` that is claimed at this moment, among those that can be.
+    pub fn first_claimed(&self, from: usize) -> Option<usize> {
+        let usable = self.usable();
+        let mut at = from.max(usable.start);
+        while at < usable.end {
+            // Relaxed: a look that is old when it is used.
+            let rest = self.claimed[at / BITS].load(Relaxed) >> (at % BITS);
+            if rest != 0 {
+                return Some(at + rest.trailing_zeros() as usize).filter(|&slice| slice < usable.end);
+            }
+            at = (at / BITS + 1) * BITS;
+        }
+        None
+    }
+
     /// Claims the lowest run of `len` slices that starts at a multiple of `align` slices (a power of two). The caller is
     /// in a reader section or otherwise knows that the region stays.
-    pub fn claim(&self, len: usize, prefer: Prefer, align: usize) -> Option<Run> {
+    pub fn claim(&self, len: usize, prefer: Prefer, align: usize) -> Attempt {
+        let mut took_back = false;
         loop {
             let claimed = read(&self.claimed);
             let preferred = match prefer {
@@ -96,35 +157,44 @@ impl SliceMap {
                     first_free(&avoid, len, align)
                 }
             };
-            let start = match preferred {
-                None if prefer != Prefer::Dirty => first_free(&claimed, len, align)?,
-                found => found?,
+            let found = match preferred {
+                None if prefer != Prefer::Dirty => first_free(&claimed, len, align),
+                found => found,
             };
-            if try_claim(&self.claimed, start, start + len) {
-                return Some(Run { start, len, all_clean: self.is_clean(start, start + len) });
+            let Some(start) = found else { return Attempt { run: None, took_back } };
+            if try_claim(&self.claimed, start, start + len, &mut took_back) {
+                let run = Run { start, len, all_clean: self.is_clean(start, start + len) };
+                return Attempt { run: Some(run), took_back };
             }
         }
     }
 
-    /// Claims the `extra` slices behind the run of `len` at `start`, which the caller holds, if all of them are free.
-    #[must_use]
-    pub fn extend_claim(&self, start: usize, len: usize, extra: usize) -> bool {
+    /// Claims the `extra` slices (one at least) behind the run of `len` at `start`, which the caller holds, if all of them
+    /// are free.
+    pub fn extend_claim(&self, start: usize, len: usize, extra: usize) -> Attempt {
         debug_assert!(self.holds(start, start + len));
-        let end = start + len;
-        extra == 0 || (end + extra <= GRANULE_SLICES && try_claim(&self.claimed, end, end + extra))
+        let (end, mut took_back) = (start + len, false);
+        let claimed =
+            end + extra <= GRANULE_SLICES && try_claim(&self.claimed, end, end + extra, &mut took_back);
+        let run = claimed.then(|| Run { start: end, len: extra, all_clean: self.is_clean(end, end + extra) });
+        Attempt { run, took_back }
     }
 
     /// Claims the first run of free dirty slices, at most `most` of them, so that its memory can be purged and nobody
     /// allocates it meanwhile. The caller ends with [`SliceMap::release_clean`], or with [`SliceMap::release`] if the
     /// purge failed.
-    pub fn claim_dirty_run(&self, most: usize) -> Option<Run> {
+    pub fn claim_dirty_run(&self, most: usize) -> Attempt {
+        let mut took_back = false;
         loop {
-            let claimed = read(&self.claimed);
-            let dirty = read(&self.dirty);
-            let avoid = core::array::from_fn(|word| claimed[word] | dirty[word] ^ FULL);
-            let (start, len) = first_run(&avoid, most)?;
-            if seeded("region.purge_without_claim") || try_claim(&self.claimed, start, start + len) {
-                return Some(Run { start, len, all_clean: false });
+            let Some((start, len)) =
+                first_run(&core::array::from_fn(|word| self.others(Among::Dirty, word)), most)
+            else {
+                return Attempt { run: None, took_back };
+            };
+            if seeded("region.purge_without_claim")
+                || try_claim(&self.claimed, start, start + len, &mut took_back)
+            {
+                return Attempt { run: Some(Run { start, len, all_clean: false }), took_back };
             }
         }
     }

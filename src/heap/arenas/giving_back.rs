@@ -1,10 +1,12 @@
 //! What arenas give back to the system: the pages of dirty slices, as many as `retention` says, and arenas that have become
 //! empty.
 
+use super::hints::{Asked, Way};
 use super::{Arenas, EMPTY_FOR};
 use crate::base::SLICE;
 use crate::heap::Allocator;
 use crate::heap::local::Heap;
+use crate::heap::tally::Count;
 use crate::pal::Platform;
 use crate::rcu::Section;
 use crate::region::Region;
@@ -18,53 +20,81 @@ const EMPTY_TICKS: usize = 10;
 const PURGE_RUN: usize = if cfg!(any(loom, shuttle)) { 2 } else { 32 };
 
 impl Arenas {
-    /// Unmaps the arena at `position` if it has become empty and is not to stay. The caller is inside a section in which it
-    /// held slices of the arena.
+    /// Unmaps an arena if it has become empty and is not to stay. The caller is inside a section in which it held slices of
+    /// the arena, and has called [`Hints::changed`](super::hints::Hints::changed) since.
     pub(super) fn look_if_empty<P: Platform>(
         &self,
         from: &Allocator<P>,
-        position: usize,
+        heap: &Heap,
+        position: Option<usize>,
         region: &'static Region,
         section: &Section<'_>,
     ) {
-        if region.slices().is_empty()
-            && !(self.is_listed(position, region) && from.keeps_empty_arena(position, region))
-        {
-            self.retire(from, position, region, section);
+        if !region.slices().is_empty() {
+            return;
+        }
+        match position {
+            Some(position) if from.keeps_empty_arena(region) => self.hints.raise(Asked::Empty, position, 1),
+            _ => self.retire(from, heap, position, region, section),
         }
     }
 
-    /// Unmaps the arena at `position` if nothing in it is used. The caller is inside a section.
+    /// Unmaps an arena if nothing in it is used. The caller is inside a section.
     pub(super) fn retire<P: Platform>(
         &self,
         from: &Allocator<P>,
-        position: usize,
+        heap: &Heap,
+        position: Option<usize>,
         region: &'static Region,
         section: &Section<'_>,
     ) {
         let unlist = || {
+            let Some(position) = position else { return };
             let old = ptr::from_ref(region).cast_mut();
             // Relaxed: the grace period that follows orders it.
-            let _ = self.table[position].compare_exchange(
+            let unlisted = self.table[position].compare_exchange(
                 old,
                 ptr::null_mut(),
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             );
+            if unlisted.is_ok() {
+                // The arena is closed: all its slices are ours.
+                let usable = region.slices().usable();
+                self.tally.take_off(heap, Count::Usable, usable.len());
+                self.tally.take_off(
+                    heap,
+                    Count::Dirty,
+                    region.slices().dirty_within(usable.start, usable.len()),
+                );
+            }
         };
-        if seeded("heap.unlist_unfrozen") {
+        let retired = if seeded("heap.unlist_unfrozen") {
             unlist();
-            let _retired = from.space().retire_arena(region, section, || {});
+            from.space().retire_arena(region, section, || {})
         } else if seeded("heap.unlist_late") {
-            if from.space().retire_arena(region, section, || {}) {
+            let retired = from.space().retire_arena(region, section, || {});
+            if retired {
                 unlist();
             }
+            retired
         } else if seeded("heap.retire_unfrozen") {
             unlist();
-            let _retired = from.space().retire_region(region);
+            from.space().retire_region(region)
         } else {
-            let _retired = from.space().retire_arena(region, section, unlist);
+            from.space().retire_arena(region, section, unlist)
+        };
+        let Some(position) = position else { return };
+        if !retired {
+            // It may have been closed for a moment.
+            self.renew_hints(position);
+            return self.lower(Asked::Empty, position);
         }
+        for asked in [Asked::Room, Asked::Dirty, Asked::Empty, Asked::Slabs] {
+            self.lower(asked, position);
+        }
+        self.hints.changed();
+        self.hints.raise(Asked::Vacant, position, 1);
     }
 
     /// Purges dirty slices, `most` of them at most and up to a run more. Never under anything that another thread waits
@@ -72,15 +102,16 @@ impl Arenas {
     pub fn purge<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, most: usize) -> usize {
         let mut done = 0;
         // The arenas behind come first: claims start at the front.
-        for position in (0..self.high()).rev() {
+        for position in self.positions(Asked::Dirty, Way::Down) {
             while done < most {
-                let claimed = {
-                    let _section = heap.section(from);
-                    self.region(position).and_then(|region| {
-                        region.slices().claim_dirty_run(PURGE_RUN).map(|run| (region, run))
-                    })
-                };
-                let Some((region, run)) = claimed else { break };
+                let section = heap.section(from);
+                let Some(region) = self.region(position) else { break };
+                let attempt = region.slices().claim_dirty_run(PURGE_RUN);
+                if attempt.took_back {
+                    self.look_again(from, heap, position, region, &section);
+                }
+                let Some(run) = attempt.run else { break };
+                drop(section);
                 // Another thread may have purged some of them between the look and the claim.
                 let dirty = region.slices().dirty_within(run.start, run.len);
                 let base = region.base() + run.start * SLICE;
@@ -91,11 +122,12 @@ impl Arenas {
                 // SAFETY: the run is claimed: nobody uses it, and its arena is one mapping.
                 let purged = unsafe { from.space().os().purge(base, run.len * SLICE) };
                 let section = heap.section(from);
+                // Whoever looked meanwhile found no room, and an arena that is not empty.
                 if purged.is_err() && !seeded("heap.purge_unchecked") {
                     // Locked memory, for one: it stays dirty, and is not tried again now.
+                    self.tally.add(heap, Count::Dirty, run.len - dirty);
                     region.slices().release(run.start, run.len);
-                    self.has_room(position);
-                    self.look_if_empty(from, position, region, &section);
+                    self.given_back(from, heap, region, [run.start, run.len], true, &section);
                     // The helper may have looked while the run was claimed.
                     if !seeded("heap.no_ring_after_purge") {
                         from.stir();
@@ -104,26 +136,30 @@ impl Arenas {
                 }
                 // Relaxed: a figure.
                 self.purged.fetch_add((dirty * SLICE) as u64, Ordering::Relaxed);
+                self.tally.take_off(heap, Count::Dirty, dirty);
                 done += dirty;
                 if !too_early {
                     region.slices().release_clean(run.start, run.len);
                 }
-                // Whoever looked meanwhile found no room, and an arena that is not empty.
-                self.has_room(position);
                 if !seeded("heap.purge_no_look") {
-                    self.look_if_empty(from, position, region, &section);
+                    self.given_back(from, heap, region, [run.start, run.len], false, &section);
                 }
             }
+            if done >= most {
+                break;
+            }
+            self.lower(Asked::Dirty, position);
         }
         done
     }
 
     /// Unmaps empty arenas.
     pub fn unmap_empty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) {
-        for position in 0..self.high() {
+        for position in self.positions(Asked::Empty, Way::Up) {
             let section = heap.section(from);
-            if let Some(region) = self.region(position) {
-                self.retire(from, position, region, &section);
+            match self.region(position) {
+                Some(region) => self.retire(from, heap, Some(position), region, &section),
+                None => self.lower(Asked::Empty, position),
             }
         }
     }
@@ -132,9 +168,10 @@ impl Arenas {
     /// whether there are others that are empty.
     pub fn age_empty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) -> bool {
         let mut left = false;
-        for position in 0..self.high() {
+        for position in self.positions(Asked::Empty, Way::Up) {
             let section = heap.section(from);
             let Some(region) = self.region(position).filter(|region| region.slices().is_empty()) else {
+                self.lower(Asked::Empty, position);
                 continue;
             };
             // Relaxed: a figure; `retire` decides.
@@ -142,7 +179,7 @@ impl Arenas {
             if ticks < EMPTY_TICKS {
                 left = true;
             } else {
-                self.retire(from, position, region, &section);
+                self.retire(from, heap, Some(position), region, &section);
             }
         }
         left

@@ -1,18 +1,24 @@
 //! The arenas of a process: where runs of slices come from and go back to.
 //!
-//! A claim walks the table of arenas inside a reader section and takes slices by compare-and-swap on an arena's bitmap;
-//! when no arena has room the claimant maps another. No lock is common to any two of these: who maps an arena keeps
-//! nobody waiting, and an arena that is being unmapped answers claims with "no room".
+//! A claim finds an arena with room by the hints, inside a reader section, and takes slices by compare-and-swap on its
+//! bitmap; when no arena has room the claimant maps another. No lock is common to any two of these: who maps an arena
+//! keeps nobody waiting, and an arena that is being unmapped answers claims with "no room". What a claim, a release or a
+//! figure costs does not depend on how many arenas there are or were: whoever looks for one asks the hints.
 //!
 //! Freed slices are dirty until they are purged: see `giving_back`, which also unmaps arenas.
 
 mod giving_back;
+pub(super) mod hints;
+mod known;
 
+use self::hints::{Asked, Hints, MOST, Way};
 use crate::base::{GRANULE, GRANULE_SLICES, SLICE};
 use crate::heap::Allocator;
 use crate::heap::local::Heap;
 use crate::heap::slab::Slab;
+use crate::heap::tally::{Count, Tally};
 use crate::pal::Platform;
+use crate::rcu::Section;
 use crate::region::{Kind, Prefer, Region, Run};
 use crate::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{ZERO_IS_VALID, acquire, release, seeded};
@@ -21,18 +27,18 @@ use core::ptr;
 
 /// Arenas that can exist at a time: 2 TiB of slabs and large blocks.
 const MAX_ARENAS: usize = if cfg!(any(loom, shuttle)) { 2 } else { 1 << 16 };
-const WORD: usize = u64::BITS as usize;
 /// Smallest arena, mapped when address space is short.
 const SMALLEST: usize = if cfg!(any(loom, shuttle)) { GRANULE } else { 1 << 20 };
-/// The note of an arena's region that keeps its position in the table.
+/// The note of an arena's region that keeps its position in the table, plus one; zero if it found no place there.
 const POSITION: usize = 0;
 /// The note of an arena's region that counts the ticks since it became empty.
 const EMPTY_FOR: usize = 1;
-/// The note by which models know an arena that found no place in the table.
-#[cfg(all(test, shuttle))]
-const OUTSIDE: usize = 3;
-/// A heap changes so many slices, or as many as there are arenas, between two looks at how much is dirty.
+/// The note of an arena's region that counts its slabs.
+const SLABS: usize = 2;
+/// A heap changes so many slices between two looks at how much is dirty.
 const LOOK: usize = if cfg!(any(loom, shuttle)) { 1 } else { 16 };
+/// Arenas that a claim at an alignment tries in the hope that a run happens to lie well.
+const HOPES: usize = 8;
 
 /// A run of slices that the caller holds.
 #[derive(Clone, Copy, Debug)]
@@ -48,10 +54,10 @@ pub struct Claim {
 /// Every arena of the process.
 pub struct Arenas {
     table: [AtomicPtr<Region>; MAX_ARENAS],
-    /// A bit per table position: set when a single slice may be free there.
-    room: [AtomicU64; MAX_ARENAS.div_ceil(WORD)],
+    hints: Hints,
     /// Positions ever used.
     high: AtomicUsize,
+    tally: Tally,
     purged: AtomicU64,
 }
 
@@ -61,8 +67,9 @@ impl Arenas {
         pub(super) fn new() -> Arenas {
             Arenas {
                 table: atomic_array!(AtomicPtr::new(ptr::null_mut()); MAX_ARENAS),
-                room: atomic_array!(AtomicU64::new(0); MAX_ARENAS.div_ceil(WORD)),
+                hints: Hints::new(),
                 high: AtomicUsize::new(0),
+                tally: Tally::new(),
                 purged: AtomicU64::new(0),
             }
         }
@@ -77,39 +84,29 @@ impl Arenas {
         align: usize,
         prefer: Prefer,
     ) -> Option<Claim> {
-        let claim = self
-            .claim_mapped(from, heap, slices, align, prefer)
-            .or_else(|| self.claim_or_grow(from, heap, slices, align))
-            .or_else(|| {
-                // Out of memory or address space: give back what is free, and try once more.
-                from.make_room(heap);
-                self.claim_or_grow(from, heap, slices, align)
-            })?;
+        let claim = self.claim_or_grow(from, heap, slices, align, prefer).or_else(|| {
+            // Out of memory or address space: give back what is free, and try once more.
+            from.make_room(heap);
+            self.claim_or_grow(from, heap, slices, align, prefer)
+        })?;
         // What is live has grown beside what is free and resident.
         self.count_change(from, heap, claim.clean);
         Some(claim)
     }
 
-    /// Before another arena is mapped all of them are asked, whatever the hints say of their room: one may be forgotten when
-    /// slices are given back, or held for a moment only, while somebody finds none.
     fn claim_or_grow<P: Platform>(
         &self,
         from: &Allocator<P>,
         heap: &Heap,
         slices: usize,
         align: usize,
+        prefer: Prefer,
     ) -> Option<Claim> {
-        let claim = {
-            let _section = heap.section(from);
-            if seeded("heap.room_believed") {
-                None
-            } else {
-                self.claim_once(heap, slices, align, Prefer::Any, false)
-            }
-        };
-        claim.or_else(|| self.grow(from, heap, slices, align))
+        self.claim_mapped(from, heap, slices, align, prefer).or_else(|| self.grow(from, heap, slices, align))
     }
 
+    /// Claims slices of an arena that is there. Whenever an arena that could serve is quiescent, its hints say so: none is
+    /// mapped beside free slices.
     pub(super) fn claim_mapped<P: Platform>(
         &self,
         from: &Allocator<P>,
@@ -118,64 +115,126 @@ impl Arenas {
         align: usize,
         prefer: Prefer,
     ) -> Option<Claim> {
-        let _section = heap.section(from);
+        let section = heap.section(from);
+        let align = align.max(1);
+        // In a run of so many slices the claim fits wherever it begins.
+        let surely = slices + align - 1;
+        let ask = |asked, prefer, least, most| {
+            self.claim_hinted(from, heap, &section, [slices, align, least, most], asked, prefer)
+        };
         // Dirty slices of any arena before clean ones of the nearest: else each arena keeps dirty slices of its own.
-        let claim = self.claim_once(heap, slices, align, prefer, true);
-        if claim.is_none() && prefer == Prefer::Dirty {
-            return self.claim_once(heap, slices, align, Prefer::Any, true);
-        }
-        claim
+        let dirty =
+            if prefer == Prefer::Dirty { ask(Asked::Dirty, prefer, surely, usize::MAX) } else { None };
+        let any = if prefer == Prefer::Dirty { Prefer::Any } else { prefer };
+        dirty
+            .or_else(|| ask(Asked::Room, any, surely, usize::MAX))
+            .or_else(|| if align == 1 { None } else { ask(Asked::Room, any, slices, HOPES) })
     }
 
-    /// Asks each arena, or only those that have room as far as the `hints` say, the one that served this heap last first. The
-    /// caller is inside a section.
-    fn claim_once(
+    /// Claims `slices` slices at a multiple of `align` in an arena whose hint is at least `least`, of which it asks `most`
+    /// at most, the one that served this heap last first.
+    fn claim_hinted<P: Platform>(
         &self,
+        from: &Allocator<P>,
         heap: &Heap,
-        slices: usize,
-        align: usize,
+        section: &Section<'_>,
+        [slices, align, least, most]: [usize; 4],
+        asked: Asked,
         prefer: Prefer,
-        hints: bool,
     ) -> Option<Claim> {
-        let high = self.high();
-        for step in 0..high {
-            let position = (heap.home().get() + step) % high;
-            if hints && !self.may_have_room(position) {
-                continue;
+        let least = least.min(MOST);
+        let home = heap.home().get();
+        let mut position = home;
+        let mut wrapped = false;
+        for _ in 0..most {
+            if self.hints.get(asked, position) < least {
+                let next = self.hints.find(asked, Way::Up, position, least);
+                let next = match next {
+                    None if !wrapped => {
+                        wrapped = true;
+                        self.hints.find(asked, Way::Up, 0, least)
+                    }
+                    next => next,
+                };
+                position = next.filter(|&next| !wrapped || next < home)?;
             }
-            let Some(region) = self.region(position) else { continue };
-            let claimed = region.slices().claim(slices, prefer, align.max(1));
-            if claimed.is_some() || prefer != Prefer::Dirty {
-                heap.count_lookup(claimed.is_some());
+            if let Some(region) = self.region(position) {
+                let attempt = region.slices().claim(slices, prefer, align);
+                heap.count_lookup(attempt.run.is_some());
+                if attempt.took_back {
+                    self.look_again(from, heap, position, region, section);
+                }
+                if let Some(run) = attempt.run {
+                    heap.home().set(position);
+                    self.claimed(heap, position, region, run);
+                    return Some(self.claim_of(region, run));
+                }
             }
-            if let Some(run) = claimed {
-                heap.home().set(position);
-                self.has_room(position);
-                return Some(self.claimed_run(region, run));
+            self.lower(asked, position);
+            position += 1;
+            if position == MAX_ARENAS {
+                if wrapped {
+                    return None;
+                }
+                (position, wrapped) = (0, true);
             }
-            if slices == 1 && prefer != Prefer::Dirty {
-                self.no_room(position, region);
+            if wrapped && position >= home {
+                return None;
             }
         }
         None
     }
 
-    fn claimed_run(&self, region: &Region, run: Run) -> Claim {
+    fn claim_of(&self, region: &Region, run: Run) -> Claim {
         // The run is ours: the region cannot change under us, whichever generation this is.
-        // Relaxed (both): a figure; a tick that misses this looks at the claimed slices, too. Looked at first, because
-        // threads that claim at the same time would pass the line around.
-        if region.note(EMPTY_FOR).load(Ordering::Relaxed) != 0 {
-            region.note(EMPTY_FOR).store(0, Ordering::Relaxed);
-        }
         let clean = run.len - region.slices().dirty_within(run.start, run.len);
         Claim { base: region.base() + run.start * SLICE, zero: run.all_clean, clean }
     }
 
+    /// Counts a run that was claimed in the arena at `position`, and corrects what the hints say of its room and of
+    /// emptiness. Not of its dirty slices: that hint is corrected by the next claim that asks for some in vain, so that
+    /// threads which free and claim by turns do not write it by turns.
+    fn claimed(&self, heap: &Heap, position: usize, region: &Region, run: Run) {
+        let dirty = region.slices().dirty_within(run.start, run.len);
+        self.tally.add(heap, Count::Claimed, run.len);
+        if dirty > 0 {
+            self.tally.take_off(heap, Count::Dirty, dirty);
+        }
+        if region.slices().may_have_cut(run.start, run.len, self.hints.get(Asked::Room, position)) {
+            self.lower(Asked::Room, position);
+        }
+        if self.hints.get(Asked::Empty, position) != 0 {
+            // Relaxed: a figure; a tick that misses this looks at the claimed slices, too.
+            region.note(EMPTY_FOR).store(0, Ordering::Relaxed);
+            self.lower(Asked::Empty, position);
+        }
+    }
+
     /// Claims the `extra` slices behind a large block's run of `slices` at `base`, if they are free.
-    pub fn extend<P: Platform>(&self, from: &Allocator<P>, base: usize, slices: usize, extra: usize) -> bool {
+    pub fn extend<P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        heap: &Heap,
+        base: usize,
+        slices: usize,
+        extra: usize,
+    ) -> bool {
+        if seeded("heap.extend_unclaimed") {
+            return true;
+        }
         let region = from.region_of_arena(base);
         let start = (base - region.base()) / SLICE;
-        seeded("heap.extend_unclaimed") || region.slices().extend_claim(start, slices, extra)
+        let attempt = region.slices().extend_claim(start, slices, extra);
+        if let Some(position) = position_of(region) {
+            if attempt.took_back {
+                let section = heap.section(from);
+                self.look_again(from, heap, position, region, &section);
+            }
+            if let Some(run) = attempt.run {
+                self.claimed(heap, position, region, run);
+            }
+        }
+        attempt.run.is_some()
     }
 
     /// Maps another arena and claims the run in it before anybody else can.
@@ -207,60 +266,77 @@ impl Arenas {
         // if others take everything and leave again in between.
         let section = heap.section(from);
         region.slices().reopen();
-        let claim =
-            region.slices().claim(slices, Prefer::Any, align.max(1)).map(|run| self.claimed_run(region, run));
+        let run = region.slices().claim(slices, Prefer::Any, align.max(1)).run;
         match self.enter_table(region) {
-            Some(position) => heap.home().set(position),
-            None if claim.is_some() => {}
+            Some(position) => {
+                self.tally.add(heap, Count::Usable, region.slices().usable().len());
+                if let Some(run) = run {
+                    heap.home().set(position);
+                    self.claimed(heap, position, region, run);
+                }
+                self.renew_hints(position);
+            }
+            None if run.is_some() => {}
             None => {
                 let _retired = from.space().retire_arena(region, &section, || {});
             }
         }
-        claim
+        run.map(|run| self.claim_of(region, run))
     }
 
+    /// Enters an arena at the lowest position that is vacant.
     fn enter_table(&self, region: &'static Region) -> Option<usize> {
-        let new = ptr::from_ref(region).cast_mut();
-        for position in 0..MAX_ARENAS {
-            // Relaxed: a hint; the exchange decides.
-            if !self.table[position].load(Ordering::Relaxed).is_null() {
-                continue;
-            }
+        loop {
+            let vacant = self.hints.find(Asked::Vacant, Way::Up, 0, 1);
+            let position = match vacant {
+                Some(position) => position,
+                None => self.new_position()?,
+            };
             // Relaxed: published with the entry below.
-            region.note(POSITION).store(position, Ordering::Relaxed);
+            region.note(POSITION).store(position + 1, Ordering::Relaxed);
             // Release: pairs with the Acquire in `region`: whoever finds the arena finds it complete.
             let entered = self.table[position].compare_exchange(
                 ptr::null_mut(),
-                new,
+                ptr::from_ref(region).cast_mut(),
                 release("heap.table_publish"),
                 Ordering::Relaxed,
             );
+            if vacant.is_some() {
+                self.lower(Asked::Vacant, position);
+            }
             if entered.is_ok() {
-                self.has_room(position);
-                // Relaxed: a bound for scans; who does not see it yet maps an arena of their own.
-                self.high.fetch_max(position + 1, Ordering::Relaxed);
                 return Some(position);
             }
+            // Relaxed: nobody has seen it.
+            region.note(POSITION).store(0, Ordering::Relaxed);
         }
-        #[cfg(all(test, shuttle))]
-        region.note(OUTSIDE).store(1, Ordering::Relaxed);
-        None
+    }
+
+    /// A position that was never used.
+    fn new_position(&self) -> Option<usize> {
+        let next = |high| if high < MAX_ARENAS { Some(high + 1) } else { None };
+        // Relaxed (both): a bound for scans in the child of a fork.
+        self.high.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok()
     }
 
     /// Gives the run of `slices` slices at `base` back. The records are closed already.
     pub fn release<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, base: usize, slices: usize) {
         let region = from.region_of_arena(base);
-        // Relaxed: written before the arena was entered in the table.
-        let position = region.note(POSITION).load(Ordering::Relaxed);
+        let start = (base - region.base()) / SLICE;
+        let position = position_of(region);
+        if position.is_some() {
+            self.tally.take_off(heap, Count::Claimed, slices);
+            // Before the slices are free: whoever claims them takes this off again.
+            self.tally.add(heap, Count::Dirty, slices);
+        }
         {
             // The last access to the arena gives it away: what follows happens inside the section that starts here.
             let section = heap.section(from);
             if seeded("heap.ring_before_release") {
                 from.stir();
             }
-            region.slices().release((base - region.base()) / SLICE, slices);
-            self.has_room(position);
-            self.look_if_empty(from, position, region, &section);
+            region.slices().release(start, slices);
+            self.given_back(from, heap, region, [start, slices], true, &section);
         }
         if !seeded("heap.ring_before_release") {
             from.stir();
@@ -285,97 +361,49 @@ impl Arenas {
     /// Counts slices that were released, or claimed although they were not resident: once in a while somebody looks how much is
     /// dirty.
     fn count_change<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, slices: usize) {
-        if heap.has_changed(slices, self.high().max(LOOK)) || from.retention().is_held() {
+        if heap.has_changed(slices, LOOK) || from.retention().is_held() {
             from.bound_dirty(heap);
         }
     }
 
-    /// Calls `visit` with the record of every first slice of a slab or large block. The caller is inside a section.
-    pub fn each_run(&self, mut visit: impl FnMut(&Slab)) {
-        for position in 0..self.high() {
-            let Some(region) = self.region(position) else { continue };
-            for slice in 1..region.len() / SLICE {
-                // SAFETY: the section keeps the arena; records are readable at any time.
-                let record = unsafe { &*Slab::of(region.base() + slice * SLICE) };
-                visit(record);
-            }
-        }
-    }
-
-    /// The arena at `position`. The caller is inside a section.
+    /// The arena at `position`. The caller is inside a section, or looks at what may be another arena by now.
     pub(super) fn region(&self, position: usize) -> Option<&'static Region> {
         // Acquire: pairs with the Release in `enter_table`.
-        // SAFETY: descriptors live forever; the section keeps this one from being recycled.
+        // SAFETY: descriptors live forever; a section keeps this one from being recycled.
         unsafe { self.table[position].load(acquire("heap.table_read")).as_ref() }
-    }
-
-    /// Whether the arena is in the table: one that found no place there is not met again, and goes when it is empty.
-    fn is_listed(&self, position: usize, region: &Region) -> bool {
-        // Relaxed: only the value counts. An entry stays from before the arena's first slice is found by others until the
-        // arena is retired.
-        ptr::eq(self.table[position].load(Ordering::Relaxed), region)
     }
 
     /// Whether an arena found no place in the table when it was mapped.
     #[cfg(all(test, shuttle))]
     pub(super) fn is_outside(region: &Region) -> bool {
-        region.note(OUTSIDE).load(Ordering::Relaxed) != 0
+        position_of(region).is_none()
     }
 
     /// Arenas that are in the table.
     #[cfg(all(test, shuttle))]
     pub(super) fn listed(&self) -> usize {
-        (0..self.high()).filter(|&position| self.region(position).is_some()).count()
+        (0..MAX_ARENAS).filter(|&position| self.region(position).is_some()).count()
     }
 
-    fn high(&self) -> usize {
-        // Relaxed: see `enter_table`.
-        self.high.load(Ordering::Relaxed)
+    /// The figures.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
-    fn may_have_room(&self, position: usize) -> bool {
-        // Relaxed: a hint.
-        self.room[position / WORD].load(Ordering::Relaxed) & (1 << (position % WORD)) != 0
-    }
-
-    fn has_room(&self, position: usize) {
-        if !self.may_have_room(position) {
-            // Relaxed: a hint.
-            self.room[position / WORD].fetch_or(1 << (position % WORD), Ordering::Relaxed);
-        }
-    }
-
-    fn no_room(&self, position: usize, region: &Region) {
-        // Relaxed: a hint.
-        self.room[position / WORD].fetch_and(!(1 << (position % WORD)), Ordering::Relaxed);
-        // A slice freed between the failed claim and the line above would be forgotten: look again.
-        if region.slices().free_count() > 0 {
-            self.has_room(position);
-        }
-    }
-
-    /// Free slices in the arenas other than the one at `position`.
-    pub fn free_elsewhere(&self, position: usize) -> usize {
-        self.sum(|other, region| if other == position { 0 } else { region.slices().free_count() })
+    /// Free slices in the arenas other than one that has so many itself.
+    pub fn free_elsewhere(&self, here: usize) -> usize {
+        let free = self.tally.sum(Count::Usable).saturating_sub(self.claimed_slices());
+        free.saturating_sub(here)
     }
 
     /// Slices that slabs and large blocks hold.
     pub fn claimed_slices(&self) -> usize {
-        self.sum(|_, region| region.slices().claimed_count())
+        self.tally.sum(Count::Claimed)
     }
 
     /// Free slices whose pages may be resident.
     pub fn dirty_slices(&self) -> usize {
-        self.sum(|_, region| region.slices().dirty_count())
-    }
-
-    /// Adds up what `count` says of every arena. The bitmaps are the only record of what is claimed and what is dirty: a
-    /// common counter would be a line that all threads write. No section is needed: descriptors live forever, and a figure
-    /// may be that of a moment ago.
-    fn sum(&self, count: impl Fn(usize, &Region) -> usize) -> usize {
-        (0..self.high())
-            .map(|position| self.region(position).map_or(0, |region| count(position, region)))
-            .sum()
+        self.tally.sum(Count::Dirty)
     }
 
     /// Bytes purged so far.
@@ -383,4 +411,11 @@ impl Arenas {
         // Relaxed: a figure.
         self.purged.load(Ordering::Relaxed)
     }
+}
+
+/// The position of an arena in the table; `None` for one that found no place there: it is not met again, and goes when
+/// it is empty. Asked by whoever holds a part of the arena, or is in a section in which it did.
+fn position_of(region: &Region) -> Option<usize> {
+    // Relaxed: written before the arena was entered in the table.
+    region.note(POSITION).load(Ordering::Relaxed).checked_sub(1)
 }

@@ -8,7 +8,11 @@ use shuttle::thread;
 /// Every place that can be weakened, and the model that must fail then.
 const SEEDED: &[SeededBug] = &[
     SeededBug::new("heap.unlist_late", "the order of the table's entry and the grace period", "walked"),
-    SeededBug::new("heap.room_believed", "the second look before another arena is mapped", "room_found"),
+    SeededBug::new(
+        "heap.lost_claim_forgotten",
+        "the look at an arena again of which slices were held for a moment",
+        "room_found",
+    ),
 ];
 
 const SCHEDULES: usize = 5_000;
@@ -52,8 +56,8 @@ fn walked() {
     });
 }
 
-/// Slices are taken by claims that hold others for a moment and lose: as long as one is free no other arena
-/// is mapped.
+/// Slices are taken by claims that hold others for a moment and lose: when nobody does so any more, no other arena is
+/// mapped as long as one is free.
 fn room_found() {
     explore(SCHEDULES, || {
         let world = World::new();

@@ -3,6 +3,7 @@
 //! - `orders` (loom): what a release and an acquire hand over, with few steps and every schedule and stale value.
 //! - `gates` (loom): an owner and a visitor of its heap.
 //! - `helping` (loom): the helper's life.
+//! - `hints` (loom): what is known of the arenas, while they change and others look.
 //! - `flows` (shuttle): whole paths of several threads, under schedules drawn at random and by priorities.
 //! - `programs` (shuttle): the same with programs drawn at random, too.
 //! - `arenas` (shuttle): the table of arenas, walked while they come and go.
@@ -24,6 +25,8 @@ mod gates;
 mod helper;
 #[cfg(loom)]
 mod helping;
+#[cfg(loom)]
+mod hints;
 #[cfg(loom)]
 mod orders;
 #[cfg(shuttle)]

@@ -191,9 +191,9 @@ fn kept_regions() {
     });
 }
 
-/// An arena is entered in the table while another thread looks for room there: whoever finds it finds its position.
+/// An arena is entered in the table while another thread looks there: whoever finds it finds it complete.
 fn arena_published() {
-    explore(1, || {
+    explore(2, || {
         let world = Arc::new(Base::new());
         let (first, second) = (world.possess(), world.possess());
         let from = world.get();
@@ -202,15 +202,16 @@ fn arena_published() {
             let world = Arc::clone(&world);
             thread::spawn(move || {
                 let from = world.get();
-                let claim = from.arenas().claim_mapped(from, second, 1, 1, Prefer::Any)?;
+                let _section = second.section(from);
+                let region = from.arenas().region(1)?;
                 // Relaxed: what `release` does with it.
-                Some(from.region_of_arena(claim.base).note(0).load(Ordering::Relaxed))
+                Some((region.base() != 0, region.note(0).load(Ordering::Relaxed)))
             })
         };
         let claim = from.arenas().claim(from, first, 1, 1, Prefer::Any).expect("another arena");
         assert!(claim.base.abs_diff(all.base) >= 6 * SLICE);
-        let position = other.join().unwrap();
-        assert!(position.is_none_or(|position| position == 1), "the arena's position is {position:?}");
+        let found = other.join().unwrap();
+        assert!(found.is_none_or(|found| found == (true, 2)), "the arena's base and position: {found:?}");
     });
 }
 

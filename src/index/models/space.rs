@@ -104,7 +104,7 @@ pub(super) fn claim_and_retire() {
         let claimant = on_thread(&world, |world| {
             let section = world.enter(0);
             let arena = world.space.find(world.base, &section);
-            let run = arena.and_then(|arena| arena.slices().claim(1, Prefer::Any, 1));
+            let run = arena.and_then(|arena| arena.slices().claim(1, Prefer::Any, 1).run);
             drop(section);
             if let Some(run) = run {
                 // The slice holds the arena, as a block in it would.

@@ -235,7 +235,7 @@ fn an_arena_is_retired_only_when_no_slice_is_claimed() {
     assert!(!retire(), "closed: its header may not be written yet");
     arena.slices().reopen();
     assert_eq!(arena.slices().free_count(), 14);
-    let run = arena.slices().claim(3, Prefer::Any, 1).unwrap();
+    let run = arena.slices().claim(3, Prefer::Any, 1).run.unwrap();
     assert!(!retire());
     arena.slices().release(run.start, run.len);
     assert!(retire() && !retire());

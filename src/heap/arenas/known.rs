@@ -1,0 +1,167 @@
+//! What is known of the arenas without looking at them: the upkeep of the hints and figures when slices and slabs come
+//! and go, and the walk over all slabs.
+
+use super::hints::{Asked, MOST, Way};
+use super::{Arenas, MAX_ARENAS, SLABS, position_of};
+use crate::base::SLICE;
+use crate::heap::Allocator;
+use crate::heap::local::Heap;
+use crate::heap::slab::{Slab, Usage};
+use crate::heap::tally::Count;
+use crate::pal::Platform;
+use crate::rcu::Section;
+use crate::region::{Among, Region};
+use crate::sync::atomic::Ordering;
+use crate::sync::seeded;
+
+impl Arenas {
+    /// What is to be done after slices were given back, which are `dirty` or not: the hints learn of them, and an arena that
+    /// has become empty may go. The caller is in the section in which it held the slices.
+    pub(super) fn given_back<P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        heap: &Heap,
+        region: &'static Region,
+        [start, slices]: [usize; 2],
+        dirty: bool,
+        section: &Section<'_>,
+    ) {
+        let Some(position) = position_of(region) else {
+            return self.look_if_empty(from, heap, None, region, section);
+        };
+        self.hints.changed();
+        for (asked, among) in [(Asked::Room, Among::Free), (Asked::Dirty, Among::Dirty)] {
+            if (dirty || asked == Asked::Room) && self.hints.get(asked, position) < MOST {
+                self.hints.raise(asked, position, region.slices().around(among, start, slices));
+            }
+        }
+        self.look_if_empty(from, heap, Some(position), region, section);
+    }
+
+    /// Slices of the arena at `position` were held for a moment: whoever looked meanwhile found no room, or found that it is
+    /// not empty. The caller is in the section in which that happened.
+    pub(super) fn look_again<P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        heap: &Heap,
+        position: usize,
+        region: &'static Region,
+        section: &Section<'_>,
+    ) {
+        if !seeded("heap.lost_claim_forgotten") {
+            self.renew_hints(position);
+            self.look_if_empty(from, heap, Some(position), region, section);
+        }
+    }
+
+    /// Raises the hints of the arena at `position` to what is found there: it is new, or was closed or held for a moment.
+    pub(super) fn renew_hints(&self, position: usize) {
+        self.hints.changed();
+        for asked in [Asked::Room, Asked::Dirty, Asked::Empty] {
+            self.hints.raise(asked, position, self.measure(asked, position, MOST));
+        }
+    }
+
+    /// What the hint of the arena at `position` should be; `most` if it is that or more. Descriptors live forever, so a look
+    /// needs no section; what it finds may be that of another arena by then, as any hint.
+    fn measure(&self, asked: Asked, position: usize, most: usize) -> usize {
+        let Some(region) = self.region(position) else { return usize::from(asked == Asked::Vacant) };
+        match asked {
+            Asked::Room => region.slices().longest(Among::Free, most),
+            Asked::Dirty => region.slices().longest(Among::Dirty, most),
+            Asked::Empty => usize::from(region.slices().is_empty()),
+            // Relaxed: a count; the fences of the hints order it.
+            Asked::Slabs => region.note(SLABS).load(Ordering::Relaxed).min(1),
+            Asked::Vacant => 0,
+        }
+    }
+
+    pub(super) fn lower(&self, asked: Asked, position: usize) {
+        self.hints.lower(asked, position, |most| self.measure(asked, position, most));
+    }
+
+    /// Counts a slab that was opened at `base`, or one that is closed there. The caller holds its slices.
+    pub fn count_slab<P: Platform>(&self, from: &Allocator<P>, base: usize, opened: bool) {
+        let region = from.region_of_arena(base);
+        let Some(position) = position_of(region) else { return };
+        // Relaxed (both): a count; the fences of the hints order it.
+        if !opened {
+            if region.note(SLABS).fetch_sub(1, Ordering::Relaxed) == 1 {
+                self.lower(Asked::Slabs, position);
+            }
+        } else if region.note(SLABS).fetch_add(1, Ordering::Relaxed) == 0 {
+            self.hints.changed();
+            self.hints.raise(Asked::Slabs, position, 1);
+        }
+    }
+
+    /// Calls `visit` with the record of every slab, of the arenas that are in the table. The caller is inside a section.
+    pub fn each_slab(&self, mut visit: impl FnMut(&Slab)) {
+        for position in self.positions(Asked::Slabs, Way::Up) {
+            if let Some(region) = self.region(position) {
+                each_run(region, |run| {
+                    if run.usage() == Usage::Slab {
+                        visit(run);
+                    }
+                });
+            }
+        }
+    }
+
+    /// Calls `visit` with the record of every first slice of a run.
+    #[cfg(all(test, shuttle))]
+    pub fn each_run(&self, mut visit: impl FnMut(&Slab)) {
+        (0..MAX_ARENAS)
+            .filter_map(|position| self.region(position))
+            .for_each(|region| each_run(region, &mut visit));
+    }
+
+    /// Positions whose hint is not zero, one after the other.
+    pub(super) fn positions(&self, asked: Asked, way: Way) -> impl Iterator<Item = usize> {
+        let mut bound = if way == Way::Up { 0 } else { MAX_ARENAS };
+        core::iter::from_fn(move || {
+            let found = self.hints.find(asked, way, bound, 1)?;
+            bound = if way == Way::Up { found + 1 } else { found };
+            Some(found)
+        })
+    }
+
+    /// In the child of a fork, inside a section: counts everything anew and sets all hints. A thread that vanished may
+    /// have been between a step and what says so.
+    pub fn recount(&self) {
+        let mut sums = [0; 5];
+        // Relaxed: the child has one thread.
+        for position in 0..self.high.load(Ordering::Relaxed) {
+            if let Some(region) = self.region(position) {
+                let (map, mut slabs, mut large, mut bytes) = (region.slices(), 0, 0, 0);
+                each_run(region, |run| match run.usage() {
+                    Usage::Slab => slabs += 1,
+                    Usage::Large => (large, bytes) = (large + 1, bytes + run.requested()),
+                    Usage::Free | Usage::Later => {}
+                });
+                region.note(SLABS).store(slabs, Ordering::Relaxed);
+                let found = [map.usable().len(), map.claimed_count(), map.dirty_count(), large, bytes];
+                sums = core::array::from_fn(|index| sums[index] + found[index]);
+            }
+            for asked in [Asked::Room, Asked::Dirty, Asked::Empty, Asked::Slabs, Asked::Vacant] {
+                self.lower(asked, position);
+                self.hints.raise(asked, position, self.measure(asked, position, MOST));
+            }
+        }
+        for (count, sum) in Count::ALL.into_iter().zip(sums) {
+            self.tally.set(count, sum);
+        }
+    }
+}
+
+/// Calls `visit` with the record of every first slice of a slab or large block of an arena. The caller is in a section.
+fn each_run(region: &Region, mut visit: impl FnMut(&Slab)) {
+    let mut slice = 0;
+    while let Some(claimed) = region.slices().first_claimed(slice) {
+        // SAFETY: the section keeps the arena; records are readable at any time.
+        let record = unsafe { &*Slab::of(region.base() + claimed * SLICE) };
+        visit(record);
+        let is_run = matches!(record.usage(), Usage::Slab | Usage::Large);
+        slice = claimed + if is_run { record.slices().max(1) as usize } else { 1 };
+    }
+}
