@@ -19,8 +19,8 @@ const LAYERS: [&str; 9] = ["base", "sync", "pal", "rcu", "region", "index", "hea
 const ROOT_MACROS: [(&str, &str); 2] = [("const_unless_model", "sync"), ("atomic_array", "sync")];
 
 /// Statics below `global` that are allowed, for they never change.
-const CONSTANT_TABLES: [(&str, &str); 2] =
-    [("base/size_class.rs", "INFO"), ("heap/local/mod.rs", "CLASS_TABLE")];
+const CONSTANT_TABLES: [(&str, &str); 3] =
+    [("base/size_class.rs", "INFO"), ("heap/local/bin.rs", "BY_SIZE"), ("heap/local/bin.rs", "BY_GRANULES")];
 
 /// Types of std that allocate, or whose blocking does.
 const ALLOCATING_TYPES: [&str; 12] = [

@@ -9,18 +9,30 @@ mod common;
 
 use std::process::Command;
 
-const PAIRS: u64 = 200_000;
+/// What is kept and replaced: see `programs/instructions.c`.
+#[derive(Clone, Copy, Debug)]
+struct Pairs {
+    table: usize,
+    sizes: [usize; 2],
+    order: &'static str,
+    batch: usize,
+}
+
+impl Pairs {
+    const fn of(table: usize, size: usize) -> Pairs {
+        Pairs { table, sizes: [size, size], order: "random", batch: 1 }
+    }
+}
 
 /// Instructions inside `malloc` and `free` in the run of a program.
-fn inside(program: &str, arguments: [u64; 4]) -> u64 {
+fn inside(program: &str, arguments: &[String]) -> u64 {
     if let Err(error) = Command::new("valgrind").arg("--version").output() {
         panic!("valgrind does not run ({error}): install the Debian package `valgrind`");
     }
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
     valgrind.args(["--toggle-collect=malloc", "--toggle-collect=free"]);
-    valgrind.arg(common::compile(program, &[]));
-    valgrind.args(arguments.map(|number| number.to_string()));
+    valgrind.arg(common::compile(program, &[])).args(arguments);
     let outcome = common::run(&mut valgrind);
     assert_eq!((outcome.code, outcome.signal), (Some(0), None), "{}", outcome.stderr);
     outcome
@@ -31,36 +43,76 @@ fn inside(program: &str, arguments: [u64; 4]) -> u64 {
         .unwrap_or_else(|| panic!("no count in {}", outcome.stderr))
 }
 
-/// Instructions of a pair in a table of `table` blocks of `sizes` bytes.
-fn pair(table: usize, sizes: [usize; 2]) -> f64 {
-    let [least, most] = sizes.map(|size| size as u64);
-    let [none, all] = [0, PAIRS].map(|pairs| inside("instructions.c", [table as u64, least, most, pairs]));
-    let figure = all.checked_sub(none).expect("pairs take instructions") as f64 / PAIRS as f64;
-    println!("{table} blocks of {}..={} bytes: {figure:.1} instructions for a pair", sizes[0], sizes[1]);
+/// Demands that one of `count` such pairs takes at most `most` instructions.
+fn demand(pairs: Pairs, count: usize, most: f64) {
+    let count = count.next_multiple_of(pairs.batch);
+    let [none, all] = [0, count].map(|count| {
+        let numbers = [pairs.table, pairs.sizes[0], pairs.sizes[1], count].map(|number| number.to_string());
+        let how = [pairs.order.to_owned(), pairs.batch.to_string()];
+        inside("instructions.c", &[&numbers[..], &how[..]].concat())
+    });
+    let figure = all.checked_sub(none).expect("pairs take instructions") as f64 / count as f64;
+    println!("{pairs:?}: {figure:.1} instructions for a pair");
     // Far less than a pair can take: the names of the functions were not found.
     assert!(figure >= 10.0, "{figure:.1} instructions: malloc and free were not seen");
-    figure
+    assert!(figure <= most, "{pairs:?}: {figure:.1} instructions, {most} allowed");
 }
+
+/// Sizes of classes that differ in how a request finds its class, how many blocks a page and a slab hold, and how many
+/// slices a slab takes.
+const SIZES: [usize; 6] = [16, 100, 1000, 1025, 8000, 32_768];
 
 /// One of 256 live blocks, chosen at random, is replaced by one of another size.
 #[test]
 fn a_pair_among_256_blocks() {
-    let figure = pair(256, [16, 1000]);
-    assert!(figure <= 60.0, "{figure:.1} instructions");
+    demand(Pairs { sizes: [16, 1000], ..Pairs::of(256, 16) }, 200_000, 60.0);
 }
 
-/// One block, allocated and freed again and again: its slab becomes empty each time, and that must not send every pair
-/// to the arena or the system.
-///
-/// Measured: 51 to 58 instructions up to 1,000 bytes. `malloc` knows by table the classes of at most 1,024 bytes; a larger
-/// block's class is computed, and its page holds one block, so that each allocation takes the slab's list over: 73 to 78.
+/// One block, allocated and freed again and again: its slab becomes empty each time, and that must not send any pair
+/// to the slab, the arena or the system.
 #[test]
 fn a_lone_block_has_no_cliff() {
-    for (sizes, most) in [(&[16, 64, 500, 1000][..], 70.0), (&[2000, 4000, 8000, 20_000, 32_768], 85.0)] {
-        for &size in sizes {
-            let figure = pair(1, [size, size]);
-            assert!(figure <= most, "{size} bytes: {figure:.1} instructions, {most} allowed");
+    for size in SIZES {
+        demand(Pairs::of(1, size), 20_000, 60.0);
+    }
+}
+
+/// The oldest, the newest and any block is replaced: the block that was freed last is at hand, whatever slab it lies in.
+#[test]
+fn no_size_has_a_cliff_in_any_order() {
+    for size in SIZES {
+        for (table, order) in [(16, "oldest"), (256, "oldest"), (256, "newest"), (4096, "random")] {
+            demand(Pairs { order, ..Pairs::of(table, size) }, 20_000, 60.0);
         }
+    }
+}
+
+/// Many blocks, in more slabs than a heap's table holds at 32 KiB.
+#[test]
+fn many_blocks_have_no_cliff() {
+    for (size, most) in [(16, 60.0), (1000, 60.0), (8000, 65.0)] {
+        demand(Pairs::of(1 << 16, size), 20_000, most);
+    }
+    demand(Pairs::of(3 << 13, 32_768), 20_000, 75.0);
+}
+
+/// Several blocks are freed before others are allocated. What a program gives back and wants again at once is a bet that
+/// must have been won some times before it stays at hand, so the first rounds count, too.
+#[test]
+fn batches_have_no_cliff() {
+    for size in [16, 1000, 32_768] {
+        demand(Pairs { batch: 16, ..Pairs::of(256, size) }, 40_000, 70.0);
+    }
+    for (size, batch) in [(16, 4096), (100, 1000), (1000, 256)] {
+        demand(Pairs { batch, ..Pairs::of(1 << 14, size) }, 1 << 18, 70.0);
+    }
+}
+
+/// All that a program has is freed and allocated again: its slabs become empty each time, those of one slice and of several.
+#[test]
+fn slabs_that_empty_are_at_hand() {
+    for (table, size) in [(9, 30_000), (9, 8192), (70, 1000), (600, 128), (5000, 16)] {
+        demand(Pairs { order: "oldest", batch: table, ..Pairs::of(table, size) }, 60_000, 75.0);
     }
 }
 
@@ -69,7 +121,8 @@ fn a_lone_block_has_no_cliff() {
 fn a_claim_costs_the_same_among_many_arenas() {
     const BLOCKS: u64 = 1000;
     let cost = |arenas: u64, gone: u64| {
-        let [none, all] = [0, BLOCKS].map(|blocks| inside("claims.c", [arenas, gone, blocks, 0]));
+        let [none, all] = [0, BLOCKS]
+            .map(|blocks| inside("claims.c", &[arenas, gone, blocks, 0].map(|number| number.to_string())));
         all.checked_sub(none).expect("claims take instructions") as f64 / BLOCKS as f64
     };
     for gone in [0, 1] {

@@ -5,11 +5,11 @@
 //! while it was free. Everything else of them is out of line.
 
 use super::figures;
-use crate::base::{SLICE, SMALL_MAX, class_of, is_aligned};
+use crate::base::{SMALL_MAX, class_of, is_aligned};
 use crate::global::{
     Stray, Thread, enter_step, is_own, leave_step, process, undo_step, with_heap, with_heap_to_free,
 };
-use crate::heap::{Block, BlockKind, Checks, Freed, Heap, Place, Slab, TABLE_MAX};
+use crate::heap::{Bin, Block, BlockKind, Checks, Heap, Place, Slab, first_of};
 use crate::pal::{Call, Misuse, Platform, broken_contract};
 use core::ptr;
 
@@ -18,21 +18,36 @@ pub use crate::global::{OptionError, Options, get_option, honours_deepbind, set_
 /// malloc: `size` bytes at a multiple of 16, or null with `ENOMEM`. Zero bytes are a block of their own.
 #[inline(always)]
 pub fn malloc<T: Thread>(size: usize) -> *mut u8 {
-    if size > TABLE_MAX {
-        return malloc_slow::<T>(size);
+    match Bin::of_size(size) {
+        Some(at) => take::<T>(size, at),
+        None => malloc_medium::<T>(size),
     }
+}
+
+/// malloc for sizes that are not in the first table. Out of line, so that the others do not pay for the choice.
+#[inline(never)]
+fn malloc_medium<T: Thread>(size: usize) -> *mut u8 {
+    match Bin::of_granules(size) {
+        Some(at) => take::<T>(size, at),
+        None => allocate::<T>(size, 1, false),
+    }
+}
+
+/// The block that was freed last of those in the bin `at` so many words, which serves `size` bytes.
+#[inline(always)]
+fn take<T: Thread>(size: usize, at: usize) -> *mut u8 {
     let heap = T::heap();
     // SAFETY: a thread's heap is one.
     if !unsafe { enter_step::<T>(heap) } {
         return malloc_refused::<T>(size, heap);
     }
-    // SAFETY: the thread possesses its heap and is inside, or it is NOBODY or EXITED, whose lists are empty.
-    let block = unsafe { (*heap).try_pop::<T::Checks>(Heap::table_class(size)) };
+    // SAFETY: the thread possesses its heap and is inside, or it is NOBODY or EXITED, whose bins are empty.
+    let block = unsafe { (*heap).bin_at(at).try_pop::<T::Checks>((*heap).secret()) };
+    if block.is_null() {
+        return malloc_slow::<T>(size, heap);
+    }
     // SAFETY: as above.
     unsafe { leave_step::<T>(heap) };
-    if block.is_null() {
-        return malloc_slow::<T>(size);
-    }
     block.cast()
 }
 
@@ -74,50 +89,44 @@ pub unsafe fn free<T: Thread>(block: *mut u8) {
 #[inline(always)]
 unsafe fn free_own<T: Thread>(heap: *const Heap, slab: &Slab, block: *mut Block, key: usize) {
     // SAFETY: the caller's.
-    let freed = unsafe { slab.push::<T::Checks>(block, key) };
-    if freed == Freed::Event {
-        return free_event::<T>(block, slab, heap);
+    let bin = unsafe { (*heap).bin_at(slab.bin()) };
+    if !bin.has_room() {
+        return free_beyond::<T>(block, slab, heap);
     }
     // SAFETY: the caller's.
-    unsafe { leave_step::<T>(heap) };
-}
-
-/// The rest of a free that ended a countdown, and the end of the step. Out of line and called last, so that `free` needs no stack;
-/// the block is there to keep it in the register that it came in.
-#[cold]
-#[inline(never)]
-fn free_event<T: Thread>(_block: *mut Block, slab: &Slab, heap: *const Heap) {
-    // SAFETY: the thread possesses its heap, which lives forever, and is inside.
     unsafe {
-        (*heap).countdown_ended(process(), slab);
+        bin.push::<T::Checks>(block, key);
         leave_step::<T>(heap);
     }
 }
 
-/// The private list is empty, or the class is not in the table: pops or takes the current slab's list, as every so many
-/// allocations do, or goes the long way.
+/// The rest of a free for which there was no room at hand, and the end of the step. Out of line and called last, so that
+/// `free` needs no stack.
+#[cold]
 #[inline(never)]
-fn malloc_slow<T: Thread>(size: usize) -> *mut u8 {
-    if size <= SMALL_MAX {
-        let class = if size <= TABLE_MAX { Heap::table_class(size) } else { class_of(size) };
-        let heap = T::heap();
-        // SAFETY: as in `malloc`.
-        if !unsafe { enter_step::<T>(heap) } {
-            return malloc_refused::<T>(size, heap);
-        }
-        // SAFETY: as in `malloc`.
-        let mut block = unsafe { (*heap).pop::<T::Checks>(class) };
-        if block.is_null() {
-            // SAFETY: as in `malloc`; NOBODY has no current slab.
-            block = unsafe { (*heap).take_over::<T::Checks>(class) };
-        }
-        // SAFETY: as above.
-        unsafe { leave_step::<T>(heap) };
-        if !block.is_null() {
-            return block.cast();
-        }
+fn free_beyond<T: Thread>(block: *mut Block, slab: &Slab, heap: *const Heap) {
+    // SAFETY: the thread possesses its heap, which lives forever and owns the slab, and the block; and it is inside.
+    unsafe {
+        (*heap).free_beyond::<T::Checks, _>(process(), slab, block);
+        leave_step::<T>(heap);
     }
-    allocate::<T>(size, 1, false)
+}
+
+/// The rest of a malloc for which there was no block at hand, still in the same step: takes a slab's list, or goes the
+/// long way, which begins with what other threads have sent.
+#[inline(never)]
+fn malloc_slow<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
+    let class = class_of(size);
+    // SAFETY: as in `take`; NOBODY and EXITED have no slab.
+    let mut block = unsafe { (*heap).pop::<T::Checks>(class) };
+    // SAFETY: as above.
+    if block.is_null() && !unsafe { (*heap).has_mail() } {
+        // SAFETY: as above.
+        block = unsafe { (*heap).take_over::<T::Checks>(class) };
+    }
+    // SAFETY: as above.
+    unsafe { leave_step::<T>(heap) };
+    if block.is_null() { allocate::<T>(size, 1, false) } else { block.cast() }
 }
 
 /// The thread was refused at its heap's gate.
@@ -129,7 +138,11 @@ fn malloc_refused<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
     allocate::<T>(size, 1, false)
 }
 
-/// The rest of a free whose block the heap does not find by one load. Ends the step.
+/// The rest of a free whose block the heap does not find by one load: another heap's, or of one of so many slabs of its own
+/// that its table does not hold them all. Anything else is freed outside the step, also what ends in a message.
+///
+/// # Safety
+/// As for [`free`]; the thread is in a step.
 #[cold]
 #[inline(never)]
 unsafe fn free_slow<T: Thread>(block: *mut u8, heap: *const Heap) {
@@ -141,25 +154,24 @@ unsafe fn free_slow<T: Thread>(block: *mut u8, heap: *const Heap) {
         let section = own.section(process());
         if process().space().index().is_near_arena(address) {
             // SAFETY: an arena is published there, whose header has a record for every slice.
-            let slab = unsafe { &*Slab::of(address) };
-            let owner = slab.owner();
-            if !owner.is_null() && slab.is_block(address % SLICE) {
-                let block = block.cast::<Block>();
-                let key = Block::key(block, own.secret());
-                // SAFETY: the slab is open, and the block one of its.
-                if T::Checks::ON && unsafe { Block::is_free(block, key) } {
-                    broken_contract(Misuse::DoubleFree, Call::Free, address);
-                }
+            let slab = unsafe { first_of(Slab::of(address)) };
+            let (block, owner) = (block.cast::<Block>(), slab.owner());
+            let key = Block::key(block, own.secret());
+            // A slab that has an owner is open.
+            // SAFETY: asked of the start of one of its blocks.
+            if !owner.is_null()
+                && slab.starts_block(address)
+                && !(T::Checks::ON && unsafe { Block::is_free(block, key) })
+            {
                 drop(section);
-                if ptr::eq(owner, heap) {
-                    // A block of a slab that the heap owns but does not find by one load.
-                    // SAFETY: the owner is this thread's heap.
-                    return unsafe { free_own::<T>(heap, slab, block, key) };
-                }
-                // SAFETY: as above.
+                // SAFETY: the thread is inside its heap, and the block is the caller's to give.
                 return unsafe {
-                    own.free_remote::<T::Checks, _>(process(), slab, block);
-                    leave_step::<T>(heap);
+                    if ptr::eq(owner, heap) {
+                        free_own::<T>(heap, slab, block, key);
+                    } else {
+                        own.free_remote::<T::Checks, _>(process(), slab, block);
+                        leave_step::<T>(heap);
+                    }
                 };
             }
         }
@@ -277,7 +289,7 @@ fn out_of_memory() -> *mut u8 {
 #[inline]
 pub fn calloc<T: Thread>(count: usize, size: usize) -> *mut u8 {
     let Some(bytes) = count.checked_mul(size) else { return out_of_memory() };
-    if bytes > TABLE_MAX {
+    if bytes > SMALL_MAX {
         return allocate::<T>(bytes, 1, true);
     }
     let block = malloc::<T>(bytes);

@@ -6,7 +6,7 @@ use crate::global::{
     ExitKey, NOBODY, Options, Thread, exit_thread, process, thread_found, was_counted, with_heap,
     with_heap_to_free,
 };
-use crate::heap::{Block, BlockKind, Checks, Freed, Heap, Holder, Place, Slab};
+use crate::heap::{Bin, Block, BlockKind, Checks, Heap, Holder, Place, Slab};
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::Cell;
 use core::ffi::c_void;
@@ -182,11 +182,13 @@ impl SpecMalloc {
         figures::pulse::<RustThread>();
     }
 
+    /// # Safety
+    /// The thread possesses `heap`, which owns `slab`, and the block, which lies there.
     #[cold]
     #[inline(never)]
-    fn event(&self, heap: *const Heap, slab: &Slab) {
-        // SAFETY: the thread possesses its heap, which lives forever.
-        unsafe { (*heap).countdown_ended(process(), slab) };
+    unsafe fn free_beyond(&self, heap: *const Heap, slab: &Slab, block: *mut u8) {
+        // SAFETY: the caller's; heaps live forever.
+        unsafe { (*heap).free_beyond::<RustChecks, _>(process(), slab, block.cast()) };
     }
 }
 
@@ -223,11 +225,12 @@ unsafe impl GlobalAlloc for SpecMalloc {
             let slab = unsafe { &*Slab::of(block.expose_provenance()) };
             if ptr::eq(slab.owner(), heap) {
                 // SAFETY: the thread possesses its heap, and the block is the caller's to give.
-                if unsafe {
-                    slab.push::<RustChecks>(block.cast(), Block::key(block.cast(), (*heap).secret()))
-                } == Freed::Event
-                {
-                    self.event(heap, slab);
+                unsafe {
+                    let bin = (*heap).bin_at(class * Bin::WORDS);
+                    if !bin.has_room() {
+                        return self.free_beyond(heap, slab, block);
+                    }
+                    bin.push::<RustChecks>(block.cast(), Block::key(block.cast(), (*heap).secret()));
                 }
                 return;
             }

@@ -4,10 +4,10 @@
 //! all threads write.
 //!
 //! What is exact: all figures, while nobody else changes anything, but for live blocks of other heaps that are possessed
-//! or were not tidied since. There, blocks that are free in a current slab, and those on their way home, still count as
-//! live. So a census errs towards "live" only, and not at all once every heap has been collected
-//! ([`Heap::collect`], [`Allocator::collect_idle`]). Slabs in an arena for which the table had no place left, beyond
-//! the first 65,536, are not counted.
+//! or were not tidied since. There, blocks in bins, and those on their way home, still count as live. So a census errs
+//! towards "live" only, and not at all once every heap has been collected ([`Heap::collect`],
+//! [`Allocator::collect_idle`]). Slabs in an arena for which the table had no place left, beyond the first 65,536, are
+//! not counted.
 
 use super::{Allocator, Bet, Checks, Count, Heap};
 use crate::base::{CLASSES, SLICE, class_size};
@@ -56,7 +56,7 @@ pub struct Census {
     pub kept_bytes: u64,
     /// Bytes of slices that slabs and large blocks hold.
     pub claimed_bytes: u64,
-    /// Bytes of free slices that may be resident.
+    /// Bytes of free slices that may be resident, those that heaps keep to be slabs again among them.
     pub dirty_bytes: u64,
     /// Bytes given back by purging, ever.
     pub purged_bytes: u64,
@@ -96,7 +96,7 @@ impl Census {
 
 impl<P: Platform> Allocator<P> {
     /// Counts everything: a look at two lines of each slab and three of each heap, however many arenas and large blocks
-    /// there are; and at the free blocks of `heap`'s current slabs, which the caller possesses: its live blocks are exact.
+    /// there are; and at the bins of `heap`, which the caller possesses: its live blocks are exact.
     pub fn census<C: Checks>(&self, heap: &Heap) -> Census {
         let mut classes = [ClassCensus::default(); CLASSES];
         let (mut small, mut handed_out) = (LiveBlocks::default(), 0);
@@ -105,7 +105,7 @@ impl<P: Platform> Allocator<P> {
             self.arenas.each_slab(|slab| {
                 let class = &mut classes[slab.class()];
                 class.slabs += 1;
-                class.live += u64::from(slab.live_estimate());
+                class.live += u64::from(slab.live());
                 handed_out += u64::from(slab.handed_out()) * class_size(slab.class()) as u64;
             });
         }
@@ -117,6 +117,8 @@ impl<P: Platform> Allocator<P> {
         let counts = self.space.counts();
         let rcu = self.space.rcu().statistics();
         let heaps = || (0..self.pool.made()).filter_map(|index| self.pool.get(index));
+        // Claimed, but free: no slab's.
+        let spare: usize = heaps().map(Heap::spare_slices).sum();
         Census {
             classes,
             small,
@@ -124,8 +126,8 @@ impl<P: Platform> Allocator<P> {
             huge: LiveBlocks { blocks: self.huge.live_blocks() as u64, bytes: self.huge.live_bytes() as u64 },
             free_bytes: handed_out.saturating_sub(small.bytes),
             kept_bytes: self.huge.kept_bytes() as u64,
-            claimed_bytes: (self.arenas.claimed_slices() * SLICE) as u64,
-            dirty_bytes: (self.arenas.dirty_slices() * SLICE) as u64,
+            claimed_bytes: (self.arenas.claimed_slices().saturating_sub(spare) * SLICE) as u64,
+            dirty_bytes: ((self.arenas.dirty_slices() + spare) * SLICE) as u64,
             purged_bytes: self.purged_bytes(),
             mapped_bytes: (counts.mapped + counts.metadata) as u64,
             mappings: counts.mappings as u64,

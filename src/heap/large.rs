@@ -64,7 +64,8 @@ impl Tails {
 impl<P: Platform> Allocator<P> {
     pub(super) fn allocate_large(&self, heap: &Heap, size: usize, align: usize, zero: bool) -> *mut u8 {
         let slices = size.max(1).div_ceil(SLICE);
-        let Some(claim) = self.arenas().claim(self, heap, slices, align.div_ceil(SLICE), Prefer::Dirty) else {
+        let Some(claim) = self.arenas().claim(self, heap, slices, align.div_ceil(SLICE), Prefer::Dirty)
+        else {
             return ptr::null_mut();
         };
         // SAFETY: the slices were claimed just now; their records are ours.

@@ -3,9 +3,9 @@
 //! May import `base`, `sync`, `pal`, `rcu`, `region` and `index`. The front door is [`Allocator`], a value: a process
 //! has one in a static (`global`), a test as many as it likes, on whatever platform.
 //!
-//! The life of an allocation: [`Heap::pop`] -> [`Heap::refill`] -> `Allocator::new_slab` -> [`Arenas::claim`] ->
-//! `SliceMap::claim`, or `Space::map_region` when no arena has room. And of a free: [`Slab::of`] -> [`Slab::push`] ->
-//! [`Heap::countdown_ended`] -> `Allocator::close_slab` -> [`Arenas::release`].
+//! The life of an allocation: [`Bin::pop`] -> [`Heap::refill`] -> `Allocator::new_slab` -> [`Arenas::claim`] ->
+//! `SliceMap::claim`, or `Space::map_region` when no arena has room. And of a free: [`Bin::push`], or [`Slab::push`] ->
+//! `Heap::countdown_ended` -> `Heap::close` -> [`Arenas::release`].
 
 mod arenas;
 mod bell;
@@ -39,8 +39,8 @@ pub use census::{Census, ClassCensus, LiveBlocks};
 pub use gate::{Gate, Visit};
 pub use helper_state::HelperState;
 pub use huge::Huge;
-pub use local::{Heap, TABLE_MAX};
-pub use place::Place;
+pub use local::{Bin, Heap};
+pub use place::{Place, first_of};
 pub use pool::{Holder, MAX_HEAPS, Pool, Possession};
 pub use retention::Retention;
 pub use settings::{Bet, BetCount, Settings};
@@ -228,25 +228,20 @@ impl<P: Platform> Allocator<P> {
         }
     }
 
-    /// A slab of `class` for `heap`: one that an idle heap can spare, else a fresh one. `None` without memory.
+    /// A fresh slab of `class` for `heap`, current there; in slices that it has to spare, or has claimed. `None` without
+    /// memory, and if an idle heap had an available one to spare, which is `heap`'s now.
     fn new_slab<C: Checks>(&self, heap: &Heap, class: usize) -> Option<&'static Slab> {
-        if let Some(slab) = self.pool.steal::<C, P>(self, heap, class) {
-            return Some(slab);
-        }
-        let claim = self.arenas.claim(self, heap, class_info(class).slices as usize, 1, Prefer::Dirty)?;
-        // SAFETY: the slices were claimed just now; records live as long as their arena, which the slab holds.
-        let slab = unsafe { &*Slab::of(claim.base) };
+        let slices = class_info(class).slices as usize;
+        let base = match heap.spare(slices) {
+            Some(base) => base,
+            None if self.pool.steal::<C, P>(self, heap, class) => return None,
+            None => self.arenas.claim(self, heap, slices, 1, Prefer::Dirty)?.base,
+        };
+        // SAFETY: the slices are the heap's; records live as long as their arena, which claimed slices hold.
+        let slab = unsafe { &*Slab::of(base) };
         slab.open(class, ptr::from_ref(heap).cast_mut());
-        self.arenas.count_slab(self, claim.base, true);
+        self.arenas.count_slab(self, base, true);
         Some(slab)
-    }
-
-    /// Gives an empty slab's slices back.
-    fn close_slab(&self, heap: &Heap, slab: &Slab) {
-        let (base, slices) = (slab.base(), slab.slices() as usize);
-        slab.close();
-        self.arenas.count_slab(self, base, false);
-        self.arenas.release(self, heap, base, slices);
     }
 
     /// The arena that `address` lies in, which the caller holds a part of.

@@ -4,7 +4,7 @@ use super::Allocator;
 use super::block::Block;
 use super::huge::used_of;
 use super::slab::{Slab, Usage};
-use crate::base::SLICE;
+use crate::base::{GRANULE, SLICE};
 use crate::index::Coarse;
 use crate::pal::{Misuse, Platform};
 use crate::region::{Kind, Region};
@@ -43,17 +43,19 @@ impl Place {
     }
 }
 
-/// The record of the first slice of the run that `record`'s slice belongs to.
+/// The record of the first slice of the run that `record`'s slice belongs to; `record` itself, if it leads out of its arena's
+/// header: it changes under a pointer that is not the caller's.
 ///
 /// # Safety
-/// `record` lies in the header of a mapped arena, and its run is live.
+/// `record` lies in the header of a mapped arena.
 #[inline(always)]
-pub(super) unsafe fn first_of(record: *mut Slab) -> &'static Slab {
+pub unsafe fn first_of(record: *mut Slab) -> &'static Slab {
     // SAFETY: the caller's.
     let slab = unsafe { &*record };
-    if slab.usage() == Usage::Later {
-        // SAFETY: a later record says how far back the first of its run is.
-        return unsafe { &*record.sub(slab.slices() as usize) };
+    let back = slab.slices() as usize;
+    if slab.usage() == Usage::Later && back <= record.addr() % GRANULE / size_of::<Slab>() {
+        // SAFETY: a record of the same header.
+        return unsafe { &*record.sub(back) };
     }
     slab
 }
@@ -80,17 +82,8 @@ impl<P: Platform> Allocator<P> {
                 if address - region.base() < SLICE || address - region.base() >= region.len() {
                     return Err(Misuse::Nothing);
                 }
-                let record = Slab::of(address);
                 // SAFETY: the address lies in a slice of an arena; its record is readable, whatever it says.
-                let (usage, back) = unsafe { ((*record).usage(), (*record).slices() as usize) };
-                if usage == Usage::Later && back > (address - region.base()) / SLICE {
-                    // The run changes under a pointer that is not the caller's.
-                    return Err(Misuse::Interior);
-                }
-                // SAFETY: as above; a later record leads to another of the same header.
-                self.place_in_arena(address, unsafe {
-                    &*if usage == Usage::Later { record.sub(back) } else { record }
-                })
+                self.place_in_arena(address, unsafe { first_of(Slab::of(address)) })
             }
             Kind::File => Err(Misuse::Foreign),
         }

@@ -291,13 +291,8 @@ impl Pool {
     }
 
     /// Takes an available slab of `class` from one idle heap, if there is any: threads that went away leave partly
-    /// used slabs, and those are used before fresh memory. Looks at a few heaps only.
-    pub fn steal<C: Checks, P: Platform>(
-        &self,
-        from: &Allocator<P>,
-        heap: &Heap,
-        class: usize,
-    ) -> Option<&'static super::slab::Slab> {
+    /// used slabs, and those are used before fresh memory. Looks at a few heaps only. Answers whether it took one.
+    pub fn steal<C: Checks, P: Platform>(&self, from: &Allocator<P>, heap: &Heap, class: usize) -> bool {
         const TRIES: usize = 4;
         let mut tries = 0;
         for index in self.idle_heaps() {
@@ -308,10 +303,10 @@ impl Pool {
                 if idle.receive::<C, P>(from) {
                     idle.send_all::<C, P>(from);
                 }
-                let slab = idle.give_away(class, heap);
+                let gave = idle.give_away(class, heap);
                 from.give_up(idle);
-                if slab.is_some() {
-                    return slab;
+                if gave {
+                    return true;
                 }
             }
             tries += 1;
@@ -319,7 +314,7 @@ impl Pool {
                 break;
             }
         }
-        None
+        false
     }
 
     /// In the child of a fork: the heaps that threads were in which do not exist here.

@@ -10,7 +10,7 @@
 //! 4. The record of a slice that is not the first of its run says only how far back the first is.
 
 use super::block::{Block, Checks};
-use super::local::Heap;
+use super::local::{Bin, Heap};
 use crate::base::{ClassInfo, GRANULE, SLICE, align_down, class_info};
 use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Cell, signal_fence};
@@ -30,21 +30,24 @@ pub enum Usage {
     Later = 3,
 }
 
-/// Where a slab stands with its heap. See [`Slab::retire_from_current`] for the countdown's meaning in each.
+/// Where a slab stands with its heap. What the countdown means in each says [`Slab::stand`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Standing {
-    /// The heap allocates its class from this slab.
+    /// The one of its class that the heap extends.
     Current = 0,
-    /// Every block is handed out; in no list.
+    /// Its list is empty; in no list of slabs.
     Full = 1,
-    /// Has free blocks; linked in the heap's list of its class.
+    /// Has something to give; linked in the heap's list of its class.
     Available = 2,
 }
 
-/// While a slab is current nobody needs to know how many of its blocks live: the countdown starts here and is set
-/// anew should it ever arrive at zero.
+/// While a slab is current nobody needs to know when it is empty: the countdown starts here, less what is on the list, and
+/// is set anew whenever the list is taken.
 const UNCOUNTED: u32 = u32::MAX;
+
+/// Bytes of blocks that a slab is extended by at most.
+const EXTENSION: usize = 16 << 10;
 
 /// The part of a record that other threads read. While the slab is open only its owner writes here.
 #[cfg_attr(not(any(loom, shuttle)), repr(align(64)))]
@@ -56,7 +59,8 @@ struct Shared {
     /// The class's limit for the blocks handed out so far: see [`ClassInfo::limit`].
     limit: AtomicU64,
     usage: AtomicU32,
-    class: AtomicU32,
+    /// Where in a heap the bin of the slab's class lies, in words: see [`Heap::bin_at`].
+    bin: AtomicU32,
     /// Slices in the run; in a `Later` record: slices back to the first.
     slices: AtomicU32,
     /// Bytes at the end of this slice that are known not to be resident, though others of it are.
@@ -108,7 +112,7 @@ impl Slab {
             reciprocal: AtomicU64::new(0),
             limit: AtomicU64::new(0),
             usage: AtomicU32::new(Usage::Free as u32),
-            class: AtomicU32::new(0),
+            bin: AtomicU32::new(0),
             slices: AtomicU32::new(0),
             spared: AtomicU32::new(0),
             requested: AtomicUsize::new(0),
@@ -153,11 +157,11 @@ impl Slab {
         self.shared.reciprocal.store(info.reciprocal, Ordering::Relaxed);
         self.shared.limit.store(0, Ordering::Relaxed);
         self.owned.handed_out.store(0, Ordering::Relaxed);
-        self.shared.class.store(class as u32, Ordering::Relaxed);
+        self.shared.bin.store((class * Bin::WORDS) as u32, Ordering::Relaxed);
         self.shared.slices.store(info.slices, Ordering::Relaxed);
         self.shared.usage.store(Usage::Slab as u32, Ordering::Relaxed);
         self.shared.owner.store(owner, Ordering::Relaxed);
-        self.make_current();
+        self.make_current(0);
     }
 
     /// Makes the record that of a large block of `slices` slices.
@@ -251,8 +255,14 @@ impl Slab {
     /// Size class of the slab.
     #[inline(always)]
     pub fn class(&self) -> usize {
+        self.bin() / Bin::WORDS
+    }
+
+    /// Where in a heap the bin of the slab's class lies.
+    #[inline(always)]
+    pub fn bin(&self) -> usize {
         // Relaxed: see rule 1.
-        self.shared.class.load(Ordering::Relaxed) as usize
+        self.shared.bin.load(Ordering::Relaxed) as usize
     }
 
     /// What is fixed for the slab's class.
@@ -291,13 +301,20 @@ impl Slab {
     #[inline(always)]
     pub unsafe fn has_own_block(&self, address: usize) -> bool {
         #[cfg(any(loom, shuttle))]
-        return self.is_block(address.wrapping_sub(self.base()));
+        return self.starts_block(address);
         #[cfg(not(any(loom, shuttle)))]
         // SAFETY: only the caller's thread writes these fields; loads by others do not conflict with loads.
         unsafe {
             let offset = address.wrapping_sub(*self.shared.start.as_ptr()) as u64;
             offset.wrapping_mul(*self.shared.reciprocal.as_ptr()) < *self.shared.limit.as_ptr()
         }
+    }
+
+    /// Whether a block of this slab that has been handed out starts at `address`, any address below 2^47.
+    #[inline(always)]
+    pub fn starts_block(&self, address: usize) -> bool {
+        // Relaxed: see rule 1.
+        self.is_block(address.wrapping_sub(self.shared.start.load(Ordering::Relaxed)))
     }
 
     /// Whether `offset` bytes into the slab a block starts that has been handed out at some time.
@@ -370,29 +387,33 @@ impl Slab {
         self.owned.handed_out.load(Ordering::Relaxed)
     }
 
-    /// Whether `block`, one of this slab's or null, has been handed out at some time.
-    pub fn has_handed_out(&self, block: *mut Block) -> bool {
-        block.addr().wrapping_sub(self.base()) < self.handed_out() as usize * self.info().size as usize
+    /// Whether `block` is one of this slab's that has never been handed out.
+    pub fn is_unborn(&self, block: *mut Block) -> bool {
+        let offset = block.addr().wrapping_sub(self.base());
+        offset < self.bytes() && offset >= self.handed_out() as usize * self.info().size as usize
     }
 
-    /// Links up to `bytes` worth of never used blocks (one at least) into a list, which it puts into `list`; `false` when the
-    /// slab has none left. A thread that vanishes in between leaves a list that begins with a block that was never handed
-    /// out: see [`Slab::has_handed_out`].
+    /// Links never used blocks into a list, which it puts into `list`, and answers how many: none when the slab has none
+    /// left. As many as a `page` holds, one at least; and more in a slab that has been used for some time: a third of what it has handed out,
+    /// so that not every fourth block is a slow event, and most pages are touched when they are needed and not before.
+    /// A thread that vanishes in between leaves a list that begins with a block that was never handed out: see
+    /// [`Slab::is_unborn`].
     ///
     /// # Safety
     /// The caller possesses the owning heap, of which `list` is an empty list; `base` is the address of the slab's first slice.
     pub unsafe fn extend<C: Checks>(
         &self,
         base: usize,
-        bytes: usize,
+        page: usize,
         secret: usize,
         list: &Cell<*mut Block>,
-    ) -> bool {
+    ) -> u32 {
         let info = self.info();
         let (size, from) = (info.size as usize, self.handed_out() as usize);
-        let count = (bytes / size).max(1).min(info.capacity as usize - from);
+        let most = (EXTENSION / size).max(1);
+        let count = (page / size).max(1).max((from / 3).min(most)).min(info.capacity as usize - from);
         if count == 0 {
-            return false;
+            return 0;
         }
         let first = base + from * size;
         let mut next: *mut Block = ptr::null_mut();
@@ -408,7 +429,12 @@ impl Slab {
         // Relaxed (both): see rule 1: whoever is handed one of these blocks got it from this thread.
         self.shared.limit.store(info.limit(handed_out), Ordering::Relaxed);
         self.owned.handed_out.store(handed_out, Ordering::Relaxed);
-        true
+        count as u32
+    }
+
+    /// Whether some of its blocks have never been handed out.
+    pub fn has_unborn(&self) -> bool {
+        self.handed_out() < self.info().capacity
     }
 
     /// Where the slab stands with its heap.
@@ -421,44 +447,44 @@ impl Slab {
         }
     }
 
-    fn set_standing(&self, standing: Standing) {
-        // Relaxed: see `standing`.
-        self.owned.standing.store(standing as u32, Ordering::Relaxed);
+    /// The slab becomes the one that its heap extends. `free` blocks are on its list.
+    pub fn make_current(&self, free: u32) {
+        self.stand(Standing::Current, UNCOUNTED - free);
     }
 
-    /// The slab becomes the one its heap allocates from.
-    pub fn make_current(&self) {
-        self.set_standing(Standing::Current);
-        self.set_countdown(UNCOUNTED);
+    /// All blocks that were handed out are out: the first that comes home links the slab again.
+    pub fn make_full(&self) {
+        self.stand(Standing::Full, 1);
     }
 
-    /// The slab stops being current, or its countdown ended while it was full: `live` of its blocks are out.
-    ///
+    /// The slab has something to give; it is empty after `live` frees.
+    pub fn make_available(&self, live: u32) {
+        self.stand(Standing::Available, live);
+    }
+
     /// The countdown is what turns two tests of every free into one. A full slab's first free must link it again: the
-    /// countdown is 1. An available slab is empty after `live` frees: the countdown is `live`. A current slab needs
-    /// neither: the countdown never ends.
-    pub fn retire_from_current(&self, live: u32) -> Standing {
-        let standing = if live == self.info().capacity { Standing::Full } else { Standing::Available };
-        self.set_standing(standing);
-        self.set_countdown(if standing == Standing::Full { 1 } else { live });
-        standing
+    /// countdown is 1. An available slab is empty after as many frees as blocks are out. A current slab needs neither: the
+    /// countdown never ends.
+    fn stand(&self, standing: Standing, countdown: u32) {
+        // Relaxed (both): see `standing` and `push`.
+        self.owned.standing.store(standing as u32, Ordering::Relaxed);
+        self.owned.countdown.store(countdown, Ordering::Relaxed);
     }
 
-    fn set_countdown(&self, value: u32) {
-        // Relaxed: see `push`.
-        self.owned.countdown.store(value, Ordering::Relaxed);
-    }
-
-    /// Live blocks as far as the record tells: exact for a slab that is not current, else every block handed out.
-    pub fn live_estimate(&self) -> u32 {
-        // Relaxed: a figure.
+    /// Blocks on the free list.
+    pub fn free_count(&self) -> u32 {
+        // Relaxed: the owner's own store; a figure for statistics.
         let countdown = self.owned.countdown.load(Ordering::Relaxed);
-        let out = self.handed_out();
         match self.standing() {
-            Standing::Full => self.info().capacity,
-            Standing::Available => countdown.min(out),
-            Standing::Current => out,
+            Standing::Full => 0,
+            Standing::Available => self.handed_out().saturating_sub(countdown),
+            Standing::Current => UNCOUNTED - countdown,
         }
+    }
+
+    /// Blocks that are out, those in bins among them.
+    pub fn live(&self) -> u32 {
+        self.handed_out().saturating_sub(self.free_count())
     }
 
     /// Links the slab in front of the list that starts at `head`.

@@ -5,7 +5,7 @@ mod staying;
 
 use super::arenas::hints::LOOKS;
 use super::*;
-use crate::base::{CLASSES, class_info, class_of, class_size};
+use crate::base::{CLASSES, SMALL_MAX, class_info, class_of, class_size};
 use crate::pal::simulated::{Config, Simulated};
 use crate::region::Kind;
 use std::boxed::Box;
@@ -42,6 +42,12 @@ pub(super) fn free(from: &Allocator<Os>, heap: &Heap, address: usize) {
     unsafe { from.free::<Checked>(heap, ptr::with_exposed_provenance_mut(address), place) };
 }
 
+/// Frees a block to its slab, past the bin.
+fn free_home(from: &Allocator<Os>, heap: &Heap, address: usize) {
+    free(from, heap, address);
+    heap.empty_bins::<Checked, _>(from);
+}
+
 fn slab_of(from: &Allocator<Os>, address: usize) -> &'static Slab {
     match from.place(address) {
         Ok(Place::Slab(slab)) => slab,
@@ -63,10 +69,13 @@ fn fill(from: &Allocator<Os>, heap: &Heap, size: usize) -> Vec<usize> {
 }
 
 #[test]
-fn the_table_of_classes_agrees_with_the_arithmetic() {
-    for size in 0..=TABLE_MAX {
-        assert_eq!(Heap::table_class(size), class_of(size), "request of {size}");
+fn the_tables_of_bins_agree_with_the_arithmetic() {
+    for size in 0..=SMALL_MAX {
+        let at = Some(class_of(size) * Bin::WORDS);
+        assert_eq!(Bin::of_granules(size), at, "request of {size}");
+        assert_eq!(Bin::of_size(size), at.filter(|_| size <= 1024), "request of {size}");
     }
+    assert_eq!(Bin::of_granules(SMALL_MAX + 1), None);
 }
 
 #[test]
@@ -103,12 +112,17 @@ fn a_slab_knows_which_of_its_blocks_were_handed_out() {
         assert!(out > 0 && out < slab.info().capacity as usize);
         for index in 0..slab.info().capacity as usize {
             let block = ptr::with_exposed_provenance_mut(base + index * size);
-            assert_eq!(slab.has_handed_out(block), index < out);
+            assert_eq!(slab.is_unborn(block), index >= out);
             assert_eq!(slab.is_block(index * size), index < out);
             // SAFETY: the test possesses the heap.
             assert_eq!(unsafe { slab.has_own_block(base + index * size) }, index < out);
         }
-        assert!(!slab.has_handed_out(ptr::null_mut()));
+        assert!(
+            ![0, base - 16, base + slab.bytes()]
+                .map(ptr::without_provenance_mut)
+                .map(|at| slab.is_unborn(at))
+                .contains(&true)
+        );
     }
 }
 
@@ -124,12 +138,13 @@ fn a_heap_takes_a_slab_that_an_idle_one_can_spare() {
     let again = [get(from, heap, 8 << 10), get(from, heap, 8 << 10)];
     assert!(again.iter().all(|block| blocks[..2].contains(block)), "fresh memory instead");
     assert!(finds(from, heap, blocks[2]) && !finds(from, gone, blocks[2]));
-    // It is current: no free ends its countdown, however few of its blocks are live.
+    // All its blocks are out: it is empty when all of them are home.
     let slab = slab_of(from, blocks[2]);
-    blocks.iter().for_each(|&block| free(from, heap, block));
-    assert!(slab.standing() == Standing::Current && finds(from, heap, get(from, heap, 8 << 10)));
+    assert_eq!((slab.standing(), slab.live()), (Standing::Full, blocks.len() as u32));
+    blocks[1..].iter().for_each(|&block| free_home(from, heap, block));
+    assert_eq!((slab.standing(), slab.live()), (Standing::Available, 1));
     let again: Vec<usize> = blocks[1..].iter().map(|_| get(from, heap, 8 << 10)).collect();
-    assert!(again.iter().all(|block| blocks.contains(block)));
+    assert!(again.iter().all(|block| blocks[1..].contains(block)));
     // Nothing of it is left with the idle heap.
     assert!(!blocks.contains(&get(from, heap, 8 << 10)));
 }
@@ -142,7 +157,7 @@ fn the_slabs_of_a_heap_that_nobody_possesses_go_to_who_frees_their_blocks() {
     let full = fill(from, gone, 8 << 10);
     let available = fill(from, gone, 4 << 10);
     let current = [8 << 10, 4 << 10].map(|size| get(from, gone, size));
-    free(from, gone, available[0]);
+    free_home(from, gone, available[0]);
     from.give_up(gone);
     for (block, taken) in [(full[0], true), (available[1], true), (current[0], false)] {
         let slab = slab_of(from, block);
@@ -225,7 +240,10 @@ fn a_heap_needs_collecting_when_there_is_something_to_give_back() {
     sender.settle::<Checked, _>(from);
     assert!(owner.needs_collecting() && !sender.needs_collecting(), "a block was sent");
     owner.settle::<Checked, _>(from);
+    assert!(!owner.needs_collecting());
     free(from, owner, other);
+    assert!(owner.needs_collecting(), "a block is in a bin");
+    owner.collect::<Checked, _>(from);
     assert!(!owner.needs_collecting());
     assert_eq!(from.arenas().claimed_slices(), 0);
 }
@@ -320,19 +338,20 @@ fn a_full_slab_is_available_from_its_first_free_and_gone_with_its_last() {
         let blocks = fill(from, heap, size);
         let slab = slab_of(from, blocks[0]);
         let next = get(from, heap, size);
-        assert_eq!((slab.standing(), slab.live_estimate()), (Standing::Full, slab.info().capacity));
+        assert_eq!((slab.standing(), slab.live()), (Standing::Full, slab.info().capacity));
         let claimed = from.arenas().claimed_slices();
         for (freed, &block) in blocks.iter().enumerate() {
             assert!(!ptr::eq(heap.own_slab(next), slab) && from.arenas().claimed_slices() == claimed);
-            free(from, heap, block);
+            free_home(from, heap, block);
             let live = slab.info().capacity - 1 - freed as u32;
             // In a slice behind the first of a run that is closed, nothing is known of what lived there.
             let gone = from.place(block).err();
             let gone = gone == Some(Misuse::DoubleFree) || live == 0 && gone == Some(Misuse::Nothing);
-            assert!(
-                gone && (live == 0 || (slab.standing(), slab.live_estimate()) == (Standing::Available, live))
-            );
+            assert!(gone && (live == 0 || (slab.standing(), slab.live()) == (Standing::Available, live)));
         }
+        // Its slices are kept for the next, of any class; until they are asked for.
+        assert_eq!(from.arenas().claimed_slices(), claimed);
+        heap.collect::<Checked, _>(from);
         assert_eq!(claimed - from.arenas().claimed_slices(), slab_of(from, next).slices() as usize);
     }
 }
@@ -342,13 +361,16 @@ fn a_block_freed_as_the_fast_path_does_it_is_handed_out_again() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
     let block = fill(from, heap, 1 << 10)[0];
-    let (slab, key) =
-        (slab_of(from, block), Block::key(ptr::with_exposed_provenance_mut(block), heap.secret()));
-    let at = ptr::with_exposed_provenance_mut::<Block>(block);
+    let (slab, at) = (slab_of(from, block), ptr::with_exposed_provenance_mut::<Block>(block));
+    let key = Block::key(at, heap.secret());
+    // A block that is handed out leaves its room to another.
+    get(from, heap, 1 << 10);
     // SAFETY: the test possesses the heap, and the block.
     unsafe {
         assert!((*heap.own_slab(block)).has_own_block(block) && !Block::is_free(at, key));
-        assert_eq!(slab.push::<Checked>(at, key), Freed::Quietly);
+        let bin = heap.bin_at(slab.bin());
+        assert!(bin.has_room());
+        bin.push::<Checked>(at, key);
         assert!(Block::is_free(at, key));
     }
     assert_eq!(from.place(block).err(), Some(Misuse::DoubleFree));
@@ -361,7 +383,7 @@ fn a_census_knows_what_is_live_in_the_current_slabs_of_its_heap() {
     let heap = possess(from, 1);
     let class = class_of(1 << 10);
     let mut blocks = Vec::new();
-    // Some free blocks are on the private list, some on the slab's.
+    // Some free blocks are in the bin, some on the slab's list.
     for (more, fewer) in [(6, 0), (1, 3), (0, 2), (5, 1), (0, 5)] {
         blocks.extend((0..more).map(|_| get(from, heap, 1 << 10)));
         blocks.drain(..fewer).for_each(|block| free(from, heap, block));
@@ -382,7 +404,7 @@ fn after_a_fork_the_slabs_of_a_vanished_thread_serve_again() {
     let (gone, heap) = (possess(from, 1), possess(from, 2));
     let available = fill(from, gone, 8 << 10);
     let current = get(from, gone, 8 << 10);
-    available[..2].iter().for_each(|&block| free(from, gone, block));
+    available[..2].iter().for_each(|&block| free_home(from, gone, block));
     // SAFETY: this thread plays all of them.
     unsafe { from.child_after_fork(heap.holder()) };
     assert!(from.pool().is_idle(gone.index() as usize) && !from.pool().is_idle(heap.index() as usize));

@@ -3,7 +3,6 @@
 //! A child module of the heap's, because it works on the same private fields under the same rules.
 
 use super::Heap;
-use crate::base::CLASSES;
 use crate::heap::Allocator;
 use crate::heap::Block;
 use crate::heap::block::{Checks, Trusting};
@@ -36,7 +35,12 @@ impl Heap {
     ///
     /// # Safety
     /// As for [`Heap::free_remote`].
-    unsafe fn send_home<C: Checks, P: Platform>(&self, from: &Allocator<P>, slab: &Slab, block: *mut Block) {
+    pub(super) unsafe fn send_home<C: Checks, P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        slab: &Slab,
+        block: *mut Block,
+    ) {
         let (size, owner) = (slab.info().size as usize, slab.owner());
         let chain = self.outbox.chain(owner);
         if !ptr::eq(chain.owner(), owner) {
@@ -68,7 +72,14 @@ impl Heap {
             }
             return;
         };
+        #[cfg(any(loom, shuttle))]
+        let mut count = 0;
         while let Some(block) = chain.pop::<C>(secret) {
+            #[cfg(any(loom, shuttle))]
+            {
+                count += 1;
+                assert!(count < 1 << 12, "a chain without an end");
+            }
             // SAFETY: the block counts as live until it is on its slab's list, so its arena is there.
             let slab = unsafe { first_of(Slab::of(block.addr())) };
             // SAFETY: this thread possesses both heaps, and holds the block.
@@ -77,9 +88,9 @@ impl Heap {
                     idle.hand_over(slab, self);
                 }
                 if ptr::eq(slab.owner(), self) {
-                    self.free_local::<C, P>(from, slab, block);
+                    self.put_home::<C, P>(from, slab, block);
                 } else if ptr::eq(slab.owner(), idle) {
-                    idle.free_local::<C, P>(from, slab, block);
+                    idle.put_home::<C, P>(from, slab, block);
                 } else {
                     self.post::<C, P>(from, Parcel::of_one(slab.owner(), block));
                 }
@@ -114,6 +125,8 @@ impl Heap {
         if !seeded("heap.hand_over_keeps_own") {
             self.leave_own(slab);
         }
+        self.growth.lost(slab);
+        to.growth.gained(slab);
         slab.set_owner(ptr::from_ref(to).cast_mut());
         to.enter_own(slab);
         if available {
@@ -125,6 +138,12 @@ impl Heap {
         while let Some(chain) = self.outbox.waiting() {
             self.deliver::<C, P>(from, chain);
         }
+    }
+
+    /// Whether other threads have sent anything.
+    #[inline(always)]
+    pub fn has_mail(&self) -> bool {
+        !self.inbox.is_empty() || !self.received.get().is_null()
     }
 
     /// Takes the blocks that other threads sent, and frees them here or sends them on. Answers whether any came.
@@ -142,17 +161,8 @@ impl Heap {
                 return any;
             }
             self.received.set(self.follow::<C>(block));
-            // SAFETY: the block counts as live until it is on its slab's list, so its arena is there.
-            let slab = unsafe { first_of(Slab::of(block.addr())) };
-            // SAFETY: the block came to us with its chain.
-            unsafe {
-                if ptr::eq(slab.owner(), self) || seeded("heap.no_forward") {
-                    self.free_local::<C, P>(from, slab, block);
-                } else {
-                    // Counted when it was freed.
-                    self.send_home::<C, P>(from, slab, block);
-                }
-            }
+            // SAFETY: the block came to us with its chain. (If it is sent on: it was counted when it was freed.)
+            unsafe { self.bring_home::<C, P>(from, block) };
         }
     }
 
@@ -162,14 +172,12 @@ impl Heap {
         self.send_all::<C, P>(from);
     }
 
-    /// Gives an available slab of `class` to another heap that needs one. The caller possesses both.
-    pub fn give_away(&self, class: usize, to: &Heap) -> Option<&'static Slab> {
+    /// Gives an available slab of `class` to another heap that needs one: answers whether there was one. The caller possesses
+    /// both.
+    pub fn give_away(&self, class: usize, to: &Heap) -> bool {
         // SAFETY: slabs in a list belong to this heap.
-        let slab = unsafe { self.available[class].get().as_ref() }?;
-        self.hand_over(slab, to);
-        slab.unlink(&to.available[class]);
-        slab.make_current();
-        Some(slab)
+        let slab = unsafe { self.available[class].get().as_ref() };
+        slab.inspect(|slab| self.hand_over(slab, to)).is_some()
     }
 
     /// In the child of a fork: the thread that possessed this heap vanished in the middle of anything. Forgets the lists of
@@ -179,19 +187,15 @@ impl Heap {
         for list in self.available.iter().filter(|_| !seeded("heap.child_keeps_available")) {
             list.set(ptr::null());
         }
-        for class in 0..CLASSES {
+        self.growth.forget();
+        for (bin, current) in self.bins.iter().zip(&self.current) {
             // SAFETY: a current slab is this heap's.
-            let Some(slab) = (unsafe { self.current[class].get().as_ref() }) else { continue };
-            let list = self.lists[class].get();
-            if ptr::eq(list, slab.free()) && !seeded("heap.child_keeps_taken") {
-                // In the middle of `take_over`.
-                slab.forget_free();
-            }
-            if !slab.has_handed_out(list) && !seeded("heap.child_keeps_unborn") {
+            let slab = unsafe { current.get().as_ref() };
+            let is_unborn = |slab: &Slab| slab.is_unborn(bin.list().get());
+            if slab.is_some_and(is_unborn) && !seeded("heap.child_keeps_unborn") {
                 // In the middle of `Slab::extend`.
-                self.lists[class].set(ptr::null_mut());
+                bin.list().set(ptr::null_mut());
             }
-            slab.make_current();
         }
         if self.inbox.holds(self.received.get()) && !seeded("heap.child_keeps_received") {
             // In the middle of `Inbox::take`.
@@ -201,14 +205,23 @@ impl Heap {
 
     /// In the child of a fork: takes a slab of this heap into its lists again.
     pub fn regain(&self, slab: &Slab) {
+        self.growth.gained(slab);
         let class = slab.class();
-        if ptr::eq(self.current[class].get(), slab) {
-            return;
+        let list = self.bins[class].list().get();
+        if !list.is_null() && ptr::eq(list, slab.free()) && !seeded("heap.child_keeps_taken") {
+            // In the middle of `take_over`.
+            slab.forget_free();
         }
         let free = self.length::<Trusting>(slab.free());
+        if ptr::eq(self.current[class].get(), slab) {
+            return slab.make_current(free);
+        }
         let live = slab.handed_out().saturating_sub(free).max(1);
-        if slab.retire_from_current(live) == Standing::Available {
+        if free > 0 || slab.has_unborn() {
+            slab.make_available(live);
             slab.link_before(&self.available[class]);
+        } else {
+            slab.make_full();
         }
     }
 }

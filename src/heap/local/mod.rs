@@ -1,8 +1,9 @@
-//! A heap: what one thread allocates from. The fast paths are [`Heap::pop`] and [`Slab::push`].
+//! A heap: what one thread allocates from. The fast paths are [`Bin::pop`] and [`Bin::push`].
 //!
-//! Allocation pops from the heap's private list of the class. Frees go to the slab's own list. When the private list
-//! is empty, [`Heap::refill`] takes the current slab's list whole, or extends the slab by at most a page of blocks that
-//! were never used, or makes another slab current.
+//! Allocation pops from the list of the class's bin, frees push onto it, or onto the slab's own list when the bin has no
+//! room (`bin` says when). When the bin is empty, [`Heap::take_over`] takes the list of a slab whole; and
+//! [`Heap::refill`] takes what other threads sent, extends the current slab by blocks that were never used, or makes
+//! another slab current.
 //!
 //! Rules:
 //! 1. A heap is *possessed* by one thread at a time (see `pool`); only the possessor touches it, but for `inbox`,
@@ -11,39 +12,32 @@
 //! 3. Every step leaves each list a list: a thread that vanishes between two instructions (fork) takes with it what it
 //!    had in its hands, and nothing else.
 
+mod bin;
 mod exchange;
+mod slabs;
+mod spare;
 
-use crate::base::{CLASSES, SLICE, class_of};
+pub use bin::Bin;
+
+use crate::base::{CLASSES, SLICE};
 use crate::heap::Allocator;
 use crate::heap::block::{Block, Checks};
 use crate::heap::gate::{Gate, Visit};
 use crate::heap::large::Tails;
 use crate::heap::pool::{Holder, Possession};
 use crate::heap::remote::{Inbox, Outbox};
-use crate::heap::slab::{Freed, Slab, Standing};
+use crate::heap::slab::Slab;
 use crate::pal::{Call, Misuse, Platform, broken_contract};
 use crate::rcu::{ReaderSlot, Section};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{CachePadded, Cell, ZERO_IS_VALID, signal_fence};
+use crate::sync::{CachePadded, Cell, ZERO_IS_VALID};
+use bin::Growth;
 use core::ptr;
+use spare::Spares;
 
-/// Largest request in bytes that finds its class in the heap's own table.
-pub const TABLE_MAX: usize = 1024;
-
-/// By size in bytes: one load instead of rounding first.
-static CLASS_TABLE: [u8; TABLE_MAX + 1] = {
-    let mut table = [0; TABLE_MAX + 1];
-    let mut size = 0;
-    while size <= TABLE_MAX {
-        table[size] = class_of(size) as u8;
-        size += 1;
-    }
-    table
-};
-
-/// Slabs that a heap finds by one load: this many slices, 64 MiB in a row. Beyond that it finds some of them so, and the
-/// others by arithmetic on the address.
-const OWN: usize = if cfg!(any(loom, shuttle)) { 8 } else { 1024 };
+/// Slabs that a heap finds by one load: this many slices, 512 MiB in a row. Beyond that it finds some of them so, and the
+/// others by arithmetic on the address. Only the part of the table that lies under the heap's own slabs is ever touched.
+const OWN: usize = if cfg!(any(loom, shuttle)) { 8 } else { 8192 };
 
 /// What any thread reads of a heap, on a line that its possessor seldom writes.
 struct Shared {
@@ -64,10 +58,12 @@ impl Shared {
 #[repr(C)]
 pub struct Heap {
     gate: Gate,
-    lists: [Cell<*mut Block>; CLASSES],
+    bins: [Bin; CLASSES],
+    growth: Growth,
     secret: Cell<usize>,
     current: [Cell<*const Slab>; CLASSES],
     available: [Cell<*const Slab>; CLASSES],
+    spares: Spares,
     outbox: Outbox,
     /// What was taken from the inbox and is still to be freed.
     received: Cell<*mut Block>,
@@ -100,10 +96,12 @@ impl Heap {
         pub fn new(index: u32, secret: usize) -> Heap {
             Heap {
                 gate: Gate::new(),
-                lists: [const { Cell::new(ptr::null_mut()) }; CLASSES],
+                bins: [const { Bin::new() }; CLASSES],
+                growth: Growth::new(),
                 secret: Cell::new(secret),
                 current: [const { Cell::new(ptr::null()) }; CLASSES],
                 available: [const { Cell::new(ptr::null()) }; CLASSES],
+                spares: Spares::new(),
                 outbox: Outbox::new(),
                 received: Cell::new(ptr::null_mut()),
                 home: Cell::new(0),
@@ -143,7 +141,7 @@ impl Heap {
         self.own[address / SLICE % OWN].get()
     }
 
-    /// Enters a slab that has become this heap's, or current, under each of its slices.
+    /// Enters a slab that has become this heap's, or that it allocates from, under each of its slices.
     fn enter_own(&self, slab: &Slab) {
         for slice in 0..slab.slices() as usize {
             self.own[(slab.base() / SLICE + slice) % OWN].set(slab);
@@ -160,191 +158,30 @@ impl Heap {
         }
     }
 
-    /// The class of a request of at most [`TABLE_MAX`] bytes, by table: for sizes known at run time only.
+    /// The bin that lies `at` so many words from the first.
+    ///
+    /// # Safety
+    /// `at` is what [`Bin::of_size`], [`Bin::of_granules`] or [`Slab::bin`] said.
     #[inline(always)]
-    pub fn table_class(size: usize) -> usize {
-        debug_assert!(size <= TABLE_MAX);
-        // SAFETY: the table has an entry for every size up to TABLE_MAX.
-        usize::from(unsafe { *CLASS_TABLE.get_unchecked(size) })
+    pub unsafe fn bin_at(&self, at: usize) -> &Bin {
+        // SAFETY: by the caller's promise a class times the words of a bin.
+        unsafe { &*ptr::from_ref(&self.bins).cast::<usize>().add(at).cast::<Bin>() }
     }
 
-    /// A block of `class` from the private list, or null if that is empty.
+    /// A block of `class` from its bin, or null if that is empty.
     ///
     /// # Safety
     /// The caller possesses the heap; `class` is below [`CLASSES`].
     #[inline(always)]
     pub unsafe fn pop<C: Checks>(&self, class: usize) -> *mut Block {
         // SAFETY: the caller's.
-        let block = unsafe { self.try_pop::<C>(class) };
+        let bin = unsafe { self.bins.get_unchecked(class) };
         // SAFETY: as above.
-        let head = unsafe { self.lists.get_unchecked(class) }.get();
-        if C::ON && block.is_null() && !head.is_null() {
-            broken_contract(Misuse::WriteAfterFree, Call::Free, head.addr());
+        let block = unsafe { bin.try_pop::<C>(self.secret.get()) };
+        if C::ON && block.is_null() && !bin.list().get().is_null() {
+            broken_contract(Misuse::WriteAfterFree, Call::Free, bin.list().get().addr());
         }
         block
-    }
-
-    /// The same, or null if the block was written while it was free: what calls nothing needs no stack. A `pop` that follows
-    /// tells.
-    ///
-    /// # Safety
-    /// As for [`Heap::pop`].
-    #[inline(always)]
-    pub unsafe fn try_pop<C: Checks>(&self, class: usize) -> *mut Block {
-        // SAFETY: the caller's.
-        let list = unsafe { self.lists.get_unchecked(class) };
-        let block = list.get();
-        if block.is_null() {
-            return block;
-        }
-        // SAFETY: blocks of a private list are free and this heap's.
-        let Some(next) = (unsafe { Block::next::<C>(block, self.secret.get()) }) else {
-            return ptr::null_mut();
-        };
-        list.set(next);
-        // SAFETY: the block has just left the list and is the caller's.
-        unsafe { Block::clear::<C>(block) };
-        block
-    }
-
-    /// A block of `class` when the private list is empty and the current slab has free blocks; else null.
-    ///
-    /// # Safety
-    /// The caller possesses the heap.
-    #[inline(always)]
-    pub unsafe fn take_over<C: Checks>(&self, class: usize) -> *mut Block {
-        // SAFETY: current slabs belong to this heap, which holds their arenas.
-        if let Some(slab) = unsafe { self.current[class].get().as_ref() }
-            && !slab.free().is_null()
-        {
-            // In this order: a thread that vanishes in between leaves the list in two places, which `forget_slabs` sees,
-            // and not in none.
-            self.lists[class].set(slab.free());
-            signal_fence();
-            slab.forget_free();
-        }
-        // SAFETY: the caller's.
-        unsafe { self.pop::<C>(class) }
-    }
-
-    /// A block of `class` when the private list is empty; null when there is no memory.
-    ///
-    /// # Safety
-    /// The caller possesses the heap.
-    #[cold]
-    #[inline(never)]
-    pub unsafe fn refill<C: Checks, P: Platform>(&self, from: &Allocator<P>, class: usize) -> *mut Block {
-        loop {
-            // SAFETY: the caller's.
-            let block = unsafe { self.take_over::<C>(class) };
-            if !block.is_null() {
-                return block;
-            }
-            // SAFETY: current slabs belong to this heap, which holds their arenas.
-            if let Some(slab) = unsafe { self.current[class].get().as_ref() } {
-                if self.receive::<C, P>(from) && !slab.free().is_null() {
-                    continue;
-                }
-                // SAFETY: possessed by the caller; the base is computed from the record.
-                let extended = unsafe {
-                    slab.extend::<C>(slab.base(), from.page_size(), self.secret.get(), &self.lists[class])
-                };
-                if extended {
-                    continue;
-                }
-                // Nothing on any list and nothing left to hand out: every block is out.
-                self.current[class].set(ptr::null());
-                let _full = slab.retire_from_current(slab.info().capacity);
-            }
-            if self.available[class].get().is_null() && !self.receive::<C, P>(from) {
-                self.send_all::<C, P>(from);
-            }
-            // SAFETY: slabs in a list belong to this heap, which holds their arenas.
-            let slab = match unsafe { self.available[class].get().as_ref() } {
-                Some(slab) => {
-                    slab.unlink(&self.available[class]);
-                    slab.make_current();
-                    slab
-                }
-                None => match from.new_slab::<C>(self, class) {
-                    Some(slab) => slab,
-                    None => return ptr::null_mut(),
-                },
-            };
-            self.enter_own(slab);
-            self.current[class].set(slab);
-        }
-    }
-
-    /// Frees a block of a slab that this heap owns.
-    ///
-    /// # Safety
-    /// The caller possesses the heap and the block, which lies in `slab`.
-    #[inline(always)]
-    pub unsafe fn free_local<C: Checks, P: Platform>(
-        &self,
-        from: &Allocator<P>,
-        slab: &Slab,
-        block: *mut Block,
-    ) {
-        #[cfg(any(loom, shuttle))]
-        assert!(ptr::eq(slab.owner(), self), "freed into a slab of another heap");
-        // SAFETY: the caller's.
-        if unsafe { slab.push::<C>(block, Block::key(block, self.secret.get())) } == Freed::Event {
-            self.countdown_ended(from, slab);
-        }
-    }
-
-    /// A slab's countdown arrived at zero: it was full, or it is empty.
-    #[cold]
-    #[inline(never)]
-    pub fn countdown_ended<P: Platform>(&self, from: &Allocator<P>, slab: &Slab) {
-        let list = &self.available[slab.class()];
-        match slab.standing() {
-            Standing::Current => slab.make_current(),
-            Standing::Full => {
-                let _available = slab.retire_from_current(slab.info().capacity - 1);
-                slab.link_before(list);
-            }
-            Standing::Available => {
-                slab.unlink(list);
-                self.close(from, slab);
-            }
-        }
-    }
-
-    fn close<P: Platform>(&self, from: &Allocator<P>, slab: &Slab) {
-        self.leave_own(slab);
-        from.close_slab(self, slab);
-    }
-
-    /// Gives back what is free: private lists go to their slabs, and slabs without live blocks to their arenas.
-    /// Walks every free block of the current slabs.
-    pub fn collect<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
-        self.settle::<C, P>(from);
-        for class in 0..CLASSES {
-            // SAFETY: a current slab is this heap's.
-            let Some(slab) = (unsafe { self.current[class].get().as_ref() }) else { continue };
-            // One at a time, so that no more is lost with a thread that vanishes. The slab is current: its countdown does not
-            // end.
-            loop {
-                // SAFETY: this heap is the caller's, and a class is below `CLASSES`.
-                let block = unsafe { self.pop::<C>(class) };
-                if block.is_null() {
-                    break;
-                }
-                // SAFETY: the possessor's own block.
-                let _uncounted = unsafe { slab.push::<C>(block, Block::key(block, self.secret.get())) };
-            }
-            self.current[class].set(ptr::null());
-            let free = self.length::<C>(slab.free());
-            let live = slab.handed_out() - free;
-            if live == 0 {
-                self.close(from, slab);
-            } else if slab.retire_from_current(live) == Standing::Available {
-                slab.link_before(&self.available[class]);
-            }
-        }
     }
 
     fn follow<C: Checks>(&self, block: *mut Block) -> *mut Block {
@@ -358,14 +195,22 @@ impl Heap {
         !self.inbox.is_empty()
             || !self.received.get().is_null()
             || !self.outbox.is_empty()
+            || self.spares.slices() > 0
+            || self.bins.iter().any(|bin| !bin.list().get().is_null())
             || self.current.iter().any(|slab| !slab.get().is_null())
     }
 
-    /// Free blocks of `class` that no record counts, in the private list and on the current slab: walks them.
+    /// Free blocks of `class` that slabs count as live, in the bin: walks them.
     pub fn uncounted<C: Checks>(&self, class: usize) -> u32 {
-        // SAFETY: a current slab is this heap's.
-        let slab = unsafe { self.current[class].get().as_ref() };
-        self.length::<C>(self.lists[class].get()) + slab.map_or(0, |slab| self.length::<C>(slab.free()))
+        self.length::<C>(self.bins[class].list().get())
+    }
+
+    #[cfg(any(loom, shuttle))]
+    fn is_on<C: Checks>(&self, mut list: *mut Block, block: *mut Block) -> bool {
+        while !list.is_null() && list != block {
+            list = self.follow::<C>(list);
+        }
+        !list.is_null()
     }
 
     fn length<C: Checks>(&self, mut block: *mut Block) -> u32 {

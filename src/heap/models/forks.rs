@@ -198,7 +198,7 @@ fn run_child(world: &World, own: &'static Heap) {
         let _section = heap.section(from);
         from.arenas().each_run(|slab| {
             let (blocks, slices) = match slab.usage() {
-                Usage::Slab => (slab.live_estimate() as usize, slab.slices() as usize),
+                Usage::Slab => (slab.live() as usize, slab.slices() as usize),
                 Usage::Large => (1, slab.slices() as usize),
                 Usage::Free | Usage::Later => return,
             };

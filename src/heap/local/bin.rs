@@ -1,0 +1,247 @@
+//! A bin: the free blocks of one size class that a heap has at hand.
+//!
+//! Allocation pops from the bin's list. A free of a block of any of the heap's slabs pushes onto it: so the next
+//! allocation gets the block that was freed last, which is still in the cache, and a free and an allocation that follow each
+//! other need nothing but the bin, whatever slabs their blocks lie in. Slabs count the blocks of a bin as live.
+//!
+//! Such a block keeps its slab from becoming empty, so there are not to be many. `room` says how many frees the list takes
+//! still: `bound` of them beyond what it was last filled with, and one more for each block that is handed out. What finds no
+//! room goes home to its slab, and is counted as `missed`. The bound begins small and is a bet:
+//! 1. When the list is to be filled again after blocks went home, they might as well have stayed: the bound grows by so many, as long as all bounds of a heap together stay below a small share of what its slabs hold: [`Growth`].
+//! 2. When several times as many miss as the bound says and nothing is asked for, or when a slab becomes empty by one that
+//!    missed, the program gives back more than it wants again soon: the list goes home, and the bound is what it began
+//!    with. So what stays at hand of a heap that shrinks lies in the slabs that were freed into last. Should the program want
+//!    those blocks again after all, the bound grows by all that have missed.
+
+use crate::base::{MIN_BLOCK, SMALL_MAX, class_of, class_size};
+use crate::heap::block::{Block, Checks};
+use crate::heap::slab::Slab;
+use crate::sync::{Cell, signal_fence};
+use core::ptr;
+
+/// Bytes of blocks that a bound begins with; and how many blocks that may be.
+const LEAST_BYTES: usize = 2 << 10;
+const LEAST: (usize, usize) = (2, 64);
+/// Blocks that a bound grows to.
+const MOST: usize = 1 << 13;
+/// By how much all bounds of a heap may grow: so many bytes, and one part in so many of the bytes in its slabs.
+const GROWTH_BYTES: usize = 256 << 10;
+const GROWTH_SHARE: usize = 32;
+/// A list goes home when so many times its bound, and so many more, have missed it: the next power of two, so that it goes
+/// seldom.
+const SHED: (usize, usize) = (2, 32);
+
+/// Largest request in bytes whose bin is found by its size; above it by granules of 16 bytes.
+const BY_SIZE_MAX: usize = 1024;
+
+/// Where the bin of a class lies in a heap, in words.
+const fn bin_of(class: usize) -> u8 {
+    (class * Bin::WORDS) as u8
+}
+
+/// By size in bytes: one load instead of rounding first.
+static BY_SIZE: [u8; BY_SIZE_MAX + 1] = {
+    let mut table = [0; BY_SIZE_MAX + 1];
+    let mut size = 0;
+    while size < table.len() {
+        table[size] = bin_of(class_of(size));
+        size += 1;
+    }
+    table
+};
+
+/// By size in granules, rounded up.
+static BY_GRANULES: [u8; SMALL_MAX / MIN_BLOCK + 1] = {
+    let mut table = [0; SMALL_MAX / MIN_BLOCK + 1];
+    let mut granules = 0;
+    while granules < table.len() {
+        table[granules] = bin_of(class_of(granules * MIN_BLOCK));
+        granules += 1;
+    }
+    table
+};
+
+/// The free blocks of one class that a heap has at hand. Zero is an empty one.
+#[repr(C)]
+pub struct Bin {
+    list: Cell<*mut Block>,
+    room: Cell<i32>,
+    bound: Cell<u16>,
+    missed: Cell<u16>,
+}
+
+/// What becomes of a block that found no room in its bin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missed {
+    /// There is some: it was the first block of its class that was freed.
+    Welcome,
+    /// It goes home.
+    GoHome,
+    /// It goes home, as so many before that the list should go, too.
+    TooMany,
+}
+
+/// Blocks that the bound of a class begins with.
+fn least(class: usize) -> usize {
+    (LEAST_BYTES / class_size(class)).clamp(LEAST.0, LEAST.1)
+}
+
+/// By how much the bounds of a heap have grown, and may grow.
+pub(super) struct Growth {
+    /// Bytes of blocks.
+    grown: Cell<usize>,
+    /// Bytes in the heap's slabs.
+    held: Cell<usize>,
+}
+
+impl Growth {
+    /// None.
+    pub const fn new() -> Growth {
+        Growth { grown: Cell::new(0), held: Cell::new(0) }
+    }
+
+    /// The heap has one slab more.
+    pub fn gained(&self, slab: &Slab) {
+        self.held.set(self.held.get() + slab.bytes());
+    }
+
+    /// The heap has one slab less.
+    pub fn lost(&self, slab: &Slab) {
+        self.held.set(self.held.get() - slab.bytes());
+    }
+
+    /// After a fork: the heap has no slabs until they are counted again.
+    pub fn forget(&self) {
+        self.held.set(0);
+    }
+
+    /// Bytes by which bounds may still grow.
+    fn left(&self) -> usize {
+        (GROWTH_BYTES + self.held.get() / GROWTH_SHARE).saturating_sub(self.grown.get())
+    }
+}
+
+impl Bin {
+    /// Words that a bin takes: bins are told apart by where they lie in words from the first, which is one instruction less
+    /// than by class.
+    pub const WORDS: usize = size_of::<Bin>() / size_of::<usize>();
+
+    /// Nothing at hand.
+    pub(super) const fn new() -> Bin {
+        Bin {
+            list: Cell::new(ptr::null_mut()),
+            room: Cell::new(0),
+            bound: Cell::new(0),
+            missed: Cell::new(0),
+        }
+    }
+
+    /// Where the bin for `size` bytes lies, for sizes known at run time only: `None` beyond the table.
+    #[inline(always)]
+    pub fn of_size(size: usize) -> Option<usize> {
+        BY_SIZE.get(size).map(|&at| usize::from(at))
+    }
+
+    /// The same by another table, with an entry for each granule up to [`SMALL_MAX`].
+    #[inline(always)]
+    pub fn of_granules(size: usize) -> Option<usize> {
+        if size > SMALL_MAX {
+            return None;
+        }
+        // SAFETY: the table's last entry is that of SMALL_MAX.
+        Some(usize::from(unsafe { *BY_GRANULES.get_unchecked(size.div_ceil(MIN_BLOCK)) }))
+    }
+
+    /// Takes the block that was pushed last; null if there is none, or if it was written while it was free: what calls
+    /// nothing needs no stack. A [`Heap::pop`](super::Heap::pop) that follows tells.
+    ///
+    /// # Safety
+    /// The caller possesses the heap.
+    #[inline(always)]
+    pub unsafe fn try_pop<C: Checks>(&self, secret: usize) -> *mut Block {
+        let block = self.list.get();
+        if block.is_null() {
+            return block;
+        }
+        // SAFETY: blocks of the list are free and the heap's.
+        let Some(next) = (unsafe { Block::next::<C>(block, secret) }) else { return ptr::null_mut() };
+        self.list.set(next);
+        self.room.set(self.room.get() + 1);
+        // SAFETY: the block has just left the list and is the caller's.
+        unsafe { Block::clear::<C>(block) };
+        block
+    }
+
+    /// Whether there is room for another block, which takes it.
+    #[inline(always)]
+    pub fn has_room(&self) -> bool {
+        let left = self.room.get() - 1;
+        self.room.set(left);
+        left >= 0
+    }
+
+    /// Adds a block for which there is room. `key` is the block's, by [`Block::key`].
+    ///
+    /// The list is a list after every single store, in the order in which they are written here: a thread that vanishes in
+    /// between (fork) loses this block at most.
+    ///
+    /// # Safety
+    /// The caller possesses the heap and the block.
+    #[inline(always)]
+    pub unsafe fn push<C: Checks>(&self, block: *mut Block, key: usize) {
+        // SAFETY: the caller's.
+        unsafe { Block::link::<C>(block, self.list.get(), key) };
+        signal_fence();
+        self.list.set(block);
+    }
+
+    /// The list.
+    pub(super) fn list(&self) -> &Cell<*mut Block> {
+        &self.list
+    }
+
+    /// The list, which was found empty, is filled with `count` blocks.
+    #[inline(always)]
+    pub(super) fn refilled(&self, class: usize, count: u32, growth: &Growth) {
+        if self.missed.get() != 0 {
+            self.grow(class, count as usize, growth);
+        }
+        self.room.set(i32::from(self.bound.get()));
+    }
+
+    #[cold]
+    fn grow(&self, class: usize, count: usize, growth: &Growth) {
+        let (size, bound) = (class_size(class), usize::from(self.bound.get()));
+        let proven = usize::from(self.missed.get()).min(count);
+        let more = proven.min(MOST - bound).min(growth.left() / size);
+        self.bound.set((bound + more) as u16);
+        self.missed.set(self.missed.get() - proven as u16);
+        growth.grown.set(growth.grown.get() + more * size);
+    }
+
+    /// A free has found no room.
+    pub(super) fn miss(&self, class: usize) -> Missed {
+        let bound = usize::from(self.bound.get());
+        if bound == 0 {
+            self.bound.set(least(class) as u16);
+            self.room.set(least(class) as i32 - 1);
+            return Missed::Welcome;
+        }
+        self.room.set(0);
+        let missed = self.missed.get().saturating_add(1);
+        self.missed.set(missed);
+        let too_many = missed.is_power_of_two() && usize::from(missed) >= SHED.0 * bound + SHED.1;
+        if too_many { Missed::TooMany } else { Missed::GoHome }
+    }
+
+    /// The program gives back more than it wants: the bound is again what it began with. The list goes home.
+    pub(super) fn shrink(&self, class: usize, growth: &Growth) {
+        let (bound, least) = (usize::from(self.bound.get()), least(class));
+        growth.grown.set(growth.grown.get() - (bound - least) * class_size(class));
+        self.bound.set(least as u16);
+        self.room.set(least as i32);
+    }
+}
+
+const _: () = assert!(size_of::<Bin>() == 2 * size_of::<usize>());
+const _: () = assert!(SHED.0 * MOST + SHED.1 <= 1 << 15);

@@ -1,0 +1,272 @@
+//! What passes between a heap's bins and its slabs: the slow halves of allocation and free.
+//!
+//! A child module of the heap's, because it works on the same private fields under the same rules.
+
+use super::Heap;
+use super::bin::Missed;
+use crate::base::CLASSES;
+use crate::heap::Allocator;
+use crate::heap::block::{Block, Checks};
+use crate::heap::place::first_of;
+use crate::heap::slab::{Freed, Slab, Standing};
+use crate::pal::Platform;
+use crate::sync::{seeded, signal_fence};
+use core::ptr;
+
+impl Heap {
+    /// A block of `class` when its bin is empty and the current slab or an available one has free blocks; else null.
+    ///
+    /// # Safety
+    /// The caller possesses the heap; `class` is below [`CLASSES`], and its bin is empty.
+    #[inline(always)]
+    pub unsafe fn take_over<C: Checks>(&self, class: usize) -> *mut Block {
+        let has_free = |slab: &&Slab| !slab.free().is_null();
+        // SAFETY: current slabs belong to this heap, which holds their arenas.
+        let (slab, count) = if let Some(slab) = unsafe { self.current[class].get().as_ref() }.filter(has_free)
+        {
+            let count = slab.free_count();
+            slab.make_current(0);
+            (slab, count)
+        // SAFETY: slabs in a list belong to this heap, which holds their arenas.
+        } else if let Some(slab) = unsafe { self.available[class].get().as_ref() }.filter(has_free) {
+            let count = slab.free_count();
+            slab.unlink(&self.available[class]);
+            slab.make_full();
+            if !ptr::eq(self.own_slab(slab.base()), slab) {
+                self.enter_own(slab);
+            }
+            (slab, count)
+        } else {
+            return ptr::null_mut();
+        };
+        let bin = &self.bins[class];
+        bin.refilled(class, count, &self.growth);
+        // In this order: a thread that vanishes in between leaves the list in two places, which `regain` sees,
+        // and not in none.
+        bin.list().set(slab.free());
+        signal_fence();
+        slab.forget_free();
+        // SAFETY: the caller's.
+        unsafe { self.pop::<C>(class) }
+    }
+
+    /// A block of `class` when its bin is empty; null when there is no memory.
+    ///
+    /// # Safety
+    /// The caller possesses the heap.
+    #[cold]
+    #[inline(never)]
+    pub unsafe fn refill<C: Checks, P: Platform>(&self, from: &Allocator<P>, class: usize) -> *mut Block {
+        let came = self.receive::<C, P>(from);
+        loop {
+            // SAFETY: the caller's.
+            let block = unsafe { self.take_over::<C>(class) };
+            if !block.is_null() {
+                return block;
+            }
+            // SAFETY: current slabs belong to this heap, which holds their arenas.
+            if let Some(slab) = unsafe { self.current[class].get().as_ref() } {
+                let (bin, page, secret) = (&self.bins[class], from.page_size(), self.secret.get());
+                // SAFETY: possessed by the caller; the base is computed from the record.
+                let count = unsafe { slab.extend::<C>(slab.base(), page, secret, bin.list()) };
+                if count > 0 {
+                    bin.refilled(class, count, &self.growth);
+                    // SAFETY: the caller's.
+                    return unsafe { self.pop::<C>(class) };
+                }
+                // Nothing on any list and nothing left to hand out: every block is out.
+                self.current[class].set(ptr::null());
+                slab.make_full();
+            }
+            // SAFETY: slabs in a list belong to this heap, which holds their arenas.
+            if let Some(slab) = unsafe { self.available[class].get().as_ref() } {
+                // It has nothing on its list, but blocks that were never handed out.
+                slab.unlink(&self.available[class]);
+                slab.make_current(0);
+                self.current[class].set(slab);
+                continue;
+            }
+            if !came {
+                self.send_all::<C, P>(from);
+            }
+            match from.new_slab::<C>(self, class) {
+                Some(slab) => {
+                    self.growth.gained(slab);
+                    self.enter_own(slab);
+                    self.current[class].set(slab);
+                }
+                // One that came back in the meantime, or was another heap's.
+                None if !self.available[class].get().is_null() => {}
+                None => return ptr::null_mut(),
+            }
+        }
+    }
+
+    /// Frees a block of a slab that this heap owns.
+    ///
+    /// # Safety
+    /// The caller possesses the heap and the block, which lies in `slab`.
+    #[inline(always)]
+    pub unsafe fn free_local<C: Checks, P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        slab: &Slab,
+        block: *mut Block,
+    ) {
+        let bin = &self.bins[slab.class()];
+        if bin.has_room() {
+            // SAFETY: the caller's.
+            unsafe { bin.push::<C>(block, Block::key(block, self.secret.get())) };
+        } else {
+            // SAFETY: the caller's.
+            unsafe { self.free_beyond::<C, P>(from, slab, block) };
+        }
+    }
+
+    /// Frees a block of a slab that this heap owns, for which the bin had no room.
+    ///
+    /// # Safety
+    /// As for [`Heap::free_local`].
+    #[cold]
+    #[inline(never)]
+    pub unsafe fn free_beyond<C: Checks, P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        slab: &Slab,
+        block: *mut Block,
+    ) {
+        let class = slab.class();
+        let bin = &self.bins[class];
+        let missed = bin.miss(class);
+        if missed == Missed::Welcome {
+            // SAFETY: the caller's.
+            return unsafe { bin.push::<C>(block, Block::key(block, self.secret.get())) };
+        }
+        // SAFETY: the caller's.
+        let closed = unsafe { self.put_home::<C, P>(from, slab, block) };
+        if closed || missed == Missed::TooMany {
+            self.empty_bin::<C, P>(from, class);
+            bin.shrink(class, &self.growth);
+        }
+    }
+
+    /// Puts a block on the list of its slab, which this heap owns. Answers whether the slab is empty by that, and closed.
+    ///
+    /// # Safety
+    /// As for [`Heap::free_local`].
+    #[inline]
+    pub(super) unsafe fn put_home<C: Checks, P: Platform>(
+        &self,
+        from: &Allocator<P>,
+        slab: &Slab,
+        block: *mut Block,
+    ) -> bool {
+        #[cfg(any(loom, shuttle))]
+        assert!(ptr::eq(slab.owner(), self), "freed into a slab of another heap");
+        // SAFETY: the caller's.
+        let freed = unsafe { slab.push::<C>(block, Block::key(block, self.secret.get())) };
+        freed == Freed::Event && self.countdown_ended(from, slab)
+    }
+
+    /// Puts a block that counts as live, and is this heap's to give, where it belongs: on the list of its slab, or
+    /// among those that are to be sent, if the slab is another heap's by now.
+    ///
+    /// # Safety
+    /// The caller possesses the heap and the block, which is in no list.
+    pub(super) unsafe fn bring_home<C: Checks, P: Platform>(&self, from: &Allocator<P>, block: *mut Block) {
+        // SAFETY: the block counts as live until it is on its slab's list, so its arena is there.
+        let slab = unsafe { first_of(Slab::of(block.addr())) };
+        // SAFETY: the caller's.
+        unsafe {
+            if ptr::eq(slab.owner(), self) || seeded("heap.no_forward") {
+                // A list that is in two places has no end once it is pushed onto itself.
+                #[cfg(any(loom, shuttle))]
+                assert!(!self.is_on::<C>(slab.free(), block), "a block is on its slab's list already");
+                self.put_home::<C, P>(from, slab, block);
+            } else {
+                self.send_home::<C, P>(from, slab, block);
+            }
+        }
+    }
+
+    /// Brings the blocks of all bins home.
+    pub(in crate::heap) fn empty_bins<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
+        (0..CLASSES).for_each(|class| self.empty_bin::<C, P>(from, class));
+    }
+
+    /// Brings the blocks of a bin home: one at a time, so that no more is lost with a thread that vanishes.
+    fn empty_bin<C: Checks, P: Platform>(&self, from: &Allocator<P>, class: usize) {
+        loop {
+            // SAFETY: this heap is the caller's, and a class is below `CLASSES`.
+            let block = unsafe { self.pop::<C>(class) };
+            if block.is_null() {
+                break;
+            }
+            // SAFETY: the possessor's own block, which has just left the bin.
+            unsafe { self.bring_home::<C, P>(from, block) };
+        }
+    }
+
+    /// A slab's countdown arrived at zero: it was full, or it is empty. Answers whether it was closed.
+    #[cold]
+    #[inline(never)]
+    fn countdown_ended<P: Platform>(&self, from: &Allocator<P>, slab: &Slab) -> bool {
+        let list = &self.available[slab.class()];
+        match slab.standing() {
+            // Not reached: there are fewer blocks.
+            Standing::Current => false,
+            Standing::Full => {
+                slab.make_available(slab.handed_out() - 1);
+                slab.link_before(list);
+                false
+            }
+            Standing::Available => {
+                slab.unlink(list);
+                self.close(from, slab);
+                true
+            }
+        }
+    }
+
+    /// Closes an empty slab, and keeps its slices for the next.
+    fn close<P: Platform>(&self, from: &Allocator<P>, slab: &Slab) {
+        let (base, slices) = (slab.base(), slab.slices() as usize);
+        self.leave_own(slab);
+        self.growth.lost(slab);
+        slab.close();
+        from.arenas().count_slab(from, base, false);
+        self.spares.keep(base, slices, |base, slices| from.arenas().release(from, self, base, slices));
+    }
+
+    /// The address of a run of `slices` slices that an empty slab left, if there is one.
+    pub fn spare(&self, slices: usize) -> Option<usize> {
+        self.spares.take(slices)
+    }
+
+    /// Slices that the heap keeps for its next slabs: a figure for any thread.
+    pub fn spare_slices(&self) -> usize {
+        self.spares.slices()
+    }
+
+    /// Gives back what is free: blocks in bins go to their slabs, and slabs without live blocks to their arenas. Walks every
+    /// bin.
+    pub fn collect<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
+        self.empty_bins::<C, P>(from);
+        self.settle::<C, P>(from);
+        for class in 0..CLASSES {
+            // SAFETY: a current slab is this heap's.
+            let Some(slab) = (unsafe { self.current[class].get().as_ref() }) else { continue };
+            self.current[class].set(ptr::null());
+            let live = slab.live();
+            if live == 0 {
+                self.close(from, slab);
+            } else if slab.has_unborn() || !slab.free().is_null() {
+                slab.make_available(live);
+                slab.link_before(&self.available[class]);
+            } else {
+                slab.make_full();
+            }
+        }
+        while self.spares.give_back(|base, slices| from.arenas().release(from, self, base, slices)) {}
+    }
+}

@@ -1,0 +1,114 @@
+//! Spare slices: what a heap keeps of the slabs that have become empty, for the next slab that it needs. A program at the
+//! edge of a slab would else go to the arenas with every few blocks.
+
+use crate::base::SLICE;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::{atomic_array, const_unless_model};
+
+/// Slices in all the runs that a heap keeps: what the largest slab takes.
+const MOST: usize = 5;
+
+/// A claimed run of slices: its address, and in the low bits their number. One word, so that a thread that vanishes leaves
+/// the whole or nothing.
+struct Run(AtomicUsize);
+
+impl Run {
+    // Relaxed (all): the possessor alone writes it; for others it is a figure.
+    fn get(&self) -> (usize, usize) {
+        let word = self.0.load(Ordering::Relaxed);
+        (word / SLICE * SLICE, word % SLICE)
+    }
+
+    fn set(&self, (base, slices): (usize, usize)) {
+        debug_assert!(base.is_multiple_of(SLICE) && slices < SLICE);
+        self.0.store(base | slices, Ordering::Relaxed);
+    }
+
+    fn replace(&self, run: (usize, usize)) -> (usize, usize) {
+        let before = self.get();
+        self.set(run);
+        before
+    }
+
+    fn slices(&self) -> usize {
+        self.get().1
+    }
+}
+
+const NONE: (usize, usize) = (0, 0);
+
+/// Claimed runs of slices that are no slab's at the moment. What was kept last comes first; there may be gaps.
+pub struct Spares {
+    runs: [Run; MOST],
+}
+
+impl Spares {
+    const_unless_model! {
+        /// None.
+        pub fn new() -> Spares {
+            Spares { runs: atomic_array!(Run(AtomicUsize::new(0)); MOST) }
+        }
+    }
+
+    /// Keeps the run of `slices` slices at `base`. A run that becomes too many by that is given to `release` first.
+    pub fn keep(&self, base: usize, slices: usize, release: impl Fn(usize, usize)) {
+        while self.slices() + slices > MOST && self.give_back(&release) {}
+        // A run is in one place or none at any time.
+        let mut next = (base, slices);
+        for run in &self.runs {
+            next = run.replace(next);
+            if next == NONE {
+                break;
+            }
+        }
+    }
+
+    /// Gives the run that was kept first to `release`; `false` if there is none.
+    pub fn give_back(&self, release: impl Fn(usize, usize)) -> bool {
+        let Some(last) = self.runs.iter().rfind(|run| run.slices() != 0) else { return false };
+        let (base, slices) = last.replace(NONE);
+        release(base, slices);
+        true
+    }
+
+    /// Takes out a run of `slices` slices, the one that was kept last: its address.
+    pub fn take(&self, slices: usize) -> Option<usize> {
+        let run = self.runs.iter().find(|run| run.slices() == slices)?;
+        Some(run.replace(NONE).0)
+    }
+
+    /// Slices in all of them. Any thread may ask: a figure.
+    pub fn slices(&self) -> usize {
+        self.runs.iter().map(Run::slices).sum()
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::vec::Vec;
+
+    #[test]
+    fn the_run_that_was_kept_first_goes_first_and_the_last_is_taken_first() {
+        let spares = Spares::new();
+        let released = RefCell::new(Vec::new());
+        let keep = |slice: usize, slices| {
+            spares.keep(slice * SLICE, slices, |base, slices| {
+                released.borrow_mut().push((base / SLICE, slices))
+            })
+        };
+        [1, 2, 3, 4].into_iter().for_each(|slice| keep(slice, 1));
+        assert_eq!((spares.slices(), released.take()), (4, Vec::new()));
+        assert_eq!((spares.take(1), spares.take(2)), (Some(4 * SLICE), None));
+        keep(10, 2);
+        assert_eq!((spares.slices(), released.take()), (5, Vec::new()), "in the place of the one taken");
+        keep(20, 2);
+        assert_eq!((spares.slices(), released.take()), (5, Vec::from([(1, 1), (2, 1)])));
+        assert_eq!((spares.take(1), spares.take(2)), (Some(3 * SLICE), Some(20 * SLICE)));
+        keep(30, 9);
+        assert_eq!((spares.slices(), released.take()), (9, Vec::from([(10, 2)])), "one may be larger");
+        assert!(spares.give_back(|base, slices| assert_eq!((base, slices), (30 * SLICE, 9))));
+        assert!(!spares.give_back(|_, _| unreachable!()) && spares.slices() == 0);
+    }
+}
