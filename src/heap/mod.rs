@@ -330,10 +330,11 @@ impl<P: Platform> Allocator<P> {
         &self.helper
     }
 
-    /// What the helper does last.
+    /// What the helper does last. Arenas that became empty while it was there stayed for it to unmap.
     pub fn leave_alone<C: Checks>(&self, heap: &Heap) {
         self.collect_idle::<C>(heap.holder());
         self.keep_little(heap);
+        self.arenas.unmap_empty(self, heap);
         self.space.reap(Some(heap.slot()));
     }
 
