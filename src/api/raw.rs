@@ -157,12 +157,10 @@ unsafe fn free_slow<T: Thread>(block: *mut u8, heap: *const Heap) {
             let slab = unsafe { first_of(Slab::of(address)) };
             let (block, owner) = (block.cast::<Block>(), slab.owner());
             let key = Block::key(block, own.secret());
+            // SAFETY: asked of the start of one of the slab's blocks.
+            let is_free = || T::Checks::ON && unsafe { Block::is_free(block, key) };
             // A slab that has an owner is open.
-            // SAFETY: asked of the start of one of its blocks.
-            if !owner.is_null()
-                && slab.starts_block(address)
-                && !(T::Checks::ON && unsafe { Block::is_free(block, key) })
-            {
+            if !owner.is_null() && slab.starts_block(address) && !is_free() {
                 drop(section);
                 // SAFETY: the thread is inside its heap, and the block is the caller's to give.
                 return unsafe {

@@ -128,10 +128,8 @@ impl Arenas {
                     self.tally.add(heap, Count::Dirty, run.len - dirty);
                     region.slices().release(run.start, run.len);
                     self.given_back(from, heap, region, [run.start, run.len], true, &section);
-                    // The helper may have looked while the run was claimed.
-                    if !seeded("heap.no_ring_after_purge") {
-                        from.stir();
-                    }
+                    // More may be counted as dirty than before.
+                    from.stir();
                     break;
                 }
                 // Relaxed: a figure.

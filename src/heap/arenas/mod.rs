@@ -332,15 +332,10 @@ impl Arenas {
         {
             // The last access to the arena gives it away: what follows happens inside the section that starts here.
             let section = heap.section(from);
-            if seeded("heap.ring_before_release") {
-                from.stir();
-            }
             region.slices().release(start, slices);
             self.given_back(from, heap, region, [start, slices], true, &section);
         }
-        if !seeded("heap.ring_before_release") {
-            from.stir();
-        }
+        from.stir();
         self.count_change(from, heap, slices);
         // What was retired, now or before, is unmapped by whoever comes by after its grace period.
         from.space().reap(Some(heap.slot()));

@@ -14,7 +14,6 @@ use std::vec::Vec;
 const SCHEDULES: usize = 30;
 /// Some of the places that can be weakened: what most programs meet.
 const SEEDED: &[SeededBug] = &[
-    SeededBug::new("heap.visit_unlooked", "the look whether the owner is outside", "programs"),
     SeededBug::new("heap.possess_two_steps", "the one step of taking possession", "programs"),
     SeededBug::new("heap.extend_unclaimed", "the claim of the slices that a block grows into", "programs"),
     SeededBug::new("heap.huge_count_two_steps", "the one step of counting a huge block's bytes", "programs"),
