@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex};
 
 /// Every place that can be weakened, and the model that must fail then.
 const SEEDED: &[SeededBug] = &[
-    SeededBug::new("heap.child_keeps_taken", "the look for a list that is in two places", "forked_in_slabs"),
     SeededBug::new(
         "heap.child_keeps_unborn",
         "the look for a list of blocks that were never out",
