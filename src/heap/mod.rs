@@ -3,7 +3,7 @@
 //! May import `base`, `sync`, `pal`, `rcu`, `region` and `index`. The front door is [`Allocator`], a value: a process
 //! has one in a static (`global`), a test as many as it likes, on whatever platform.
 //!
-//! The life of an allocation: [`Bin::pop`] -> [`Heap::refill`] -> `Allocator::new_slab` -> [`Arenas::claim`] ->
+//! The life of an allocation: `Bin::pop` -> [`Heap::refill`] -> `Allocator::new_slab` -> [`Arenas::claim`] ->
 //! `SliceMap::claim`, or `Space::map_region` when no arena has room. And of a free: [`Bin::push`], or [`Slab::push`] ->
 //! `Heap::countdown_ended` -> `Heap::close` -> [`Arenas::release`].
 

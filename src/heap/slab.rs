@@ -30,7 +30,7 @@ pub enum Usage {
     Later = 3,
 }
 
-/// Where a slab stands with its heap. What the countdown means in each says [`Slab::stand`].
+/// Where a slab stands with its heap. What the countdown means in each says `Slab::stand`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Standing {
