@@ -330,8 +330,10 @@ impl<P: Platform> Allocator<P> {
         &self.helper
     }
 
-    /// What the helper does last. Arenas that became empty while it was there stayed for it to unmap.
+    /// What the helper does last. Arenas that became empty while it was there stayed for it to unmap, and so did what the
+    /// last thread holds that is free: blocks that it freed for threads that have gone lie in slabs that were theirs.
     pub fn leave_alone<C: Checks>(&self, heap: &Heap) {
+        self.tidy_all::<C>(heap);
         self.collect_idle::<C>(heap.holder());
         self.keep_little(heap);
         self.arenas.unmap_empty(self, heap);

@@ -223,9 +223,8 @@ impl<P: Platform> Allocator<P> {
     /// The helper's look at the heaps that were not tidied since they were used, with the heap that it
     /// has borrowed.
     pub fn watch<C: Checks>(&self, heap: &Heap) {
-        let by = heap.holder();
-        let wants = |other: &Heap| !self.watch.tidied.has(other.index() as usize) && other.gate().is_probed();
-        self.visit::<C>(by, wants, |idle| self.tidy::<C>(idle));
+        let wants = |other: &Heap| self.is_untidied(other) && other.gate().is_probed();
+        self.visit::<C>(heap.holder(), wants, |idle| self.tidy::<C>(idle));
         for word in 0..self.pool.made().div_ceil(WORD) {
             for bit in each_bit(self.watch.untidied(word)) {
                 if let Some(used) = self.pool.get(word * WORD + bit) {
@@ -233,6 +232,15 @@ impl<P: Platform> Allocator<P> {
                 }
             }
         }
+    }
+
+    /// Tidies every heap whose owner is outside, used just now or not.
+    pub(super) fn tidy_all<C: Checks>(&self, heap: &Heap) {
+        self.visit::<C>(heap.holder(), |other| self.is_untidied(other), |idle| self.tidy::<C>(idle));
+    }
+
+    fn is_untidied(&self, heap: &Heap) -> bool {
+        !self.watch.tidied.has(heap.index() as usize)
     }
 
     /// Takes in what was sent to a heap, and gives back what is free in it, until somebody uses it again. The caller is
