@@ -1,10 +1,13 @@
 //! The layers of DESIGN.md, enforced: reads the sources and fails on an import of an upper layer, on a static below
-//! `global`, and on what allocates below `api`. `orderings` demands a seeded bug of every ordering.
+//! `global`, and on what allocates below `api`. `rooms` holds the order of the
+//! rooms of a layer, `orderings` demands a seeded bug of every ordering.
 //!
 //! What only tests and models compile is not looked at, nor is the simulated system, which nothing may use but they.
 
 #[path = "layering/orderings.rs"]
 mod orderings;
+#[path = "layering/rooms.rs"]
+mod rooms;
 #[path = "layering/source.rs"]
 mod source;
 

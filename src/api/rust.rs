@@ -89,9 +89,12 @@ impl SpecMalloc {
         self
     }
 
-    /// Share of the live bytes that may be free and still resident, in percent. Default: 12.
+    /// Share of the live bytes that may be free and still resident, in percent, up to 1000. Default: 12.
+    ///
+    /// # Panics
+    /// On a larger share: where the allocator is a static, that is an error of the compiler.
     pub const fn dirty_percent(mut self, percent: usize) -> SpecMalloc {
-        self.options.dirty_percent = Some(percent);
+        assert!(self.options.set_dirty_percent(percent).is_ok(), "dirty_percent: at most 1000");
         self
     }
 
@@ -105,6 +108,34 @@ impl SpecMalloc {
     /// process's address space is limited.
     pub const fn reserve(mut self, on: bool) -> SpecMalloc {
         self.options.reserve = Some(on);
+        self
+    }
+
+    /// Whether the allocator's mappings have names in `/proc/PID/maps`. Default: yes, where the kernel gives them any.
+    pub const fn names(mut self, on: bool) -> SpecMalloc {
+        self.options.names = Some(on);
+        self
+    }
+
+    /// Bytes of address space that are mapped at a time: a power of two from 1 MiB to 32 MiB. Default: 32 MiB, less where the
+    /// process's address space is limited.
+    ///
+    /// # Panics
+    /// On any other number: where the allocator is a static, that is an error of the compiler.
+    ///
+    /// ```
+    /// # use specmalloc::SpecMalloc;
+    /// static SMALL: SpecMalloc = SpecMalloc::new().arena_size(4 << 20);
+    /// ```
+    /// ```compile_fail
+    /// # use specmalloc::SpecMalloc;
+    /// static ODD: SpecMalloc = SpecMalloc::new().arena_size(3 << 20);
+    /// ```
+    pub const fn arena_size(mut self, bytes: usize) -> SpecMalloc {
+        assert!(
+            self.options.set_arena_size(bytes).is_ok(),
+            "arena_size: a power of two from 1 MiB to 32 MiB"
+        );
         self
     }
 

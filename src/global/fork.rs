@@ -4,8 +4,9 @@
 //! call no handlers and other libraries' handlers may allocate before ours, by a word in memory that the kernel wipes in
 //! the child (MADV_WIPEONFORK), which the slow paths look at. The parent does nothing and waits for nobody.
 
+use super::presence;
+use super::process::process;
 use super::thread::{Thread, is_here};
-use super::{helper, process};
 use crate::heap::Holder;
 use crate::pal::{Access, Platform};
 use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
@@ -44,11 +45,16 @@ pub(super) fn prepare() {
     }
 }
 
-/// Registers the handler for children: when the library is loaded, for that takes locks and allocates.
-pub(super) fn install() {
+/// Registers the handler for children. When the program, or the library that this is a part of, is loaded: that takes locks
+/// of the C library, which the caller of a malloc or free may hold, and allocates.
+extern "C" fn install() {
     // SAFETY: the handler is a function of this library, which is never unloaded while it is in use.
     let _no_memory = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
 }
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_LOAD: extern "C" fn() = install;
 
 /// Remembers what kind of threads the process has. Before one of them has a heap.
 pub(super) fn learn<T: Thread>() {
@@ -96,7 +102,7 @@ fn tidy(word: &AtomicU32) {
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
         let (thread, is_counted) = own();
         process().child_after_fork(thread);
-        helper::forget(is_counted);
+        presence::forget(is_counted);
         libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
     }
 }

@@ -6,10 +6,14 @@
 //! asleep without a timer when nothing is left to give back, and no thread's heap to tidy. It possesses no heap and borrows one for each tick. It ends
 //! when one thread of the program is left: see [`HelperState`](crate::heap::HelperState).
 
-use super::process;
-use super::thread::{EXITED, NOBODY, Thread, with_heap};
+use super::fork;
+use super::heaps::{arm, with_heap};
+use super::options::Options;
+use super::presence::{self, NUMBER, is_allowed};
+use super::process::process;
+use super::thread::{EXITED, NOBODY, Thread};
 use crate::pal::Platform;
-use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering, fence};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -23,31 +27,14 @@ const STACK: usize = 256 << 10;
 /// Words of a set of processors, for 1,024 of them.
 const CPU_WORDS: usize = 1024 / usize::BITS as usize;
 
-/// Whether the options allow a helper.
-static ALLOWED: AtomicBool = AtomicBool::new(true);
 /// Whether the helper is to end without waiting for another thread to come.
 static DISMISSED: AtomicBool = AtomicBool::new(false);
-/// The kernel's number of the helper, zero before it runs.
-static NUMBER: AtomicI32 = AtomicI32::new(0);
 /// The processors that the process might use when it was loaded, and how many bytes of that the kernel told.
 static PROCESSORS: [AtomicUsize; CPU_WORDS] = [const { AtomicUsize::new(0) }; CPU_WORDS];
 static PROCESSORS_BYTES: AtomicUsize = AtomicUsize::new(0);
 
-/// Allows the helper or not. One that runs stops at its next tick.
-pub(super) fn allow(allowed: bool) {
-    // Relaxed: read at the next tick.
-    ALLOWED.store(allowed, Ordering::Relaxed);
-    process().stir();
-}
-
-/// Whether the options allow a helper.
-pub(super) fn is_allowed() -> bool {
-    // Relaxed: as above.
-    ALLOWED.load(Ordering::Relaxed)
-}
-
 /// Notes the processors of the process. When it is loaded.
-pub(super) fn note_processors() {
+extern "C" fn note_processors() {
     let mut words = [0usize; CPU_WORDS];
     // SAFETY: the kernel writes at most so many bytes of `words`.
     let told =
@@ -60,18 +47,33 @@ pub(super) fn note_processors() {
     PROCESSORS_BYTES.store(usize::try_from(told).unwrap_or(0), Ordering::Relaxed);
 }
 
-/// A thread of the program is about to be made.
-pub(super) fn thread_begins() {
-    process().helper().thread_begins();
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_LOAD: extern "C" fn() = note_processors;
+
+/// Makes a thread of the program by `make`, which answers whether it came to be. The helper is started here, if need be:
+/// whoever makes a thread holds nothing that making a thread needs.
+pub fn thread_made<T: Thread, R>(make: impl FnOnce() -> R, is_made: impl FnOnce(&R) -> bool) -> R {
+    // The child of a fork is told before it has a second thread, which could not tell that it is one.
+    fork::notice();
+    presence::thread_begins();
+    let made = make();
+    if is_made(&made) {
+        start_helper::<T>();
+    } else {
+        presence::thread_ends();
+    }
+    made
 }
 
-/// A thread of the program has ended, or did not come to be.
-pub(super) fn thread_ends() {
-    process().helper().thread_ends(process().bell(), process().space().os());
+/// In a thread that was not announced, where nothing can be held: arms it, and starts the helper if need be.
+pub fn thread_found<T: Thread>() {
+    arm::<T>(true);
+    start_helper::<T>();
 }
 
 /// Starts the helper if one is wanted and there is none. Only where no lock of the C library can be held.
-pub(super) fn start<T: Thread>() {
+pub fn start_helper<T: Thread>() {
     if is_allowed() && process().helper().starts() {
         // Relaxed: the helper writes it, which is made after this.
         NUMBER.store(0, Ordering::Relaxed);
@@ -111,9 +113,7 @@ extern "C" fn run<T: Thread>(_: *mut c_void) -> *mut c_void {
         process().settings().set_helper(true);
         help::<T>();
         process().settings().set_helper(false);
-        with_heap::<T, _>(&super::Options::new(), |heap| {
-            heap.map(|heap| process().leave_alone::<T::Checks>(heap))
-        });
+        with_heap::<T, _>(&Options::new(), |heap| heap.map(|heap| process().leave_alone::<T::Checks>(heap)));
         if process().helper().ends(is_allowed) {
             return ptr::null_mut();
         }
@@ -152,7 +152,7 @@ fn help<T: Thread>() {
             watched = now;
         }
         // Without memory for a heap there is more to do, later.
-        let more = with_heap::<T, _>(&super::Options::new(), |heap| {
+        let more = with_heap::<T, _>(&Options::new(), |heap| {
             let Some(heap) = heap else { return true };
             if is_due {
                 process().watch::<T::Checks>(heap);
@@ -184,7 +184,8 @@ fn is_dismissed() -> bool {
 
 /// Ends the helper if one thread of the program is left, and waits until the kernel knows it no more: before a call that
 /// fails in a process of several threads. Not from malloc and free.
-pub(super) fn dismiss() {
+pub fn dismiss_helper() {
+    fork::notice();
     let (helper, os) = (process().helper(), process().space().os());
     // Relaxed: as in `is_dismissed`.
     DISMISSED.store(true, Ordering::Relaxed);
@@ -203,12 +204,4 @@ pub(super) fn dismiss() {
     while helper.is_alone() && number != 0 && lives() {
         os.yield_now();
     }
-}
-
-/// In the child of a fork: there is no helper, and one thread of the program.
-pub(super) fn forget(is_counted: bool) {
-    process().settings().set_helper(false);
-    process().helper().child_after_fork(is_counted.into());
-    // Relaxed: the child has one thread.
-    NUMBER.store(0, Ordering::Relaxed);
 }

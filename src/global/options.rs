@@ -3,7 +3,9 @@
 //! `SPECMALLOC_CONF=key:value,...`. Sizes take a suffix K, M or G; switches are `on` and `off`. A key or value that is
 //! not known gives one line on standard error and leaves the default.
 
-use super::{environment, helper, process, start};
+use super::presence;
+use super::process::{environment, process};
+use crate::base::GRANULE;
 use crate::pal::to_stderr;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,8 +30,14 @@ pub enum OptionError {
     BadValue,
 }
 
-/// Whether dlopen does as it is told: see [`honours_deepbind`].
+/// Whether dlopen does as it is told: see [`honours_deepbind`](super::honours_deepbind).
 static DEEPBIND: AtomicBool = AtomicBool::new(false);
+
+/// Largest share of the live bytes that may be dirty, in percent.
+const MOST_PERCENT: usize = 1000;
+
+/// Smallest arena that may be asked for, in bytes.
+const LEAST_ARENA: usize = 1 << 20;
 
 /// The variable that options are read from.
 const VARIABLE: &core::ffi::CStr = c"SPECMALLOC_CONF";
@@ -48,20 +56,33 @@ impl Options {
         }
     }
 
+    /// Sets the share of the live bytes that may be dirty.
+    pub(crate) const fn set_dirty_percent(&mut self, percent: usize) -> Result<(), OptionError> {
+        if percent > MOST_PERCENT {
+            return Err(OptionError::BadValue);
+        }
+        self.dirty_percent = Some(percent);
+        Ok(())
+    }
+
+    /// Sets the address space that is mapped at a time.
+    pub(crate) const fn set_arena_size(&mut self, bytes: usize) -> Result<(), OptionError> {
+        if !bytes.is_power_of_two() || bytes < LEAST_ARENA || bytes > GRANULE {
+            return Err(OptionError::BadValue);
+        }
+        self.arena_bytes = Some(bytes);
+        Ok(())
+    }
+
     /// Sets one option from text.
-    fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), OptionError> {
+    pub(super) fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), OptionError> {
         let bad = OptionError::BadValue;
         match key {
             b"dirty_max" => self.dirty_bytes = Some(size(value).ok_or(bad)?),
-            b"dirty_percent" => {
-                self.dirty_percent = Some(size(value).filter(|&share| share <= 1000).ok_or(bad)?)
-            }
+            b"dirty_percent" => self.set_dirty_percent(size(value).ok_or(bad)?)?,
             b"helper" => self.helper = Some(switch(value).ok_or(bad)?),
             b"reserve" => self.reserve = Some(switch(value).ok_or(bad)?),
-            b"arena_size" => {
-                let fits = |&bytes: &usize| bytes.is_power_of_two() && (1 << 20..=32 << 20).contains(&bytes);
-                self.arena_bytes = Some(size(value).filter(fits).ok_or(bad)?);
-            }
+            b"arena_size" => self.set_arena_size(size(value).ok_or(bad)?)?,
             b"names" => self.names = Some(switch(value).ok_or(bad)?),
             b"deepbind" => self.deepbind = Some(switch(value).ok_or(bad)?),
             _ => return Err(OptionError::UnknownKey),
@@ -80,7 +101,7 @@ impl Options {
             settings.set_arena_bytes(bytes);
         }
         if let Some(on) = self.helper {
-            helper::allow(on);
+            presence::allow(on);
         }
         if let Some(on) = self.names {
             process().space().os().allow_names(on);
@@ -92,35 +113,8 @@ impl Options {
     }
 }
 
-/// Sets an option by name while the process runs.
-pub fn set_option(key: &str, value: &str) -> Result<(), OptionError> {
-    let mut options = Options::new();
-    options.set(key.as_bytes(), value.as_bytes())?;
-    // The environment comes first, even in a program that has not allocated yet.
-    start(&Options::new());
-    options.apply();
-    Ok(())
-}
-
-/// The value of an option by name: bytes, percent, or 0 and 1 for a switch.
-pub fn get_option(key: &str) -> Option<usize> {
-    start(&Options::new());
-    let settings = process().settings();
-    match key {
-        "dirty_max" => Some(settings.dirty().1),
-        "dirty_percent" => Some(settings.dirty().0),
-        "helper" => Some(usize::from(helper::is_allowed())),
-        "reserve" => Some(usize::from(settings.reserves_space())),
-        "arena_size" => Some(settings.arena_bytes()),
-        "deepbind" => Some(usize::from(honours_deepbind())),
-        "names" => Some(usize::from(process().space().os().gives_names())),
-        _ => None,
-    }
-}
-
-/// Whether libraries may be loaded with RTLD_DEEPBIND, and then use libc's own malloc. (The preload library asks.)
-pub fn honours_deepbind() -> bool {
-    start(&Options::new());
+/// What the option `deepbind` says.
+pub(super) fn honours_deepbind() -> bool {
     // Relaxed: a switch.
     DEEPBIND.load(Ordering::Relaxed)
 }

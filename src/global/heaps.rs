@@ -1,0 +1,199 @@
+//! Which heap a thread uses: possessed at the first need, given up at exit, guarded against signal handlers.
+//!
+//! A guarded thread passes the heap's gate at each step (`heap::gate`). So a signal handler that mallocs in the middle of a
+//! step is refused there, takes the slow path, and borrows an idle heap for that one operation; and so does the thread
+//! while another one visits its heap.
+//!
+//! A thread possesses a heap only if it is known that it will give it up: it is *armed* first, that is, its exit is hooked.
+//! The preload library arms each thread as it starts. So a thread that ends without having allocated is known to have
+//! exited, too, when the C library frees what it had: such calls, the last of all, borrow a heap for the operation. A
+//! thread that was not announced is armed by its first allocation, not by a free, which may be one of those.
+//!
+//! Whatever runs here may be in the middle of a malloc or free inside the C library, which may hold any lock of its own;
+//! so nothing here takes one. What does, registering handlers and making threads, is done when the library is
+//! loaded, and where a thread is made ([`thread_made`](super::thread_made)).
+
+use super::fork;
+use super::options::Options;
+use super::presence;
+use super::process::process;
+use super::start::start;
+use super::thread::{ARMED, EXITED, NOBODY, Thread, is_own};
+use crate::heap::{Allocator, Heap};
+use crate::pal::{Linux, Platform};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use core::ptr;
+
+/// Runs `body` with a heap that the caller is alone in meanwhile: the thread's own, or one that is borrowed from the pool: in
+/// a signal handler that interrupted the allocator, while another thread visits the own one, and after the thread's exit.
+/// `None` when there is no memory for a heap.
+#[inline(never)]
+pub fn with_heap<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap>) -> R) -> R {
+    with::<T, R, true>(options, body)
+}
+
+/// The same for a free, which is no reason to arm the thread: it may be the last that is heard of it.
+#[inline(never)]
+pub fn with_heap_to_free<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap>) -> R) -> R {
+    with::<T, R, false>(options, body)
+}
+
+#[inline(always)]
+fn with<T: Thread, R, const ARMS: bool>(options: &Options, body: impl FnOnce(Option<&Heap>) -> R) -> R {
+    fork::notice();
+    let mut heap = T::heap();
+    if ptr::eq(heap, &raw const ARMED) || ptr::eq(heap, &raw const NOBODY) && ARMS {
+        heap = attach::<T>(options);
+    }
+    // SAFETY: heaps live forever.
+    let own = unsafe { &*heap };
+    if !is_own(heap) || !enter_or_readmit::<T>(own) {
+        return with_borrowed::<T, R>(options, body);
+    }
+    let result = body(Some(own));
+    if T::GUARDED {
+        own.gate().leave();
+    }
+    result
+}
+
+fn enter_or_readmit<T: Thread>(own: &Heap) -> bool {
+    !T::GUARDED || own.gate().enter() || process().readmit(own, T::holder())
+}
+
+/// A heap from the pool for one operation, settled and idle again afterwards.
+#[cold]
+fn with_borrowed<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap>) -> R) -> R {
+    // A handler may interrupt the first allocation of the process.
+    start(options);
+    let heap = borrow::<T>();
+    let result = body(heap);
+    if let Some(heap) = heap {
+        heap.settle::<T::Checks, _>(process());
+        process().give_up(heap);
+    }
+    result
+}
+
+/// Possesses a heap for one operation. Where all are taken (tens of thousands of threads) waits for one of those that are
+/// kept for that, which another thread has for the time of an operation; but not in a handler that interrupted such an
+/// operation of its own thread: if all of them were waited for so, no wait would end.
+fn borrow<T: Thread>() -> Option<&'static Heap> {
+    let pool = process().pool();
+    loop {
+        let heap = pool.possess_any(process(), T::holder());
+        if heap.is_some() || !pool.is_full() || pool.lends_to(T::holder()) {
+            return heap;
+        }
+        process().space().os().yield_now();
+    }
+}
+
+/// Gives the calling thread its heap, and answers what it has then: none when there is no memory, or the thread must not
+/// possess one.
+#[cold]
+fn attach<T: Thread>(options: &Options) -> *const Heap {
+    start(options);
+    if ptr::eq(T::heap(), &raw const NOBODY) {
+        arm::<T>(!T::ANNOUNCED);
+    }
+    if !ptr::eq(T::heap(), &raw const ARMED) {
+        return T::heap();
+    }
+    let (pool, holder) = (process().pool(), T::holder());
+    // Where threads are announced, none ends unnoticed; and there a handler may come in anywhere, who would find what this
+    // call has just possessed.
+    let left = if T::GUARDED { None } else { pool.left_by(holder) };
+    if let Some(heap) = left.or_else(|| pool.possess_to_keep(process(), holder)) {
+        if !T::change_heap(&raw const ARMED, heap) {
+            // A signal handler came in between and attached the thread.
+            pool.keeps_no_more(heap, holder);
+            process().give_up(heap);
+        } else if T::GUARDED {
+            // A handler that comes in before this is refused, and borrows another.
+            process().open_gate(heap);
+        }
+    }
+    T::heap()
+}
+
+/// Hooks the calling thread's exit, unless that was done. The first thread to come here is the process's first: it is
+/// counted, and possesses a heap in any case, for the process ends with it or shortly after.
+pub(super) fn arm<T: Thread>(counted: bool) {
+    static IS_LATER: AtomicBool = AtomicBool::new(false);
+    if !ptr::eq(T::heap(), &raw const NOBODY) {
+        return;
+    }
+    // Relaxed: elects one thread.
+    let is_first = !IS_LATER.load(Ordering::Relaxed) && !IS_LATER.swap(true, Ordering::Relaxed);
+    let counted = counted || is_first;
+    // (Who ended unnoticed was never taken from the count.)
+    if counted && (T::GUARDED || process().pool().left_by(T::holder()).is_none()) {
+        presence::thread_begins();
+    }
+    if !hook::<T>(counted, T::call_at_exit) && !is_first {
+        exit_thread::<T>(counted);
+    }
+}
+
+/// Makes the thread an armed one if `call_at_exit` can; answers whether it could.
+fn hook<T: Thread>(counted: bool, call_at_exit: fn(bool) -> bool) -> bool {
+    fork::learn::<T>();
+    // Before the hook is set, which may allocate and so come back here. (A handler may have done all of it.)
+    !T::change_heap(&raw const NOBODY, &raw const ARMED) || call_at_exit(counted)
+}
+
+/// At load, in the first thread: arms it, also if it never allocates.
+pub fn begin_process<T: Thread>() {
+    start(&Options::new());
+    arm::<T>(!T::ANNOUNCED);
+}
+
+/// In a thread that was announced by [`thread_made`](super::thread_made), before anything else of the program's.
+pub fn begin_thread<T: Thread>() {
+    if !hook::<T>(true, |counted| T::call_at_exit(counted) || T::call_at_exit_with_locks(counted)) {
+        exit_thread::<T>(true);
+    }
+}
+
+/// Gives the calling thread's heap up, without what is empty in it: slabs that hold blocks stay with the heap, for the
+/// next thread that possesses it or frees those blocks. What the thread allocates and frees afterwards goes through
+/// borrowed heaps, whether it had one of its own or not.
+pub fn exit_thread<T: Thread>(counted: bool) {
+    fork::notice();
+    let heap = loop {
+        let heap = T::heap();
+        if ptr::eq(heap, &raw const EXITED) {
+            return;
+        }
+        // A handler may attach the thread just before.
+        if T::change_heap(heap, &raw const EXITED) {
+            break heap;
+        }
+    };
+    if is_own(heap) {
+        // SAFETY: the thread possesses it; heaps live forever.
+        let heap = unsafe { &*heap };
+        process().pool().keeps_no_more(heap, T::holder());
+        if T::GUARDED {
+            process().leave_heap::<T::Checks>(heap, T::holder());
+        } else {
+            process().abandon::<T::Checks>(heap);
+        }
+    }
+    if counted {
+        presence::thread_ends();
+    }
+}
+
+/// Gives back everything free that can be given back now. Returns whether anything was.
+pub fn trim<T: Thread>() -> bool {
+    let purged =
+        |allocator: &Allocator<Linux>| allocator.purged_bytes() + allocator.space().os().calls().unmap;
+    with_heap::<T, _>(&Options::new(), |heap| {
+        let Some(heap) = heap else { return false };
+        let before = purged(process());
+        process().give_back::<T::Checks>(heap);
+        purged(process()) != before
+    })
+}

@@ -1,0 +1,65 @@
+//! Start-up: the first need of the allocator, whoever has it; and options by name, which start it, too.
+
+use super::fork;
+use super::options::{self, OptionError, Options};
+use super::presence;
+use super::process::process;
+use crate::sync::atomic::{AtomicU32, Ordering};
+
+const UNSTARTED: u32 = 0;
+/// Some thread is at it.
+const STARTING: u32 = 1;
+const STARTED: u32 = 2;
+
+static STAGE: AtomicU32 = AtomicU32::new(UNSTARTED);
+
+/// Starts the allocator before its first use. Threads that race here do so before there is anything to race for: each
+/// may run the idempotent part, and only the first registers hooks and reads the environment.
+pub(super) fn start(options: &Options) {
+    // Acquire: pairs with the Release below.
+    if STAGE.load(Ordering::Acquire) == STARTED {
+        return;
+    }
+    process().start();
+    // Relaxed (both): elects one thread; what the others need was done above.
+    if STAGE.compare_exchange(UNSTARTED, STARTING, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        process().adapt();
+        options.apply();
+        options::read_environment();
+        fork::prepare();
+        // Release: pairs with the Acquire above.
+        STAGE.store(STARTED, Ordering::Release);
+    }
+}
+
+/// Sets an option by name while the process runs.
+pub fn set_option(key: &str, value: &str) -> Result<(), OptionError> {
+    let mut options = Options::new();
+    options.set(key.as_bytes(), value.as_bytes())?;
+    // The environment comes first, even in a program that has not allocated yet.
+    start(&Options::new());
+    options.apply();
+    Ok(())
+}
+
+/// The value of an option by name: bytes, percent, or 0 and 1 for a switch.
+pub fn get_option(key: &str) -> Option<usize> {
+    start(&Options::new());
+    let settings = process().settings();
+    match key {
+        "dirty_max" => Some(settings.dirty().1),
+        "dirty_percent" => Some(settings.dirty().0),
+        "helper" => Some(usize::from(presence::is_allowed())),
+        "reserve" => Some(usize::from(settings.reserves_space())),
+        "arena_size" => Some(settings.arena_bytes()),
+        "deepbind" => Some(usize::from(honours_deepbind())),
+        "names" => Some(usize::from(process().space().os().gives_names())),
+        _ => None,
+    }
+}
+
+/// Whether libraries may be loaded with RTLD_DEEPBIND, and then use libc's own malloc. (The preload library asks.)
+pub fn honours_deepbind() -> bool {
+    start(&Options::new());
+    options::honours_deepbind()
+}
