@@ -12,6 +12,15 @@ pub fn process() -> &'static Allocator<Linux> {
     &PROCESS
 }
 
+/// Notes what the process may have of memory, by calls that a sandbox may forbid later. When it is loaded.
+extern "C" fn learn_limits() {
+    process().learn_limits();
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_LOAD: extern "C" fn() = learn_limits;
+
 /// The value of an environment variable, read in place: nothing is allocated. `None` in setuid programs.
 pub fn environment(name: &CStr) -> Option<&'static CStr> {
     unsafe extern "C" {

@@ -206,6 +206,12 @@ impl<P: Platform> Allocator<P> {
         self.retention.expects_rise(self.settings(), self.live_bytes(), now)
     }
 
+    /// Notes what the process may have of memory: what the system leaves it, and what it has already. When it is loaded.
+    pub fn learn_limits(&self) {
+        let has = self.live_bytes() + self.dirty_bytes();
+        self.settings().set_memory(self.space().os().memory_left().saturating_add(has));
+    }
+
     /// Gives back what may not stay.
     pub(super) fn bound_dirty(&self, heap: &Heap) {
         self.give_back_some(heap, self.excess(0));

@@ -4,7 +4,7 @@
 //! `errno` as it was whatever happens: the caller is inside malloc or free, and only the C interface above decides
 //! what `errno` becomes.
 
-use super::{Access, CallCounts, Errno, Platform};
+use super::{Access, CallCounts, Errno, Platform, limits};
 use crate::const_unless_model;
 use crate::sync::CachePadded;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -91,7 +91,7 @@ impl Default for Linux {
 }
 
 /// Makes one call of libc and turns its failure value into the error number; `errno` is what it was before.
-fn kept_errno<T: PartialEq>(failure: T, call: impl FnOnce() -> T) -> Result<T, Errno> {
+pub(super) fn kept_errno<T: PartialEq>(failure: T, call: impl FnOnce() -> T) -> Result<T, Errno> {
     // SAFETY: libc answers with the address of this thread's errno, which lives as long as the thread.
     let errno = unsafe { &mut *libc::__errno_location() };
     let before = *errno;
@@ -338,15 +338,11 @@ unsafe impl Platform for Linux {
     }
 
     fn address_space_limit(&self) -> usize {
-        let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-        // SAFETY: the call writes `limit` and nothing else.
-        let asked = done(|| unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) });
-        match asked {
-            Ok(()) if limit.rlim_cur != libc::RLIM_INFINITY => {
-                usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
-            }
-            _ => usize::MAX,
-        }
+        limits::limit(libc::RLIMIT_AS)
+    }
+
+    fn memory_left(&self) -> usize {
+        limits::memory_left(b"", self.page_size())
     }
 
     fn entropy(&self) -> u64 {

@@ -8,6 +8,7 @@
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod conformance;
+mod limits;
 mod linux;
 mod misuse;
 #[cfg(all(test, any(loom, shuttle)))]
@@ -127,6 +128,10 @@ pub unsafe trait Platform: Send + Sync + 'static {
 
     /// Bytes of address space that the process may still be allowed in all (RLIMIT_AS), or `usize::MAX`.
     fn address_space_limit(&self) -> usize;
+
+    /// Bytes of memory that the process may still get, by its own limits and those of its control groups, or `usize::MAX`.
+    /// Opens files: only when the process is loaded.
+    fn memory_left(&self) -> usize;
 
     /// Random bits for secrets and placement; not for cryptography.
     fn entropy(&self) -> u64;

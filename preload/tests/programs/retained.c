@@ -184,5 +184,24 @@ static void random_blocks(void)
     }
 }
 
+/* Of what a limit leaves, half may be free and resident. (A program that is started under the limit.) */
+static void little_left(void)
+{
+    if (getenv("LITTLE_LEFT") == NULL) {
+        struct rlimit limit = {180 * MIB, 180 * MIB};
+        CHECK(setrlimit(RLIMIT_DATA, &limit) == 0 && setenv("LITTLE_LEFT", "1", 1) == 0);
+        execl("/proc/self/exe", "retained", "little_left", NULL);
+        CHECK(0);
+    }
+    memset(blocks, 1, sizeof blocks);
+    size_t before = resident();
+    for (int cycle = 0; cycle < 5; cycle++) {
+        build(1000);
+        tear_down(1000);
+        CHECK(resident() <= before + 90 * MIB);
+    }
+}
+
 MAIN(CASE(small_cycles), CASE(large_cycles), CASE(huge_cycles), CASE(cycles_beside_a_thread),
-     CASE(cycles_end_with_a_helper), CASE(cycles_end_with_the_next_calls), CASE(first_descent), CASE(locked), CASE(exchanged), CASE(random_blocks))
+     CASE(cycles_end_with_a_helper), CASE(cycles_end_with_the_next_calls), CASE(first_descent), CASE(locked), CASE(exchanged), CASE(random_blocks),
+     CASE(little_left))

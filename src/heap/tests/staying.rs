@@ -120,3 +120,25 @@ fn large_blocks_by_turns_purge_few_tails() {
     }
     assert!(from.space().os().calls().purge < 100, "{}", from.space().os().calls().purge);
 }
+
+#[test]
+fn near_the_end_of_what_the_process_may_have_less_stays() {
+    const MIB: usize = 1 << 20;
+    let from = allocator(GRANULE);
+    from.space().os().reconfigure(|config| config.memory_left = 100 * MIB);
+    from.learn_limits();
+    let heap = possess(from, 1);
+    for _ in 0..4 {
+        cycle(from, heap, 60_000);
+        let stays = from.arenas().dirty_slices() * SLICE;
+        assert!(stays <= 50 * MIB, "{} MiB of 100", stays / MIB);
+    }
+    // What the allocator has by then comes to what the system leaves.
+    let _held: Vec<usize> = (0..500).map(|_| get(from, heap, 60_000)).collect();
+    let dirty = from.arenas().dirty_slices() * SLICE;
+    from.space().os().reconfigure(|config| config.memory_left = 20 * MIB);
+    from.learn_limits();
+    cycle(from, heap, 60_000);
+    let stays = from.arenas().dirty_slices() * SLICE;
+    assert!((1..=(20 * MIB + dirty) / 2).contains(&stays), "{} MiB of {}", stays / MIB, dirty / MIB);
+}

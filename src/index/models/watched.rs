@@ -100,6 +100,9 @@ unsafe impl Platform for Watched {
     fn address_space_limit(&self) -> usize {
         self.system.address_space_limit()
     }
+    fn memory_left(&self) -> usize {
+        self.system.memory_left()
+    }
     fn entropy(&self) -> u64 {
         self.system.entropy()
     }

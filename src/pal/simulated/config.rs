@@ -26,6 +26,8 @@ pub struct Config {
     pub reserve: usize,
     /// Bytes that may be mapped at a time (RLIMIT_AS).
     pub address_space_limit: usize,
+    /// Bytes of memory that the process may still get when it is loaded.
+    pub memory_left: usize,
     /// Bytes that may be readable and writable at a time (strict overcommit).
     pub commit_limit: usize,
     /// Mappings that there may be (`vm.max_map_count`).
@@ -42,6 +44,7 @@ impl Default for Config {
             page_size: 4096,
             reserve: if cfg!(any(loom, shuttle)) { 1 << 30 } else { 64 << 30 },
             address_space_limit: usize::MAX,
+            memory_left: usize::MAX,
             commit_limit: usize::MAX,
             mapping_limit: 65530,
             barrier: Barrier::Works,

@@ -385,6 +385,10 @@ unsafe impl Platform for Simulated {
         self.state().config.address_space_limit
     }
 
+    fn memory_left(&self) -> usize {
+        self.state().config.memory_left
+    }
+
     fn entropy(&self) -> u64 {
         let mut state = self.state();
         state.draws += 1;
