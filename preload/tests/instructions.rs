@@ -98,6 +98,16 @@ fn many_blocks_have_no_cliff() {
     demand(Pairs::of(3 << 13, 32_768), 20_000, 90.0);
 }
 
+/// A large block that is replaced by one of as many slices meets no arena.
+#[test]
+fn large_blocks_have_no_cliff() {
+    for size in [33_000, 100_000, 400_000] {
+        for (table, order) in [(1, "newest"), (256, "random")] {
+            demand(Pairs { order, ..Pairs::of(table, size) }, 10_000, 800.0);
+        }
+    }
+}
+
 /// Several blocks are freed before others are allocated. What a program gives back and wants again at once is a bet that
 /// must have been won some times before it stays at hand, so the first rounds count, too.
 #[test]

@@ -64,19 +64,24 @@ impl Tails {
 impl<P: Platform> Allocator<P> {
     pub(super) fn allocate_large(&self, heap: &Heap, size: usize, align: usize, zero: bool) -> *mut u8 {
         let slices = size.max(1).div_ceil(SLICE);
-        let Some(claim) = self.arenas().claim(self, heap, slices, align.div_ceil(SLICE), Prefer::Dirty)
-        else {
-            return ptr::null_mut();
+        let kept = if align <= SLICE { heap.spare(slices) } else { None };
+        let claimed = match kept {
+            Some(base) => Some((base, false)),
+            None => self
+                .arenas()
+                .claim(self, heap, slices, align.div_ceil(SLICE), Prefer::Dirty)
+                .map(|claim| (claim.base, claim.zero)),
         };
-        // SAFETY: the slices were claimed just now; their records are ours.
-        let slab = unsafe { &*Slab::of(claim.base) };
+        let Some((base, is_zero)) = claimed else { return ptr::null_mut() };
+        // SAFETY: the slices are the heap's; their records are ours.
+        let slab = unsafe { &*Slab::of(base) };
         slab.open_large(slices as u32, size);
         self.tally().add(heap, Count::LargeBlocks, 1);
         self.tally().add(heap, Count::LargeBytes, size);
         heap.tails().add(1);
         self.bound_tail(heap, slab, true);
-        let block = ptr::with_exposed_provenance_mut::<u8>(claim.base);
-        if zero && !claim.zero {
+        let block = ptr::with_exposed_provenance_mut::<u8>(base);
+        if zero && !is_zero {
             // SAFETY: the run holds at least `size` bytes and is ours.
             unsafe { block.write_bytes(0, size) };
         }
@@ -89,7 +94,7 @@ impl<P: Platform> Allocator<P> {
         self.tally().take_off(heap, Count::LargeBytes, slab.requested());
         slab.close();
         heap.tails().add(-1);
-        self.arenas().release(self, heap, base, slices);
+        heap.keep_slices(self, base, slices);
     }
 
     pub(super) fn resize_large(&self, heap: &Heap, slab: &Slab, size: usize) -> Option<*mut u8> {

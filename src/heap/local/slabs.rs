@@ -235,15 +235,20 @@ impl Heap {
         self.growth.lost(slab);
         slab.close();
         from.arenas().count_slab(from, base, false);
+        self.keep_slices(from, base, slices);
+    }
+
+    /// Keeps a run of slices that holds nothing any more for the next slab or large block of that length, or gives it back.
+    pub fn keep_slices<P: Platform>(&self, from: &Allocator<P>, base: usize, slices: usize) {
         self.spares.keep(base, slices, |base, slices| from.arenas().release(from, self, base, slices));
     }
 
-    /// The address of a run of `slices` slices that an empty slab left, if there is one.
+    /// The address of a run of `slices` slices that the heap has kept, if there is one.
     pub fn spare(&self, slices: usize) -> Option<usize> {
         self.spares.take(slices)
     }
 
-    /// Slices that the heap keeps for its next slabs: a figure for any thread.
+    /// Slices that the heap keeps: a figure for any thread.
     pub fn spare_slices(&self) -> usize {
         self.spares.slices()
     }
