@@ -79,7 +79,7 @@ impl<P: Platform> Allocator<P> {
         self.tally().add(heap, Count::LargeBlocks, 1);
         self.tally().add(heap, Count::LargeBytes, size);
         heap.tails().add(1);
-        self.bound_tail(heap, slab, true);
+        self.bound_tail(heap, slab, kept.is_none());
         let block = ptr::with_exposed_provenance_mut::<u8>(base);
         if zero && !is_zero {
             // SAFETY: the run holds at least `size` bytes and is ours.
