@@ -1,16 +1,52 @@
-//! specmalloc: a general-purpose memory allocator for Linux.
-#![warn(missing_docs)]
+#![doc = include_str!("../README.md")]
 
-pub mod api;
-pub mod base;
+mod api;
+mod base;
 #[cfg(not(any(loom, shuttle)))]
-pub mod global;
-pub mod heap;
-pub mod index;
-pub mod pal;
-pub mod rcu;
-pub mod region;
-pub mod sync;
+mod global;
+mod heap;
+mod index;
+mod pal;
+mod rcu;
+mod region;
+mod sync;
 
 #[cfg(not(any(loom, shuttle)))]
 pub use api::SpecMalloc;
+pub use api::statistics::{Bet, Bets, ClassStatistics, Statistics, SystemCalls};
+
+pub(crate) use sync::{atomic_array, const_unless_model};
+
+/// What the workspace's other crates and the tests are made with: the layers, as they are today. It promises nothing, not even
+/// to be here tomorrow.
+#[doc(hidden)]
+pub mod internals {
+    pub mod api {
+        pub use crate::api::*;
+    }
+    pub mod base {
+        pub use crate::base::*;
+    }
+    #[cfg(not(any(loom, shuttle)))]
+    pub mod global {
+        pub use crate::global::*;
+    }
+    pub mod heap {
+        pub use crate::heap::*;
+    }
+    pub mod index {
+        pub use crate::index::*;
+    }
+    pub mod pal {
+        pub use crate::pal::*;
+    }
+    pub mod rcu {
+        pub use crate::rcu::*;
+    }
+    pub mod region {
+        pub use crate::region::*;
+    }
+    pub mod sync {
+        pub use crate::sync::*;
+    }
+}

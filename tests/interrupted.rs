@@ -1,9 +1,9 @@
 //! A signal handler that allocates at each look at, and each change of, what a thread keeps of its heap: whatever it
 //! interrupts, the thread ends up with one heap, which it uses, and gives it up when it exits.
 
-use specmalloc::api::raw;
-use specmalloc::global::{NOBODY, Thread, exit_thread, is_own, process};
-use specmalloc::heap::{Checked, Heap, Holder};
+use specmalloc::internals::api::raw;
+use specmalloc::internals::global::{NOBODY, Thread, exit_thread, is_own, process};
+use specmalloc::internals::heap::{Checked, Heap, Holder};
 use std::cell::Cell;
 use std::ptr;
 

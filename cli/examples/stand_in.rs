@@ -3,8 +3,8 @@
 //!
 //! Live bytes: 1,000 once the program has started, 10 in a child of fork, one more when the process exits.
 
-use specmalloc::api::shared_record::{SharedRecord, VARIABLE};
-use specmalloc::api::statistics::Statistics;
+use specmalloc::Statistics;
+use specmalloc::internals::api::shared_record::{SharedRecord, VARIABLE};
 use std::ffi::CStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -10,7 +10,7 @@ mod report;
 mod target;
 
 use clap::{Args, Parser, Subcommand};
-use specmalloc::api::shared_record::{CAPACITY, StatisticsFile, VARIABLE};
+use specmalloc::internals::api::shared_record::{CAPACITY, StatisticsFile, VARIABLE};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};

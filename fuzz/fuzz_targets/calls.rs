@@ -5,9 +5,9 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use specmalloc::api::raw;
-use specmalloc::global::{NOBODY, Thread, exit_thread};
-use specmalloc::heap::{Checked, Heap, Holder};
+use specmalloc::internals::api::raw;
+use specmalloc::internals::global::{NOBODY, Thread, exit_thread};
+use specmalloc::internals::heap::{Checked, Heap, Holder};
 use std::cell::Cell;
 use std::ptr;
 

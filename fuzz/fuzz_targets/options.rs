@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use specmalloc::SpecMalloc;
-use specmalloc::api::raw::{OptionError, get_option, set_option};
+use specmalloc::internals::api::raw::{OptionError, get_option, set_option};
 use std::alloc::{GlobalAlloc, Layout};
 
 /// `helper` is not among them: a fuzzer does not start threads by the thousand.

@@ -17,7 +17,7 @@ use crate::{errno, loader};
 use core::ffi::c_void;
 use core::mem::transmute;
 use core::ptr;
-use specmalloc::global::Stray;
+use specmalloc::internals::global::Stray;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 /// glibc's free; null before it is looked for, and without glibc.

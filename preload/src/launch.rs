@@ -13,7 +13,7 @@ use crate::next::Next;
 use crate::thread::{EXIT, PreloadThread};
 use core::ffi::{c_int, c_void};
 use core::ptr;
-use specmalloc::global::{self, Main};
+use specmalloc::internals::global::{self, Main};
 
 /// What a thread is to run. Two words, returned in two registers.
 #[repr(C)]

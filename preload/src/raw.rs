@@ -1,11 +1,11 @@
-//! The library's C interface for the threads of a preloaded program: `specmalloc::api::raw` with the thread type filled
+//! The library's C interface for the threads of a preloaded program: `specmalloc::internals::api::raw` with the thread type filled
 //! in.
 
 use crate::thread::PreloadThread;
-use specmalloc::api::raw;
+use specmalloc::internals::api::raw;
 
 pub use raw::{OptionError, get_option, honours_deepbind, page_size, set_option};
-pub use specmalloc::api::statistics::Statistics;
+pub use specmalloc::Statistics;
 
 #[inline(always)]
 pub fn malloc(size: usize) -> *mut u8 {

@@ -7,8 +7,10 @@
 use core::arch::{asm, global_asm};
 use core::ffi::c_int;
 use core::ffi::c_void;
-use specmalloc::global::{ExitKey, Main, NOBODY, Stray, Thread, exit_thread, exit_value, was_counted};
-use specmalloc::heap::{Checked, Heap, Holder};
+use specmalloc::internals::global::{
+    ExitKey, Main, NOBODY, Stray, Thread, exit_thread, exit_value, was_counted,
+};
+use specmalloc::internals::heap::{Checked, Heap, Holder};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// The threads of a preloaded program.

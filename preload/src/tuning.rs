@@ -7,7 +7,7 @@
 use crate::line::Line;
 use crate::raw::{self, Statistics};
 use core::ffi::{c_int, c_void};
-use specmalloc::pal::to_stderr;
+use specmalloc::internals::pal::to_stderr;
 
 /// `struct mallinfo2` of glibc; sizes in bytes.
 #[repr(C)]

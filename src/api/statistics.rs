@@ -4,6 +4,7 @@
 //! word into memory that another process reads. Bytes are bytes, counts are counts; nothing is ever negative.
 
 use crate::base::{CLASSES, class_size};
+#[cfg(not(any(loom, shuttle)))]
 use crate::pal::CallCounts;
 
 /// How one of the three bets has gone.
@@ -50,8 +51,10 @@ pub struct SystemCalls {
     pub failed: u64,
 }
 
-impl From<CallCounts> for SystemCalls {
-    fn from(calls: CallCounts) -> Self {
+impl SystemCalls {
+    /// The same in this layout.
+    #[cfg(not(any(loom, shuttle)))]
+    pub(crate) fn of(calls: CallCounts) -> Self {
         let CallCounts { map, unmap, protect, remap, purge, barrier, failed } = calls;
         Self { map, unmap, protect, remap, purge, barrier, failed }
     }
@@ -118,7 +121,7 @@ pub struct Statistics {
 }
 
 /// Words in a [`Statistics`].
-pub const WORDS: usize = size_of::<Statistics>() / size_of::<u64>();
+pub(crate) const WORDS: usize = size_of::<Statistics>() / size_of::<u64>();
 
 const _: () = assert!(size_of::<Statistics>() == (18 + 7 + 3 * 3 + 3 * CLASSES) * size_of::<u64>());
 const _: () = assert!(align_of::<Statistics>() == align_of::<u64>());
@@ -171,14 +174,14 @@ impl Statistics {
     }
 
     /// The record as words, in the order of the fields.
-    pub fn words(&self) -> &[u64; WORDS] {
+    pub(crate) fn words(&self) -> &[u64; WORDS] {
         // SAFETY: `Statistics` is repr(C) of u64 only, of the size and alignment asserted above: no padding, and every
         // word is initialised.
         unsafe { &*(&raw const *self).cast() }
     }
 
     /// The record as words that may be written: every value of a word is a valid field.
-    pub fn words_mut(&mut self) -> &mut [u64; WORDS] {
+    pub(crate) fn words_mut(&mut self) -> &mut [u64; WORDS] {
         // SAFETY: as in `words`; the borrow is unique, and any u64 is a valid value of any field.
         unsafe { &mut *(&raw mut *self).cast() }
     }

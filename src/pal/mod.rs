@@ -14,7 +14,7 @@ mod misuse;
 #[cfg(all(test, any(loom, shuttle)))]
 pub(crate) mod models;
 mod report;
-#[doc(hidden)]
+#[cfg(any(test, loom, shuttle, feature = "simulated"))]
 pub mod simulated;
 
 pub use linux::Linux;

@@ -64,8 +64,6 @@ pub fn spin_hint() {
 
 /// Defines a constructor that is `const` with core's atomics, and an ordinary function with a checker's, whose
 /// atomics cannot be made in a constant.
-#[macro_export]
-#[doc(hidden)]
 macro_rules! const_unless_model {
     ($(#[$attr:meta])* $vis:vis fn $name:ident($($arg:ident : $ty:ty),* $(,)?) -> $ret:ty $body:block) => {
         #[cfg(not(any(loom, shuttle)))]
@@ -78,8 +76,6 @@ macro_rules! const_unless_model {
 }
 
 /// An array of atomics that all start alike: a constant with core's atomics, built at run time with a checker's.
-#[macro_export]
-#[doc(hidden)]
 macro_rules! atomic_array {
     ($init:expr; $len:expr) => {{
         #[cfg(not(any(loom, shuttle)))]
@@ -89,3 +85,5 @@ macro_rules! atomic_array {
         array
     }};
 }
+
+pub(crate) use {atomic_array, const_unless_model};

@@ -7,9 +7,9 @@
 mod figures;
 
 use crate::pattern::{fill, has_its_pages, is_intact, is_zero};
-use specmalloc::base::{GRANULE, SMALL_MAX};
-use specmalloc::heap::{Allocator, BlockKind, Checks, Heap, Holder, LARGE_MAX, Place};
-use specmalloc::pal::simulated::{CallKind, Config, Simulated};
+use specmalloc::internals::base::{GRANULE, SMALL_MAX};
+use specmalloc::internals::heap::{Allocator, BlockKind, Checks, Heap, Holder, LARGE_MAX, Place};
+use specmalloc::internals::pal::simulated::{CallKind, Config, Simulated};
 use std::collections::{BTreeMap, VecDeque};
 use std::marker::PhantomData;
 

@@ -1,8 +1,8 @@
 //! One workload, run as often as it makes system calls, with another of them failing each time.
 
 use crate::driver::{Driver, Step};
-use specmalloc::heap::{Checked, LARGE_MAX};
-use specmalloc::pal::simulated::{Config, Simulated};
+use specmalloc::internals::heap::{Checked, LARGE_MAX};
+use specmalloc::internals::pal::simulated::{Config, Simulated};
 
 /// Touches every path that calls the system: heaps, arenas, purges, huge blocks that grow, move and are kept.
 fn workload() -> Vec<Step> {

@@ -3,9 +3,9 @@
 use crate::driver::{Driver, HANDS, Step};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
-use specmalloc::base::{SLICE, SMALL_MAX};
-use specmalloc::heap::{Checked, Checks, LARGE_MAX, Trusting};
-use specmalloc::pal::simulated::{Barrier, Config};
+use specmalloc::internals::base::{SLICE, SMALL_MAX};
+use specmalloc::internals::heap::{Checked, Checks, LARGE_MAX, Trusting};
+use specmalloc::internals::pal::simulated::{Barrier, Config};
 
 /// Bytes of address space in which the places that the allocator asks for first exist.
 const HINTED: usize = 512 << 30;

@@ -5,7 +5,7 @@
 
 use super::{Process, Report, bets, calls, counts, sizes};
 use serde_json::{Map, Value, json};
-use specmalloc::api::statistics::Statistics;
+use specmalloc::Statistics;
 
 impl Report {
     /// The document, with a newline at its end.

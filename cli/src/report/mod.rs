@@ -3,8 +3,8 @@
 mod json;
 mod table;
 
-use specmalloc::api::shared_record::{ProcessRecord, StatisticsFile};
-use specmalloc::api::statistics::Statistics;
+use specmalloc::Statistics;
+use specmalloc::internals::api::shared_record::{ProcessRecord, StatisticsFile};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 

@@ -1,7 +1,7 @@
 //! The statistics as a table for people: the program's own figures beside those of all processes together.
 
 use super::{End, Report, bets, calls, counts, sizes};
-use specmalloc::api::statistics::Statistics;
+use specmalloc::Statistics;
 use std::fmt::{self, Display, Write};
 
 /// Lines that the list of processes has at most; the JSON document has them all.

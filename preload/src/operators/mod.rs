@@ -22,7 +22,7 @@ mod x86_64;
 use crate::raw;
 use core::ffi::{CStr, c_void};
 use core::ptr::null;
-use specmalloc::pal::{end_process, to_stderr};
+use specmalloc::internals::pal::{end_process, to_stderr};
 
 #[cfg(target_arch = "aarch64")]
 use aarch64::{drop_size_body, forward_body, nothrow_array_body, nothrow_body, throwing_body};

@@ -1,12 +1,12 @@
 //! The allocator's figures beside those of the model, and beside what the simulated system has seen.
 
 use super::Driver;
-use specmalloc::base::{CLASSES, GRANULE, SLICE, class_info};
-use specmalloc::heap::{BlockKind, Census, Checks, ClassCensus, Heap, LiveBlocks, Place};
-use specmalloc::pal::simulated::CallKind;
-use specmalloc::pal::{Access, CallCounts, Misuse};
-use specmalloc::rcu::Flavour;
-use specmalloc::region::Kind;
+use specmalloc::internals::base::{CLASSES, GRANULE, SLICE, class_info};
+use specmalloc::internals::heap::{BlockKind, Census, Checks, ClassCensus, Heap, LiveBlocks, Place};
+use specmalloc::internals::pal::simulated::CallKind;
+use specmalloc::internals::pal::{Access, CallCounts, Misuse};
+use specmalloc::internals::rcu::Flavour;
+use specmalloc::internals::region::Kind;
 use std::collections::BTreeSet;
 
 /// What the model counts as it goes.
