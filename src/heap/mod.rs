@@ -346,7 +346,7 @@ impl<P: Platform> Allocator<P> {
         self.pool.give_up(heap);
         // Partner: the fence in `Heap::post`: either we see what was sent, or the sender sees that the heap is idle.
         full_fence("heap.give_up_fence");
-        if !heap.inbox().is_empty() && !seeded("heap.give_up_blind") {
+        if heap.has_mail() && !seeded("heap.give_up_blind") {
             self.stir();
         }
     }

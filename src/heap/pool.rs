@@ -174,7 +174,7 @@ impl Pool {
 
     /// Whether blocks were sent to a heap that nobody possesses.
     pub fn has_unread_inbox(&self) -> bool {
-        let unread = |index| self.get(index).is_some_and(|heap| !heap.inbox().is_empty());
+        let unread = |index| self.get(index).is_some_and(Heap::has_mail);
         // Not by the hints: who has just given a heap up may not have set its.
         (0..self.made()).any(|index| unread(index) && self.is_idle(index))
     }
@@ -300,7 +300,7 @@ impl Pool {
             let idle =
                 if seeded("heap.steal_unpossessed") { self.get(index) } else { self.possess(index, by) };
             if let Some(idle) = idle {
-                if idle.receive::<C, P>(from) {
+                if idle.receive::<C, P>(from) != 0 {
                     idle.send_all::<C, P>(from);
                 }
                 let gave = idle.give_away(class, heap);

@@ -68,19 +68,25 @@ impl Inbox {
         self.head.load(Ordering::Relaxed).is_null()
     }
 
+    /// What was sent last.
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    pub fn first(&self) -> *mut Block {
+        self.head.load(Ordering::Relaxed)
+    }
+
     /// Takes everything that was sent, into `received`, which is empty. It is there before it is gone from here: a thread
     /// that vanishes in between leaves it in both places, which [`Inbox::holds`] tells, and not in none.
-    pub fn take(&self, received: &Cell<*mut Block>) {
+    pub fn take(&self, received: &AtomicPtr<Block>) {
         if seeded("heap.inbox_take_two_steps") {
-            received.set(self.head.load(Ordering::Acquire));
-            // Relaxed: a seeded bug.
+            received.store(self.head.load(Ordering::Acquire), Ordering::Relaxed);
+            // Relaxed (both): a seeded bug.
             return self.head.store(ptr::null_mut(), Ordering::Relaxed);
         }
-        // Relaxed: only the value is needed; the exchange below confirms it.
+        // Relaxed: only the value is needed; the exchange below confirms it. (`received` is the caller's own.)
         let mut head = self.head.load(Ordering::Relaxed);
         while !head.is_null() {
             if !seeded("heap.inbox_take_in_hand") {
-                received.set(head);
+                received.store(head, Ordering::Relaxed);
                 signal_fence();
             }
             // Acquire: pairs with the Release in `push`. Relaxed on failure: as above.
@@ -90,7 +96,7 @@ impl Inbox {
                 acquire("heap.inbox_take"),
                 Ordering::Relaxed,
             ) {
-                Ok(_) => return received.set(head),
+                Ok(_) => return received.store(head, Ordering::Relaxed),
                 Err(now) => head = now,
             }
         }

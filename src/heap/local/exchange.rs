@@ -14,6 +14,11 @@ use crate::sync::atomic::Ordering;
 use crate::sync::{full_fence, seeded};
 use core::ptr;
 
+/// Blocks that a malloc or free receives at most. As many as it hands out at most in return, on an average over a slab
+/// ([`Slab::extend`]): so what waits does not become more while the heap grows, whatever the classes on either side. A
+/// block out of the cache takes less than a microsecond.
+pub(in crate::heap) const AT_ONCE: usize = if cfg!(any(loom, shuttle)) { 2 } else { 512 };
+
 impl Heap {
     /// Frees a block whose slab another heap owns.
     ///
@@ -140,36 +145,62 @@ impl Heap {
         }
     }
 
-    /// Whether other threads have sent anything.
+    /// Whether other threads have sent anything that is still to be freed. For who does not possess the heap a hint.
     #[inline(always)]
     pub fn has_mail(&self) -> bool {
-        !self.inbox.is_empty() || !self.received.get().is_null()
+        // Relaxed: as said; the possessor's own store.
+        !self.inbox.is_empty() || !self.received.load(Ordering::Relaxed).is_null()
     }
 
-    /// Takes the blocks that other threads sent, and frees them here or sends them on. Answers whether any came.
-    pub fn receive<C: Checks, P: Platform>(&self, from: &Allocator<P>) -> bool {
-        if self.received.get().is_null() {
+    /// Takes some of the blocks that other threads sent, and frees them here or sends them on. Answers how many.
+    ///
+    /// Not all, of which there may be millions: a malloc or free comes here, and must not pause. Who allocates
+    /// comes again before it has used up so many: see [`AT_ONCE`].
+    pub fn receive<C: Checks, P: Platform>(&self, from: &Allocator<P>) -> usize {
+        let mut count = 0;
+        while count < AT_ONCE
+            && let Some(block) = self.next_received::<C>()
+        {
+            // SAFETY: the block came to us with its chain. (If it is sent on: it was counted when it was freed.)
+            unsafe { self.bring_home::<C, P>(from, block) };
+            count += 1;
+        }
+        count
+    }
+
+    fn next_received<C: Checks>(&self) -> Option<*mut Block> {
+        // Relaxed (all): the possessor's own.
+        if self.received.load(Ordering::Relaxed).is_null() {
             if self.inbox.is_empty() {
-                return false;
+                return None;
             }
             self.inbox.take(&self.received);
         }
-        let any = !self.received.get().is_null();
-        loop {
-            let block = self.received.get();
-            if block.is_null() {
-                return any;
-            }
-            self.received.set(self.follow::<C>(block));
-            // SAFETY: the block came to us with its chain. (If it is sent on: it was counted when it was freed.)
-            unsafe { self.bring_home::<C, P>(from, block) };
+        let block = self.received.load(Ordering::Relaxed);
+        if block.is_null() {
+            return None;
         }
+        self.received.store(self.follow::<C>(block), Ordering::Relaxed);
+        Some(block)
     }
 
-    /// Sends what is held back for other heaps and takes what came: before the thread exits or pauses.
+    /// Takes some of what came, and sends what is held back for other heaps: at the end of an operation with a borrowed heap.
     pub fn settle<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
         self.receive::<C, P>(from);
         self.send_all::<C, P>(from);
+    }
+
+    /// Takes all that came, and sends what is held back for other heaps: before the thread exits or pauses.
+    pub(super) fn settle_all<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
+        while self.receive::<C, P>(from) != 0 {}
+        self.send_all::<C, P>(from);
+    }
+
+    /// Blocks that were sent and are still to be received.
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    pub(in crate::heap) fn mail<C: Checks>(&self) -> usize {
+        let lists = [self.inbox.first(), self.received.load(Ordering::Relaxed)];
+        lists.map(|list| self.length::<C>(list) as usize).iter().sum()
     }
 
     /// Gives an available slab of `class` to another heap that needs one: answers whether there was one. The caller possesses
@@ -197,9 +228,10 @@ impl Heap {
                 bin.list().set(ptr::null_mut());
             }
         }
-        if self.inbox.holds(self.received.get()) && !seeded("heap.child_keeps_received") {
+        // Relaxed (both): the child has one thread.
+        if self.inbox.holds(self.received.load(Ordering::Relaxed)) && !seeded("heap.child_keeps_received") {
             // In the middle of `Inbox::take`.
-            self.received.set(ptr::null_mut());
+            self.received.store(ptr::null_mut(), Ordering::Relaxed);
         }
     }
 

@@ -18,6 +18,8 @@ mod slabs;
 mod spare;
 
 pub use bin::Bin;
+#[cfg(all(test, not(any(loom, shuttle))))]
+pub(super) use exchange::AT_ONCE;
 
 use crate::base::{CLASSES, SLICE};
 use crate::heap::Allocator;
@@ -29,7 +31,7 @@ use crate::heap::remote::{Inbox, Outbox};
 use crate::heap::slab::Slab;
 use crate::pal::{Call, Misuse, Platform, broken_contract};
 use crate::rcu::{ReaderSlot, Section};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use crate::sync::{CachePadded, Cell, ZERO_IS_VALID};
 use bin::Growth;
 use core::ptr;
@@ -65,8 +67,8 @@ pub struct Heap {
     available: [Cell<*const Slab>; CLASSES],
     spares: Spares,
     outbox: Outbox,
-    /// What was taken from the inbox and is still to be freed.
-    received: Cell<*mut Block>,
+    /// What was taken from the inbox and is still to be freed. Written by the possessor only.
+    received: AtomicPtr<Block>,
     /// Position of the arena that served this heap last: where the next claim starts.
     home: Cell<usize>,
     /// Slices given back, or taken although they were not resident, since the last look at how much is dirty.
@@ -103,7 +105,7 @@ impl Heap {
                 available: [const { Cell::new(ptr::null()) }; CLASSES],
                 spares: Spares::new(),
                 outbox: Outbox::new(),
-                received: Cell::new(ptr::null_mut()),
+                received: AtomicPtr::new(ptr::null_mut()),
                 home: Cell::new(0),
                 changed: Cell::new(0),
                 tails: Tails::new(),
@@ -192,8 +194,7 @@ impl Heap {
     /// Whether [`Heap::collect`] has anything to do: asked of an idle heap.
     pub fn needs_collecting(&self) -> bool {
         // A thread that exits sends what it held back; one that a fork left behind did not.
-        !self.inbox.is_empty()
-            || !self.received.get().is_null()
+        self.has_mail()
             || !self.outbox.is_empty()
             || self.spares.slices() > 0
             || self.bins.iter().any(|bin| !bin.list().get().is_null())

@@ -57,7 +57,7 @@ impl Heap {
     #[cold]
     #[inline(never)]
     pub unsafe fn refill<C: Checks, P: Platform>(&self, from: &Allocator<P>, class: usize) -> *mut Block {
-        let came = self.receive::<C, P>(from);
+        let came = self.receive::<C, P>(from) != 0;
         loop {
             // SAFETY: the caller's.
             let block = unsafe { self.take_over::<C>(class) };
@@ -257,7 +257,7 @@ impl Heap {
     /// bin.
     pub fn collect<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
         self.empty_bins::<C, P>(from);
-        self.settle::<C, P>(from);
+        self.settle_all::<C, P>(from);
         for class in 0..CLASSES {
             // SAFETY: a current slab is this heap's.
             let Some(slab) = (unsafe { self.current[class].get().as_ref() }) else { continue };

@@ -100,9 +100,9 @@ impl Sent {
 
     /// By one thread at a time.
     fn receive(&self) {
-        let received = crate::sync::Cell::new(ptr::null_mut());
+        let received = crate::sync::atomic::AtomicPtr::new(ptr::null_mut());
         self.inbox.take(&received);
-        let mut block = received.get();
+        let mut block = received.load(Ordering::Relaxed);
         while !block.is_null() {
             // SAFETY: the chain is ours.
             let next = unsafe { Block::next::<Checked>(block, Sent::SECRET) }.expect("a free block");
