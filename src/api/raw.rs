@@ -147,9 +147,14 @@ fn malloc_refused<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
 #[inline(never)]
 unsafe fn free_slow<T: Thread>(block: *mut u8, heap: *const Heap) {
     let address = block.expose_provenance();
+    // SAFETY: a thread's heap is one.
+    let own = unsafe { &*heap };
+    // SAFETY: the thread possesses its heap and is inside, or it has no blocks; the block is the caller's to give.
+    if unsafe { own.free_along::<T::Checks, _>(process(), block.cast()) } {
+        // SAFETY: the thread is inside.
+        return unsafe { leave_step::<T>(heap) };
+    }
     if is_own(heap) {
-        // SAFETY: the thread possesses its heap and is inside.
-        let own = unsafe { &*heap };
         // Keeps the arena while its header is read: a pointer that is not a live block's does not.
         let section = own.section(process());
         if process().space().index().is_near_arena(address) {

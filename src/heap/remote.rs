@@ -1,8 +1,9 @@
 //! Remote frees: blocks on their way home to the heap that owns their slab.
 //!
-//! A thread collects the blocks that it frees for others in its [`Outbox`], one chain per owner and bounded in bytes,
-//! and sends a whole chain with one compare-and-swap to the owner's [`Inbox`]. Heaps live forever, and so do inboxes:
-//! the push is the last touch of the block, and touches nothing that anybody could unmap.
+//! A thread collects the blocks that it frees for others in its [`Outbox`], in one piece per slice, and sends what one owner
+//! is to get with one compare-and-swap to the owner's [`Inbox`]. What waits in an outbox is bounded in the slabs that it
+//! pins, and each piece in bytes. Heaps live forever, and so do inboxes: the push is the last touch of the block, and
+//! touches nothing that anybody could unmap.
 //!
 //! Inboxes are never closed. A heap whose thread has exited keeps its slabs and its inbox, and is possessed again
 //! later: by the next new thread, or for a moment by whoever tidies up (see `pool`). So a sender never has to re-sort,
@@ -10,18 +11,25 @@
 
 use super::block::{Block, Checks, Trusting};
 use super::local::Heap;
+use super::slab::Slab;
 use crate::base::SLICE;
 use crate::const_unless_model;
 use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::sync::{Cell, acquire, release, seeded, signal_fence};
 use core::ptr;
 
-/// Owners that a thread can collect for at a time.
-const CHAINS: usize = if cfg!(any(loom, shuttle)) { 1 } else { 8 };
-/// A chain is sent when it holds so many bytes: what one thread may hold back is at most `CHAINS` times this.
-const CHAIN_BYTES: usize = if cfg!(any(loom, shuttle)) { 64 } else { 16 << 10 };
-/// Pieces of a chain.
-const PIECES: usize = if cfg!(any(loom, shuttle)) { 2 } else { 8 };
+/// Pieces of an outbox: one for each slice, by its number modulo this, so that slabs that were made one after the other have
+/// different ones.
+const PIECES: usize = if cfg!(any(loom, shuttle)) { 1 } else { u64::BITS as usize };
+/// Slices that all pieces pin at most: 1 MiB, for a thread that is not tidied while it is active, or never.
+const PINNED: u32 = 16;
+/// A piece is sent when it holds so many bytes.
+const PIECE_BYTES: usize = if cfg!(any(loom, shuttle)) { 64 } else { 16 << 10 };
+/// Other pieces that are looked at when one is sent: what is its owner's goes along.
+const LOOKS: usize = 4;
+/// Where slices of too many slabs come by turns, the one that came last goes at once, so that those that are waiting go on
+/// collecting; but once in so many times one of those goes in its place, which may be wanted no more.
+const TURNS: u32 = 8;
 
 /// Blocks that other threads have freed for a heap.
 pub struct Inbox {
@@ -114,99 +122,100 @@ impl Inbox {
     }
 }
 
-/// A piece of a chain: blocks of a few slabs.
-struct Piece {
+/// Blocks that wait to be sent home: of one slice, so that the owner, who reads one after the other from another
+/// processor's cache, stays within a slab for a while.
+pub struct Piece {
+    /// Number of the slice plus one; zero when there is no block.
+    slice: Cell<u32>,
+    /// Blocks that it takes before it is sent.
+    left: Cell<u16>,
+    /// Slices that it pins: those of its slab.
+    slices: Cell<u16>,
+    /// The slab, which is open, and whose arena is mapped, as long as blocks of it are here.
+    slab: Cell<*const Slab>,
     first: Cell<*mut Block>,
     last: Cell<*mut Block>,
 }
 
-/// Blocks that wait to be sent to one owner, sorted a little: the pieces of a chain hold the blocks of different slices, so
-/// that the owner, who reads one block after the other from another processor's cache, stays within a slab for a while.
-pub struct Chain {
-    owner: Cell<*const Heap>,
-    pieces: [Piece; PIECES],
-    bytes: Cell<usize>,
-}
-
-impl Chain {
-    const fn new() -> Chain {
-        Chain {
-            owner: Cell::new(ptr::null()),
-            pieces: [const { Piece { first: Cell::new(ptr::null_mut()), last: Cell::new(ptr::null_mut()) } };
-                PIECES],
-            bytes: Cell::new(0),
+impl Piece {
+    const fn new() -> Piece {
+        Piece {
+            slice: Cell::new(0),
+            left: Cell::new(0),
+            slices: Cell::new(0),
+            slab: Cell::new(ptr::null()),
+            first: Cell::new(ptr::null_mut()),
+            last: Cell::new(ptr::null_mut()),
         }
     }
 
-    /// Adds a block in front of its piece.
+    /// Whether it holds blocks of the slice that `address` lies in.
+    #[inline(always)]
+    pub fn is_of(&self, address: usize) -> bool {
+        self.slice.get() as usize == address / SLICE + 1
+    }
+
+    /// Whether there is no block.
+    pub fn is_empty(&self) -> bool {
+        self.slice.get() == 0
+    }
+
+    /// The slab that its blocks lie in.
     ///
     /// # Safety
-    /// The caller holds the block.
-    unsafe fn add<C: Checks>(&self, block: *mut Block, size: usize, secret: usize) {
-        let piece = &self.pieces[block.addr() / SLICE % PIECES];
-        let first = piece.first.get();
+    /// It holds some, or did until now and the caller holds them.
+    #[inline(always)]
+    pub unsafe fn slab(&self) -> &'static Slab {
+        // SAFETY: as the field says.
+        unsafe { &*self.slab.get() }
+    }
+
+    /// Adds a block of the same slice in front. Answers whether the piece is to be sent.
+    ///
+    /// # Safety
+    /// The caller holds the block, whose key is `key`; the piece is not empty.
+    #[inline(always)]
+    #[must_use]
+    pub unsafe fn add<C: Checks>(&self, block: *mut Block, key: usize) -> bool {
         // SAFETY: the caller's.
-        unsafe { Block::link::<C>(block, first, Block::key(block, secret)) };
-        if first.is_null() {
-            piece.last.set(block);
-        }
+        unsafe { Block::link::<C>(block, self.first.get(), key) };
         signal_fence();
-        piece.first.set(block);
-        self.bytes.set(self.bytes.get() + size);
-    }
-
-    /// The heap that owned the blocks' slabs when they were collected.
-    pub fn owner(&self) -> *const Heap {
-        self.owner.get()
-    }
-
-    /// Whether it is worth sending.
-    pub fn is_long(&self) -> bool {
-        self.bytes.get() >= CHAIN_BYTES
+        self.first.set(block);
+        let left = self.left.get() - 1;
+        self.left.set(left);
+        left == 0
     }
 
     /// Takes one block out.
     pub fn pop<C: Checks>(&self, secret: usize) -> Option<*mut Block> {
-        let Some(piece) = self.pieces.iter().find(|piece| !piece.first.get().is_null()) else {
-            self.bytes.set(0);
+        let block = self.first.get();
+        if block.is_null() {
             return None;
-        };
-        let block = piece.first.get();
-        // SAFETY: the chain's blocks are ours.
-        piece.first.set(unsafe { Block::follow::<C>(block, secret) });
+        }
+        // SAFETY: the piece's blocks are ours.
+        let next = unsafe { Block::follow::<C>(block, secret) };
+        if next.is_null() {
+            // First: without this block nothing holds the slab, and a thread may vanish before the piece is taken out.
+            self.slice.set(0);
+            signal_fence();
+        }
+        self.first.set(next);
         Some(block)
     }
 
-    /// Takes all of it out, its pieces joined. `None` when it is empty.
-    pub fn take<C: Checks>(&self, secret: usize) -> Option<Parcel> {
-        let mut parcel: Option<Parcel> = None;
-        for piece in &self.pieces {
-            let first = piece.first.replace(ptr::null_mut());
-            if first.is_null() {
-                continue;
-            }
-            let last = piece.last.get();
-            parcel = Some(match parcel {
-                None => Parcel { owner: self.owner.get(), first, last },
-                Some(behind) => {
-                    // SAFETY: the chain's blocks are ours.
-                    unsafe { Block::link::<C>(last, behind.first, Block::key(last, secret)) };
-                    Parcel { first, ..behind }
-                }
-            });
-        }
-        self.bytes.set(0);
-        parcel
+    /// Takes all of it out. The caller holds the blocks from here on.
+    fn take(&self) -> (*mut Block, *mut Block) {
+        (self.first.replace(ptr::null_mut()), self.last.get())
     }
 }
 
-/// A chain that is ready to be sent: its blocks are in nobody's hands but the holder's.
+/// Blocks that are ready to be sent: in nobody's hands but the holder's.
 #[must_use]
 pub struct Parcel {
-    /// The heap that owned the blocks' slabs when they were collected.
+    /// The heap that owned the blocks' slabs when they were taken out.
     pub owner: *const Heap,
     /// The first block; each leads to the next.
-    pub first: *mut Block,
+    first: *mut Block,
     last: *mut Block,
 }
 
@@ -223,47 +232,133 @@ impl Parcel {
     }
 }
 
-/// The chains that one heap collects for others. Touched by the heap's possessor only.
+/// The blocks that one heap collects for others. Touched by the heap's possessor only.
 pub struct Outbox {
-    chains: [Chain; CHAINS],
+    /// Which pieces hold blocks: a bit each. (After a fork perhaps one that does not.)
+    used: Cell<u64>,
+    /// Slices of the slabs that all pieces hold blocks of; a slab counts as often as it has pieces.
+    pinned: Cell<u32>,
+    /// How often too many were pinned.
+    turns: Cell<u32>,
+    pieces: [Piece; PIECES],
 }
 
 impl Outbox {
     /// An outbox with nothing in it.
     pub const fn new() -> Outbox {
-        Outbox { chains: [const { Chain::new() }; CHAINS] }
+        Outbox {
+            used: Cell::new(0),
+            pinned: Cell::new(0),
+            turns: Cell::new(0),
+            pieces: [const { Piece::new() }; PIECES],
+        }
     }
 
-    /// The chain for blocks of `owner`, which may hold another's: then it is to be emptied before [`Outbox::add`].
-    pub fn chain(&self, owner: *const Heap) -> &Chain {
-        // SAFETY: heaps live forever.
-        &self.chains[unsafe { (*owner).index() } as usize % CHAINS]
+    /// The piece for blocks of the slice that `address` lies in, which may hold another's: then it is to be emptied before
+    /// [`Outbox::begin`].
+    #[inline(always)]
+    pub fn piece(&self, address: usize) -> &Piece {
+        &self.pieces[address / SLICE % PIECES]
     }
 
-    /// Adds `block` of `size` bytes to `chain`.
+    /// Puts the first block into its piece. Answers whether that is to be sent at once.
     ///
     /// # Safety
-    /// The caller possesses the heap of this outbox and holds the block, which lies in a slab of `owner`; the chain is that
-    /// of `owner`, and holds blocks of no other.
-    pub unsafe fn add<C: Checks>(
-        chain: &Chain,
-        owner: *const Heap,
-        block: *mut Block,
-        size: usize,
-        secret: usize,
-    ) {
-        chain.owner.set(owner);
-        // SAFETY: the caller's.
-        unsafe { chain.add::<C>(block, size, secret) };
+    /// The caller possesses the heap of this outbox and holds the block, whose key is `key` and which lies in `slab`; its piece is
+    /// empty.
+    #[must_use]
+    pub unsafe fn begin<C: Checks>(&self, slab: &Slab, block: *mut Block, key: usize) -> bool {
+        let (slice, size) = (block.addr() / SLICE, slab.info().size);
+        let piece = &self.pieces[slice % PIECES];
+        self.pinned.set(self.pinned.get() + slab.slices());
+        self.used.set(self.used.get() | 1 << (slice % PIECES));
+        piece.slab.set(slab);
+        piece.last.set(block);
+        piece.left.set((PIECE_BYTES as u32).div_ceil(size) as u16);
+        piece.slices.set(slab.slices() as u16);
+        piece.first.set(ptr::null_mut());
+        // SAFETY: the caller's. (The block is the piece's once `slice` says so.)
+        let is_full = unsafe { piece.add::<C>(block, key) };
+        signal_fence();
+        piece.slice.set(slice as u32 + 1);
+        is_full
+    }
+
+    /// When too much is pinned, the piece that is to go: that of `block`, which came last, or another.
+    pub fn to_go(&self, block: *mut Block) -> Option<&Piece> {
+        if self.pinned.get() <= PINNED {
+            return None;
+        }
+        let turn = self.turns.get().wrapping_add(1);
+        self.turns.set(turn);
+        let last = block.addr() / SLICE % PIECES;
+        let from = if turn.is_multiple_of(TURNS) { turn / TURNS * 11 } else { last as u32 };
+        self.following(from).next()
+    }
+
+    /// The pieces that are not empty, from number `from` on.
+    fn following(&self, from: u32) -> impl Iterator<Item = &Piece> {
+        let from = from % u64::BITS;
+        let mut used = self.used.get().rotate_right(from);
+        core::iter::from_fn(move || {
+            let next = (used != 0).then(|| used.trailing_zeros())?;
+            used &= used - 1;
+            Some(&self.pieces[((from + next) % u64::BITS) as usize])
+        })
+    }
+
+    fn place(&self, piece: &Piece) -> u32 {
+        ((ptr::from_ref(piece).addr() - self.pieces.as_ptr().addr()) / size_of::<Piece>()) as u32
+    }
+
+    /// The piece is empty: its blocks have been taken out.
+    pub fn forget(&self, piece: &Piece) {
+        piece.slice.set(0);
+        let slices = u32::from(piece.slices.get());
+        let used = self.used.get() & !(1 << self.place(piece));
+        self.used.set(used);
+        // (A vanished thread may have left it wrong.)
+        self.pinned.set(if used == 0 { 0 } else { self.pinned.get().saturating_sub(slices) });
+    }
+
+    /// Takes out all of `piece`, which is for `owner`, and what some others have for the same. `None` if a fork left nothing.
+    pub fn take<C: Checks>(&self, piece: &Piece, owner: *const Heap, secret: usize) -> Option<Parcel> {
+        let (first, last) = piece.take();
+        self.forget(piece);
+        if first.is_null() {
+            return None;
+        }
+        let mut parcel = Parcel { owner, first, last };
+        for other in self.following(self.place(piece)).take(LOOKS) {
+            // SAFETY: the piece is not empty.
+            if !other.is_empty() && ptr::eq(unsafe { other.slab() }.owner(), owner) {
+                let (first, last) = other.take();
+                self.forget(other);
+                if !first.is_null() {
+                    // SAFETY: the blocks are ours.
+                    unsafe { Block::link::<C>(last, parcel.first, Block::key(last, secret)) };
+                    parcel.first = first;
+                }
+            }
+        }
+        Some(parcel)
     }
 
     /// Whether nothing waits to be sent.
     pub fn is_empty(&self) -> bool {
-        self.chains.iter().all(|chain| chain.bytes.get() == 0)
+        self.used.get() == 0
     }
 
-    /// A chain that is not empty.
-    pub fn waiting(&self) -> Option<&Chain> {
-        self.chains.iter().find(|chain| chain.bytes.get() != 0)
+    /// A piece that is not empty.
+    pub fn waiting(&self) -> Option<&Piece> {
+        self.following(0).next()
+    }
+
+    /// Slices that are pinned.
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    pub fn pinned(&self) -> u32 {
+        self.pinned.get()
     }
 }
+
+const _: () = assert!(PIECES <= u64::BITS as usize);

@@ -6,8 +6,7 @@ use super::Heap;
 use crate::heap::Allocator;
 use crate::heap::Block;
 use crate::heap::block::{Checks, Trusting};
-use crate::heap::place::first_of;
-use crate::heap::remote::{Chain, Outbox, Parcel};
+use crate::heap::remote::{Parcel, Piece};
 use crate::heap::slab::{Slab, Standing};
 use crate::pal::Platform;
 use crate::sync::atomic::Ordering;
@@ -20,6 +19,32 @@ use core::ptr;
 pub(in crate::heap) const AT_ONCE: usize = if cfg!(any(loom, shuttle)) { 2 } else { 512 };
 
 impl Heap {
+    /// Frees a block of another heap's slab if others of the same slice wait to be sent: these hold the slab and its arena, so
+    /// there is nothing to look up. Answers whether it was one.
+    ///
+    /// # Safety
+    /// The caller possesses this heap, or it is one without blocks; the block, if it is one, is the caller's to give.
+    #[inline(always)]
+    pub unsafe fn free_along<C: Checks, P: Platform>(&self, from: &Allocator<P>, block: *mut Block) -> bool {
+        let piece = self.outbox.piece(block.addr());
+        if !piece.is_of(block.addr()) {
+            return false;
+        }
+        let key = Block::key(block, self.secret.get());
+        // SAFETY: a piece of a slice has blocks of its slab; asked of the start of one of its blocks.
+        let slab = unsafe { piece.slab() };
+        // SAFETY: as above.
+        if !slab.starts_block(block.addr()) || C::ON && unsafe { Block::is_free(block, key) } {
+            return false;
+        }
+        self.count_remote_free();
+        // SAFETY: the caller's.
+        if unsafe { piece.add::<C>(block, key) } || Heap::has_idle_owner(slab) {
+            self.deliver::<C, P>(from, piece);
+        }
+        true
+    }
+
     /// Frees a block whose slab another heap owns.
     ///
     /// # Safety
@@ -30,10 +55,22 @@ impl Heap {
         slab: &Slab,
         block: *mut Block,
     ) {
-        // Relaxed: a figure, written by the possessor only.
-        self.remote_frees.store(self.remote_frees() + 1, Ordering::Relaxed);
+        self.count_remote_free();
         // SAFETY: the caller's.
         unsafe { self.send_home::<C, P>(from, slab, block) };
+    }
+
+    fn count_remote_free(&self) {
+        // Relaxed: a figure, written by the possessor only.
+        self.remote_frees.store(self.remote_frees() + 1, Ordering::Relaxed);
+    }
+
+    /// Whether nobody possesses the heap that owns `slab`, which has live blocks. What is kept back for an owner whose thread
+    /// has exited would hold its slabs for as long as this thread is idle.
+    #[inline(always)]
+    fn has_idle_owner(slab: &Slab) -> bool {
+        // SAFETY: the owner of a slab with a live block is a heap, and heaps live forever.
+        unsafe { (*slab.owner()).possession().holder().is_none() }
     }
 
     /// Puts a free block among those that are to be sent to the heap that owns its slab.
@@ -46,62 +83,75 @@ impl Heap {
         slab: &Slab,
         block: *mut Block,
     ) {
-        let (size, owner) = (slab.info().size as usize, slab.owner());
-        let chain = self.outbox.chain(owner);
-        if !ptr::eq(chain.owner(), owner) {
-            self.deliver::<C, P>(from, chain);
+        let key = Block::key(block, self.secret.get());
+        let piece = self.outbox.piece(block.addr());
+        let is_known = piece.is_of(block.addr());
+        if !is_known && !piece.is_empty() {
+            self.deliver::<C, P>(from, piece);
         }
-        // SAFETY: the caller's; the owner of a slab with a live block is a heap, and what was another's is delivered.
-        unsafe { Outbox::add::<C>(chain, owner, block, size, self.secret.get()) };
-        // What is kept back for an owner whose thread has exited would hold its slabs for as long as this thread is idle.
-        // SAFETY: heaps live forever.
-        if chain.is_long() || from.pool().is_idle(unsafe { (*owner).index() } as usize) {
-            self.deliver::<C, P>(from, chain);
+        // SAFETY: the caller's; what the piece held of another slice is delivered.
+        let is_full = unsafe {
+            if is_known { piece.add::<C>(block, key) } else { self.outbox.begin::<C>(slab, block, key) }
+        };
+        if is_full || Heap::has_idle_owner(slab) {
+            self.deliver::<C, P>(from, piece);
+        }
+        while let Some(piece) = self.outbox.to_go(block) {
+            self.deliver::<C, P>(from, piece);
         }
     }
 
-    /// Sends a chain to its owner; or, if nobody possesses the owner, takes the slabs of its blocks over: the thread that
+    /// Sends a piece to its owner; or, if nobody possesses the owner, takes the slab of its blocks over: the thread that
     /// frees what an exited thread has allocated goes on with its memory.
-    fn deliver<C: Checks, P: Platform>(&self, from: &Allocator<P>, chain: &Chain) {
-        // SAFETY: null, or a heap, which lives forever.
-        let Some(owner) = (unsafe { chain.owner().as_ref() }) else { return };
+    #[inline(never)]
+    fn deliver<C: Checks, P: Platform>(&self, from: &Allocator<P>, piece: &Piece) {
+        if piece.is_empty() {
+            // A vanished thread was about to begin it.
+            return self.outbox.forget(piece);
+        }
+        // SAFETY: the piece has blocks of the slab, whose owner is a heap, which lives forever.
+        let (slab, owner) = unsafe { (piece.slab(), &*piece.slab().owner()) };
         let (index, secret) = (owner.index() as usize, self.secret.get());
-        let idle = match from.pool().is_idle(index) {
+        let idle = match Heap::has_idle_owner(slab) {
             true if seeded("heap.deliver_unpossessed") => from.pool().get(index),
             true => from.pool().possess(index, self.holder()),
             false => None,
         };
-        let Some(idle) = idle else {
-            if let Some(parcel) = chain.take::<C>(secret) {
+        if idle.is_none() && !ptr::eq(owner, self) {
+            if let Some(parcel) = self.outbox.take::<C>(piece, owner, secret) {
                 self.post::<C, P>(from, parcel);
             }
             return;
-        };
+        }
+        if let Some(idle) = idle
+            && ptr::eq(slab.owner(), idle)
+            && slab.standing() != Standing::Current
+        {
+            idle.hand_over(slab, self);
+        }
+        // While there are blocks, the slab stays whose it is.
+        let owner = slab.owner();
         #[cfg(any(loom, shuttle))]
         let mut count = 0;
-        while let Some(block) = chain.pop::<C>(secret) {
+        while let Some(block) = piece.pop::<C>(secret) {
             #[cfg(any(loom, shuttle))]
             {
                 count += 1;
                 assert!(count < 1 << 12, "a chain without an end");
             }
-            // SAFETY: the block counts as live until it is on its slab's list, so its arena is there.
-            let slab = unsafe { first_of(Slab::of(block.addr())) };
             // SAFETY: this thread possesses both heaps, and holds the block.
             unsafe {
-                if ptr::eq(slab.owner(), idle) && slab.standing() != Standing::Current {
-                    idle.hand_over(slab, self);
-                }
-                if ptr::eq(slab.owner(), self) {
-                    self.put_home::<C, P>(from, slab, block);
-                } else if ptr::eq(slab.owner(), idle) {
-                    idle.put_home::<C, P>(from, slab, block);
-                } else {
-                    self.post::<C, P>(from, Parcel::of_one(slab.owner(), block));
+                match idle {
+                    _ if ptr::eq(owner, self) => _ = self.put_home::<C, P>(from, slab, block),
+                    Some(idle) if ptr::eq(owner, idle) => _ = idle.put_home::<C, P>(from, slab, block),
+                    _ => self.post::<C, P>(from, Parcel::of_one(owner, block)),
                 }
             }
         }
-        from.give_up(idle);
+        self.outbox.forget(piece);
+        if let Some(idle) = idle {
+            from.give_up(idle);
+        }
     }
 
     /// Sends a parcel to its owner's inbox.
@@ -140,8 +190,8 @@ impl Heap {
     }
 
     pub(in crate::heap) fn send_all<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
-        while let Some(chain) = self.outbox.waiting() {
-            self.deliver::<C, P>(from, chain);
+        while let Some(piece) = self.outbox.waiting() {
+            self.deliver::<C, P>(from, piece);
         }
     }
 
@@ -201,6 +251,12 @@ impl Heap {
     pub(in crate::heap) fn mail<C: Checks>(&self) -> usize {
         let lists = [self.inbox.first(), self.received.load(Ordering::Relaxed)];
         lists.map(|list| self.length::<C>(list) as usize).iter().sum()
+    }
+
+    /// Slices that what waits to be sent pins.
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    pub(in crate::heap) fn pinned(&self) -> u32 {
+        self.outbox.pinned()
     }
 
     /// Gives an available slab of `class` to another heap that needs one: answers whether there was one. The caller possesses

@@ -59,3 +59,61 @@ fn what_a_borrowed_heap_has_left_is_seen() {
     assert!(!from.pool().has_unread_inbox() && !owner.has_mail());
     assert_eq!(from.arenas().claimed_slices(), 0);
 }
+
+/// A thread that frees blocks of very many slabs pins a mebibyte of them at most, also if nobody tidies its heap.
+#[test]
+fn what_waits_to_be_sent_pins_few_slabs() {
+    let from = allocator(GRANULE);
+    let (owner, sender) = (possess(from, 1), possess(from, 2));
+    // One block of each slab: of one slice, and of several.
+    let blocks: Vec<usize> = [1 << 10, 20 << 10]
+        .into_iter()
+        .flat_map(|size| (0..60).map(move |_| fill(from, owner, size)[0]))
+        .collect();
+    for &block in blocks.iter().rev() {
+        free(from, sender, block);
+        assert!(sender.pinned() <= 16, "{} slices", sender.pinned());
+    }
+    assert!(owner.mail::<Checked>() >= blocks.len() - 16);
+    sender.settle::<Checked, _>(from);
+    assert_eq!((sender.pinned(), owner.mail::<Checked>()), (0, blocks.len()));
+}
+
+/// Blocks of more owners than an outbox has room for, by turns: most of those that have a place keep it.
+#[test]
+fn many_owners_by_turns_are_collected_for_all_the_same() {
+    let from = allocator(GRANULE);
+    let sender = possess(from, 100);
+    let owners: Vec<_> = (1..=20).map(|number| possess(from, number)).collect();
+    let blocks: Vec<Vec<usize>> =
+        owners.iter().map(|owner| (0..64).map(|_| get(from, owner, 256)).collect()).collect();
+    for index in 0..64 {
+        blocks.iter().for_each(|blocks| free(from, sender, blocks[index]));
+    }
+    let waiting: usize = owners.iter().map(|owner| 64 - owner.mail::<Checked>()).sum();
+    assert!(waiting > 0 && sender.pinned() <= 16);
+    sender.settle::<Checked, _>(from);
+    assert!(owners.iter().all(|owner| owner.mail::<Checked>() == 64));
+}
+
+/// Blocks that wait to be sent to a heap whose slab has become the sender's own meanwhile go where they belong.
+#[test]
+fn what_waits_for_a_slab_that_is_ones_own_by_now_goes_home() {
+    let from = allocator(GRANULE);
+    let (owner, sender) = (possess(from, 1), possess(from, 2));
+    let blocks = fill(from, owner, 1 << 10);
+    let rest = fill(from, owner, 1 << 10);
+    // Available, so that it can be had from an idle heap.
+    free_home(from, owner, blocks[0]);
+    free(from, sender, blocks[1]);
+    rest.iter().for_each(|&block| free_home(from, owner, block));
+    from.give_up(owner);
+    let own: Vec<usize> = (0..2).map(|_| get(from, sender, 1 << 10)).collect();
+    assert!(own.contains(&blocks[0]) && ptr::eq(slab_of(from, blocks[0]).owner(), sender));
+    sender.settle::<Checked, _>(from);
+    assert_eq!((sender.pinned(), sender.mail::<Checked>()), (0, 0));
+    blocks[2..].iter().chain(&own).for_each(|&block| free(from, sender, block));
+    sender.collect::<Checked, _>(from);
+    from.collect_idle::<Checked>(Holder::new(3));
+    assert_eq!(from.arenas().claimed_slices(), 0);
+}
