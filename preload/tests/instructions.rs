@@ -128,6 +128,32 @@ fn slabs_that_empty_are_at_hand() {
     }
 }
 
+/// Blocks of other threads, who are alive: in the order in which they were made, of one owner after the other by turns, and in
+/// any order. There is no number of owners at which the cost jumps.
+#[test]
+fn blocks_of_other_threads_have_no_cliff() {
+    let cost = |owners: u64, size: u64, order: &str| {
+        const FREES: u64 = 24_000;
+        let [none, all] = [0, FREES].map(|frees| {
+            let numbers = [owners, FREES.div_ceil(owners), size, frees].map(|number| number.to_string());
+            inside("remote.c", &[&numbers[..], &[order.to_owned()]].concat())
+        });
+        let figure = all.checked_sub(none).expect("frees take instructions") as f64 / FREES as f64;
+        println!("{owners} owners, {size} bytes, {order}: {figure:.1} instructions for a free");
+        assert!(figure >= 10.0, "{figure:.1} instructions: free was not seen");
+        figure
+    };
+    for (owners, most) in [(1, 70.0), (8, 70.0), (9, 70.0), (16, 75.0), (20, 150.0), (32, 250.0), (64, 320.0)]
+    {
+        let figure = cost(owners, 48, "turns");
+        assert!(figure <= most, "{owners} owners: {figure:.1} instructions, {most} allowed");
+    }
+    for (owners, most) in [(1, 220.0), (64, 350.0)] {
+        let figure = cost(owners, 200, "random");
+        assert!(figure <= most, "{owners} owners: {figure:.1} instructions, {most} allowed");
+    }
+}
+
 /// A block of 100 KiB is claimed and given back among many arenas as among few, full or gone.
 #[test]
 fn a_claim_costs_the_same_among_many_arenas() {

@@ -154,7 +154,8 @@ unsafe fn free_slow<T: Thread>(block: *mut u8, heap: *const Heap) {
         // SAFETY: the thread is inside.
         return unsafe { leave_step::<T>(heap) };
     }
-    if is_own(heap) {
+    // A heap that stands for none has no secret.
+    if own.secret() != 0 {
         // Keeps the arena while its header is read: a pointer that is not a live block's does not.
         let section = own.section(process());
         if process().space().index().is_near_arena(address) {

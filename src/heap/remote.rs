@@ -20,13 +20,14 @@ use core::ptr;
 
 /// Pieces of an outbox: one for each slice, by its number modulo this, so that slabs that were made one after the other have
 /// different ones.
-const PIECES: usize = if cfg!(any(loom, shuttle)) { 1 } else { u64::BITS as usize };
+const PIECES: usize = if cfg!(any(loom, shuttle)) { 1 } else { 32 };
 /// Slices that all pieces pin at most: 1 MiB, for a thread that is not tidied while it is active, or never.
 const PINNED: u32 = 16;
 /// A piece is sent when it holds so many bytes.
 const PIECE_BYTES: usize = if cfg!(any(loom, shuttle)) { 64 } else { 16 << 10 };
-/// Other pieces that are looked at when one is sent: what is its owner's goes along.
-const LOOKS: usize = 4;
+/// Other pieces that go along when one is sent, if they are its owner's, and how many others are met before the search ends.
+const ALONG: usize = 16;
+const OTHERS: usize = 2;
 /// Where slices of too many slabs come by turns, the one that came last goes at once, so that those that are waiting go on
 /// collecting; but once in so many times one of those goes in its place, which may be wanted no more.
 const TURNS: u32 = 8;
@@ -235,7 +236,7 @@ impl Parcel {
 /// The blocks that one heap collects for others. Touched by the heap's possessor only.
 pub struct Outbox {
     /// Which pieces hold blocks: a bit each. (After a fork perhaps one that does not.)
-    used: Cell<u64>,
+    used: Cell<u32>,
     /// Slices of the slabs that all pieces hold blocks of; a slab counts as often as it has pieces.
     pinned: Cell<u32>,
     /// How often too many were pinned.
@@ -298,12 +299,12 @@ impl Outbox {
 
     /// The pieces that are not empty, from number `from` on.
     fn following(&self, from: u32) -> impl Iterator<Item = &Piece> {
-        let from = from % u64::BITS;
+        let from = from % u32::BITS;
         let mut used = self.used.get().rotate_right(from);
         core::iter::from_fn(move || {
             let next = (used != 0).then(|| used.trailing_zeros())?;
             used &= used - 1;
-            Some(&self.pieces[((from + next) % u64::BITS) as usize])
+            Some(&self.pieces[((from + next) % u32::BITS) as usize])
         })
     }
 
@@ -329,16 +330,22 @@ impl Outbox {
             return None;
         }
         let mut parcel = Parcel { owner, first, last };
-        for other in self.following(self.place(piece)).take(LOOKS) {
+        let mut others = 0;
+        for other in self.following(self.place(piece)).take(ALONG) {
             // SAFETY: the piece is not empty.
-            if !other.is_empty() && ptr::eq(unsafe { other.slab() }.owner(), owner) {
-                let (first, last) = other.take();
-                self.forget(other);
-                if !first.is_null() {
-                    // SAFETY: the blocks are ours.
-                    unsafe { Block::link::<C>(last, parcel.first, Block::key(last, secret)) };
-                    parcel.first = first;
+            if other.is_empty() || !ptr::eq(unsafe { other.slab() }.owner(), owner) {
+                others += 1;
+                if others == OTHERS {
+                    break;
                 }
+                continue;
+            }
+            let (first, last) = other.take();
+            self.forget(other);
+            if !first.is_null() {
+                // SAFETY: the blocks are ours.
+                unsafe { Block::link::<C>(last, parcel.first, Block::key(last, secret)) };
+                parcel.first = first;
             }
         }
         Some(parcel)
@@ -361,4 +368,4 @@ impl Outbox {
     }
 }
 
-const _: () = assert!(PIECES <= u64::BITS as usize);
+const _: () = assert!(PIECES <= u32::BITS as usize);

@@ -277,7 +277,7 @@ impl Heap {
         &self.slot
     }
 
-    /// The process's secret, for the tags of free blocks.
+    /// The process's secret, for the tags of free blocks. Zero in a heap that stands for none.
     #[inline(always)]
     pub fn secret(&self) -> usize {
         self.secret.get()
