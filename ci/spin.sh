@@ -67,6 +67,7 @@ two_owners="-DOWNERS=2 -DFIRST=1 -DSECOND=0"
     check passes "two readers, a fork" -DOWNERS=1 -DFIRST=1 -DSECOND=1 -DFORK
     check passes "two owners, a fork" $two_owners -DFORK
     check passes "two readers, slots change hands" -DOWNERS=1 -DFIRST=2 -DSECOND=1
+    check passes "two who unmap one region, a fork" -DOWNERS=1 -DFIRST=1 -DSECOND=0 -DRIVALS -DFORK
     for bug in NO_HEAVY_BARRIER NO_LIGHT_BARRIER NO_ENTRY_FENCE SNAPSHOT_FIRST NO_WAIT EARLY_LEAVE ATTACH_LATE \
         RETIRE_LINKED UNLINK_LATE NO_EXCLUDE PIN_EXCLUDED NO_DRAIN TWO_STEPS \
         TAKE_BATCH DONE_BEFORE_POP CHILD_KEEPS_SECTIONS CHILD_KEEPS_LOCK; do
@@ -75,6 +76,7 @@ two_owners="-DOWNERS=2 -DFIRST=1 -DSECOND=0"
     # A fork would free the waiter that these leave waiting.
     check fails EVEN_ONLY $readers -DEVEN_ONLY
     check fails FRESH_GENERATION $readers -DFRESH_GENERATION
+    check fails UNLINK_FIRST -DOWNERS=1 -DFIRST=1 -DSECOND=0 -DRIVALS -DUNLINK_FIRST
     check fails BATCH_GROWS $two_owners -DFORK -DBATCH_GROWS
 }
 exit $status

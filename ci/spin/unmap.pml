@@ -12,6 +12,7 @@
  *   OWNERS=1|2  regions that their owner gives up
  *   FIRST=n     threads with one section each, one after another
  *   SECOND=n    the same beside them, 0 for none
+ *   RIVALS      two threads give the first region up
  *   FORK        with a fork
  * and each name in an #ifdef plants one bug; ci/spin.sh demands that every one of them is found.
  */
@@ -296,12 +297,28 @@ inline synchronize(s) {
 	od
 }
 
-/* Excluding readers that would pin and dropping the base reference is one step, and comes before the unlinking. */
-inline detach(r) {
-#ifndef NO_EXCLUDE
-	excluded[r] = true;
+/* Excluding readers that would pin and dropping the base reference is one step, which one of several wins. */
+inline exclude(r) {
+#ifdef NO_EXCLUDE
+	won = true
+#else
+	atomic { won = !excluded[r]; excluded[r] = true }
 #endif
-	linked[r] = false
+}
+
+inline unlink(r) {
+	atomic { assert(linked[r]); linked[r] = false }
+}
+
+/* By the winner alone: another could unlink what lies there by then. */
+inline detach(r) {
+#ifdef UNLINK_FIRST
+	unlink(r);
+	exclude(r)
+#else
+	exclude(r);
+	if :: won -> unlink(r) :: else fi
+#endif
 }
 
 inline wait_for_pins(r) {
@@ -314,21 +331,24 @@ inline wait_for_pins(r) {
 
 inline unmap_and_wait(r, s) {
 #ifdef UNLINK_LATE
-	excluded[r] = true;
-	synchronize(s);
-	linked[r] = false;
+	exclude(r);
+	if :: won -> synchronize(s); unlink(r) :: else fi;
 #else
 	detach(r);
-	synchronize(s);
+	if :: won -> synchronize(s) :: else fi;
 #endif
-	wait_for_pins(r);
-	atomic { unmap(r) }
+	if
+	:: won ->
+		wait_for_pins(r);
+		atomic { unmap(r) }
+	:: else
+	fi
 }
 
-/* Each gives one region up: by retiring it, or by an unmap that waits. */
+/* Each gives one region up: by retiring it, or by an unmap that waits. A rival may have been there before. */
 proctype Owner(byte own) {
 	byte r, s, seen_generation;
-	bool seen_inside, goto_sleep;
+	bool seen_inside, goto_sleep, won;
 
 	{ if
 	:: unmap_and_wait(own, s)
@@ -338,7 +358,10 @@ proctype Owner(byte own) {
 		detach(own);
 #else
 		detach(own);
-		atomic { pending = pending | BIT(own); retired = retired | BIT(own) };
+		if
+		:: won -> atomic { pending = pending | BIT(own); retired = retired | BIT(own) }
+		:: else
+		fi;
 #endif
 		reclaim(s, r)
 	fi } unless { forked }
@@ -374,7 +397,7 @@ inline child_after_fork(s) {
 
 proctype Helper() {
 	byte r, s, seen_generation;
-	bool seen_inside, goto_sleep;
+	bool seen_inside, goto_sleep, won;
 
 	do
 	:: SOMETHING_TO_DO -> reclaim(s, r)
@@ -408,6 +431,9 @@ init {
 		run Helper();
 		run Owner(0);
 		if :: OWNERS == 2 -> run Owner(1) :: else fi;
+#ifdef RIVALS
+		run Owner(0);
+#endif
 		run Reader(FIRST);
 		if :: SECOND != 0 -> run Reader(SECOND) :: else fi
 	}
