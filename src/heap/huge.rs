@@ -282,10 +282,17 @@ impl Huge {
                 let _cut = self.cut(from, region, most);
                 return Some(region);
             }
-            if !self.put(region) {
-                let _retired = from.space().retire_region(region);
-            }
-            // The helper may have looked while the region was in our hands.
+            self.put_back(from, region, true);
+        }
+    }
+
+    /// Puts a region back that was taken from among the kept ones, if it `may_stay`.
+    fn put_back<P: Platform>(&self, from: &Allocator<P>, region: &'static Region, may_stay: bool) {
+        if !may_stay || !self.put(region) {
+            let _retired = from.space().retire_region(region);
+        }
+        // The helper may have looked while the region was in our hands.
+        if !seeded("heap.no_ring_after_put_back") {
             from.stir();
         }
     }
@@ -309,13 +316,7 @@ impl Huge {
             self.kept_bytes.fetch_sub(dirty, Ordering::Relaxed);
             let stays = align_down(dirty.saturating_sub(bytes), from.page_size());
             bytes = bytes.saturating_sub(dirty);
-            if stays == 0 || self.cut(from, region, stays).is_err() || !self.put(region) {
-                let _retired = from.space().retire_region(region);
-            }
-            // The helper may have looked while the region was in our hands.
-            if !seeded("heap.no_ring_after_shrink") {
-                from.stir();
-            }
+            self.put_back(from, region, stays > 0 && self.cut(from, region, stays).is_ok());
         }
         bytes
     }

@@ -292,13 +292,13 @@ impl<P: Platform> Allocator<P> {
         let before = self.space.os().calls();
         self.collect_idle::<C>(heap.holder());
         self.age_dirty(heap);
-        let empty = self.arenas.age_empty(self, heap);
+        self.arenas.age_empty(self, heap);
         self.space.reap(Some(heap.slot()));
         let after = self.space.os().calls();
         if after.failed > before.failed && (after.unmap, after.purge) == (before.unmap, before.purge) {
             self.refusals.note(true, self.space.os().now_ms());
         }
-        empty || self.has_idle_memory()
+        self.has_idle_memory()
     }
 
     /// Milliseconds until the next tick is due if the last one left something.
@@ -306,10 +306,11 @@ impl<P: Platform> Allocator<P> {
         self.refusals.wait(self.space.os().now_ms()).clamp(TICK_MS, MOST_TICK_MS) as u32
     }
 
-    /// Whether there is anything for [`Allocator::tick`] to give back: free memory that is resident, blocks that were sent to
-    /// a heap that nobody possesses, or regions that wait to be unmapped.
+    /// Whether there is anything for [`Allocator::tick`] to give back: free memory that is resident, empty arenas, blocks that
+    /// were sent to a heap that nobody possesses, or regions that wait to be unmapped.
     pub fn has_idle_memory(&self) -> bool {
         self.arenas.dirty_slices() > 0
+            || self.arenas.has_empty()
             || self.huge.kept_bytes() > 0
             || self.pool.has_unread_inbox()
             || self.space.has_retired()

@@ -274,12 +274,25 @@ impl<P: Platform> Space<P> {
     /// The caller owns the region or is in a section in which it found it, and no block in it is live. Of an arena:
     /// see [`Space::retire_arena`].
     pub fn retire_region(&self, region: &'static Region) -> bool {
-        if region.exclude() == Exclusion::Lost {
-            return false;
+        let won = self.take_out(region);
+        if won {
+            self.retire(region);
         }
-        self.unlink(region);
-        self.retire(region);
-        true
+        won
+    }
+
+    /// Excludes a region and unlinks it. `false` if another thread has excluded it, whichever way it is taken out: so only one
+    /// touches the index, the figures and what comes after.
+    fn take_out(&self, region: &'static Region) -> bool {
+        if seeded("index.unlink_first") {
+            self.unlink(region);
+            return region.exclude() != Exclusion::Lost;
+        }
+        let won = region.exclude() != Exclusion::Lost;
+        if won {
+            self.unlink(region);
+        }
+        won
     }
 
     /// Takes an arena out of use if no slice of it is claimed: freezes it first. Then `unlist` clears whatever leads to it
@@ -390,10 +403,9 @@ impl<P: Platform> Space<P> {
         if own.is_some_and(ReaderSlot::is_inside) {
             return Err(UnmapError::InsideSection);
         }
-        if region.exclude() == Exclusion::Lost {
+        if !self.take_out(region) {
             return Err(UnmapError::NotThere);
         }
-        self.unlink(region);
         let grace = if seeded("index.no_grace") { Ok(()) } else { self.rcu.synchronize(&self.os, own) };
         if let Err(error) = grace {
             self.retire(region);

@@ -15,6 +15,8 @@ std::thread_local! {
     // A checker runs all threads of a model on the thread that asked for it.
     static EXECUTIONS: Cell<usize> = const { Cell::new(0) };
     static QUIET: Cell<bool> = const { Cell::new(false) };
+    // What schedules are drawn from.
+    static SEED: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
 /// Counts an execution of the model that runs.
@@ -50,17 +52,31 @@ fn search(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) 
     });
 }
 
-/// Runs so many schedules drawn at random, and as many by random priorities.
+/// Runs so many schedules drawn at random, and as many by random priorities: others each time. For a seeded bug always the
+/// same, so that it is not found by luck, and fewer of one kind after the other.
 #[cfg(shuttle)]
 pub(crate) fn explore(schedules: usize, model: impl Fn() + Sync + Send + Clone + 'static) {
+    use shuttle::Runner;
+    use shuttle::scheduler::{PctScheduler, RandomScheduler};
     let schedules = schedules * (1 + effort());
     let counted = move || {
         count_execution();
         model();
     };
-    shuttle::check_random(counted.clone(), schedules);
-    shuttle::check_pct(counted, schedules, 3);
+    let (random, priorities) = match SEED.get() {
+        Some(seed) => (
+            RandomScheduler::new_from_seed(seed, schedules / 4),
+            PctScheduler::new_from_seed(seed, PREEMPTIONS, schedules / 4),
+        ),
+        None => (RandomScheduler::new(schedules), PctScheduler::new(PREEMPTIONS, schedules)),
+    };
+    Runner::new(random, shuttle::Config::new()).run(counted.clone());
+    Runner::new(priorities, shuttle::Config::new()).run(counted);
 }
+
+/// How often the thread of the highest priority is made to wait.
+#[cfg(shuttle)]
+const PREEMPTIONS: usize = 3;
 
 /// Runs a model that must pass, and says how many executions that were.
 pub(crate) fn pass(layer: &str, name: &str, model: fn()) {
@@ -69,8 +85,9 @@ pub(crate) fn pass(layer: &str, name: &str, model: fn()) {
     println!("{layer}::{name}: {} executions", EXECUTIONS.with(Cell::get));
 }
 
-/// Searches for a bug before it counts as not caught.
-const SEARCHES: usize = if cfg!(loom) { 1 } else { 4 };
+/// Searches for a bug before it counts as not caught, each from a seed of its own: which one finds it changes with the code
+/// that is searched, and with nothing else.
+const SEARCHES: u64 = if cfg!(loom) { 1 } else { 16 };
 
 /// Runs each bug against the model that must catch it, and says after how many executions it did.
 pub(crate) fn catch_all(layer: &str, bugs: &[SeededBug], models: &[Model]) {
@@ -81,8 +98,11 @@ pub(crate) fn catch_all(layer: &str, bugs: &[SeededBug], models: &[Model]) {
             models.iter().find(|(name, _)| *name == bug.caught_by).expect("a model of that name");
         EXECUTIONS.with(|count| count.set(0));
         QUIET.with(|quiet| quiet.set(true));
-        // A search that draws its schedules may miss what another would find.
-        let caught = (0..SEARCHES).find_map(|_| plant(bug.name, *model));
+        let caught = (0..SEARCHES).find_map(|seed| {
+            SEED.set(Some(seed));
+            plant(bug.name, *model)
+        });
+        SEED.set(None);
         QUIET.with(|quiet| quiet.set(false));
         let executions = EXECUTIONS.with(Cell::get);
         let Some(failure) = caught else {

@@ -37,6 +37,11 @@ impl Arenas {
             Some(position) if from.keeps_empty_arena(region) => self.hints.raise(Asked::Empty, position, 1),
             _ => self.retire(from, heap, position, region, section),
         }
+        // Slices that were held for a moment, by a purge or by a claim that failed, may have been all that the arena had: the
+        // helper, which looked meanwhile, sleeps.
+        if !seeded("heap.no_ring_after_purge") {
+            from.stir();
+        }
     }
 
     /// Unmaps an arena if nothing in it is used. The caller is inside a section.
@@ -112,24 +117,26 @@ impl Arenas {
                 }
                 let Some(run) = attempt.run else { break };
                 drop(section);
-                // Another thread may have purged some of them between the look and the claim.
+                // Another thread may have purged them, or some of them, between the look and the claim.
                 let dirty = region.slices().dirty_within(run.start, run.len);
                 let base = region.base() + run.start * SLICE;
                 let too_early = seeded("heap.release_before_purge");
                 if too_early {
                     region.slices().release_clean(run.start, run.len);
                 }
-                // SAFETY: the run is claimed: nobody uses it, and its arena is one mapping.
-                let purged = unsafe { from.space().os().purge(base, run.len * SLICE) };
+                let purged = match dirty {
+                    0 => Ok(()),
+                    // SAFETY: the run is claimed: nobody uses it, and its arena is one mapping.
+                    _ => unsafe { from.space().os().purge(base, run.len * SLICE) },
+                };
                 let section = heap.section(from);
                 // Whoever looked meanwhile found no room, and an arena that is not empty.
                 if purged.is_err() && !seeded("heap.purge_unchecked") {
-                    // Locked memory, for one: it stays dirty, and is not tried again now.
+                    // Locked memory, for one: it stays dirty, and is not tried again now. (Nobody need ring: some of it was
+                    // counted as dirty all along, so the helper is awake.)
                     self.tally.add(heap, Count::Dirty, run.len - dirty);
                     region.slices().release(run.start, run.len);
                     self.given_back(from, heap, region, [run.start, run.len], true, &section);
-                    // More may be counted as dirty than before.
-                    from.stir();
                     break;
                 }
                 // Relaxed: a figure.
@@ -162,10 +169,8 @@ impl Arenas {
         }
     }
 
-    /// Notes that a tick has passed, and unmaps the arenas that have been empty for `EMPTY_TICKS` of them. Answers
-    /// whether there are others that are empty.
-    pub fn age_empty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) -> bool {
-        let mut left = false;
+    /// Notes that a tick has passed, and unmaps the arenas that have been empty for `EMPTY_TICKS` of them.
+    pub fn age_empty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) {
         for position in self.positions(Asked::Empty, Way::Up) {
             let section = heap.section(from);
             let Some(region) = self.region(position).filter(|region| region.slices().is_empty()) else {
@@ -174,12 +179,9 @@ impl Arenas {
             };
             // Relaxed: a figure; `retire` decides.
             let ticks = region.note(EMPTY_FOR).fetch_add(1, Ordering::Relaxed);
-            if ticks < EMPTY_TICKS {
-                left = true;
-            } else {
+            if ticks >= EMPTY_TICKS {
                 self.retire(from, heap, Some(position), region, &section);
             }
         }
-        left
     }
 }

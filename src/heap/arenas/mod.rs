@@ -324,6 +324,9 @@ impl Arenas {
         let region = from.region_of_arena(base);
         let start = (base - region.base()) / SLICE;
         let position = position_of(region);
+        if seeded("heap.ring_before_release") {
+            from.stir();
+        }
         if position.is_some() {
             self.tally.take_off(heap, Count::Claimed, slices);
             // Before the slices are free: whoever claims them takes this off again.
@@ -335,7 +338,9 @@ impl Arenas {
             region.slices().release(start, slices);
             self.given_back(from, heap, region, [start, slices], true, &section);
         }
-        from.stir();
+        if !seeded("heap.ring_before_release") {
+            from.stir();
+        }
         self.count_change(from, heap, slices);
         // What was retired, now or before, is unmapped by whoever comes by after its grace period.
         from.space().reap(Some(heap.slot()));
@@ -359,6 +364,11 @@ impl Arenas {
         if heap.has_changed(slices, LOOK) || from.retention().is_held() {
             from.bound_dirty(heap);
         }
+    }
+
+    /// Whether an arena may be empty that is still mapped.
+    pub fn has_empty(&self) -> bool {
+        self.hints.find(Asked::Empty, Way::Up, 0, 1).is_some()
     }
 
     /// The arena at `position`. The caller is inside a section, or looks at what may be another arena by now.

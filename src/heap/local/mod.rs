@@ -214,6 +214,13 @@ impl Heap {
         !list.is_null()
     }
 
+    /// Whether a slab's list is a part of the bin of its class, too.
+    #[cfg(all(test, shuttle))]
+    pub fn shares_list(&self, slab: &Slab) -> bool {
+        let list = self.bins[slab.class()].list().get();
+        !list.is_null() && self.is_on::<crate::heap::Trusting>(list, slab.free())
+    }
+
     fn length<C: Checks>(&self, mut block: *mut Block) -> u32 {
         let mut count = 0;
         while !block.is_null() {

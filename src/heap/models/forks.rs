@@ -21,6 +21,11 @@ const SEEDED: &[SeededBug] = &[
         "forked_in_slabs",
     ),
     SeededBug::new(
+        "heap.child_keeps_taken",
+        "the look for a list that is a bin's and a slab's",
+        "forked_in_take_over",
+    ),
+    SeededBug::new(
         "heap.child_keeps_received",
         "the look for a chain that is in two places",
         "forked_in_receive",
@@ -175,6 +180,14 @@ fn run_child(world: &World, own: &'static Heap) {
     // SAFETY: the scheduler runs no other thread from here on.
     unsafe { from.child_after_fork(CHILD_THREAD) };
     assert_eq!(world.kept_bytes(), from.huge().kept_bytes(), "bytes that are kept");
+    {
+        let _section = own.section(from);
+        from.arenas().each_slab(|slab| {
+            // SAFETY: an owner is a heap, and lives forever.
+            let owner = unsafe { slab.owner().as_ref() };
+            assert!(!owner.is_some_and(|owner| owner.shares_list(slab)), "a list is in two places");
+        });
+    }
     let actor = Actor::gated(world, own, CHILD_THREAD);
     let sizes = [MEDIUM, MEDIUM, MEDIUM, SLICE, MEDIUM, MEDIUM, HUGE, MEDIUM, MEDIUM, MEDIUM, SLICE, MEDIUM];
     let fresh = sizes.map(|bytes| actor.get(bytes, false));
@@ -229,6 +242,22 @@ fn forked_in_slabs() {
         actor.leave();
     };
     explore(|_, _| {}, [body, body]);
+}
+
+/// A bin that takes the list of a slab over.
+fn forked_in_take_over() {
+    let prepare = |_: &Actor, actors: [&Actor; VICTIMS]| {
+        for actor in actors {
+            let blocks = [(); 6].map(|()| actor.get(MEDIUM, false));
+            // Two stay in the bin, the others go home.
+            blocks[..4].iter().for_each(|&at| actor.free(at));
+        }
+    };
+    let body = |actor: Actor| {
+        let blocks = [(); 3].map(|()| actor.get(MEDIUM, false));
+        actor.free(blocks[0]);
+    };
+    explore(prepare, [body, body]);
 }
 
 /// Blocks that go home, and slabs that change their heap.
@@ -321,4 +350,4 @@ fn forked_in_visits() {
     explore(prepare, [visitor, owner]);
 }
 
-models! { forked_in_visits forked_in_slabs forked_in_exchange forked_in_receive forked_in_runs }
+models! { forked_in_visits forked_in_slabs forked_in_take_over forked_in_exchange forked_in_receive forked_in_runs }

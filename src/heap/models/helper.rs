@@ -1,7 +1,7 @@
 //! Those who make memory idle, by shuttle, while the helper is about to sleep: whatever they leave behind, it is awake or
 //! woken. A wake that is lost is a deadlock.
 
-use super::world::{Actor, Dozing, HUGE, World, join, spawn};
+use super::world::{Actor, Dozing, HUGE, MEDIUM, World, join, spawn};
 use super::*;
 use crate::pal::Errno;
 use crate::pal::simulated::CallKind;
@@ -16,11 +16,22 @@ const SEEDED: &[SeededBug] = &[
         "rung_by_a_huge_free",
     ),
     SeededBug::new(
-        "heap.no_ring_after_shrink",
-        "the bell after a kept region was put back, shorter, or retired",
+        "heap.no_ring_after_put_back",
+        "the bell after a kept region was put back, or retired",
         "rung_by_a_shrink",
     ),
     SeededBug::new("heap.no_ring_after_move", "the bell after the pages of a block moved", "rung_by_a_move"),
+    SeededBug::new("heap.ring_before_release", "the order of a release and the bell", "rung_by_a_release"),
+    SeededBug::new(
+        "heap.no_ring_after_purge",
+        "the bell after a purge that left an arena empty",
+        "rung_by_a_purge",
+    ),
+    SeededBug::new(
+        "heap.give_up_blind",
+        "the look at the inbox after giving up, and the bell",
+        "rung_by_an_exit",
+    ),
 ];
 
 const SCHEDULES: usize = 3_000;
@@ -56,6 +67,11 @@ fn beside_a_helper(prepare: fn(&Actor), bytes: [usize; 2], bodies: [fn(&Actor, u
 
 fn nothing(_: &Actor) {}
 
+/// Allocates a block that stays until the end.
+fn claim<const BYTES: usize>(actor: &Actor, _: usize) {
+    actor.world.pass(actor.get(BYTES, false));
+}
+
 /// Leaves a huge region among those that are kept.
 fn keep_one(actor: &Actor) {
     let at = actor.get(HUGE, false);
@@ -70,16 +86,35 @@ fn linger(actor: &Actor, _: usize) {
     }
 }
 
-/// Large blocks are freed.
+/// A large block is freed beside a claim, in an arena that does not become empty. (One only: another's bell would do.)
 fn rung_by_a_release() {
-    let free: fn(&Actor, usize) = |actor, at| actor.free(at);
-    beside_a_helper(nothing, [SLICE, 2 * SLICE], [free, free]);
+    let prepare: fn(&Actor) = |actor| actor.world.pass(actor.get(SLICE, false));
+    beside_a_helper(prepare, [SLICE, 0], [|actor, at| actor.free(at), claim::<SLICE>]);
 }
 
-/// Huge blocks are freed, and kept.
+/// What is free in an arena is purged. While that holds its slices, the arena does not look empty.
+fn rung_by_a_purge() {
+    let prepare: fn(&Actor) = |actor| {
+        let at = actor.get(SLICE, false);
+        actor.free(at);
+    };
+    let purge: fn(&Actor, usize) = |actor, _| {
+        actor.from.arenas().purge(actor.from, actor.heap, usize::MAX);
+    };
+    let age: fn(&Actor, usize) = |actor, _| actor.from.arenas().age_empty(actor.from, actor.heap);
+    beside_a_helper(prepare, [0, 0], [purge, age]);
+}
+
+/// A thread exits while a block is sent to it.
+fn rung_by_an_exit() {
+    let give: fn(&Actor) = |actor| actor.world.pass(actor.get(MEDIUM, false));
+    let free: fn(&Actor, usize) = |actor, _| actor.world.passed().into_iter().for_each(|at| actor.free(at));
+    beside_a_helper(give, [MEDIUM, 0], [|actor, at| actor.world.pass(at), free]);
+}
+
+/// A huge block is freed, and kept, beside a claim.
 fn rung_by_a_huge_free() {
-    let free: fn(&Actor, usize) = |actor, at| actor.free(at);
-    beside_a_helper(nothing, [HUGE, HUGE], [free, free]);
+    beside_a_helper(nothing, [HUGE, 0], [|actor, at| actor.free(at), claim::<HUGE>]);
 }
 
 /// A part of what a kept region holds is given back.
@@ -113,13 +148,11 @@ fn rung_by_a_failed_purge() {
 }
 
 models! {
- rung_by_a_huge_free rung_by_a_shrink rung_by_a_move
+    rung_by_a_release rung_by_a_huge_free rung_by_a_shrink rung_by_a_move rung_by_a_purge rung_by_an_exit
 }
 
-/// The count of dirty slices is there before the slices are free, and while they are purged: nothing is known that takes
-/// the wake away from these.
+/// The slices are counted as dirty all the time: nothing is known that takes the wake away.
 #[test]
-fn rung_by_releases_and_failed_purges() {
-    rung_by_a_release();
+fn awake_beside_a_failed_purge() {
     rung_by_a_failed_purge();
 }

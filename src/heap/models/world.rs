@@ -348,7 +348,8 @@ pub fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
-/// A helper that sleeps whenever it finds nothing idle, and does nothing else: so what threads leave behind stays.
+/// A helper that sleeps whenever it finds nothing idle, and does nothing else: so what threads leave behind stays. Whoever
+/// makes memory idle has to wake it then, also if there was some before.
 pub struct Dozing {
     over: Arc<AtomicUsize>,
     thread: thread::JoinHandle<()>,
@@ -361,9 +362,13 @@ impl Dozing {
         let thread = spawn(world, move |world| {
             let from = world.base.get();
             // Relaxed: the bell orders it.
-            let awake = || from.has_idle_memory() || told.load(Ordering::Relaxed) != 0;
-            while !awake() {
-                from.bell().doze(&world.base.os, None, awake);
+            let is_over = || told.load(Ordering::Relaxed) != 0;
+            while !is_over() {
+                if from.has_idle_memory() {
+                    thread::yield_now();
+                } else {
+                    from.bell().doze(&world.base.os, None, || is_over() || from.has_idle_memory());
+                }
             }
         });
         Dozing { over, thread }
@@ -373,8 +378,8 @@ impl Dozing {
     /// the checker reports.
     pub fn end(self, world: &World) {
         let from = world.base.get();
+        self.over.store(1, Ordering::Relaxed);
         if !from.has_idle_memory() {
-            self.over.store(1, Ordering::Relaxed);
             from.stir();
         }
         self.thread.join().unwrap();

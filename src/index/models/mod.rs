@@ -24,6 +24,7 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("index.unlink_late", "the order of unlinking and grace period", "readers_and_an_unmap"),
     SeededBug::new("index.no_grace", "the grace period before an unmap", "readers_and_a_reaper"),
     SeededBug::new("index.undrained", "the look at the pins before an unmap", "readers_and_a_reaper"),
+    SeededBug::new("index.unlink_first", "the order of exclusion and unlinking", "unmapped_and_retired"),
     SeededBug::new("index.no_freeze", "the freeze of an arena", "claim_and_retire"),
     SeededBug::new("region.clear_relaxed", "the release of the last touch", "claim_and_retire"),
     SeededBug::new(
@@ -106,13 +107,16 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("index.holes_silent", "the word of what was held for a moment", "hole_held_for_a_moment"),
 ];
 
-fn on_thread<T: 'static>(world: &Arc<T>, run: impl FnOnce(&T) + 'static) -> thread::JoinHandle<()> {
+fn on_thread<T: 'static, R: 'static>(
+    world: &Arc<T>,
+    run: impl FnOnce(&T) -> R + 'static,
+) -> thread::JoinHandle<R> {
     let world = world.clone();
     thread::spawn(move || run(&world))
 }
 
 models! {
-    readers_and_an_unmap readers_and_a_reaper claim_and_retire near_and_retire published published_in_granules published_in_a_node folded unfolded
+    readers_and_an_unmap readers_and_a_reaper unmapped_and_retired claim_and_retire near_and_retire published published_in_granules published_in_a_node folded unfolded
     published_in_pages joined_in_pages neighbours three_neighbours whole_over_cut neighbours_in_pages join_and_leave page_node_reused page_node_comes_back two_leave_and_one_comes
     holes_linked hole_found hole_held_for_a_moment
 }

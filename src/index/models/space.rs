@@ -125,6 +125,24 @@ pub(super) fn claim_and_retire() {
     });
 }
 
+/// Its owner unmaps a region while another, who found it, retires it.
+pub(super) fn unmapped_and_retired() {
+    explore(2, || {
+        let world = World::new(Kind::Huge);
+        let other = on_thread(&world, |world| {
+            let section = world.enter(0);
+            let found = world.space.find(world.base, &section);
+            found.is_some_and(|region| world.space.retire_region(region))
+        });
+        let unmapped = world.space.unmap_now(world.region, None);
+        let retired = other.join().unwrap();
+        assert_eq!(unmapped.is_ok(), !retired, "unmapped by both, or by neither");
+        world.reap();
+        let counts = world.space.counts();
+        assert_eq!((counts.regions, counts.retired, counts.mapped), ([0; 3], 0, 0));
+    });
+}
+
 pub(super) fn near_and_retire() {
     explore(3, || {
         let world = World::new(Kind::Arena);
