@@ -249,12 +249,12 @@ fn forked_in_take_over() {
     let prepare = |_: &Actor, actors: [&Actor; VICTIMS]| {
         for actor in actors {
             let blocks = [(); 6].map(|()| actor.get(MEDIUM, false));
-            // Two stay in the bin, the others go home.
-            blocks[..4].iter().for_each(|&at| actor.free(at));
+            // Three stay in the bin, the others go home.
+            blocks[..5].iter().for_each(|&at| actor.free(at));
         }
     };
     let body = |actor: Actor| {
-        let blocks = [(); 3].map(|()| actor.get(MEDIUM, false));
+        let blocks = [(); 5].map(|()| actor.get(MEDIUM, false));
         actor.free(blocks[0]);
     };
     explore(prepare, [body, body]);
