@@ -2,7 +2,6 @@
    library outlives them. */
 #include "support.h"
 #include "specmalloc.h"
-#include <dirent.h>
 #include <dlfcn.h>
 #include <sched.h>
 #include <threads.h>
@@ -15,41 +14,6 @@ static struct specmalloc_statistics figures(void)
     CHECK(get != NULL);
     get(&now, sizeof now);
     return now;
-}
-
-/* Calls `one` for the number of each thread of this process, and returns how many there are. */
-static int each_thread(void (*one)(int))
-{
-    DIR *tasks = opendir("/proc/self/task");
-    CHECK(tasks != NULL);
-    int count = 0;
-    for (struct dirent *entry; (entry = readdir(tasks)) != NULL;) {
-        if (entry->d_name[0] == '.') continue;
-        count++;
-        if (one != NULL) one(atoi(entry->d_name));
-    }
-    closedir(tasks);
-    return count;
-}
-
-static void is_our_helper(int number, int *found)
-{
-    char path[64], name[32] = "";
-    snprintf(path, sizeof path, "/proc/self/task/%d/comm", number);
-    FILE *file = fopen(path, "r");
-    if (file == NULL) return; /* It has ended meanwhile. */
-    if (fgets(name, sizeof name, file) != NULL && strcmp(name, "specmalloc\n") == 0) *found = number;
-    fclose(file);
-}
-
-static int helper_number;
-static void look_for_helper(int number) { is_our_helper(number, &helper_number); }
-
-/* The number of the library's own thread; waits until there is one. The watchdog ends what waits in vain. */
-static int helper(void)
-{
-    for (helper_number = 0; helper_number == 0; usleep(1000)) each_thread(look_for_helper);
-    return helper_number;
 }
 
 /* ---- Kinds of threads. None of them allocates but where it says so. ---- */
