@@ -2,6 +2,8 @@
 //! Rust global allocator, and the runner that puts the figures side by side.
 
 pub mod harness;
+#[cfg(feature = "runner")]
 pub mod runner;
 pub mod rust_paths;
+#[cfg(feature = "runner")]
 pub mod workloads;

@@ -1,115 +1,143 @@
-//! `compare`: sets specmalloc beside glibc, mimalloc and further allocators.
+//! `compare`: sets specmalloc beside every other allocator that can be had.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use compare::runner::{Peer, Settings, find_peers, print_rust_table, print_table, print_targets};
-use compare::workloads::find;
+use compare::runner::{
+    Builder, Group, Kit, Peer, Results, Suite, Wanted, find_peers, means, measure, print_targets, write,
+};
 
 fn main() -> ExitCode {
     let matches = command().get_matches();
     let (name, arguments) = matches.subcommand().expect("clap demands one");
-    let failures = settings(name, arguments).and_then(|settings| match name {
-        "table" => Ok(print_table(&settings)),
-        "rust" => {
-            let of = |name: &str| {
-                arguments.get_many::<String>(name).into_iter().flatten().cloned().collect::<Vec<_>>()
-            };
-            let without = of("without");
-            let allocators = ["system", "mimalloc", "specmalloc"].map(str::to_owned);
-            let allocators: Vec<_> = allocators.into_iter().filter(|name| !without.contains(name)).collect();
-            let filter = of("only").first().cloned().unwrap_or_default();
-            print_rust_table(&settings, &allocators, &filter).map(|()| Vec::new())
-        }
-        _ => Ok(print_targets(&settings)),
-    });
-    let failures = failures.unwrap_or_else(|failure| vec![failure]);
+    let failures = match compare(arguments, name == "targets") {
+        Ok(failures) => failures,
+        Err(failure) => vec![failure],
+    };
     failures.iter().for_each(|failure| eprintln!("compare: {failure}"));
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn command() -> Command {
-    let list = |name: &'static str| Arg::new(name).long(name).value_delimiter(',').action(ArgAction::Append);
-    let switch = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
+    let list = |name: &'static str| {
+        Arg::new(name).long(name).value_name("NAME").value_delimiter(',').action(ArgAction::Append)
+    };
     let number = |name: &'static str| {
         Arg::new(name).long(name).value_name("N").value_parser(value_parser!(u64).range(1..))
     };
-    let quick = switch("quick").help("A tenth of the work and three rounds");
-    let rounds = number("rounds").help("Runs of each allocator, in turn [default: 5]");
-    let base = Arg::new("base").long("base").default_value("mimalloc").help("What ratios are taken to");
-    let without = list("without").value_name("NAME").help("Leave an allocator out");
-    let only = list("only").value_name("NAME");
-    let peer = Arg::new("peer")
-        .long("peer")
-        .value_name("NAME=LIBRARY")
-        .action(ArgAction::Append)
-        .value_parser(Peer::parse)
-        .help("One more allocator, as a library to preload");
-    let threads = list("threads")
-        .value_name("N")
-        .value_parser(value_parser!(u64).range(1..))
-        .help("Numbers of threads [default: 1,2,4,16; with --quick 1,2,16]");
-    let json = switch("json").help("JSON instead of Markdown");
+    let arguments = [
+        Arg::new("quick")
+            .long("quick")
+            .action(ArgAction::SetTrue)
+            .help("A few minutes: less work in each run"),
+        number("rounds").help("Runs of each row under each allocator, in turn [default: 3]"),
+        Arg::new("base").long("base").default_value("glibc").help("What shares are taken of"),
+        list("only")
+            .help("Only these workloads, programs:NAME, traces:NAME, aged:NAME, tails:NAME, or groups"),
+        list("threads")
+            .value_name("N")
+            .value_parser(value_parser!(u64).range(1..))
+            .help("Numbers of threads [default: 1,2,4,16; with --quick 2]"),
+        list("allocators").help("Only these allocators"),
+        list("without").help("Not these allocators"),
+        Arg::new("peer")
+            .long("peer")
+            .value_name("NAME=LIBRARY")
+            .action(ArgAction::Append)
+            .value_parser(Peer::parse)
+            .help("One more allocator, as a library to preload"),
+        number("work").default_value("1000").help("The share of the usual work, in thousandths"),
+        Arg::new("folder").long("folder").value_parser(value_parser!(PathBuf)).help("Where the report goes"),
+    ];
     Command::new("compare")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Sets specmalloc beside other allocators")
         .subcommand_required(true)
         .subcommand(
             Command::new("table")
-                .about("Every workload under every allocator, preloaded")
-                .args([quick.clone(), rounds.clone(), base.clone(), without.clone(), json.clone()])
-                .args([only.clone().help("Only these workloads"), peer, threads]),
-        )
-        .subcommand(
-            Command::new("rust")
-                .about("The Rust workloads, one program per global allocator (system, mimalloc, specmalloc)")
-                .args([quick.clone(), rounds.clone(), base, without, json])
-                .arg(only.help("Only benchmarks whose names contain this")),
+                .about("Builds every allocator, runs every row under each, and writes a report; half an hour")
+                .args(&arguments),
         )
         .subcommand(
             Command::new("targets")
-                .about("The figures that specmalloc set itself, and their limits")
-                .args([quick, rounds]),
+                .about("The same, and then the figures that specmalloc set itself with their limits")
+                .args(&arguments),
         )
 }
 
-fn settings(name: &str, arguments: &ArgMatches) -> Result<Settings, String> {
-    let of = |name: &str| -> Vec<String> {
-        let values = arguments.try_get_many::<String>(name).ok().flatten();
-        values.into_iter().flatten().cloned().collect()
+/// Answers what failed; an error is a request that makes no sense.
+fn compare(arguments: &ArgMatches, targets: bool) -> Result<Vec<String>, String> {
+    let names = |name: &str| -> Vec<String> {
+        arguments.get_many::<String>(name).into_iter().flatten().cloned().collect()
     };
-    let flag = |name: &str| arguments.try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false);
-    let quick = flag("quick");
-    let threads: Vec<usize> = match arguments.try_get_many::<u64>("threads").ok().flatten() {
+    let quick = arguments.get_flag("quick");
+    let threads: Vec<usize> = match arguments.get_many::<u64>("threads") {
         Some(threads) => threads.map(|&threads| threads as usize).collect(),
-        None if quick => vec![1, 2, 16],
+        None if quick => vec![2],
         None => vec![1, 2, 4, 16],
     };
+    let number = |name: &str, default| arguments.get_one::<u64>(name).copied().unwrap_or(default);
+    let suite = Suite { quick, only: names("only"), threads, work: number("work", 1_000) };
+    suite.check()?;
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let programs = program.parent().map(PathBuf::from).unwrap_or_default();
     let build_folder = programs.parent().map(PathBuf::from).unwrap_or_default();
-    let more: Vec<Peer> =
-        arguments.try_get_many::<Peer>("peer").ok().flatten().into_iter().flatten().cloned().collect();
-    let base =
-        arguments.try_get_one::<String>("base").ok().flatten().map_or("mimalloc", String::as_str).to_owned();
-    // The Rust programs carry their allocator with them.
-    let peers = if name == "rust" { Vec::new() } else { find_peers(&build_folder, &more, &of("without"))? };
-    if name != "rust" && !peers.iter().any(|peer| peer.name == base) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("is in the repository").to_owned();
+    let mut builder = Builder::new(&root, &build_folder).telling(|what| eprintln!("building {what}"));
+    if programs.ends_with("release") {
+        builder.workloads()?;
+    }
+
+    let wants_rust = suite.wants_group(Group::Rust);
+    let more: Vec<Peer> = arguments.get_many::<Peer>("peer").into_iter().flatten().cloned().collect();
+    let (only, without) = (names("allocators"), names("without"));
+    let preloaded = Group::ALL.into_iter().any(|group| group != Group::Rust && suite.wants_group(group));
+    // A single name may be a workload's on which no group was named.
+    let libraries = preloaded || !suite.workloads().is_empty();
+    let wanted =
+        Wanted { only: &only, without: &without, more: &more, quick, libraries, programs: wants_rust };
+    let (peers, missing) = find_peers(&wanted, &mut builder)?;
+    missing.iter().for_each(|missing| eprintln!("missing: {}: {}", missing.name, missing.why));
+    let base = arguments.get_one::<String>("base").expect("has a default").clone();
+    if !peers.iter().any(|peer| peer.name == base) {
         return Err(format!("{base} is not among the allocators measured"));
     }
-    let only = of("only");
-    if let Some(unknown) = only.iter().find(|workload| name == "table" && find(workload).is_none()) {
-        return Err(format!("there is no workload {unknown}"));
+
+    let (mut tasks, mut lacking, mut kit) = (suite.workloads(), Vec::new(), None);
+    if suite.wants_group(Group::Programs) || suite.wants_group(Group::Traces) {
+        let found = kit.insert(Kit {
+            scripts: root.join("compare/programs"),
+            who: builder.helper("who")?,
+            folder: std::env::temp_dir().join(format!("compare-{}", std::process::id())),
+            quick,
+        });
+        let (more, absent) = suite.programs(found, &builder)?;
+        tasks.extend(more);
+        lacking = absent;
+        lacking.iter().for_each(|lacking| eprintln!("missing row: {lacking}"));
     }
-    Ok(Settings {
-        peers,
-        programs,
-        base,
-        rounds: arguments.get_one::<u64>("rounds").copied().unwrap_or(if quick { 3 } else { 5 }) as usize,
-        threads,
-        only,
-        quick,
-        json: flag("json"),
-    })
+    tasks.extend(suite.rust());
+    tasks.sort_by_key(|task| task.group);
+    if tasks.is_empty() {
+        return Err("no row is left to measure".to_owned());
+    }
+    let folder = arguments.get_one::<PathBuf>("folder").cloned().unwrap_or(build_folder.join("compare"));
+    let rounds = number("rounds", 3) as usize;
+    let mut results = Results { peers, missing, lacking, base, rounds, quick, rows: Vec::new() };
+    measure(&mut results, tasks, &programs, kit.as_ref(), |results| {
+        if let Err(failure) = write(results, &folder) {
+            eprintln!("compare: {failure}");
+        }
+    });
+    if let Some(kit) = kit {
+        let _ = std::fs::remove_dir_all(&kit.folder);
+    }
+    println!("{}", means(&results));
+    println!("{} has it all.", folder.join("report.md").display());
+    let mut failures = results.troubles();
+    if targets {
+        failures.extend(print_targets(&results, &programs));
+    }
+    Ok(failures)
 }

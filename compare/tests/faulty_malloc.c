@@ -1,5 +1,5 @@
 /* An allocator with a fault: once 10,000 blocks are out, every hundredth malloc answers the block before it again if
-   that is large enough. Nothing is ever freed. */
+   that is large enough. Built with -DSOUND it has no fault. Nothing is ever freed. */
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
@@ -26,6 +26,9 @@ static char *take(size_t size) {
 void *malloc(size_t size) {
     long call = atomic_fetch_add(&calls, 1);
     char *last = atomic_load(&last_block);
+#ifdef SOUND
+    call = 0;
+#endif
     if (call >= 10000 && call % 100 == 0 && ((size_t *)last)[-1] >= size)
         return last;
     char *block = take(size);

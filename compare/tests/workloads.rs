@@ -45,6 +45,33 @@ fn the_switches_change_what_is_done() {
     assert_eq!(blocks(true), 0.0);
 }
 
+#[test]
+fn an_aged_heap_and_timed_calls_do_the_same_work() {
+    let output = workloads(&["larson", "--ops", "20000", "--threads", "2", "--age", "4", "--tails"], None);
+    let line = String::from_utf8(output.stdout).expect("text");
+    assert!(line.starts_with("larson threads=2 ops=20000 "), "{line}");
+    let figure = |name: &str| -> f64 {
+        let field = line.split_ascii_whitespace().find_map(|field| field.strip_prefix(&format!("{name}=")));
+        field.unwrap_or_else(|| panic!("{name} is missing: {line}")).parse().expect("a number")
+    };
+    for call in ["malloc", "free", "nothing"] {
+        let tail = ["p50", "p99", "p99.9", "p99.99", "max"].map(|name| figure(&format!("{call}_{name}_ns")));
+        assert!(tail.is_sorted() && tail[4] > 0.0 && tail[4] < 60e9, "{call}: {tail:?}");
+    }
+    assert!(figure("peak_rss_kib") > 4096.0);
+    let untimed = workloads(&["larson", "--ops", "1000"], None);
+    assert!(!String::from_utf8_lossy(&untimed.stdout).contains("p99"), "{untimed:?}");
+}
+
+#[test]
+fn a_trace_that_is_none_is_refused() {
+    let output = workloads(&["trace", "--file", "/proc/self/cmdline"], None);
+    assert!(
+        !output.status.success() && String::from_utf8_lossy(&output.stderr).contains("is not a trace"),
+        "{output:?}"
+    );
+}
+
 fn workloads(arguments: &[&str], preload: Option<&Path>) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_workloads"));
     if let Some(path) = preload {
@@ -79,7 +106,7 @@ fn faulty_malloc() -> PathBuf {
         .args(["-O1", "-fPIC", "-shared", "-fno-builtin", "-o"])
         .args([&library, &source])
         .status()
-        .expect("a C compiler is there, as the mimalloc crate needs one too");
+        .expect("a C compiler is there");
     assert!(status.success());
     library
 }

@@ -1,8 +1,8 @@
 //! `workloads NAME`: runs one workload on whatever allocator serves malloc, and prints one line of figures.
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use compare::harness::{Flags, Job, Usage, Work, mappings, resident_peak_kib, who_serves_malloc};
-use compare::workloads::{WORKLOADS, Workload, find};
+use compare::harness::{Flags, Job, Usage, Work, mappings, resident_peak_kib, tails, who_serves_malloc};
+use compare::workloads::{WORKLOADS, Workload, age, find};
 
 fn main() {
     let matches = command().get_matches();
@@ -15,6 +15,12 @@ fn main() {
         std::process::exit(2);
     };
     let workload = find(name).expect("every subcommand is a workload");
+    if let Some(&mib) = arguments.get_one::<u64>("age") {
+        age(mib, 0xA6E);
+    }
+    if arguments.get_flag("tails") {
+        tails::switch_on();
+    }
     let line = measure(workload, &job(workload, arguments));
     println!("{line}");
 }
@@ -33,6 +39,15 @@ fn command() -> Command {
             .value_parser(value_parser!(f64))
             .conflicts_with("ops")
             .help("Run for so long instead"),
+        Arg::new("age")
+            .long("age")
+            .value_name("MIB")
+            .value_parser(value_parser!(u64).range(1..))
+            .help("First age the heap: build up so much, and free a random nine in ten"),
+        Arg::new("tails")
+            .long("tails")
+            .action(ArgAction::SetTrue)
+            .help("Time each malloc and free, which slows the run down"),
         Arg::new("seed").long("seed").value_name("N").value_parser(value_parser!(u64)).default_value("1"),
     ];
     Command::new("workloads")
@@ -55,6 +70,12 @@ fn command() -> Command {
                         .value_parser(value_parser!(u64))
                         .default_value("10"),
                 ),
+                "trace" => command.arg(
+                    Arg::new("file")
+                        .long("file")
+                        .value_name("TRACE")
+                        .help("As `compare` records it; else a made-up one"),
+                ),
                 _ => command,
             }
         }))
@@ -74,6 +95,8 @@ fn job(workload: &Workload, arguments: &ArgMatches) -> Job {
             empty: flag("empty"),
             calm: flag("calm"),
             idle: arguments.try_get_one::<u64>("idle").ok().flatten().copied().unwrap_or(0),
+            // For the process's whole life.
+            file: arguments.try_get_one::<String>("file").ok().flatten().map(|file| &*file.clone().leak()),
         },
     }
 }
@@ -97,7 +120,7 @@ fn measure(workload: &Workload, job: &Job) -> String {
         cost.faults,
         who_serves_malloc(),
     );
-    for (name, value) in outcome.extras {
+    for (name, value) in outcome.extras.into_iter().chain(tails::figures()) {
         line.push_str(&format!(" {name}={value}"));
     }
     line

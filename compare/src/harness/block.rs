@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 
+use super::calls::{calloc, free, malloc};
 use super::{Random, Zeroed};
 
 /// A block from `malloc` with a tag written at both of its ends, so that a block handed out twice, an overlap, or a
@@ -32,16 +33,13 @@ impl Block {
     /// Aborts the process when malloc answers null: no workload asks for more than the machine has.
     #[inline]
     pub fn new(len: usize, random: &mut Random) -> Block {
-        // SAFETY: malloc takes any size.
-        let start = black_box(unsafe { libc::malloc(len) }).cast::<u8>();
-        Block::seal(start, len, random.next_u32())
+        Block::seal(malloc(len), len, random.next_u32())
     }
 
     /// Allocates zeroed memory through `calloc`, checks that its ends are zero, and tags it as [`Block::new`] does.
     #[inline]
     pub fn zeroed(len: usize, random: &mut Random) -> Block {
-        // SAFETY: calloc takes any size.
-        let start = black_box(unsafe { libc::calloc(1, len) }).cast::<u8>();
+        let start = calloc(len);
         let block = Block { start, len: len as u32, tag: 0 };
         if !start.is_null() && !block.is_intact() {
             block.corrupted("calloc's block is not zero");
@@ -96,7 +94,7 @@ impl Block {
             self.corrupted("a block's contents changed");
         }
         // SAFETY: the handle holds a live block from malloc, calloc or realloc, and is consumed here.
-        unsafe { libc::free(black_box(self.start).cast()) };
+        unsafe { free(self.start) };
     }
 
     /// Takes the block out and leaves nothing.

@@ -23,6 +23,8 @@ pub struct Flags {
     pub calm: bool,
     /// Seconds to stand still at the end (`bleed`).
     pub idle: u64,
+    /// What to replay (`trace`).
+    pub file: Option<&'static str>,
 }
 
 /// One run of a workload.

@@ -5,13 +5,16 @@
 //! their own ([`Table`]), so that time, faults and resident memory are the allocator's and not the harness's.
 
 mod block;
+mod calls;
 mod cost;
 mod job;
 mod node;
 mod random;
 mod table;
+pub mod tails;
 
 pub use block::Block;
+pub use calls::{calloc, free, malloc};
 pub use cost::{
     Cost, Usage, mappings, page_size, processor_time, resident_kib, resident_peak_kib, who_serves_malloc,
 };

@@ -1,7 +1,6 @@
 //! Allocated objects that carry their own header, for workloads that link them or pass them on by one pointer.
 
-use std::hint::black_box;
-
+use super::calls::{free, malloc};
 use super::{Random, Zeroed};
 
 /// The head of an allocated object: a link, the size asked for, and a tag that is repeated in the object's last bytes.
@@ -23,8 +22,7 @@ impl Node {
     #[inline]
     pub fn new(len: usize, next: *mut Node, random: &mut Random) -> *mut Node {
         debug_assert!(len >= Node::MIN_LEN);
-        // SAFETY: malloc takes any size.
-        let node = black_box(unsafe { libc::malloc(len) }).cast::<Node>();
+        let node = malloc(len).cast::<Node>();
         if node.is_null() {
             corrupted(node, "malloc answered null");
         }
@@ -86,7 +84,7 @@ impl Node {
                 let next = (*list).next;
                 // A second holder of the same memory shall notice. Volatile: nothing in this program reads it again.
                 (&raw mut (*list).tag).write_volatile(!(*list).tag);
-                libc::free(black_box(list).cast());
+                free(list.cast());
                 list = next;
             }
             freed += 1;

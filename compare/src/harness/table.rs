@@ -2,6 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 
 /// Types of which zero bytes are a valid value.
 ///
@@ -12,6 +13,9 @@ pub unsafe trait Zeroed {}
 // SAFETY: zero.
 unsafe impl Zeroed for u64 {}
 
+// SAFETY: zero.
+unsafe impl Zeroed for AtomicU64 {}
+
 /// A fixed array of `T`, zero at first, in a mapping of its own. Its items are not dropped with it.
 pub struct Table<T> {
     start: NonNull<T>,
@@ -20,6 +24,8 @@ pub struct Table<T> {
 
 // SAFETY: the table owns its mapping and its items; it goes to another thread when they may.
 unsafe impl<T: Send> Send for Table<T> {}
+// SAFETY: a shared table only hands out shared items.
+unsafe impl<T: Sync> Sync for Table<T> {}
 
 impl<T: Zeroed> Table<T> {
     /// A table of `len` items (at least one), all zero.

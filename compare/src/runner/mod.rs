@@ -1,21 +1,37 @@
-//! Sets allocators side by side: finds their libraries, runs each workload under each of them in turn for several
-//! rounds, and says the median, the spread and the ratio to one of them within each round.
+//! Sets allocators side by side: builds and finds them, runs each row under each of them in turn for several rounds, and
+//! writes a report: tables, figures for other programs, and plots.
 //!
-//! It builds nothing. What is missing is an error that names the command that builds it.
+//! A peer, a program or a run that fails is named, and the rest goes on.
 
+mod build;
+mod measure;
 mod peers;
+mod process;
+mod programs;
+mod report;
 mod run;
-mod rust;
-mod sample;
-mod table;
+mod stats;
+mod suite;
 mod targets;
+mod traces;
 
-pub use peers::{Peer, find_peers};
-pub use run::{Figures, run_workload};
-pub use rust::{RustFigures, run_rust};
-pub use sample::{Summary, geometric_mean, median};
-pub use table::{Cell, Row, Settings, print_rust_table, print_table};
+pub use build::Builder;
+pub use measure::{Cell, Results, Row, measure};
+pub use peers::{Malloc, Missing, Peer, Wanted, find_peers};
+pub use programs::Kit;
+pub use report::{means, write};
+pub use run::Figures;
+pub use suite::{Group, Suite, Task};
 pub use targets::print_targets;
 
 /// What went wrong, in words for the user.
 pub type Failure = String;
+
+/// Why a run has no figures.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Trouble {
+    /// It ran, but the allocator did not serve malloc.
+    NotReached(Failure),
+    /// It failed.
+    Failed(Failure),
+}

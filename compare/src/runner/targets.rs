@@ -1,117 +1,132 @@
-//! The figures that specmalloc set itself, measured one by one and printed beside their limits.
+//! The figures that specmalloc set itself, and whether they are met: those that come out of the rows, and those that
+//! are counted one by one.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::{Failure, Peer, Row, Settings, Summary, median, run_rust};
-use crate::workloads::find;
+use super::Failure;
+use super::measure::{Results, Row};
+use super::peers::Peer;
+use super::report::means_of;
+use super::stats::median;
+use super::suite::Group;
 
-const WORKLOADS: [&str; 4] = ["alloc-100k", "larson", "mstress", "xmalloc"];
-const THREADS: [usize; 2] = [2, 16];
-const TIME_LIMIT: f64 = 1.10;
-const MEMORY_LIMIT: f64 = 1.15;
-const PAIR_LIMIT: f64 = 0.60;
-const SLEEP_LIMIT_MIB: f64 = 0.5;
-const INSTRUCTIONS_LIMIT: f64 = 60.0;
+const SLEEP_LIMIT_MIB: f64 = 0.25;
+/// Workloads of which the instructions of one malloc and one free are counted, and how many there may be.
+const INSTRUCTIONS: [(&str, f64); 2] = [("replace", 46.0), ("lone", 46.0)];
+const ROUNDS: usize = 3;
+/// A program of less than this counts in the mean of memory only.
+const SMALL_KIB: f64 = 16_384.0;
+const WORKLOADS: [Group; 4] = [Group::Heap, Group::Aged, Group::Traces, Group::AddressSpace];
 
-/// Measures and prints all of them. A figure that could not be measured is a failure; one that is missed is not.
-pub fn print_targets(settings: &Settings) -> Vec<Failure> {
-    println!("| figure | measured | limit | |");
-    println!("|---|--:|--:|---|");
+struct Line {
+    figure: String,
+    measured: Result<f64, Failure>,
+    limit: f64,
+    unit: &'static str,
+}
+
+/// Prints all of them as a table. A figure that could not be measured is a failure; one that is missed is not.
+pub fn print_targets(results: &Results, programs: &Path) -> Vec<Failure> {
+    let Some(ours) = results.peer("specmalloc") else {
+        return vec!["specmalloc is not among the peers".to_owned()];
+    };
+    println!("| figure | measured | limit | |\n|---|--:|--:|---|");
     let mut failures = Vec::new();
-    let mut report = |figure: &str, measured: Result<f64, Failure>, limit: f64, unit: &str| match measured {
-        Ok(value) => {
-            let met = if value <= limit { "met" } else { "missed" };
-            println!("| {figure} | {value:.2}{unit} | {limit:.2}{unit} | {met} |");
-        }
-        Err(failure) => {
-            println!("| {figure} | not measured | {limit:.2}{unit} | |");
-            if !failures.contains(&failure) {
+    for line in from_rows(results, ours).into_iter().chain(counted(&results.peers[ours], programs)) {
+        let Line { figure, measured, limit, unit } = line;
+        match measured {
+            Ok(value) => {
+                let met = if value <= limit { "met" } else { "missed" };
+                println!("| {figure} | {value:.2}{unit} | {limit:.2}{unit} | {met} |");
+            }
+            Err(failure) => {
+                println!("| {figure} | not measured | {limit:.2}{unit} | |");
                 failures.push(failure);
             }
         }
-    };
-    match box_pair(settings) {
-        Ok([wall, best, cpu]) => {
-            report("Box pair of 32 bytes, time of mimalloc's", Ok(wall), PAIR_LIMIT, "");
-            report("the same, best samples", Ok(best), PAIR_LIMIT, "");
-            report("the same, processor time", Ok(cpu), PAIR_LIMIT, "");
-        }
-        Err(failure) => report("Box pair of 32 bytes, time of mimalloc's", Err(failure), PAIR_LIMIT, ""),
-    }
-    for name in WORKLOADS {
-        for threads in THREADS {
-            let row = Row::measure(settings, find(name).expect("is in the table"), threads);
-            let ratio = |summary: Option<Summary>| {
-                summary.and_then(|summary| summary.ratio).ok_or_else(|| {
-                    let reasons: Vec<_> =
-                        row.cells.iter().filter_map(|cell| cell.rounds.as_ref().err()).collect();
-                    format!("{name} at {threads} threads: {reasons:?}")
-                })
-            };
-            let of_mimalloc =
-                |figure: fn(&super::Figures) -> f64| row.summary("specmalloc", "mimalloc", figure);
-            let label = |what: &str| format!("{name}, {threads} threads, {what} of mimalloc's");
-            report(&label("time"), ratio(of_mimalloc(|figures| figures.seconds)), TIME_LIMIT, "");
-            report(
-                &label("processor time"),
-                ratio(of_mimalloc(|figures| figures.cpu_seconds)),
-                TIME_LIMIT,
-                "",
-            );
-            report(
-                &label("peak memory"),
-                ratio(of_mimalloc(|figures| figures.peak_rss_kib)),
-                MEMORY_LIMIT,
-                "",
-            );
-        }
-    }
-    report("resident while asleep, above glibc's", sleeping_above_glibc(settings), SLEEP_LIMIT_MIB, " MiB");
-    for name in ["replace", "lone"] {
-        let measured = specmalloc(settings).and_then(|peer| instructions_per_pair(settings, peer, name));
-        report(&format!("malloc and free, {name}, instructions"), measured, INSTRUCTIONS_LIMIT, "");
     }
     failures
 }
 
-fn specmalloc(settings: &Settings) -> Result<&Peer, Failure> {
-    settings.peers.iter().find(|peer| peer.name == "specmalloc").ok_or("specmalloc is left out".to_owned())
-}
-
-/// The ratio of a Box made and dropped, by the wall clock, by its best samples, and in processor time.
-fn box_pair(settings: &Settings) -> Result<[f64; 3], Failure> {
-    let mut figures = [const { Vec::new() }; 3];
-    for _ in 0..settings.rounds {
-        let run = |allocator| -> Result<_, Failure> {
-            let runs = run_rust(&settings.programs, allocator, "box-pair-32", settings.quick)?;
-            runs.into_iter().next().ok_or(format!("the program of {allocator} has no box-pair-32"))
-        };
-        let (mimalloc, ours) = (run("mimalloc")?, run("specmalloc")?);
-        figures[0].push(ours.median_ns / mimalloc.median_ns);
-        figures[1].push(ours.best_ns / mimalloc.best_ns);
-        figures[2].push(ours.cpu_ns / mimalloc.cpu_ns);
+fn from_rows(results: &Results, ours: usize) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let mut line = |figure: &str, measured: Option<f64>, limit| {
+        if let Some(value) = measured {
+            lines.push(Line { figure: figure.to_owned(), measured: Ok(value), limit, unit: "" });
+        }
+    };
+    let base = results.peer("glibc");
+    let mean = |groups: &[Group], peer: usize, figure: &str| means_of(results, groups, peer, base?, figure);
+    let best = (0..results.peers.len())
+        .filter(|&peer| peer != ours)
+        .filter_map(|peer| mean(&WORKLOADS, peer, "seconds"));
+    let best = best.min_by(f64::total_cmp);
+    let time = mean(&WORKLOADS, ours, "seconds");
+    line("workloads, mean time of the best peer's", time.zip(best).map(|(ours, best)| ours / best), 0.90);
+    line("workloads, mean peak memory of glibc's", mean(&WORKLOADS, ours, "peak_rss_kib"), 1.00);
+    line("programs, mean time of glibc's", mean(&[Group::Programs], ours, "seconds"), 0.85);
+    line("programs, mean peak memory of glibc's", mean(&[Group::Programs], ours, "peak_rss_kib"), 1.05);
+    for (groups, what, limit) in [
+        (&WORKLOADS[..], "workloads", 1.10),
+        (&[Group::Programs][..], "programs", 1.03),
+        (&[Group::Rust][..], "Rust programs", 0.95),
+    ] {
+        let rows = || results.rows.iter().filter(|row| groups.contains(&row.task.group));
+        let worst = rows()
+            .filter_map(|row| Some((behind(row, ours)?, row.task.label())))
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        if let Some((ratio, label)) = worst {
+            line(&format!("{what}, the worst row: {label}, time of the best peer's"), Some(ratio), limit);
+        }
+        let Some(base) = base else { continue };
+        let large = rows().filter(|row| row.median(base, "peak_rss_kib").is_some_and(|kib| kib >= SMALL_KIB));
+        let worst =
+            large.filter_map(|row| Some((row.ratio(ours, base, "peak_rss_kib")?.value, row.task.label())));
+        if let Some((ratio, label)) = worst.max_by(|a, b| a.0.total_cmp(&b.0)) {
+            line(&format!("{what}, the worst row: {label}, peak memory of glibc's"), Some(ratio), 1.25);
+        }
     }
-    Ok(figures.map(|ratios| median(&ratios)))
+    lines
 }
 
-/// Resident MiB of a sleeping `sleep` under specmalloc less that of one under glibc; the median over the rounds.
-fn sleeping_above_glibc(settings: &Settings) -> Result<f64, Failure> {
-    let library = specmalloc(settings)?.library.clone();
+/// Our time as a share of the best peer's on that row.
+fn behind(row: &Row, ours: usize) -> Option<f64> {
+    Some(row.ratio(ours, row.best("seconds", Some(ours))?, "seconds")?.value)
+}
+
+fn counted(peer: &Peer, programs: &Path) -> Vec<Line> {
+    let mut lines = vec![Line {
+        figure: "resident while asleep, above glibc's".to_owned(),
+        measured: sleeping_above_glibc(peer),
+        limit: SLEEP_LIMIT_MIB,
+        unit: " MiB",
+    }];
+    lines.extend(INSTRUCTIONS.map(|(workload, limit)| Line {
+        figure: format!("malloc and free, {workload}, instructions"),
+        measured: instructions_per_pair(peer, programs, workload),
+        limit,
+        unit: "",
+    }));
+    lines
+}
+
+/// Resident MiB of a sleeping `sleep` under `peer` less that of one under glibc; the median over the rounds.
+fn sleeping_above_glibc(peer: &Peer) -> Result<f64, Failure> {
     let mut differences = Vec::new();
-    for _ in 0..settings.rounds {
-        differences.push((sleeping_kib(library.as_ref())? - sleeping_kib(None)?) / 1024.0);
+    for _ in 0..ROUNDS {
+        differences.push((sleeping_kib(Some(peer))? - sleeping_kib(None)?) / 1024.0);
     }
     Ok(median(&differences))
 }
 
 /// Resident KiB of `sleep`, once it sleeps, as `smaps_rollup` tells.
-fn sleeping_kib(library: Option<&PathBuf>) -> Result<f64, Failure> {
+fn sleeping_kib(peer: Option<&Peer>) -> Result<f64, Failure> {
     let mut command = Command::new("sleep");
     command.arg("5").env_remove("LD_PRELOAD").stdin(Stdio::null());
-    if let Some(library) = library {
-        command.env("LD_PRELOAD", library);
+    if let Some(peer) = peer {
+        peer.preload(&mut command);
     }
     let mut child = command.spawn().map_err(|error| format!("sleep: {error}"))?;
     std::thread::sleep(Duration::from_millis(300));
@@ -127,16 +142,14 @@ fn sleeping_kib(library: Option<&PathBuf>) -> Result<f64, Failure> {
 }
 
 /// Instructions of one malloc and one free, as callgrind counts them: a run less its empty twin, per operation.
-fn instructions_per_pair(settings: &Settings, peer: &Peer, workload: &str) -> Result<f64, Failure> {
+fn instructions_per_pair(peer: &Peer, programs: &Path, workload: &str) -> Result<f64, Failure> {
     const OPS: f64 = 1e6;
     let count = |empty: bool| -> Result<f64, Failure> {
         let mut command = Command::new("valgrind");
-        command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).env_remove("LD_PRELOAD");
-        if let Some(library) = &peer.library {
-            // Valgrind is a static program and hands the variable on to what it runs.
-            command.env("LD_PRELOAD", library);
-        }
-        command.arg(settings.programs.join("workloads")).args([workload, "--ops", &OPS.to_string()]);
+        command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+        // Valgrind is a static program and hands the variable on to what it runs.
+        peer.preload(&mut command);
+        command.arg(programs.join("workloads")).args([workload, "--ops", &OPS.to_string()]);
         if empty {
             command.arg("--empty");
         }
@@ -149,4 +162,25 @@ fn instructions_per_pair(settings: &Settings, peer: &Peer, workload: &str) -> Re
             .ok_or_else(|| format!("valgrind of {workload}: {text}"))
     };
     Ok((count(false)? - count(true)?) / OPS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runner::measure::tests::{results, row};
+
+    #[test]
+    fn the_worst_row_is_named() {
+        let rows = vec![
+            row(Group::Heap, "x", &[&[2.0; 3], &[1.0; 3], &[2.0; 3]]),
+            row(Group::Heap, "y", &[&[2.0; 3], &[1.5; 3], &[1.0; 3]]),
+        ];
+        let lines = from_rows(&results(&["glibc", "specmalloc", "other"], rows), 1);
+        let worst = lines.iter().find(|line| line.figure.contains("time of the best")).expect("is there");
+        assert!(
+            lines.iter().any(|line| line.figure.contains("the worst row: y 2") && line.measured == Ok(1.5))
+        );
+        // Ours 0.61, the other's 0.71 of glibc's.
+        assert!((worst.measured.clone().expect("was measured") - 0.866).abs() < 1e-3, "{:?}", worst.measured);
+    }
 }

@@ -1,4 +1,4 @@
-//! What Rust programs ask of a global allocator, measured inside a program built once per allocator (`benches/rust_*`),
+//! What Rust programs ask of a global allocator, measured inside a program built once per allocator (`../peers`),
 //! with fat LTO, so that an allocator that can be inlined is.
 //!
 //! Each program prints one JSON line per benchmark: nanoseconds per operation by the wall clock (median and best of its
@@ -22,20 +22,26 @@ struct Bench {
 
 const BENCHES: &[&[Bench]] = &[boxes::BENCHES, collections::BENCHES, documents::BENCHES, tasks::BENCHES];
 
-/// The body of a bench program. Heeds `--quick` (a tenth of the time) and one word that names must contain; other
-/// arguments starting with a dash are cargo's and are passed over.
+/// The names of all benchmarks.
+pub fn names() -> Vec<&'static str> {
+    BENCHES.iter().copied().flatten().map(|bench| bench.name).collect()
+}
+
+/// The body of a bench program. Heeds `--quick` (a tenth of the time), and `--exact NAME` or one word that names must
+/// contain.
 pub fn main(allocator: &str) {
-    let (mut quick, mut wanted) = (false, String::new());
+    let (mut quick, mut exact, mut wanted) = (false, false, String::new());
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "--quick" => quick = true,
-            other if !other.starts_with('-') => wanted = other.to_owned(),
-            _ => {}
+            "--exact" => exact = true,
+            other => wanted = other.to_owned(),
         }
     }
+    let is_wanted = |name: &str| if exact { name == wanted } else { name.contains(&wanted) };
     let (samples, duration) =
         if quick { (5, Duration::from_millis(4)) } else { (15, Duration::from_millis(20)) };
-    for bench in BENCHES.iter().copied().flatten().filter(|bench| bench.name.contains(&wanted)) {
+    for bench in BENCHES.iter().copied().flatten().filter(|bench| is_wanted(bench.name)) {
         let figures = measure(bench, samples, duration);
         println!(
             "{}",
@@ -91,7 +97,7 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let mut names: Vec<_> = BENCHES.iter().copied().flatten().map(|bench| bench.name).collect();
+        let mut names = names();
         let count = names.len();
         names.sort_unstable();
         names.dedup();

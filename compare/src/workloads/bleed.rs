@@ -3,31 +3,18 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Block, Job, Outcome, Table, Work, page_size, resident_kib, together};
+use crate::harness::{Block, Job, Outcome, Random, Table, Work, page_size, resident_kib, together};
 
 const MIB: u64 = 1 << 20;
 /// The mean of `log_uniform(16, 8192)`, rounded down: how many blocks the table needs to have room for.
 const MEAN_LEN: u64 = 1_300;
 
 pub fn run(job: &Job) -> Outcome {
-    let page = page_size();
     let Work::Ops(mib) = job.work else { panic!("bleed is measured by its amount, not by time") };
     let share = mib * MIB / job.threads as u64;
     let survivors = Mutex::new(Vec::with_capacity(job.threads));
     let mut outcome = together(job.threads, |index| {
-        let mut random = job.random(index);
-        let mut blocks: Table<Block> = Table::new((2 * share / MEAN_LEN) as usize + 16);
-        let (mut count, mut bytes) = (0, 0);
-        while bytes < share && count < blocks.len() {
-            let mut block = Block::new(random.log_uniform(16, 8_192), &mut random);
-            block.touch(page);
-            bytes += block.len() as u64;
-            blocks[count] = block;
-            count += 1;
-        }
-        random.shuffle(&mut blocks[..count]);
-        let kept = count / 10;
-        Block::free_all(&mut blocks[kept..count]);
+        let (blocks, bytes) = scatter(share, &mut job.random(index));
         survivors.lock().expect("no holder panics").push(blocks);
         bytes / MIB
     });
@@ -43,4 +30,28 @@ pub fn run(job: &Job) -> Outcome {
     }
     survivors.iter_mut().for_each(|blocks| Block::free_all(blocks));
     outcome
+}
+
+/// Allocates `share` bytes in mixed blocks and frees a random nine in ten, in an order unlike that of their birth.
+/// Answers the rest, and the bytes that were allocated.
+fn scatter(share: u64, random: &mut Random) -> (Table<Block>, u64) {
+    let page = page_size();
+    let mut blocks: Table<Block> = Table::new((2 * share / MEAN_LEN) as usize + 16);
+    let (mut count, mut bytes) = (0, 0);
+    while bytes < share && count < blocks.len() {
+        let mut block = Block::new(random.log_uniform(16, 8_192), random);
+        block.touch(page);
+        bytes += block.len() as u64;
+        blocks[count] = block;
+        count += 1;
+    }
+    random.shuffle(&mut blocks[..count]);
+    let kept = count / 10;
+    Block::free_all(&mut blocks[kept..count]);
+    (blocks, bytes)
+}
+
+/// Ages the heap as a long life would, before a workload begins. What is left stays for good.
+pub fn age(mib: u64, seed: u64) {
+    std::mem::forget(scatter(mib * MIB, &mut Random::new(seed)));
 }

@@ -7,17 +7,25 @@ mod address_space;
 mod bleed;
 mod cache;
 mod churn;
+mod cycles;
+mod ebizzy;
+mod faults;
 mod fill_drain;
 mod grow;
 mod huge;
 mod larson;
 mod mstress;
+mod queue;
 mod random_order;
+mod reclaim;
 mod rptest;
 mod sh;
 mod single;
 mod storm;
+pub mod trace;
 mod xmalloc;
+
+pub use bleed::age;
 
 use crate::harness::{Job, Outcome};
 
@@ -168,10 +176,67 @@ pub const WORKLOADS: &[Workload] = &[
         run: bleed::run,
     },
     Workload {
+        name: "queue-oldest",
+        about: "the oldest of 16 to 65,536 live blocks of 16 bytes to 256 KiB replaced; op = one replacement",
+        ops: 10_000_000,
+        quick_ops: 2_000_000,
+        threaded: true,
+        run: queue::run_oldest,
+    },
+    Workload {
+        name: "queue-newest",
+        about: "the same, the newest replaced",
+        ops: 10_000_000,
+        quick_ops: 2_000_000,
+        threaded: true,
+        run: queue::run_newest,
+    },
+    Workload {
+        name: "queue-random",
+        about: "the same, a random one replaced",
+        ops: 10_000_000,
+        quick_ops: 2_000_000,
+        threaded: true,
+        run: queue::run_random,
+    },
+    Workload {
+        name: "queue-period",
+        about: "the same, the last of each thirteen first",
+        ops: 10_000_000,
+        quick_ops: 2_000_000,
+        threaded: true,
+        run: queue::run_period,
+    },
+    Workload {
+        name: "reclaim",
+        about: "a lock-free map whose removed nodes are freed by the thousand after an epoch; op = one \
+                replacement",
+        ops: 5_000_000,
+        quick_ops: 500_000,
+        threaded: true,
+        run: reclaim::run,
+    },
+    Workload {
+        name: "cycles",
+        about: "64 MiB of mixed blocks built up and torn down again and again; op = one block",
+        ops: 5_000_000,
+        quick_ops: 1_000_000,
+        threaded: true,
+        run: cycles::run,
+    },
+    Workload {
+        name: "trace",
+        about: "the recorded malloc calls of a program replayed, a copy per thread (--file); op = one call",
+        ops: 10_000_000,
+        quick_ops: 1_000_000,
+        threaded: true,
+        run: trace::run,
+    },
+    Workload {
         name: "page_fault1",
         about: "128 MiB allocated, one byte written per page, freed; op = one page",
         ops: 1_000_000,
-        quick_ops: 262_144,
+        quick_ops: 131_072,
         threaded: true,
         run: address_space::run_page_fault,
     },
@@ -219,13 +284,70 @@ pub const WORKLOADS: &[Workload] = &[
         name: "parallel-init",
         about: "all threads together touch one huge block for the first time; op = one page",
         ops: 1_000_000,
-        quick_ops: 262_144,
+        quick_ops: 131_072,
         threaded: true,
         run: address_space::run_parallel_init,
     },
     Workload {
+        name: "fault-split",
+        about: "each thread touches 2 MiB of its own and gives them back, in step; op = one page",
+        ops: 500_000,
+        quick_ops: 65_536,
+        threaded: true,
+        run: faults::run_split,
+    },
+    Workload {
+        name: "fault-all",
+        about: "the same in one shared block, all of it given back by one thread; op = one page",
+        ops: 500_000,
+        quick_ops: 65_536,
+        threaded: true,
+        run: faults::run_all,
+    },
+    Workload {
+        name: "fault-fork",
+        about: "as fault-all, with a fork before the pages go; op = one page",
+        ops: 250_000,
+        quick_ops: 32_768,
+        threaded: true,
+        run: faults::run_fork,
+    },
+    Workload {
+        name: "spf",
+        about: "threads that each allocate 30 regions, touch 30 pages of each, and end; op = one region",
+        ops: 12_000,
+        quick_ops: 1_800,
+        threaded: true,
+        run: faults::run_spf,
+    },
+    Workload {
+        name: "ebizzy",
+        about: "a chunk copied into a fresh buffer and searched; op = one search",
+        ops: 50_000,
+        quick_ops: 10_000,
+        threaded: true,
+        run: ebizzy::run_quiet,
+    },
+    Workload {
+        name: "ebizzy-mapped",
+        about: "the same beside a thread that allocates, touches and frees huge blocks; op = one search",
+        ops: 20_000,
+        quick_ops: 5_000,
+        threaded: true,
+        run: ebizzy::run_mapped,
+    },
+    Workload {
+        name: "lookup",
+        about: "malloc_usable_size of random live blocks beside a thread that allocates, touches and frees \
+                huge ones; op = one question",
+        ops: 20_000_000,
+        quick_ops: 2_000_000,
+        threaded: true,
+        run: ebizzy::run_lookup,
+    },
+    Workload {
         name: "unmap-storm",
-        about: "half the threads allocate, touch and free huge blocks, the others replace small ones, each malloc timed \
+        about: "half the threads allocate, touch and free huge blocks, the others replace small ones, each call timed \
                 (--calm: without the storm); op = one replacement",
         ops: 5_000_000,
         quick_ops: 500_000,
