@@ -61,7 +61,8 @@ static void record(int call, void *block, void *old, size_t size) {
     if (at >= RECORDS)
         return;
     uint32_t short_size = size > UINT32_MAX ? UINT32_MAX : (uint32_t)size;
-    records[at] = (struct record){(uintptr_t)block, (uintptr_t)old, short_size, (uint16_t)(own_thread - 1), (uint16_t)call};
+    uint16_t thread = (uint16_t)(own_thread - 1);
+    records[at] = (struct record){(uintptr_t)block, (uintptr_t)old, short_size, thread, (uint16_t)call};
 }
 
 void *malloc(size_t size) {

@@ -34,4 +34,7 @@ for turn in range($WORK):
 print(len(words))
 PY
 }
-run() { PYTHONMALLOC=malloc PYTHONHASHSEED=0 PYTHONHOME="$(dirname "$(dirname "$(readlink python3)")")" peer ./python3 work.py >/dev/null; }
+run() {
+    home=$(dirname "$(dirname "$(readlink python3)")")
+    PYTHONMALLOC=malloc PYTHONHASHSEED=0 PYTHONHOME="$home" peer ./python3 work.py >/dev/null
+}

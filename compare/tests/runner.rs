@@ -1,4 +1,5 @@
-//! The runner, end to end on one small workload: its report, and what it says when an allocator is not what it should be.
+//! The runner, end to end on one small workload: its report, and what it says when an allocator is not what it should
+//! be.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

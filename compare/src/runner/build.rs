@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_build_script_is_known_by_its_package() {
-        let line = r#"{"reason":"build-script-executed","package_id":"registry+https://x/y#some-sys@0.7.1+5.3","out_dir":"/o"}"#;
+        let line = r#"{"reason":"build-script-executed","package_id":"registry+x/y#some-sys@0.7+5.3","out_dir":"/o"}"#;
         assert_eq!(build_script_output(line), Some(("some-sys".to_owned(), PathBuf::from("/o"))));
         assert_eq!(build_script_output(r#"{"reason":"compiler-artifact"}"#), None);
         assert_eq!(build_script_output("warning: words"), None);

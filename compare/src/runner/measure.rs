@@ -1,7 +1,7 @@
-//! The rounds: every row, under every allocator in turn, again and again, so that whatever disturbs the machine disturbs
-//! all of them alike.
+//! The rounds: every row, under every allocator in turn, again and again, so that whatever disturbs the machine
+//! disturbs all of them alike.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -128,7 +128,7 @@ impl Results {
 pub fn measure(
     results: &mut Results,
     tasks: Vec<Task>,
-    programs: &PathBuf,
+    programs: &Path,
     kit: Option<&Kit>,
     report: impl Fn(&Results),
 ) {

@@ -1,5 +1,5 @@
-//! Sets allocators side by side: builds and finds them, runs each row under each of them in turn for several rounds, and
-//! writes a report: tables, figures for other programs, and plots.
+//! Sets allocators side by side: builds and finds them, runs each row under each of them in turn for several rounds,
+//! and writes a report: tables, figures for other programs, and plots.
 //!
 //! A peer, a program or a run that fails is named, and the rest goes on.
 

@@ -133,8 +133,8 @@ mod tests {
 
     #[test]
     fn a_line_is_read_and_an_incomplete_one_is_not() {
-        let line = "churn threads=2 ops=10 seconds=0.5 ops_per_second=20 user=0.25 system=0.5 peak_rss_kib=4000 faults=7 \
-                    mappings=40 malloc=/lib/libc.so.6 stays_kib=12";
+        let line = "churn threads=2 ops=10 seconds=0.5 ops_per_second=20 user=0.25 system=0.5 peak_rss_kib=4000 \
+                    faults=7 mappings=40 malloc=/lib/libc.so.6 stays_kib=12";
         let (figures, object) = parse(line).expect("complete");
         assert_eq!((figures.seconds, figures.cpu_seconds, figures.peak_rss_kib), (0.5, 0.75, 4000.0));
         assert_eq!((figures.faults, figures.mappings), (7.0, 40.0));

@@ -1,6 +1,6 @@
-//! *fault-split*, *fault-all*, *fault-fork* and *spf*: what page faults in an allocator's blocks cost many threads. The
-//! faults themselves are the kernel's; where a block lies, and in whose mapping, is the allocator's. Split against all is
-//! the pair that tells whether threads get in each other's way.
+//! *fault-split*, *fault-all*, *fault-fork* and *spf*: what page faults in an allocator's blocks cost many threads.
+//! The faults themselves are the kernel's; where a block lies, and in whose mapping, is the allocator's. Split against
+//! all is the pair that tells whether threads get in each other's way.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,7 +37,7 @@ pub fn run_split(job: &Job) -> Outcome {
 
 /// One block for all: each thread touches every so-manieth piece, and the first gives all pages back.
 pub fn run_all(job: &Job) -> Outcome {
-    shared(job, |block, start, len| give_back(block, start, len))
+    shared(job, give_back)
 }
 
 /// As `fault-all`, but a child is forked and waited for before the pages go: the next touch copies nothing, yet the
@@ -95,8 +95,8 @@ fn rounds(job: &Job, page: usize) -> u64 {
 
 fn touch(block: &Block, start: usize, pages: usize, page: usize) {
     for number in 0..pages {
-        // SAFETY: `start` and so many pages lie inside the block, whose tags are at its very ends. Past the tag that the
-        // front may carry. No other thread writes this page.
+        // SAFETY: `start` and so many pages lie inside the block, whose tags are at its very ends. Past the tag that
+        // the front may carry. No other thread writes this page.
         unsafe { block.start().add(start + number * page + 8).write_volatile(1) };
     }
 }

@@ -57,9 +57,15 @@ fn head(text: &mut String, results: &Results) {
     let round =
         results.rows.iter().flat_map(|row| row.cells.iter().map(|cell| cell.rounds.len())).max().unwrap_or(0);
     writeln!(text, "# Allocators side by side\n").expect(WRITES);
-    writeln!(text, "{}; {} of {} interleaved rounds{}. Below 1 is better than {}. A share is the median of the rounds' \
-                    shares, with a 95 % bootstrap interval where one is given; the best and what is within 3 % of it is bold.\n",
-             machine(), round, results.rounds, if results.quick { ", the quick look" } else { "" }, results.base).expect(WRITES);
+    let (machine, rounds, base) = (machine(), results.rounds, &results.base);
+    let quick = if results.quick { ", the quick look" } else { "" };
+    writeln!(
+        text,
+        "{machine}; {round} of {rounds} interleaved rounds{quick}. Below 1 is better than {base}. A share is the \
+         median of the rounds' shares, with a 95 % bootstrap interval where one is given; the best, and what is within 3 % of \
+         it, is bold.\n"
+    )
+    .expect(WRITES);
     let versions =
         results.peers.iter().map(|peer| format!("{} {}", peer.name, peer.version).trim().to_owned());
     writeln!(text, "Allocators: {}.\n", versions.collect::<Vec<_>>().join(", ")).expect(WRITES);
@@ -267,8 +273,10 @@ fn others(text: &mut String, results: &Results, group: Group) {
 }
 
 fn tails(text: &mut String, results: &Results) {
-    text.push_str("Time of a single malloc and a single free, less what reading the clock takes; medians of the rounds. \
-                   *Nothing* is the same clock around no call at all, in the same runs: what the kernel and the machine do.\n\n");
+    text.push_str(
+        "Time of a single malloc and a single free, less what reading the clock takes; medians of the rounds. \
+         *Nothing* is the same clock around no call at all, in the same runs: what the kernel and the machine do.\n\n",
+    );
     let heads: Vec<&str> = TAIL_FIGURES.iter().map(|figure| figure.1).collect();
     writeln!(
         text,
