@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(not(any(feature = "std", panic = "unwind")), no_std)]
 
 mod api;
 mod base;
@@ -11,7 +12,7 @@ mod rcu;
 mod region;
 mod sync;
 
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(all(feature = "std", not(any(loom, shuttle))))]
 pub use api::SpecMalloc;
 pub use api::statistics::{Bet, Bets, ClassStatistics, Statistics, SystemCalls};
 

@@ -18,7 +18,7 @@ use core::ffi::c_void;
 use core::mem::transmute;
 use core::ptr;
 use specmalloc::internals::global::Stray;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 /// glibc's free; null before it is looked for, and without glibc.
 static FREE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());

@@ -17,6 +17,8 @@
 //! Nothing here allocates, except by the program's own wish. The exported names are exactly those listed in
 //! `tests/exports.rs`.
 
+#![no_std]
+
 #[cfg(not(all(
     target_os = "linux",
     target_pointer_width = "64",

@@ -2,7 +2,7 @@
 
 use core::ffi::{CStr, c_void};
 use core::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 /// A function of the same name in the libraries behind this one.
 pub struct Next {

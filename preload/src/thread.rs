@@ -11,7 +11,7 @@ use specmalloc::internals::global::{
     ExitKey, Main, NOBODY, Stray, Thread, exit_thread, exit_value, was_counted,
 };
 use specmalloc::internals::heap::{Checked, Heap, Holder};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 /// The threads of a preloaded program.
 pub struct PreloadThread;

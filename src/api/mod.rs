@@ -10,7 +10,7 @@ mod figures;
 mod publication;
 #[cfg(not(any(loom, shuttle)))]
 pub mod raw;
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(all(feature = "std", not(any(loom, shuttle))))]
 mod rust;
 #[cfg(not(any(loom, shuttle)))] // Its layout is that of a file: a checker's atomics do not fit.
 pub mod shared_record;
@@ -18,5 +18,5 @@ pub mod statistics;
 
 #[cfg(not(any(loom, shuttle)))]
 pub use figures::{finish_shared, open_shared};
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(all(feature = "std", not(any(loom, shuttle))))]
 pub use rust::SpecMalloc;

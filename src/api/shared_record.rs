@@ -12,10 +12,9 @@
 use super::publication::Publication;
 use super::statistics::{Statistics, WORDS};
 use crate::pal::Errno;
-use core::ffi::CStr;
+use core::ffi::{CStr, c_int};
 use core::mem::{MaybeUninit, offset_of};
 use core::ptr::NonNull;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
@@ -82,11 +81,28 @@ unsafe impl Send for Mapped {}
 // SAFETY: as above.
 unsafe impl Sync for Mapped {}
 
+/// A file descriptor that nobody else knows; closed when dropped.
+struct Descriptor(c_int);
+
+impl Descriptor {
+    /// What a call that makes one has answered.
+    fn new(answer: c_int) -> Result<Descriptor, Errno> {
+        if answer < 0 { Err(last_error()) } else { Ok(Descriptor(answer)) }
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        // SAFETY: the descriptor is open, and nobody else's.
+        unsafe { libc::close(self.0) };
+    }
+}
+
 impl Mapped {
-    fn new(fd: RawFd, bytes: usize) -> Result<Self, Errno> {
+    fn new(fd: &Descriptor, bytes: usize) -> Result<Self, Errno> {
         let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
         // SAFETY: a new mapping at an address that the system chooses touches nothing that exists.
-        let base = unsafe { libc::mmap(core::ptr::null_mut(), bytes, access, flags, fd, 0) };
+        let base = unsafe { libc::mmap(core::ptr::null_mut(), bytes, access, flags, fd.0, 0) };
         if base == libc::MAP_FAILED {
             return Err(last_error());
         }
@@ -145,12 +161,8 @@ impl SharedRecord {
         }
         // SAFETY: `path` ends in a zero byte.
         let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK) };
-        if fd < 0 {
-            return Err(last_error());
-        }
-        // SAFETY: `fd` was just opened and nobody else knows it; it is closed at the end of this function.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let file = Mapped::new(fd.as_raw_fd(), check(fd.as_raw_fd())?)?;
+        let fd = Descriptor::new(fd)?;
+        let file = Mapped::new(&fd, check(&fd)?)?;
         let record = Self { file, own: AtomicPtr::new(core::ptr::null_mut()) };
         record.claim(process_name());
         Ok(record)
@@ -198,7 +210,7 @@ impl SharedRecord {
 /// The file as its maker sees it: made empty, handed down by path, read at any time.
 pub struct StatisticsFile {
     file: Mapped,
-    fd: OwnedFd,
+    fd: Descriptor,
 }
 
 impl StatisticsFile {
@@ -209,21 +221,17 @@ impl StatisticsFile {
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
         // SAFETY: the name ends in a zero byte.
         let fd = unsafe { libc::memfd_create(c"specmalloc statistics".as_ptr(), flags) };
-        if fd < 0 {
-            return Err(last_error());
-        }
-        // SAFETY: `fd` was just made and nobody else knows it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let fd = Descriptor::new(fd)?;
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
         // SAFETY: `fd` is open; neither call touches memory of this process.
         let sealed = unsafe {
-            libc::ftruncate(fd.as_raw_fd(), bytes as libc::off_t) == 0
-                && libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) == 0
+            libc::ftruncate(fd.0, bytes as libc::off_t) == 0
+                && libc::fcntl(fd.0, libc::F_ADD_SEALS, seals) == 0
         };
         if !sealed {
             return Err(last_error());
         }
-        let file = Mapped::new(fd.as_raw_fd(), bytes)?;
+        let file = Mapped::new(&fd, bytes)?;
         let (record_bytes, capacity) = (size_of::<Record>() as u64, capacity as u64);
         let claimed = AtomicU64::new(0);
         // SAFETY: the mapping is new, long enough, aligned to a page, and nobody else has opened the file yet.
@@ -241,8 +249,8 @@ impl StatisticsFile {
     }
 
     /// The descriptor, which is closed on exec.
-    pub fn fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+    pub fn fd(&self) -> c_int {
+        self.fd.0
     }
 
     /// Processes that asked for a record, those that found none left included.
@@ -290,17 +298,17 @@ fn file_bytes(capacity: u64) -> Option<usize> {
 }
 
 /// The length of the file behind `fd`, if it is one of ours.
-fn check(fd: RawFd) -> Result<usize, Errno> {
+fn check(fd: &Descriptor) -> Result<usize, Errno> {
     let mut status = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: `status` is valid for the write of one `stat`.
-    if unsafe { libc::fstat(fd, status.as_mut_ptr()) } != 0 {
+    if unsafe { libc::fstat(fd.0, status.as_mut_ptr()) } != 0 {
         return Err(last_error());
     }
     // SAFETY: filled in by the call that succeeded.
     let status = unsafe { status.assume_init() };
     let mut head = [0u64; 4];
     // SAFETY: `head` is valid for the write of its own size.
-    let read = unsafe { libc::pread(fd, head.as_mut_ptr().cast(), size_of_val(&head), 0) };
+    let read = unsafe { libc::pread(fd.0, head.as_mut_ptr().cast(), size_of_val(&head), 0) };
     let [magic, version, record_bytes, capacity] = head;
     let ours = status.st_mode & libc::S_IFMT == libc::S_IFREG
         && read == size_of_val(&head) as isize
@@ -326,7 +334,8 @@ fn monotonic_ns() -> u64 {
 }
 
 fn last_error() -> Errno {
-    Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+    // SAFETY: libc answers with the address of this thread's errno.
+    Errno(unsafe { *libc::__errno_location() })
 }
 
 #[cfg(test)]

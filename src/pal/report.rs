@@ -31,6 +31,29 @@ pub fn to_stderr(mut bytes: &[u8]) {
     unsafe { *errno = before };
 }
 
+/// A panic where std is not: this library itself is broken. It says where, and the process ends. (A format of what else is
+/// known would bring code that nothing else needs.)
+#[cfg(not(any(feature = "std", panic = "unwind")))]
+#[panic_handler]
+fn panicked(panic: &core::panic::PanicInfo<'_>) -> ! {
+    to_stderr(b"specmalloc: broken itself");
+    if let Some(place) = panic.location() {
+        to_stderr(b" at ");
+        to_stderr(place.file().as_bytes());
+        let mut digits = [0; 10];
+        let (mut first, mut line) = (digits.len(), place.line());
+        while line > 0 {
+            first -= 1;
+            digits[first] = b'0' + (line % 10) as u8;
+            line /= 10;
+        }
+        to_stderr(b":");
+        to_stderr(&digits[first..]);
+    }
+    to_stderr(b"\n");
+    end_process()
+}
+
 /// What the kernel keeps of a signal: handler, flags, restorer, mask. All zero is the default action.
 type Action = [u64; 4];
 
