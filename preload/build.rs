@@ -9,6 +9,9 @@ fn main() {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo names a directory"));
     std::fs::write(out.join("libgcc_s.so"), "INPUT(-lgcc_eh)\n").expect("the directory can be written to");
     println!("cargo::rustc-link-search=native={}", out.display());
+    // The C compiler's own start-up files register this library with tools that are not there: six symbols that the
+    // dynamic linker looks for in vain, in every program.
+    println!("cargo::rustc-cdylib-link-arg=-nostartfiles");
     // Threads and their exit handlers lead here after a dlclose, too.
     println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
 }

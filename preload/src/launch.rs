@@ -22,6 +22,19 @@ struct Launch {
     argument: *mut c_void,
 }
 
+// What the C compiler's start-up files would define: an address that stands for this library where handlers are registered.
+core::arch::global_asm!(
+    ".section .rodata.specmalloc,\"a\",@progbits",
+    ".p2align 3",
+    ".globl __dso_handle",
+    ".hidden __dso_handle",
+    ".type __dso_handle, @object",
+    ".size __dso_handle, 8",
+    "__dso_handle:",
+    ".quad 0",
+    ".text",
+);
+
 type Create = unsafe extern "C" fn(
     *mut libc::pthread_t,
     *const libc::pthread_attr_t,

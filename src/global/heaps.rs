@@ -17,7 +17,7 @@ use super::fork;
 use super::options::Options;
 use super::presence;
 use super::process::process;
-use super::start::start;
+use super::start::{prepare, start};
 use super::thread::{ARMED, EXITED, NOBODY, Thread, is_own};
 use crate::heap::{Allocator, Heap};
 use crate::pal::{Linux, Platform};
@@ -145,7 +145,7 @@ fn hook<T: Thread>(counted: bool, call_at_exit: fn(bool) -> bool) -> bool {
 
 /// At load, in the first thread: arms it, also if it never allocates.
 pub fn begin_process<T: Thread>() {
-    start(&Options::new());
+    prepare();
     arm::<T>(!T::ANNOUNCED);
 }
 

@@ -9,9 +9,23 @@ use crate::sync::atomic::{AtomicU32, Ordering};
 const UNSTARTED: u32 = 0;
 /// Some thread is at it.
 const STARTING: u32 = 1;
-const STARTED: u32 = 2;
+/// The kinds of system calls that a process may not be allowed later have been made.
+const PREPARED: u32 = 2;
+const STARTED: u32 = 3;
 
 static STAGE: AtomicU32 = AtomicU32::new(UNSTARTED);
+
+/// The part of the start that comes when the library is loaded, whether the program ever allocates or not: what asks the
+/// system for anything but memory. Many a program ends without the rest, which touches memory.
+pub(super) fn prepare() {
+    process().start();
+    // Relaxed: elects one thread.
+    if STAGE.compare_exchange(UNSTARTED, STARTING, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        process().adapt();
+        // Release: pairs with the exchange in `start`.
+        STAGE.store(PREPARED, Ordering::Release);
+    }
+}
 
 /// Starts the allocator before its first use. Threads that race here do so before there is anything to race for: each
 /// may run the idempotent part, and only the first registers hooks and reads the environment.
@@ -20,10 +34,9 @@ pub(super) fn start(options: &Options) {
     if STAGE.load(Ordering::Acquire) == STARTED {
         return;
     }
-    process().start();
-    // Relaxed (both): elects one thread; what the others need was done above.
-    if STAGE.compare_exchange(UNSTARTED, STARTING, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-        process().adapt();
+    prepare();
+    // Acquire: pairs with the Release above. Relaxed: elects one thread; what the others need was done above.
+    if STAGE.compare_exchange(PREPARED, STARTING, Ordering::Acquire, Ordering::Relaxed).is_ok() {
         options.apply();
         options::read_environment();
         fork::prepare();

@@ -66,13 +66,14 @@ fn base_of(region: &Region) -> *mut u8 {
 }
 
 /// Freed huge regions that wait to be used again, and the figures of the huge blocks.
+#[repr(C)] // As `Allocator`.
 pub struct Huge {
-    kept: [AtomicPtr<Region>; KEPT],
     /// Bytes in kept regions that may be resident.
     kept_bytes: AtomicUsize,
     live_bytes: AtomicUsize,
     live_blocks: AtomicUsize,
     purged: AtomicU64,
+    kept: [AtomicPtr<Region>; KEPT],
 }
 
 impl Huge {

@@ -101,13 +101,14 @@ impl Possession {
 }
 
 /// Every heap of the process.
+#[repr(C)] // As `Allocator`.
 pub struct Pool {
-    heaps: [AtomicPtr<Heap>; MAX_HEAPS],
-    idle: [AtomicU64; WORDS],
     made: AtomicU32,
     /// By number of a thread, hashed: the index of the heap that it keeps, plus one; zero for none. The last that began to
     /// keep one has the entry.
     keepers: [AtomicU32; KEEPERS],
+    heaps: [AtomicPtr<Heap>; MAX_HEAPS],
+    idle: [AtomicU64; WORDS],
 }
 
 impl Pool {

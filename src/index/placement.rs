@@ -41,14 +41,15 @@ pub(super) struct Placed {
 }
 
 /// Chooses addresses.
+#[repr(C)] // As `heap::Allocator`.
 pub(super) struct Placement {
     /// Where the first region was to end, and the lowest address given to a region so far; 0 before the first.
     top: AtomicUsize,
     frontier: AtomicUsize,
-    /// By unit: the holes among its granules, once there was one.
-    granules: [AtomicUsize; ROOT],
     /// The units that are free as a whole.
     units: AtomicUsize,
+    /// By unit: the holes among its granules, once there was one.
+    granules: [AtomicUsize; ROOT],
 }
 
 impl Placement {

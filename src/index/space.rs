@@ -59,13 +59,12 @@ pub struct SpaceCounts {
 }
 
 /// The regions of one process.
+#[repr(C)] // As `heap::Allocator`.
 pub struct Space<P: Platform> {
     os: P,
     rcu: Rcu,
-    index: Index,
     metadata: Metadata,
     descriptors: Descriptors,
-    placement: Placement,
     /// Regions past their grace period, with pins to drain or an unmap to try again.
     parked: Pool<Region>,
     /// Those of them that somebody has looked at and that were not ready.
@@ -75,6 +74,8 @@ pub struct Space<P: Platform> {
     mappings: AtomicUsize,
     retired: AtomicUsize,
     failed_unmaps: AtomicUsize,
+    placement: Placement,
+    index: Index,
 }
 
 impl<P: Platform> Space<P> {

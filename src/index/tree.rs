@@ -40,15 +40,16 @@ type GranuleNode = Node<GRANULES>;
 type SliceNode = Node<SLICES>;
 
 /// The index from address to region.
+#[repr(C)] // As `heap::Allocator`.
 pub struct Index {
-    root: [Entry; ROOT],
-    /// By granule number modulo the length: the complement of the number of a granule at whose base an arena starts, or
-    /// 0, which is nobody's complement.
-    near: [AtomicUsize; NEAR],
     /// One node each that lost the race to be linked.
     spare_granules: AtomicUsize,
     spare_slices: AtomicUsize,
     pages: Pool<PageNode>,
+    /// By granule number modulo the length: the complement of the number of a granule at whose base an arena starts, or
+    /// 0, which is nobody's complement.
+    near: [AtomicUsize; NEAR],
+    root: [Entry; ROOT],
 }
 
 impl Index {

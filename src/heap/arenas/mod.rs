@@ -52,13 +52,14 @@ pub struct Claim {
 }
 
 /// Every arena of the process.
+#[repr(C)] // As `Allocator`.
 pub struct Arenas {
-    table: [AtomicPtr<Region>; MAX_ARENAS],
-    hints: Hints,
     /// Positions ever used.
     high: AtomicUsize,
-    tally: Tally,
     purged: AtomicU64,
+    tally: Tally,
+    table: [AtomicPtr<Region>; MAX_ARENAS],
+    hints: Hints,
 }
 
 impl Arenas {
