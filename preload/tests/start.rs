@@ -45,6 +45,7 @@ fn system_calls(case: &str, preloaded: bool) -> BTreeMap<u64, i64> {
             _ => Err(std::io::Error::last_os_error()),
         })
     };
+    #[expect(clippy::zombie_processes, reason = "waited for below, by the call that tells of stops")]
     let child = command.spawn().expect("a program to trace");
     let pid = child.id() as libc::pid_t;
     let mut counts = BTreeMap::new();
@@ -79,7 +80,9 @@ fn system_calls_at_the_start() {
     // The dynamic linker's, for any library: one mapping for all, one for each further part of the file, and one for what
     // starts as zeros.
     assert!(take(libc::SYS_mmap) <= 5, "the allocator maps memory before the program asks for any");
-    for number in [libc::SYS_openat, libc::SYS_read, libc::SYS_newfstatat, libc::SYS_close, libc::SYS_mprotect] {
+    for number in
+        [libc::SYS_openat, libc::SYS_read, libc::SYS_newfstatat, libc::SYS_close, libc::SYS_mprotect]
+    {
         let count = take(number);
         assert!(count <= 1, "system call {number}: {count}");
     }
@@ -106,8 +109,7 @@ fn resident_memory_of_a_small_program() {
 /// Each is work before the program's first instruction.
 #[test]
 fn relocations() {
-    let output =
-        common::succeed(Command::new("readelf").args(["--relocs", "--wide"]).arg(common::library()));
+    let output = common::succeed(Command::new("readelf").args(["--relocs", "--wide"]).arg(common::library()));
     let output = String::from_utf8(output.stdout).expect("text in ASCII");
     let (relative, named): (Vec<_>, Vec<_>) =
         output.lines().filter(|line| line.contains(" R_")).partition(|line| line.contains("_RELATIVE"));
