@@ -1,5 +1,5 @@
 //! The functions that make threads: `pthread_create`, C11's `thrd_create`, and, for what wants a process of one thread,
-//! `unshare` and `setns`.
+//! `unshare` and `setns`; and, for what a process does before it shuts itself off, `prctl`.
 //!
 //! Each thread of the program starts in a trampoline, which hooks its exit before it does anything else: so the allocator
 //! knows that a thread has ended also if it never allocated, when the C library frees what belonged to it, as the last
@@ -11,7 +11,7 @@
 use crate::errno;
 use crate::next::Next;
 use crate::thread::{EXIT, PreloadThread};
-use core::ffi::{c_int, c_void};
+use core::ffi::{c_int, c_long, c_ulong, c_void};
 use core::ptr;
 use specmalloc::internals::global::{self, Main};
 
@@ -243,6 +243,28 @@ pub unsafe extern "C" fn setns(file: c_int, kind: c_int) -> c_int {
     }
     // SAFETY: the C library's function of this name has this type.
     unsafe { core::mem::transmute::<*mut c_void, Setns>(next)(file, kind) }
+}
+
+/// Linux: says what the process is, wants or gives up. A process that is about to give up system calls makes those first that
+/// the allocator would otherwise make later. (The C library's is a bare system call, too.)
+///
+/// # Safety
+/// As for the C library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prctl(
+    what: c_int,
+    second: c_ulong,
+    third: c_ulong,
+    fourth: c_ulong,
+    fifth: c_ulong,
+) -> c_int {
+    if matches!(what, libc::PR_SET_NO_NEW_PRIVS | libc::PR_SET_SECCOMP) {
+        let before = errno::get();
+        global::learn_limits();
+        errno::set(before);
+    }
+    // SAFETY: the caller's.
+    unsafe { libc::syscall(libc::SYS_prctl, c_long::from(what), second, third, fourth, fifth) as c_int }
 }
 
 /// The function, once the helper is gone, if the program has one thread.

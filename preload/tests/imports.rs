@@ -12,7 +12,7 @@ use std::process::Command;
 const REASONS: &[(&str, &str)] = &[
     (
         "in malloc and free: one system call, and errno; no lock, no allocation, no cancellation point",
-        "mmap mmap64 munmap mremap mprotect madvise sched_yield syscall prctl getrlimit getpid",
+        "mmap mmap64 munmap mremap mprotect madvise sched_yield syscall getrlimit getpid",
     ),
     ("in malloc and free: reads a clock, through the vDSO", "clock_gettime"),
     (

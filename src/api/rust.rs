@@ -46,6 +46,15 @@ unsafe extern "C" fn at_exit(counted: *mut c_void) {
     crate::global::start_helper::<RustThread>();
 }
 
+/// When the program is loaded: nobody tells when it is about to shut itself off.
+extern "C" fn loaded() {
+    crate::global::learn_limits();
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static LOADED: extern "C" fn() = loaded;
+
 #[cfg(debug_assertions)]
 type RustChecks = crate::heap::Checked;
 #[cfg(not(debug_assertions))]

@@ -16,7 +16,7 @@
 use super::fork;
 use super::options::Options;
 use super::presence;
-use super::process::process;
+use super::process::{learn_limits_if_large, process};
 use super::start::{prepare, start};
 use super::thread::{ARMED, EXITED, NOBODY, Thread, is_own};
 use crate::heap::{Allocator, Heap};
@@ -41,6 +41,7 @@ pub fn with_heap_to_free<T: Thread, R>(options: &Options, body: impl FnOnce(Opti
 #[inline(always)]
 fn with<T: Thread, R, const ARMS: bool>(options: &Options, body: impl FnOnce(Option<&Heap>) -> R) -> R {
     fork::notice();
+    learn_limits_if_large();
     let mut heap = T::heap();
     if ptr::eq(heap, &raw const ARMED) || ptr::eq(heap, &raw const NOBODY) && ARMS {
         heap = attach::<T>(options);

@@ -10,7 +10,7 @@ use super::fork;
 use super::heaps::{arm, with_heap};
 use super::options::Options;
 use super::presence::{self, NUMBER, is_allowed};
-use super::process::process;
+use super::process::{learn_limits, process};
 use super::thread::{EXITED, NOBODY, Thread};
 use crate::pal::Platform;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
@@ -56,6 +56,8 @@ static AT_LOAD: extern "C" fn() = note_processors;
 pub fn thread_made<T: Thread, R>(make: impl FnOnce() -> R, is_made: impl FnOnce(&R) -> bool) -> R {
     // The child of a fork is told before it has a second thread, which could not tell that it is one.
     fork::notice();
+    // Here the stack is the program's own choice, and not a handler's.
+    learn_limits();
     presence::thread_begins();
     let made = make();
     if is_made(&made) {

@@ -1,7 +1,9 @@
 //! The allocator of this process, and its environment.
 
+use crate::base::GRANULE;
 use crate::heap::Allocator;
 use crate::pal::Linux;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use core::ffi::CStr;
 
 static PROCESS: Allocator<Linux> = Allocator::new(Linux::new());
@@ -12,14 +14,24 @@ pub fn process() -> &'static Allocator<Linux> {
     &PROCESS
 }
 
-/// Notes what the process may have of memory, by calls that a sandbox may forbid later. When it is loaded.
-extern "C" fn learn_limits() {
-    process().learn_limits();
+/// Notes what the process may have of memory, once. That opens and reads some ten files, which would be an eighth of what a
+/// program costs that ends at once; but a sandbox may forbid it later on pain of death. So it is done when the process is
+/// about to shut itself off, to have a second thread, or more memory than one arena holds, whichever comes first; and
+/// where the first cannot be known, when it is loaded.
+pub fn learn_limits() {
+    static LEARNED: AtomicBool = AtomicBool::new(false);
+    // Relaxed (both): elects one thread; nobody waits for what it learns.
+    if !LEARNED.load(Ordering::Relaxed) && !LEARNED.swap(true, Ordering::Relaxed) {
+        process().learn_limits();
+    }
 }
 
-#[used]
-#[unsafe(link_section = ".init_array")]
-static AT_LOAD: extern "C" fn() = learn_limits;
+/// The same if the process has more than one arena by now.
+pub(super) fn learn_limits_if_large() {
+    if process().space().mapped() > GRANULE {
+        learn_limits();
+    }
+}
 
 /// The value of an environment variable, read in place: nothing is allocated. `None` in setuid programs.
 pub fn environment(name: &CStr) -> Option<&'static CStr> {

@@ -206,7 +206,7 @@ impl<P: Platform> Allocator<P> {
         self.retention.expects_rise(self.settings(), self.live_bytes(), now)
     }
 
-    /// Notes what the process may have of memory: what the system leaves it, and what it has already. When it is loaded.
+    /// Notes what the process may have of memory: what the system leaves it, and what it has already. See `global`.
     pub fn learn_limits(&self) {
         let has = self.live_bytes() + self.dirty_bytes();
         self.settings().set_memory(self.space().os().memory_left().saturating_add(has));

@@ -424,6 +424,11 @@ impl<P: Platform> Space<P> {
         })
     }
 
+    /// Bytes of address space in regions, as [`SpaceCounts::mapped`].
+    pub fn mapped(&self) -> usize {
+        self.mapped.load(Relaxed)
+    }
+
     /// The figures.
     pub fn counts(&self) -> SpaceCounts {
         // Relaxed: figures for the statistics.
