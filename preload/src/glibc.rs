@@ -17,8 +17,8 @@ use crate::{errno, loader};
 use core::ffi::c_void;
 use core::mem::transmute;
 use core::ptr;
-use specmalloc::internals::global::Stray;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use specmalloc::internals::global::Stray;
 
 /// glibc's free; null before it is looked for, and without glibc.
 static FREE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());

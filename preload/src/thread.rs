@@ -7,11 +7,11 @@
 use core::arch::{asm, global_asm};
 use core::ffi::c_int;
 use core::ffi::c_void;
+use core::sync::atomic::{AtomicPtr, Ordering};
 use specmalloc::internals::global::{
     ExitKey, Main, NOBODY, Stray, Thread, exit_thread, exit_value, was_counted,
 };
 use specmalloc::internals::heap::{Checked, Heap, Holder};
-use core::sync::atomic::{AtomicPtr, Ordering};
 
 /// The threads of a preloaded program.
 pub struct PreloadThread;
