@@ -194,7 +194,7 @@ pub fn behind_group(tokens: &[Token], open: usize) -> usize {
     tokens.len()
 }
 
-/// What the predicate of a cfg comes to in a normal build, where `test`, `loom`, `shuttle` and features are not set; `None` if
+/// What the predicate of a cfg comes to in a normal build, where `test`, `loom`, `shuttle` and no feature but `std` is set; `None` if
 /// that depends on the machine.
 fn predicate(tokens: &[Token]) -> Option<bool> {
     let inner = || {
@@ -212,8 +212,10 @@ fn predicate(tokens: &[Token]) -> Option<bool> {
     };
     match tokens.first()?.word()? {
         "test" | "loom" | "shuttle" if tokens.len() == 1 => Some(false),
-        // Those of this crate are for tests.
-        "feature" => Some(false),
+        // The default one; the other is for tests.
+        "feature" => {
+            Some(matches!(&tokens.last()?.kind, Kind::Literal(text) if text.trim_matches('"') == "std"))
+        }
         "not" => inner().first().copied()?.map(|value| !value),
         "all" if inner().contains(&Some(false)) => Some(false),
         "all" => inner().iter().all(|value| *value == Some(true)).then_some(true),
