@@ -23,6 +23,7 @@ static enum blocks blocks;
 static enum state state;
 static pthread_t first, others[OTHERS];
 static sem_t ready, go;
+static int number; /* the helper's */
 static char **arguments;
 
 /* ---- What threads do before they end ---- */
@@ -38,8 +39,8 @@ static void use_memory(void)
     }
 }
 
-/* How often a thread has given its processor up, and been waited for. Without malloc, which would wake the helper. */
-static long switches(int number)
+/* How often the helper has slept. Without malloc, which would wake it, now or when the calling thread ends. */
+static long switches(void)
 {
     char path[64], text[4096];
     snprintf(path, sizeof path, "/proc/self/task/%d/status", number);
@@ -58,7 +59,6 @@ static long switches(int number)
 static void settle(void)
 {
     if (state == ALONE) return;
-    int number = helper();
     if (state == AWAKE) {
         char *block = opaque(malloc(8 * MIB));
         CHECK(block != NULL);
@@ -66,7 +66,7 @@ static void settle(void)
         free(block);
         return;
     }
-    for (long before = -1, now; (now = switches(number)) != before; before = now) usleep(1200000);
+    for (long before = -1, now; (now = switches()) != before; before = now) usleep(1200000);
 }
 
 /* ---- Ends ---- */
@@ -158,6 +158,7 @@ static int end_this_process(void)
     for (int i = 0; i < OTHERS && state != ALONE; i++)
         while (sem_wait(&ready) != 0) {}
     use_memory();
+    if (state != ALONE) number = helper();
     if (way->first != leaves) settle();
     way->first();
     return CODE;

@@ -23,7 +23,7 @@ fn walked() {
         let world = World::new();
         let actor = Actor::new(&world);
         let at = actor.get(SLICE, false);
-        actor.free(at);
+        actor.release(at);
         actor.leave();
         let unmapper = spawn(&world, |world| {
             let actor = Actor::new(world);

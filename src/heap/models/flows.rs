@@ -134,7 +134,7 @@ fn arenas_come_and_go() {
                 let actor = Actor::new(world);
                 for _ in 0..2 {
                     let blocks = [(); 3].map(|()| actor.get(2 * SLICE, false));
-                    blocks.into_iter().for_each(|at| actor.free(at));
+                    blocks.into_iter().for_each(|at| actor.release(at));
                 }
                 // An arena that lives on must be found.
                 world.pass(actor.get(SLICE, false));
@@ -157,7 +157,7 @@ fn arenas_come_and_go() {
 fn purged(fails: bool, zero: [bool; 3]) {
     let world = World::new();
     let actor = Actor::new(&world);
-    [(); 3].map(|()| actor.get(SLICE, false)).into_iter().for_each(|at| actor.free(at));
+    [(); 3].map(|()| actor.get(SLICE, false)).into_iter().for_each(|at| actor.release(at));
     actor.leave();
     if fails {
         world.base.os.fail_kind(CallKind::Purge, Errno(libc::EINVAL));
@@ -168,7 +168,7 @@ fn purged(fails: bool, zero: [bool; 3]) {
             for zero in zero {
                 let at = actor.get(SLICE, zero);
                 thread::yield_now();
-                actor.free(at);
+                actor.release(at);
             }
             actor.leave();
         })
@@ -197,7 +197,7 @@ fn purged_beside_one_claim() {
         let world = World::new();
         let actor = Actor::new(&world);
         let at = actor.get(SLICE, false);
-        actor.free(at);
+        actor.release(at);
         let heap = actor.heap;
         let purger = spawn(&world, move |world| {
             let actor = Actor::with(world, heap);
@@ -207,7 +207,7 @@ fn purged_beside_one_claim() {
         let other = Actor::new(&world);
         let at = other.get(SLICE, true);
         thread::yield_now();
-        other.free(at);
+        other.release(at);
         other.leave();
         join([purger]);
         world.finish();
@@ -227,11 +227,11 @@ fn emptied_by_a_purge() {
         let mut blocks = [(); 8].map(|()| actor.get(SLICE, false));
         // Those that fill the first arena, but for two; what is free there is enough to do without the second.
         let (last, second) = (blocks[7], blocks[6]);
-        blocks.iter_mut().skip(2).take(4).for_each(|at| actor.free(*at));
-        actor.free(second);
+        blocks.iter_mut().skip(2).take(4).for_each(|at| actor.release(*at));
+        actor.release(second);
         blocks[..2].iter().for_each(|at| world.pass(*at));
         let heap = actor.heap;
-        let user = spawn(&world, move |world| Actor::with(world, heap).free(last));
+        let user = spawn(&world, move |world| Actor::with(world, heap).release(last));
         let purger = spawn(&world, |world| {
             let actor = Actor::new(world);
             actor.from.arenas().purge(actor.from, actor.heap, usize::MAX);

@@ -89,14 +89,14 @@ fn linger(actor: &Actor, _: usize) {
 /// A large block is freed beside a claim, in an arena that does not become empty. (One only: another's bell would do.)
 fn rung_by_a_release() {
     let prepare: fn(&Actor) = |actor| actor.world.pass(actor.get(SLICE, false));
-    beside_a_helper(prepare, [SLICE, 0], [|actor, at| actor.free(at), claim::<SLICE>]);
+    beside_a_helper(prepare, [SLICE, 0], [|actor, at| actor.release(at), claim::<SLICE>]);
 }
 
 /// What is free in an arena is purged. While that holds its slices, the arena does not look empty.
 fn rung_by_a_purge() {
     let prepare: fn(&Actor) = |actor| {
         let at = actor.get(SLICE, false);
-        actor.free(at);
+        actor.release(at);
     };
     let purge: fn(&Actor, usize) = |actor, _| {
         actor.from.arenas().purge(actor.from, actor.heap, usize::MAX);
@@ -138,7 +138,7 @@ fn rung_by_a_move() {
 fn rung_by_a_failed_purge() {
     let prepare: fn(&Actor) = |actor| {
         let at = actor.get(SLICE, false);
-        actor.free(at);
+        actor.release(at);
         actor.world.base.os.fail_kind(CallKind::Purge, Errno(libc::EINVAL));
     };
     let purge: fn(&Actor, usize) = |actor, _| {

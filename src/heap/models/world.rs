@@ -308,6 +308,12 @@ impl<'a> Actor<'a> {
         });
     }
 
+    /// Frees a block, and gives back what the heap keeps: for models of what happens to free slices.
+    pub fn release(&self, at: usize) {
+        self.free(at);
+        self.step(|heap| heap.collect::<Checked, _>(self.from));
+    }
+
     pub fn resize(&self, at: usize, bytes: usize) -> usize {
         let (place, before, mark) = self.world.leave(at);
         // SAFETY: this thread possesses the heap and the block, whose kind stays, and is inside.
