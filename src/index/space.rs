@@ -58,6 +58,10 @@ pub struct SpaceCounts {
     pub metadata: usize,
 }
 
+/// Bytes that may be resident in regions that wait for others to share a grace period with: what the options let stay free in
+/// a process with a helper.
+const WAITING_MOST: usize = 32 << 20;
+
 /// The regions of one process.
 #[repr(C)] // As `heap::Allocator`.
 pub struct Space<P: Platform> {
@@ -74,6 +78,8 @@ pub struct Space<P: Platform> {
     mappings: AtomicUsize,
     retired: AtomicUsize,
     failed_unmaps: AtomicUsize,
+    /// Bytes in retired regions that may be resident, since the last [`Space::reap`].
+    waiting: AtomicUsize,
     placement: Placement,
     index: Index,
 }
@@ -96,6 +102,7 @@ impl<P: Platform> Space<P> {
                 mappings: AtomicUsize::new(0),
                 retired: AtomicUsize::new(0),
                 failed_unmaps: AtomicUsize::new(0),
+                waiting: AtomicUsize::new(0),
             }
         }
     }
@@ -334,8 +341,21 @@ impl<P: Platform> Space<P> {
     /// Does what is due: moves retired regions on, unmaps those past their grace period that nobody pins, and tries
     /// again where the system refused. Returns how many regions were unmapped. Never waits; `own` is the caller's slot.
     pub fn reap(&self, own: Option<&ReaderSlot>) -> usize {
+        // Relaxed: as in `reap_in_time`.
+        if self.waiting.load(Relaxed) != 0 {
+            self.waiting.store(0, Relaxed);
+        }
         self.rcu.reclaim(&self.os, own, |link| self.grace_over(link));
         if self.parked.is_empty() && self.unready.is_empty() { 0 } else { self.reap_parked() }
+    }
+
+    /// As [`Space::reap`], if so much waits that it is worth a grace period. For a caller who retires one region after the
+    /// other while thousands of threads sleep: each of them would be looked at for each region. `bytes` of the last one may be
+    /// resident; when [`WAITING_MOST`] wait, they wait no longer. Fewer wait for the helper's next tick.
+    pub fn reap_in_time(&self, own: Option<&ReaderSlot>, bytes: usize) -> usize {
+        // Relaxed: a figure, about right.
+        let waiting = self.waiting.fetch_add(bytes, Relaxed).saturating_add(bytes);
+        if waiting < WAITING_MOST && !self.rcu.has_batch() { 0 } else { self.reap(own) }
     }
 
     /// Whether [`Space::reap`] may have something to do before long: regions wait for a grace period, for pins, or for the

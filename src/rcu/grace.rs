@@ -21,6 +21,10 @@ pub enum GraceError {
 /// Looks at a slot before the caller of [`Rcu::synchronize`] lets others run.
 const SPINS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 100 };
 
+/// Slots that a grace period looks at for each link of a batch that is worth it. To map and unmap a region takes some
+/// microseconds; so many looks take less than one.
+const SLOTS_A_LINK: usize = 64;
+
 /// No batch is on its way; links may be ready to be handed over.
 const IDLE: u8 = 0;
 /// The heavy barrier is behind the batch; sections of the snapshot may be open.
@@ -169,6 +173,18 @@ impl Rcu {
         handed
     }
 
+    /// How many links are worth a grace period, which looks at every slot that there is, most of them of threads that sleep.
+    /// One, where there are few threads.
+    pub fn batch(&self) -> usize {
+        self.slots.count().div_ceil(SLOTS_A_LINK)
+    }
+
+    /// Whether so many wait, or none, so that there is nothing to be put off.
+    pub fn has_batch(&self) -> bool {
+        let waiting = self.retired.len();
+        waiting == 0 || waiting >= self.batch()
+    }
+
     /// One move of the batch; `true` if its grace period is over and its links are ready. For the lock's holder.
     fn advance<P: Platform>(&self, os: &P, own: Option<&ReaderSlot>) -> bool {
         if self.grace.step() == IDLE {
@@ -213,14 +229,16 @@ impl Rcu {
     }
 
     fn take_snapshots(&self) {
-        let first = self.slots.head();
-        for slot in self.slots.from(first) {
-            slot.snapshot().take(slot.word());
+        let mut first: *mut ReaderSlot = ptr::null_mut();
+        for slot in self.slots.from(self.slots.head()) {
+            if slot.snapshot().take(slot.word()) && first.is_null() {
+                first = ptr::from_ref(slot).cast_mut();
+            }
         }
         for guest in &self.guests {
             guest.snapshot.take(&guest.word);
         }
-        // Relaxed: the lock orders it.
+        // Relaxed: the lock orders it. Those before the first with an open section need no second look.
         self.grace.cursor.store(first, Ordering::Relaxed);
     }
 

@@ -39,6 +39,13 @@
 //!
 //! [`Rcu::retire`] and [`Rcu::reclaim`] never wait: a reclaimer that finds a section open leaves the rest to whoever calls
 //! next, and one that finds another at work leaves at once. Only [`Rcu::synchronize`] waits.
+//!
+//! # What a grace period costs
+//!
+//! One barrier, and one look at every slot; a second look at those from the first that was found inside. Slots of sleeping
+//! threads cannot be told from others without a look: a section's entry is one plain store to the thread's own word, and
+//! whoever is to know of it has to read that. So who retires one thing after the other while thousands of threads sleep waits
+//! until there is a [`Rcu::batch`], if it can bear that: then each thing costs 64 looks, however many threads there are.
 
 mod grace;
 mod interrupt;

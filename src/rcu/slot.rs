@@ -63,10 +63,15 @@ impl Snapshot {
         }
     }
 
-    /// Notes which sections are open on `word`.
-    pub(super) fn take(&self, word: &SectionWord) {
-        // Relaxed: the reclaimer's lock orders it.
-        self.0.store(word.read().0, Ordering::Relaxed);
+    /// Notes which sections are open on `word`, and answers whether any is. Where none was and none is there is nothing to
+    /// note: most threads sleep, and a store would take the line from them.
+    pub(super) fn take(&self, word: &SectionWord) -> bool {
+        let now = word.read();
+        // Relaxed (both): the reclaimer's lock orders them.
+        if now.inside() || Reading(self.0.load(Ordering::Relaxed)).inside() {
+            self.0.store(now.0, Ordering::Relaxed);
+        }
+        now.inside()
     }
 
     /// Whether those sections have ended on `word`.
@@ -231,12 +236,13 @@ impl Default for ReaderSlot {
 /// All slots that were ever attached, newest first. Only ever grows.
 pub(super) struct SlotList {
     head: AtomicPtr<ReaderSlot>,
+    count: AtomicUsize,
 }
 
 impl SlotList {
     const_unless_model! {
         pub(super) fn new() -> SlotList {
-            SlotList { head: AtomicPtr::new(ptr::null_mut()) }
+            SlotList { head: AtomicPtr::new(ptr::null_mut()), count: AtomicUsize::new(0) }
         }
     }
 
@@ -246,6 +252,8 @@ impl SlotList {
     /// The slot lives forever and was in no list before.
     pub(super) unsafe fn push(&self, slot: &ReaderSlot) {
         let new = ptr::from_ref(slot).cast_mut();
+        // Relaxed: a count, not a promise.
+        self.count.fetch_add(1, Ordering::Relaxed);
         // Relaxed: a first guess, which the compare-exchange corrects.
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
@@ -258,6 +266,12 @@ impl SlotList {
                 Err(now) => head = now,
             }
         }
+    }
+
+    /// How many slots there are.
+    pub(super) fn count(&self) -> usize {
+        // Relaxed: as in `push`.
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Whether no slot is attached but `own`, as far as this thread sees.

@@ -161,6 +161,35 @@ fn a_pin_keeps_a_region_and_only_while_it_lasts() {
     assert!(space.pin_again(id).is_none());
 }
 
+/// Among thousands of threads that sleep, regions share a grace period: a look at each slot for each region would be the
+/// better part of what unmapping it takes.
+#[test]
+fn regions_share_a_grace_period_among_many_slots() {
+    const SLOTS: usize = 6400;
+    let (os, space) = space_on(Config::default());
+    for _ in 0..SLOTS {
+        // SAFETY: a fresh slot that lives forever.
+        unsafe { space.rcu().attach(std::boxed::Box::leak(std::boxed::Box::new(ReaderSlot::new()))) };
+    }
+    assert_eq!(space.rcu().batch(), SLOTS / 64);
+    let free = |bytes: usize| {
+        let region = space.map_region(Kind::Huge, SLICE, 1, 0).unwrap();
+        assert!(space.retire_region(region));
+        space.reap_in_time(None, bytes)
+    };
+    let barriers = os.calls().barrier;
+    assert_eq!((1..SLOTS / 64).map(|_| free(0)).sum::<usize>(), 0);
+    assert!(space.has_retired(), "the helper is to look after those that nobody follows");
+    assert_eq!(os.calls().barrier, barriers);
+    assert_eq!(free(0), SLOTS / 64);
+    assert_eq!(os.calls().barrier, barriers + 1);
+    // Not so many that they would be missed.
+    assert_eq!((free(20 << 20), free(8 << 20), free(4 << 20)), (0, 0, 3));
+    // And whoever asks for all gets all.
+    assert_eq!((free(20 << 20), space.reap(None), space.reap_in_time(None, 0)), (0, 1, 0));
+    assert_eq!(region_bytes(&os, &space), 0);
+}
+
 #[test]
 fn a_section_keeps_a_region() {
     let (os, space) = space_on(Config::default());
