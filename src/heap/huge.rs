@@ -160,13 +160,20 @@ impl Huge {
         if seeded("heap.ring_before_keep") {
             from.stir();
         }
-        if !self.keep(from, region) {
-            let _retired = from.space().retire_region(region);
-        }
+        let waiting = if self.keep(from, region) { 0 } else { self.retire(from, region) };
         if !seeded("heap.ring_before_keep") {
             from.stir();
         }
-        from.space().reap(Some(heap.slot()));
+        from.space().reap_in_time(Some(heap.slot()), waiting);
+    }
+
+    /// Has `region`, whose block is freed, unmapped after a grace period. Where that is one for many regions its pages are not
+    /// to wait, and go at once. Answers how many bytes may be resident meanwhile.
+    fn retire<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) -> usize {
+        let dirty = dirty_of(region);
+        let is_bare = from.space().rcu().batch() > 1 && purge(from, region, 0, dirty).is_ok();
+        let _retired = from.space().retire_region(region);
+        if is_bare { 0 } else { dirty }
     }
 
     /// The opposite of `hand_out`; `false` if another thread has just freed the block.
