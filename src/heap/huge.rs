@@ -167,11 +167,13 @@ impl Huge {
         from.space().reap_in_time(Some(heap.slot()), waiting);
     }
 
-    /// Has `region`, whose block is freed, unmapped after a grace period. Where that is one for many regions its pages are not
-    /// to wait, and go at once. Answers how many bytes may be resident meanwhile.
+    /// Has `region`, whose block is freed, unmapped after a grace period. Where that is one for many regions, or will not come
+    /// because the barrier fails by now, its pages are not to wait, and go at once. Answers how many bytes may be resident
+    /// meanwhile.
     fn retire<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) -> usize {
         let dirty = dirty_of(region);
-        let is_bare = from.space().rcu().batch() > 1 && purge(from, region, 0, dirty).is_ok();
+        let waits = from.space().rcu().batch() > 1 || from.space().rcu().statistics().stopped;
+        let is_bare = waits && purge(from, region, 0, dirty).is_ok();
         let _retired = from.space().retire_region(region);
         if is_bare { 0 } else { dirty }
     }
@@ -297,7 +299,7 @@ impl Huge {
     /// Puts a region back that was taken from among the kept ones, if it `may_stay`.
     fn put_back<P: Platform>(&self, from: &Allocator<P>, region: &'static Region, may_stay: bool) {
         if !may_stay || !self.put(region) {
-            let _retired = from.space().retire_region(region);
+            let _resident = self.retire(from, region);
         }
         // The helper may have looked while the region was in our hands.
         if !seeded("heap.no_ring_after_put_back") {
