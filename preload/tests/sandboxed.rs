@@ -25,3 +25,8 @@ fn the_figures() {
         assert!(printed.contains("specmalloc: live"), "{printed}");
     }
 }
+
+#[test]
+fn a_barrier_that_is_forbidden_later() {
+    lives("without_the_barrier");
+}

@@ -78,4 +78,40 @@ static void reports(void)
     _exit(0);
 }
 
-MAIN(CASE(alone), CASE(reports))
+static void *sleeper(void *unused)
+{
+    CHECK(malloc(100) != NULL);
+    for (;;) pause();
+    return unused;
+}
+
+/* The barrier worked when the library was loaded, and fails when it is needed: addresses may be lost, memory not. */
+static void without_the_barrier(void)
+{
+    enum { BLOCKS = 10 };
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, sleeper, NULL) == 0);
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_membarrier, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) != 0) _exit(3);
+    for (int round = 0; round < 20; round++) {
+        char *blocks[BLOCKS];
+        for (int i = 0; i < BLOCKS; i++) {
+            size_t size = 20 * MIB + (round * BLOCKS + i) * 64 * KIB;
+            CHECK((blocks[i] = malloc(size)) != NULL);
+            memset(blocks[i], 1, 20 * MIB);
+        }
+        for (int i = 0; i < BLOCKS; i++) free(blocks[i]);
+    }
+    malloc_trim(0);
+    size_t stays = resident();
+    if (stays > 60 * MIB) fprintf(stderr, "%zu MiB stay of %d\n", stays / MIB, 20 * BLOCKS), _exit(1);
+}
+
+MAIN(CASE(alone), CASE(reports), CASE(without_the_barrier))
