@@ -173,7 +173,9 @@ pub fn measure(
                 }
             }
         }
-        bar.println(format!("round {} of {} after {} s", round + 1, results.rounds, bar.elapsed().as_secs()));
+        bar.suspend(|| {
+            eprintln!("round {} of {} after {} s", round + 1, results.rounds, bar.elapsed().as_secs());
+        });
         report(results);
     }
     bar.finish_and_clear();

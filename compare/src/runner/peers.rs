@@ -73,9 +73,7 @@ impl Peer {
             Malloc::CLibrary => c_library(),
             Malloc::Never => None,
         };
-        let all: Vec<String> =
-            std::iter::once(first.to_owned()).chain(own).map(|path| path.display().to_string()).collect();
-        all.join(":")
+        list(first, own)
     }
 
     /// Whether `object`, which served malloc in a run, is the one that should have.
@@ -89,6 +87,16 @@ impl Peer {
             Malloc::Never => false,
         }
     }
+}
+
+/// The same for the C library's own allocator, behind a library that watches it.
+pub fn preload_list_of_c_library(first: &Path) -> String {
+    list(first, c_library())
+}
+
+fn list(first: &Path, second: Option<PathBuf>) -> String {
+    let all = std::iter::once(first.to_owned()).chain(second);
+    all.map(|path| path.display().to_string()).collect::<Vec<_>>().join(":")
 }
 
 /// The object of the C library in this process.

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::peers::Peer;
+use super::peers::{Peer, preload_list_of_c_library};
 use super::run::{Figures, LIMIT};
 use super::{Failure, Trouble, process};
 
@@ -94,7 +94,7 @@ impl Kit {
 
     /// Runs a program once with the library that records its calls, which go to `file`.
     pub fn record(&self, program: &Program, recorder: &Path, file: &Path) -> Result<(), Failure> {
-        let list = recorder.display().to_string();
+        let list = preload_list_of_c_library(recorder);
         let mut command = self.command(program, "run", &list, &[("RECORD_FILE", file)]);
         command.env("RECORD_PROCESS", &program.process);
         process::run(&mut command, LIMIT).map(|_| ())
