@@ -22,18 +22,45 @@ pub enum Source {
     Snmalloc,
     /// The C source in rpmalloc's crate.
     Rpmalloc,
-    /// The archive that this crate's build leaves behind.
-    Archive(&'static str),
+    /// The archive that this crate's build leaves behind, and what its functions are to be called besides.
+    Archive(&'static str, Aliases),
     /// A library by this name (`*` stands for anything), which is in this Debian package.
     Installed(&'static str, &'static str),
     /// This crate; it serves no malloc.
     Never(&'static str),
 }
 
+/// Names of the C library, and of C++, with the functions that are to have them.
+pub type Aliases = &'static [(&'static str, &'static str)];
+
+/// The crate of Google's builds it under names of its own only.
+pub const TCMALLOC: Aliases = &[
+    ("malloc", "TCMallocInternalMalloc"),
+    ("free", "TCMallocInternalFree"),
+    ("calloc", "TCMallocInternalCalloc"),
+    ("realloc", "TCMallocInternalRealloc"),
+    ("reallocarray", "TCMallocInternalReallocArray"),
+    ("memalign", "TCMallocInternalMemalign"),
+    ("aligned_alloc", "TCMallocInternalAlignedAlloc"),
+    ("posix_memalign", "TCMallocInternalPosixMemalign"),
+    ("valloc", "TCMallocInternalValloc"),
+    ("pvalloc", "TCMallocInternalPvalloc"),
+    ("malloc_usable_size", "TCMallocInternalMallocSize"),
+    ("_Znwm", "TCMallocInternalNew"),
+    ("_Znam", "TCMallocInternalNewArray"),
+    ("_ZdlPv", "TCMallocInternalDelete"),
+    ("_ZdaPv", "TCMallocInternalDeleteArray"),
+    ("_ZdlPvm", "TCMallocInternalDeleteSized"),
+    ("_ZdaPvm", "TCMallocInternalDeleteArraySized"),
+    ("_ZnwmSt11align_val_t", "TCMallocInternalNewAligned"),
+    ("_ZdlPvSt11align_val_t", "TCMallocInternalDeleteAligned"),
+    ("_ZdlPvmSt11align_val_t", "TCMallocInternalDeleteSizedAligned"),
+];
+
 impl Source {
     /// Whether the library comes out of the build of the Rust program.
     pub fn needs_cargo(&self) -> bool {
-        matches!(self, Source::Archive(_))
+        matches!(self, Source::Archive(..))
     }
 
     /// The crate that holds the source, and whose version counts.
@@ -42,7 +69,7 @@ impl Source {
             Source::Mimalloc(_) => Some("libmimalloc-sys"),
             Source::Snmalloc => Some("snmalloc-sys"),
             Source::Rpmalloc => Some("rpmalloc-sys"),
-            Source::Archive(package) | Source::Never(package) => Some(package),
+            Source::Archive(package, _) | Source::Never(package) => Some(package),
             Source::Specmalloc => Some("specmalloc"),
             Source::CLibrary | Source::Installed(..) => None,
         }
@@ -185,10 +212,11 @@ impl Builder {
                     .arg(folder.join("rpmalloc.c"));
                 command
             }
-            Source::Archive(package) => {
+            Source::Archive(package, aliases) => {
                 let archive = self.archive(package)?;
                 let mut command = compiler("CXX", "c++");
                 command.args(["-Wl,--whole-archive"]).arg(archive).arg("-Wl,--no-whole-archive");
+                command.args(aliases.iter().map(|(name, own)| format!("-Wl,--defsym={name}={own}")));
                 command
             }
             _ => unreachable!("answered above"),
@@ -249,7 +277,7 @@ impl Builder {
                 match source {
                     Source::Specmalloc => format!("{version}{}", self.commit()),
                     // What comes after the plus is the version of what the crate wraps.
-                    Source::Archive(_) => version.rsplit('+').next().map(str::to_owned).unwrap_or(version),
+                    Source::Archive(..) => version.rsplit('+').next().map(str::to_owned).unwrap_or(version),
                     _ => version,
                 }
             }
@@ -387,6 +415,8 @@ mod tests {
         let mut builder = Builder::new(Path::new("/no/root"), Path::new("/no/folder"));
         let failure = builder.library("x", &Source::Installed("libnone.so.9", "libnone9")).unwrap_err();
         assert!(failure.contains("Debian's package libnone9"), "{failure}");
-        assert!(builder.library("y", &Source::Archive("none-sys")).unwrap_err().contains("was not built"));
+        assert!(
+            builder.library("y", &Source::Archive("none-sys", &[])).unwrap_err().contains("was not built")
+        );
     }
 }

@@ -173,10 +173,9 @@ pub fn measure(
                 }
             }
         }
-        bar.suspend(|| {
-            eprintln!("round {} of {} after {} s", round + 1, results.rounds, bar.elapsed().as_secs());
-        });
         report(results);
+        let seconds = bar.elapsed().as_secs();
+        bar.suspend(|| eprintln!("round {} of {} after {seconds} s", round + 1, results.rounds));
     }
     bar.finish_and_clear();
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::Failure;
-use super::build::{Builder, Source};
+use super::build::{Builder, Source, TCMALLOC};
 
 /// How an allocator serves the C library's `malloc`.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,13 +133,13 @@ const KNOWN: &[Known] = &[
     known("specmalloc", Some("specmalloc"), Source::Specmalloc),
     known("mimalloc3", Some("mimalloc3"), Source::Mimalloc("v3")),
     known("mimalloc2", Some("mimalloc2"), Source::Mimalloc("v2")),
-    known("jemalloc", Some("jemalloc"), Source::Archive("tikv-jemalloc-sys")),
+    known("jemalloc", Some("jemalloc"), Source::Archive("tikv-jemalloc-sys", &[])),
     known("snmalloc", Some("snmalloc"), Source::Snmalloc),
     known("rpmalloc", Some("rpmalloc"), Source::Rpmalloc),
     Known {
         // Its caches for each processor want the restartable sequences that glibc registers for itself.
         environment: &[("GLIBC_TUNABLES", "glibc.pthread.rseq=0")],
-        ..known("tcmalloc", Some("tcmalloc"), Source::Archive("libtcmalloc-sys"))
+        ..known("tcmalloc", Some("tcmalloc"), Source::Archive("libtcmalloc-sys", TCMALLOC))
     },
     known("gperftools", None, Source::Installed("libtcmalloc_minimal.so.4", "libtcmalloc-minimal4")),
     known("scudo", None, Source::Installed("libclang_rt.scudo_standalone-*.so", "libclang-rt-14-dev")),
