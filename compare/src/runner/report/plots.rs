@@ -112,6 +112,14 @@ fn plane(area: &Area, results: &Results, title: &str, points: &[(usize, Estimate
         (low - margin).max(0.0)..high + margin
     };
     let (across, down) = (bounds(&|point| point.1), bounds(&|point| point.2));
+    let (width, height) = (across.end - across.start, down.end - down.start);
+    // Whether another point stands where the name would: then the name goes to the other side.
+    let crowded = |peer: usize, time: f64, memory: f64| {
+        points.iter().any(|(other, t, m)| {
+            let right = t.value - time;
+            *other != peer && (0.0..0.15 * width).contains(&right) && (m.value - memory).abs() < 0.04 * height
+        })
+    };
     let mut chart = ChartBuilder::on(area)
         .caption(
             format!("{title}: time and memory, {} = 1, lower left is better", results.base),
@@ -135,10 +143,12 @@ fn plane(area: &Area, results: &Results, title: &str, points: &[(usize, Estimate
             vec![(time.value, memory.low), (time.value, memory.high)],
         ];
         chart.draw_series(cross.map(|line| PathElement::new(line, colour.mix(0.5).stroke_width(2))))?;
-        let label = text(17, &colour, HPos::Left, VPos::Bottom);
+        let left = crowded(*peer, time.value, memory.value);
+        let (side, place) = if left { (HPos::Right, -9) } else { (HPos::Left, 9) };
+        let label = text(17, &colour, side, VPos::Bottom);
         chart.draw_series([EmptyElement::at((time.value, memory.value))
             + Circle::new((0, 0), 7, colour.filled())
-            + Text::new(results.peers[*peer].name.clone(), (9, -5), label)])?;
+            + Text::new(results.peers[*peer].name.clone(), (place, -5), label)])?;
     }
     Ok(())
 }
