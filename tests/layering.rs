@@ -4,6 +4,8 @@
 //!
 //! What only tests and models compile is not looked at, nor is the simulated system, which nothing may use but they.
 
+#[path = "layering/census.rs"]
+mod census;
 #[path = "layering/orderings.rs"]
 mod orderings;
 #[path = "layering/rooms.rs"]

@@ -59,16 +59,19 @@ impl Entry {
     }
 
     #[inline(always)]
+    #[cfg_attr(any(loom, shuttle), track_caller)]
     pub(super) fn load(&self, order: Ordering) -> Content {
         // SAFETY: only `store` and `exchange` write the word, and they write what `pack` makes; zero is empty.
         unsafe { Content::unpack(self.0.load(order)) }
     }
 
+    #[cfg_attr(any(loom, shuttle), track_caller)]
     pub(super) fn store(&self, content: Content, order: Ordering) {
         self.0.store(content.pack(), order);
     }
 
     /// Compare-and-swap; the error is what was there instead, read with `failure`.
+    #[cfg_attr(any(loom, shuttle), track_caller)]
     pub(super) fn exchange(
         &self,
         from: Content,

@@ -5,6 +5,7 @@
 //! as many more schedules as are drawn anyway for each.
 
 use super::SeededBug;
+use super::census;
 use super::seeded::plant;
 use std::cell::Cell;
 
@@ -22,6 +23,7 @@ std::thread_local! {
 /// Counts an execution of the model that runs.
 pub(crate) fn count_execution() {
     EXECUTIONS.with(|count| count.set(count.get() + 1));
+    census::begin_execution();
 }
 
 /// How many times wider the search is than usual, less one.
@@ -82,6 +84,7 @@ const PREEMPTIONS: usize = 3;
 pub(crate) fn pass(layer: &str, name: &str, model: fn()) {
     EXECUTIONS.with(|count| count.set(0));
     model();
+    census::end_model(layer, name);
     println!("{layer}::{name}: {} executions", EXECUTIONS.with(Cell::get));
 }
 

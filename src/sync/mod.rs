@@ -7,14 +7,18 @@
 
 mod cell;
 #[cfg(all(test, any(loom, shuttle)))]
+mod census;
+#[cfg(all(test, any(loom, shuttle)))]
 pub(crate) mod checker;
 mod seeded;
 
+#[cfg(all(test, any(loom, shuttle)))]
+pub use census::atomic;
 #[cfg(not(any(loom, shuttle)))]
 pub use core::sync::atomic;
-#[cfg(loom)]
+#[cfg(all(loom, not(test)))]
 pub use loom::sync::atomic;
-#[cfg(shuttle)]
+#[cfg(all(shuttle, not(test)))]
 pub use shuttle::sync::atomic;
 
 pub use cell::Cell;
@@ -36,6 +40,7 @@ pub const ZERO_IS_VALID: bool = !cfg!(any(loom, shuttle));
 ///
 /// Under a model checker it is a full fence, and so is the heavy side: that is what the pair amounts to.
 #[inline(always)]
+#[cfg_attr(any(loom, shuttle), track_caller)]
 pub fn light_barrier() {
     #[cfg(not(any(loom, shuttle)))]
     core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);

@@ -84,6 +84,7 @@ pub fn release(name: &str) -> Ordering {
 
 /// A fence of the ordering Acquire, which a model proves to be needed: none where the bug `name` is planted.
 #[inline(always)]
+#[cfg_attr(any(loom, shuttle), track_caller)]
 pub fn acquire_fence(name: &str) {
     if !seeded(name) {
         fence(Ordering::Acquire);
@@ -92,6 +93,7 @@ pub fn acquire_fence(name: &str) {
 
 /// A fence of the ordering Release, which a model proves to be needed: none where the bug `name` is planted.
 #[inline(always)]
+#[cfg_attr(any(loom, shuttle), track_caller)]
 pub fn release_fence(name: &str) {
     if !seeded(name) {
         fence(Ordering::Release);
@@ -100,6 +102,7 @@ pub fn release_fence(name: &str) {
 
 /// A sequentially consistent fence, which a model proves to be needed: none where the bug `name` is planted.
 #[inline(always)]
+#[cfg_attr(any(loom, shuttle), track_caller)]
 pub fn full_fence(name: &str) {
     if !seeded(name) {
         fence(Ordering::SeqCst);

@@ -198,6 +198,7 @@ impl Simulated {
     }
 
     /// Makes one call: numbers and records it, and fails it if it is to fail.
+    #[track_caller]
     fn call(
         &self,
         kind: CallKind,
@@ -230,6 +231,7 @@ unsafe impl Platform for Simulated {
         self.0.page_size
     }
 
+    #[track_caller]
     fn map(&self, at: Option<usize>, len: usize, access: Access) -> Result<usize, Errno> {
         self.call(CallKind::Map, at.unwrap_or(0), len, |state, reserve| {
             if len == 0 {
@@ -250,6 +252,7 @@ unsafe impl Platform for Simulated {
         })
     }
 
+    #[track_caller]
     unsafe fn unmap(&self, addr: usize, len: usize) -> Result<(), Errno> {
         let range = self.range_of(addr, len);
         let outcome = self.call(CallKind::Unmap, addr, len, |state, reserve| {
@@ -261,6 +264,7 @@ unsafe impl Platform for Simulated {
         outcome.map(|_| ())
     }
 
+    #[track_caller]
     unsafe fn protect(&self, addr: usize, len: usize, access: Access) -> Result<(), Errno> {
         let range = self.range_of(addr, len);
         let outcome = self.call(CallKind::Protect, addr, len, |state, reserve| {
@@ -273,6 +277,7 @@ unsafe impl Platform for Simulated {
         outcome.map(|_| ())
     }
 
+    #[track_caller]
     unsafe fn purge(&self, addr: usize, len: usize) -> Result<(), Errno> {
         let range = self.range_of(addr, len);
         let outcome = self.call(CallKind::Purge, addr, len, |state, reserve| {
@@ -286,6 +291,7 @@ unsafe impl Platform for Simulated {
         outcome.map(|_| ())
     }
 
+    #[track_caller]
     unsafe fn resize(&self, addr: usize, old: usize, new: usize) -> Result<(), Errno> {
         let (from, to) = (self.range_of(addr, old), self.range_of(addr, new));
         let outcome = self.call(CallKind::Resize, addr, new, |state, reserve| {
@@ -310,6 +316,7 @@ unsafe impl Platform for Simulated {
         outcome.map(|_| ())
     }
 
+    #[track_caller]
     unsafe fn move_pages(&self, from: usize, to: usize, len: usize) -> Result<(), Errno> {
         let (source, target) = (self.range_of(from, len), self.range_of(to, len));
         assert!(source.end <= target.start || target.end <= source.start, "moving {source:x?} over itself");
@@ -328,6 +335,7 @@ unsafe impl Platform for Simulated {
         outcome.map(|_| ())
     }
 
+    #[track_caller]
     fn name(&self, addr: usize, len: usize, name: &'static CStr) {
         let range = self.range_of(addr, len);
         self.0.turns.around(|| {
@@ -339,6 +347,7 @@ unsafe impl Platform for Simulated {
         });
     }
 
+    #[track_caller]
     fn register_barrier(&self) -> Result<(), Errno> {
         let outcome = self.call(CallKind::RegisterBarrier, 0, 0, |state, _| match state.config.barrier {
             Barrier::Missing => Err(Errno(libc::ENOSYS)),
@@ -347,6 +356,7 @@ unsafe impl Platform for Simulated {
         outcome.map(|_| ())
     }
 
+    #[track_caller]
     fn heavy_barrier(&self) -> Result<(), Errno> {
         self.call(CallKind::HeavyBarrier, 0, 0, |state, _| {
             state.barriers += 1;
@@ -360,12 +370,14 @@ unsafe impl Platform for Simulated {
         self.0.barrier.run()
     }
 
+    #[track_caller]
     fn wait(&self, word: &AtomicU32, expected: u32, timeout_ms: Option<u32>) {
         let end = timeout_ms.map(|ms| self.state().now_ms + u64::from(ms));
         let early = || end.is_some_and(|end| self.state().now_ms >= end);
         self.0.turns.around(|| self.0.parking.wait(word, expected, timeout_ms, early));
     }
 
+    #[track_caller]
     fn wake(&self, word: &AtomicU32, count: u32) {
         self.0.turns.around(|| self.0.parking.wake(word, count));
     }
@@ -377,6 +389,7 @@ unsafe impl Platform for Simulated {
         crate::sync::spin_hint();
     }
 
+    #[track_caller]
     fn now_ms(&self) -> u64 {
         self.0.turns.around(|| self.state().now_ms)
     }

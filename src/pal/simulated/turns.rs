@@ -21,6 +21,7 @@ impl Turns {
     }
 
     /// Another thread may run here.
+    #[track_caller]
     pub(super) fn point(&self) {
         // Relaxed: what a call orders is said by the calls that order anything, not by this.
         #[cfg(any(loom, shuttle))]
@@ -28,6 +29,7 @@ impl Turns {
     }
 
     /// Makes a call with a point on either side.
+    #[track_caller]
     pub(super) fn around<T>(&self, call: impl FnOnce() -> T) -> T {
         self.point();
         let answer = call();
