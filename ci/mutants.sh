@@ -10,6 +10,9 @@
 #   3. the layer's models under loom, and the heap's under shuttle, too; they also demand that each seeded bug is caught.
 # A change that runs into the timeout is caught. Results: target/mutants/LAYER, where mutants.out/missed.txt has
 # the survivors with their lines.
+#
+#   ci/mutants.sh steps FILE ...    the changes of ci/steps.py instead: two statements swapped, a call left out. In a copy of the
+#                                   last commit; the same stages, and the same list, where such a name begins with `step `.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$PWD/target/mutants
@@ -36,6 +39,38 @@ stage() {
 
 # Names without line and column, which change with every edit.
 names() { sed -E 's/^([^:]+):[0-9]+:[0-9]+: /\1: /' "$@" | sort; }
+
+# What a step mutant must get past. 3: it does not build. 124: it hangs, and is caught.
+steps() {
+    local tree=$out/steps layer file status=0
+    mkdir -p "$out" && git worktree prune
+    [ -d "$tree" ] || git worktree add --quiet --detach "$tree" HEAD
+    git -C "$tree" checkout --quiet --force --detach "$(git rev-parse HEAD)"
+    for file; do
+        layer=${file#src/} layer=${layer%%/*}
+        python3 ci/steps.py run "$tree" "
+            export CARGO_TARGET_DIR=$out/steps-target
+            cargo test -q -p specmalloc --lib --no-run 2> $out/steps.log || exit 3
+            timeout 300 cargo test -q -p specmalloc --lib $layer:: || exit 1
+            timeout 600 cargo test -q -p specmalloc --lib --test allocator_model || exit 1
+            for checker in loom shuttle; do
+                [ \$checker = loom ] || [ $layer = heap ] || continue
+                CARGO_TARGET_DIR=$out/\$checker RUSTFLAGS=\"--cfg \$checker\" timeout 1200 \
+                    cargo test -q --profile model -p specmalloc --lib $layer:: || exit 1
+            done
+        " "$file" | tee -a "$out/steps.txt" | sed -n 's/^SURVIVED: \([^:]*\): /\1: step /p' > "$out/steps-survivors.txt" || true
+        unlisted=$(comm -23 <(sort "$out/steps-survivors.txt") \
+            <(sed -n "s|^\($file: step .*[^ ]\) *  -- .*|\1|p" "$list" | sort))
+        [ -z "$unlisted" ] || { status=1 && printf '== %s: survived, and not listed:\n%s\n' "$file" "$unlisted"; }
+    done
+    return $status
+}
+
+if [ "${1-}" = steps ]; then
+    shift
+    steps "$@"
+    exit
+fi
 
 [ $# -gt 0 ] || set -- rcu region index heap
 failed=0
