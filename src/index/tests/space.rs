@@ -132,6 +132,24 @@ fn a_region_does_without_the_guard_that_it_cannot_have() {
 }
 
 #[test]
+fn a_region_that_the_system_refuses_costs_nothing() {
+    let (os, space) = space_on(Config::default());
+    let refused = || {
+        os.fail_kind(CallKind::Map, Errno(libc::ENOMEM));
+        let region = space.map_region(Kind::Huge, SLICE, 1, 0);
+        os.heal();
+        region.is_err()
+    };
+    // What the first takes of metadata stays for the next.
+    space.map_region(Kind::Huge, SLICE, 1, 0).unwrap();
+    let before = space.metadata().used();
+    assert!((0..100).all(|_| refused()));
+    space.map_region(Kind::Huge, SLICE, 1, 0).unwrap();
+    let descriptors = space.metadata().used() - before;
+    assert!(descriptors < 4 << 10, "{descriptors} bytes of metadata for one region");
+}
+
+#[test]
 fn a_reserve_is_dropped_before_the_region_is() {
     let (_os, space) = space_on(Config { address_space_limit: 8 << 20, ..Config::default() });
     let region = space.map_region(Kind::Huge, 1 << 20, 1, 64 << 20).unwrap();
