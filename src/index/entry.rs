@@ -1,6 +1,7 @@
 //! An entry of the index: one word that is empty, names a region, or names the node below.
 
 use crate::region::{InPlace, Region};
+use crate::sync::Exchange;
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering;
 
@@ -80,6 +81,21 @@ impl Entry {
         failure: Ordering,
     ) -> Result<(), Content> {
         match self.0.compare_exchange(from.pack(), to.pack(), success, failure) {
+            Ok(_) => Ok(()),
+            // SAFETY: as in `load`.
+            Err(now) => Err(unsafe { Content::unpack(now) }),
+        }
+    }
+
+    /// The same where there is nothing yet, in one step unless `bug` is planted.
+    pub(super) fn link(
+        &self,
+        to: Content,
+        success: Ordering,
+        failure: Ordering,
+        bug: &str,
+    ) -> Result<(), Content> {
+        match self.0.exchange(Content::Empty.pack(), to.pack(), success, failure, bug) {
             Ok(_) => Ok(()),
             // SAFETY: as in `load`.
             Err(now) => Err(unsafe { Content::unpack(now) }),

@@ -13,7 +13,7 @@ use crate::region::runs::{BITS, FULL, first_free};
 use crate::region::{InPlace, Metadata, zeros64};
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
-use crate::sync::{acquire, release, seeded};
+use crate::sync::{Exchange, acquire, release, seeded};
 
 /// Words of a bitmap: for the granules of an entry of the root, and for those entries.
 const WORDS: usize = if GRANULES / BITS < 2 { 2 } else { GRANULES / BITS };
@@ -89,12 +89,8 @@ impl Holes {
         }
         if align == 1 {
             let now = known & !LENGTH | len as u64;
-            if seeded("index.holes_blind") {
-                // Relaxed: a seeded bug.
-                self.known.store(now, Relaxed);
-            }
             // Relaxed: says nothing of other memory. Fails if room was made since the look.
-            let _ = self.known.compare_exchange(known, now, Relaxed, Relaxed);
+            let _ = self.known.exchange(known, now, Relaxed, Relaxed, "index.holes_two_steps");
         }
         None
     }

@@ -19,7 +19,8 @@
 mod entry;
 mod holes;
 mod moving;
-mod page;
+mod pages;
+mod pins;
 mod placement;
 mod radix;
 mod space;
@@ -31,5 +32,6 @@ pub(crate) mod models;
 mod tests;
 
 pub use moving::Move;
-pub use space::{Pin, Space, SpaceCounts, UnmapError};
+pub use pins::Pin;
+pub use space::{Space, SpaceCounts, UnmapError};
 pub use tree::{Coarse, Index};

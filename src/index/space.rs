@@ -4,20 +4,15 @@
 //! drained, munmap, recycle. [`Space::retire_region`] does the first two and never waits; [`Space::reap`] does what is
 //! due of the rest; [`Space::unmap_now`] does all of it and waits.
 
-use super::page::PageNode;
+use super::pages::PageNode;
 use super::placement::{Placed, Placement};
 use super::radix::{LIMIT, whole};
 use super::tree::Index;
 use crate::base::{GRANULE, SLICE, align_up};
 use crate::pal::{Access, Errno, Platform};
 use crate::rcu::{GraceError, Rcu, ReaderSlot, RetireLink, Section};
-use crate::region::{
-    Descriptors, Exclusion, KINDS, Kind, Metadata, Pinning, Pool, Region, RegionId, Retired, RetiredAs,
-    Shape, zeros,
-};
-use crate::sync::atomic::AtomicUsize;
-use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::seeded;
+use crate::region::{Descriptors, Exclusion, KINDS, Kind, Metadata, Pool, Region, Retired, RetiredAs, Shape};
+use crate::sync::{Counter, atomic_array, seeded};
 
 /// Above this many mappings, huge regions go without a guard page, which would be a mapping of its own. A quarter of
 /// the default `vm.max_map_count`.
@@ -73,13 +68,13 @@ pub struct Space<P: Platform> {
     parked: Pool<Region>,
     /// Those of them that somebody has looked at and that were not ready.
     unready: Pool<Region>,
-    regions: [AtomicUsize; KINDS],
-    mapped: AtomicUsize,
-    mappings: AtomicUsize,
-    retired: AtomicUsize,
-    failed_unmaps: AtomicUsize,
+    regions: [Counter; KINDS],
+    mapped: Counter,
+    mappings: Counter,
+    retired: Counter,
+    failed_unmaps: Counter,
     /// Bytes in retired regions that may be resident, since the last [`Space::reap`].
-    waiting: AtomicUsize,
+    waiting: Counter,
     placement: Placement,
     index: Index,
 }
@@ -97,12 +92,12 @@ impl<P: Platform> Space<P> {
                 placement: Placement::new(),
                 parked: Pool::new(),
                 unready: Pool::new(),
-                regions: zeros(),
-                mapped: AtomicUsize::new(0),
-                mappings: AtomicUsize::new(0),
-                retired: AtomicUsize::new(0),
-                failed_unmaps: AtomicUsize::new(0),
-                waiting: AtomicUsize::new(0),
+                regions: atomic_array!(Counter::new(); KINDS),
+                mapped: Counter::new(),
+                mappings: Counter::new(),
+                retired: Counter::new(),
+                failed_unmaps: Counter::new(),
+                waiting: Counter::new(),
             }
         }
     }
@@ -203,8 +198,7 @@ impl<P: Platform> Space<P> {
         let len = if kind == Kind::Arena { len } else { guard };
         let placed = self.placement.map(&self.os, &self.metadata, guard + page, need)?;
         // Without the guard the region works; only an overrun would go unnoticed.
-        // Relaxed: an estimate.
-        let guarded = wants_guard(kind, self.mappings.load(Relaxed))
+        let guarded = wants_guard(kind, self.mappings.get())
             // SAFETY: mapped just now; the guard is not handed out to anybody.
             && unsafe { self.os.protect(placed.base + guard, placed.mapped - guard, Access::None) }.is_ok();
         let name = match kind {
@@ -230,50 +224,26 @@ impl<P: Platform> Space<P> {
     }
 
     fn count_mapped(&self, region: &Region) {
-        // Relaxed, here and in the next three: figures for the statistics.
-        self.regions[region.kind() as usize].fetch_add(1, Relaxed);
-        self.mapped.fetch_add(region.mapped(), Relaxed);
-        self.mappings.fetch_add(region.mappings() as usize, Relaxed);
+        self.regions[region.kind() as usize].add(1);
+        self.mapped.add(region.mapped());
+        self.mappings.add(region.mappings() as usize);
     }
 
     fn count_retired(&self, region: &Region) {
-        // Relaxed: as above.
-        self.regions[region.kind() as usize].fetch_sub(1, Relaxed);
-        self.retired.fetch_add(1, Relaxed);
+        self.regions[region.kind() as usize].take_off(1);
+        self.retired.add(1);
     }
 
     fn count_unmapped(&self, region: &Region) {
-        // Relaxed: as above.
-        self.retired.fetch_sub(1, Relaxed);
-        self.mapped.fetch_sub(region.mapped(), Relaxed);
-        self.mappings.fetch_sub(region.mappings() as usize, Relaxed);
+        self.retired.take_off(1);
+        self.mapped.take_off(region.mapped());
+        self.mappings.take_off(region.mappings() as usize);
     }
 
     /// The region that holds `address`: see [`Index::lookup`]. It may be excluded.
     #[inline]
     pub fn find(&self, address: usize, section: &Section<'_>) -> Option<&'static Region> {
         self.index.lookup(address, section)
-    }
-
-    /// Pins the region that holds `address`, so that it stays after the section. `None` if no region is there, if it is
-    /// being unmapped (which comes to the same), or if it has as many pins as can be counted.
-    ///
-    /// Inside the section the descriptor cannot begin another life between the lookup and the pin. A pin taken
-    /// outside of one, from a [`RegionId`], must look at the generation: see [`Space::pin_again`].
-    pub fn pin(&self, address: usize, section: &Section<'_>) -> Option<Pin<'_, P>> {
-        let region = self.find(address, section)?;
-        match region.state().try_pin() {
-            Pinning::Pinned => Some(Pin { region, os: &self.os }),
-            Pinning::Detached | Pinning::Excluded | Pinning::Full => None,
-        }
-    }
-
-    /// Pins the region that `id` was taken from, unless its life is over. Needs no section.
-    pub fn pin_again(&self, id: RegionId) -> Option<Pin<'_, P>> {
-        match id.try_pin(&self.os) {
-            Pinning::Pinned => Some(Pin { region: id.region(), os: &self.os }),
-            Pinning::Detached | Pinning::Excluded | Pinning::Full => None,
-        }
     }
 
     /// Takes a region out of use: excludes it and unlinks it, and leaves the rest to [`Space::reap`]. Never waits.
@@ -341,9 +311,8 @@ impl<P: Platform> Space<P> {
     /// Does what is due: moves retired regions on, unmaps those past their grace period that nobody pins, and tries
     /// again where the system refused. Returns how many regions were unmapped. Never waits; `own` is the caller's slot.
     pub fn reap(&self, own: Option<&ReaderSlot>) -> usize {
-        // Relaxed: as in `reap_in_time`.
-        if self.waiting.load(Relaxed) != 0 {
-            self.waiting.store(0, Relaxed);
+        if self.waiting.get() != 0 {
+            self.waiting.set(0);
         }
         self.rcu.reclaim(&self.os, own, |link| self.grace_over(link));
         if self.parked.is_empty() && self.unready.is_empty() { 0 } else { self.reap_parked() }
@@ -353,9 +322,8 @@ impl<P: Platform> Space<P> {
     /// other while thousands of threads sleep: each of them would be looked at for each region. `bytes` of the last one may be
     /// resident; when [`WAITING_MOST`] wait, they wait no longer. Fewer wait for the helper's next tick.
     pub fn reap_in_time(&self, own: Option<&ReaderSlot>, bytes: usize) -> usize {
-        // Relaxed: a figure, about right.
-        let waiting = self.waiting.fetch_add(bytes, Relaxed).saturating_add(bytes);
-        if waiting < WAITING_MOST && !self.rcu.has_batch() { 0 } else { self.reap(own) }
+        self.waiting.add(bytes);
+        if self.waiting.get() < WAITING_MOST && !self.rcu.has_batch() { 0 } else { self.reap(own) }
     }
 
     /// Whether [`Space::reap`] may have something to do before long: regions wait for a grace period, for pins, or for the
@@ -404,8 +372,7 @@ impl<P: Platform> Space<P> {
         let (base, mapped, held) = (region.base(), region.left(), region.held());
         // SAFETY: the law of the space: excluded, unlinked, a grace period, drained. Nobody uses the memory.
         if let Err(error) = unsafe { self.os.unmap(base, mapped) } {
-            // Relaxed: a figure for the statistics.
-            self.failed_unmaps.fetch_add(1, Relaxed);
+            self.failed_unmaps.add(1);
             return Err(error);
         }
         self.count_unmapped(region);
@@ -446,19 +413,17 @@ impl<P: Platform> Space<P> {
 
     /// Bytes of address space in regions, as [`SpaceCounts::mapped`].
     pub fn mapped(&self) -> usize {
-        self.mapped.load(Relaxed)
+        self.mapped.get()
     }
 
     /// The figures.
     pub fn counts(&self) -> SpaceCounts {
-        // Relaxed: figures for the statistics.
-        let read = |word: &AtomicUsize| word.load(Relaxed);
         SpaceCounts {
-            regions: core::array::from_fn(|kind| read(&self.regions[kind])),
-            mapped: read(&self.mapped),
-            mappings: read(&self.mappings) + self.metadata.chunks(),
-            retired: read(&self.retired),
-            failed_unmaps: read(&self.failed_unmaps),
+            regions: core::array::from_fn(|kind| self.regions[kind].get()),
+            mapped: self.mapped.get(),
+            mappings: self.mappings.get() + self.metadata.chunks(),
+            retired: self.retired.get(),
+            failed_unmaps: self.failed_unmaps.get(),
             metadata: self.metadata.mapped(),
         }
     }
@@ -472,29 +437,5 @@ impl<P: Platform> Space<P> {
     pub unsafe fn child_after_fork(&self, owns: &dyn Fn(&ReaderSlot) -> bool) {
         // SAFETY: passed on.
         unsafe { self.rcu.child_after_fork(owns) };
-    }
-}
-
-/// A pin on a region: the region and its memory stay until it is dropped.
-pub struct Pin<'a, P: Platform> {
-    region: &'static Region,
-    os: &'a P,
-}
-
-impl<P: Platform> Pin<'_, P> {
-    /// The region.
-    pub fn region(&self) -> &Region {
-        self.region
-    }
-
-    /// A handle that outlives the pin.
-    pub fn id(&self) -> RegionId {
-        self.region.id()
-    }
-}
-
-impl<P: Platform> Drop for Pin<'_, P> {
-    fn drop(&mut self) {
-        self.region.state().unpin(self.os);
     }
 }

@@ -1,7 +1,7 @@
 //! The tree: publishing, finding and unlinking regions.
 
 use super::entry::{Content, Entry, Node, empty};
-use super::page::PageNode;
+use super::pages::PageNode;
 use super::radix::{
     GRANULES, LIMIT, Level, Piece, ROOT, SLICES, granule_index, granule_number, page_index, pieces,
     root_index, slice_index,
@@ -10,9 +10,8 @@ use crate::pal::{Errno, Platform};
 use crate::rcu::{Rcu, Section};
 use crate::region::{Kind, Metadata, Pool, Region, zeros};
 use crate::sync::atomic::AtomicUsize;
-use crate::sync::atomic::Ordering::{Relaxed, Release};
+use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{acquire, release, seeded};
-use core::ops::Range;
 
 /// Entries of the filter of arenas.
 const NEAR: usize = if cfg!(any(loom, shuttle)) { 4 } else { 256 };
@@ -267,7 +266,7 @@ impl Index {
     }
 
     /// The entry of the slice at `at`, below nodes that are there.
-    fn slice_entry(&self, at: usize) -> Option<&'static Entry> {
+    pub(super) fn slice_entry(&self, at: usize) -> Option<&'static Entry> {
         // Relaxed, both: who inserts a region has acquired the nodes above it in `ensure`; who removes it came to know
         // of it from who inserted it.
         let Content::Node(granules) = self.root[root_index(at)].load(Relaxed) else { return None };
@@ -276,84 +275,6 @@ impl Index {
         let Content::Node(slices) = entry.load(Relaxed) else { return None };
         // SAFETY: nodes of granules lead to nodes of slices only.
         Some(&unsafe { SliceNode::at(slices) }.entries[slice_index(at)])
-    }
-
-    /// Publishes some pages of one slice, in the node that is there or in `blank`, which is then used up.
-    fn publish_pages(
-        &self,
-        rcu: &Rcu,
-        at: usize,
-        pages: &Range<usize>,
-        region: &'static Region,
-        blank: &mut Option<&'static PageNode>,
-    ) {
-        let Some(entry) = self.slice_entry(at) else { return debug_assert!(false, "index: not prepared") };
-        // So that the node found is not unlinked, retired and linked again between the look and the step. The fence at
-        // the entry would publish the region, too; the orderings below do not count on it.
-        let without = [
-            "index.page_without_section",
-            "index.page_link_relaxed",
-            "index.page_publish_relaxed",
-            "index.page_edit_relaxed",
-        ];
-        let _section = (!without.into_iter().any(seeded)).then(|| rcu.enter_guest());
-        loop {
-            // Acquire: partner is the Release below: the node is complete.
-            match entry.load(acquire("index.page_edit_relaxed")) {
-                Content::Empty => {
-                    let Some(node) = *blank else { return debug_assert!(false, "index: not prepared") };
-                    node.begin(pages, region);
-                    // Release: partner is the Acquire of `walk`: the node and the region are complete.
-                    if seeded("index.page_link_blind") {
-                        entry.store(node.content(), Release);
-                        *blank = None;
-                        return;
-                    }
-                    if entry
-                        .exchange(Content::Empty, node.content(), release("index.page_link_relaxed"), Relaxed)
-                        .is_ok()
-                    {
-                        *blank = None;
-                        return;
-                    }
-                    if !seeded("index.page_not_abandoned") {
-                        node.abandon(pages);
-                    }
-                }
-                Content::Node(address) => {
-                    // SAFETY: nodes of slices lead to nodes of pages only.
-                    let node = unsafe { PageNode::at(address) };
-                    if node.join(pages, region) {
-                        return;
-                    }
-                    // Relaxed: only takes away; rule 3 of `page`.
-                    let _ = entry.exchange(node.content(), Content::Empty, Relaxed, Relaxed);
-                }
-                Content::Region(_) => return debug_assert!(false, "index: two regions in one place"),
-            }
-        }
-    }
-
-    /// Takes a region's pages out of one slice, and retires the node if they were the last.
-    fn unlink_pages(&self, rcu: &Rcu, at: usize, pages: &Range<usize>) {
-        let Some(entry) = self.slice_entry(at) else { return debug_assert!(false, "index: not there") };
-        let _section = (!seeded("index.page_without_section")).then(|| rcu.enter_guest());
-        // Relaxed: who inserted the region has acquired or made the node.
-        let Content::Node(address) = entry.load(Relaxed) else {
-            return debug_assert!(false, "index: not there");
-        };
-        // SAFETY: nodes of slices lead to nodes of pages only.
-        let node = unsafe { PageNode::at(address) };
-        if !node.leave(pages) {
-            return;
-        }
-        // Relaxed: only takes away; if it fails, someone who wanted to join has done it.
-        let _ = entry.exchange(node.content(), Content::Empty, Relaxed, Relaxed);
-        if seeded("index.page_without_grace") {
-            return self.recycle(node);
-        }
-        // SAFETY: the node is unlinked, `users` was made zero by this thread alone, and links are recovered in `Space`.
-        unsafe { rcu.retire(node.retire_link()) };
     }
 }
 
@@ -404,17 +325,9 @@ fn ensure<const N: usize>(
         // SAFETY: the word holds the address of a blank node of this type.
         address => unsafe { Node::at(address) },
     };
-    if seeded("index.node_blind") {
-        entry.store(node.content(), Release);
-        return Ok(node);
-    }
     // Release: partner is the Acquire of `walk`: the node's entries are made. Acquire on failure: likewise, of the winner.
-    match entry.exchange(
-        Content::Empty,
-        node.content(),
-        release("index.node_relaxed"),
-        acquire("index.ensure_lost"),
-    ) {
+    let orders = [release("index.node_relaxed"), acquire("index.ensure_lost")];
+    match entry.link(node.content(), orders[0], orders[1], "index.node_two_steps") {
         Ok(()) => Ok(node),
         Err(now) => {
             let address = core::ptr::from_ref(node).expose_provenance();

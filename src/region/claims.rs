@@ -6,7 +6,7 @@
 use super::runs::{BITS, span, words};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::{acquire, release, seeded};
+use crate::sync::{Exchange, acquire, release, seeded};
 
 /// The bitmap at some moment.
 pub(crate) fn read<const N: usize>(bitmap: &[AtomicU64; N]) -> [u64; N] {
@@ -30,14 +30,10 @@ pub(crate) fn try_claim(bitmap: &[AtomicU64], start: usize, end: usize, took_bac
                 return false;
             }
             let taken = seen | mask;
-            if seeded("region.claim_blind") {
-                // Relaxed: a seeded bug.
-                bitmap[word].store(taken, Relaxed);
-                break;
-            }
             // Acquire: partner is the Release of `clear`: what the last holder did with what the bits stand for has
             // happened. Relaxed on failure: nothing is read but the word.
-            match bitmap[word].compare_exchange_weak(seen, taken, acquire("region.claim_relaxed"), Relaxed) {
+            let order = acquire("region.claim_relaxed");
+            match bitmap[word].exchange(seen, taken, order, Relaxed, "region.claim_two_steps") {
                 Ok(_) => break,
                 Err(now) => seen = now,
             }

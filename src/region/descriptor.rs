@@ -20,7 +20,7 @@ pub enum Kind {
     Arena = 0,
     /// One block.
     Huge = 1,
-    /// Pages of a file.
+    /// Pages of a file. Who uses it today: tests and models of the index; files are to come.
     File = 2,
 }
 

@@ -8,7 +8,7 @@ use crate::base::align_up;
 use crate::pal::{Access, Errno, Platform};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::{ZERO_IS_VALID, acquire, release, seeded};
+use crate::sync::{Counter, Exchange, ZERO_IS_VALID, acquire, release};
 use core::ptr::NonNull;
 
 /// Bytes in the first chunk; each further one is twice as large, up to [`LAST_CHUNK`].
@@ -62,11 +62,11 @@ pub struct Metadata {
     /// Address of the chunk to allocate from, 0 before the first.
     current: AtomicUsize,
     /// Bytes mapped in all chunks.
-    mapped: AtomicUsize,
+    mapped: Counter,
     /// Bytes handed out, heads and padding included.
-    used: AtomicUsize,
+    used: Counter,
     /// Number of mappings.
-    chunks: AtomicUsize,
+    chunks: Counter,
 }
 
 impl Metadata {
@@ -75,9 +75,9 @@ impl Metadata {
         pub fn new() -> Metadata {
             Metadata {
                 current: AtomicUsize::new(0),
-                mapped: AtomicUsize::new(0),
-                used: AtomicUsize::new(0),
-                chunks: AtomicUsize::new(0),
+                mapped: Counter::new(),
+                used: Counter::new(),
+                chunks: Counter::new(),
             }
         }
     }
@@ -94,8 +94,7 @@ impl Metadata {
             if let Some(at) = self.bump(current, size, align) {
                 return Ok(at);
             }
-            // Relaxed: only chooses a size.
-            let doubled = FIRST_CHUNK << self.chunks.load(Relaxed).min(8);
+            let doubled = FIRST_CHUNK << self.chunks.get().min(8);
             let len = align_up(size + HEAD.max(align), os.page_size()).ok_or(Errno(libc::ENOMEM))?;
             let len = len.max(doubled.min(LAST_CHUNK)).next_multiple_of(os.page_size());
             let fresh = os.map(None, len, Access::ReadWrite)?;
@@ -104,9 +103,8 @@ impl Metadata {
             // Release: partner is the Acquire above. Relaxed on failure: the loop reads the word again.
             if self.current.compare_exchange(current, fresh, release("region.chunk_publish"), Relaxed).is_ok()
             {
-                // Relaxed, both: figures for the statistics.
-                self.mapped.fetch_add(len, Relaxed);
-                self.chunks.fetch_add(1, Relaxed);
+                self.mapped.add(len);
+                self.chunks.add(1);
             } else {
                 // SAFETY: nobody has learnt of this chunk. If the system refuses, the memory stays mapped, unused.
                 let _ = unsafe { os.unmap(fresh, len) };
@@ -126,16 +124,10 @@ impl Metadata {
             let start = align_up(used, align)?;
             let end = start.checked_add(size).filter(|&end| end <= len)?;
             let at = NonNull::new(core::ptr::with_exposed_provenance_mut(chunk + start));
-            if seeded("region.bump_blind") {
-                // Relaxed: a seeded bug.
-                head.used.store(end, Relaxed);
-                return at;
-            }
             // Relaxed: the memory behind `used` is untouched; the exchange alone decides whose it is.
-            match head.used.compare_exchange_weak(used, end, Relaxed, Relaxed) {
+            match head.used.exchange(used, end, Relaxed, Relaxed, "region.bump_two_steps") {
                 Ok(_) => {
-                    // Relaxed: a figure for the statistics.
-                    self.used.fetch_add(end - used, Relaxed);
+                    self.used.add(end - used);
                     return at;
                 }
                 Err(now) => used = now,
@@ -159,18 +151,17 @@ impl Metadata {
 
     /// Bytes mapped for metadata.
     pub fn mapped(&self) -> usize {
-        // Relaxed: a figure for the statistics, here and below.
-        self.mapped.load(Relaxed)
+        self.mapped.get()
     }
 
     /// Bytes handed out.
     pub fn used(&self) -> usize {
-        self.used.load(Relaxed)
+        self.used.get()
     }
 
     /// Number of mappings made for metadata.
     pub fn chunks(&self) -> usize {
-        self.chunks.load(Relaxed)
+        self.chunks.get()
     }
 }
 

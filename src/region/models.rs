@@ -15,8 +15,8 @@ use std::sync::Arc;
 /// Every place that can be weakened, and the model that must fail then.
 const SEEDED: &[SeededBug] = &[
     SeededBug::new(
-        "region.pin_plain_increment",
-        "increment-unless-excluded: the pin just adds one",
+        "region.pin_two_steps",
+        "the one step in which a pin looks and counts",
         "pins_and_an_unmapper",
     ),
     SeededBug::new("region.unpin_relaxed", "the release of the last unpin", "pins_and_an_unmapper"),
@@ -41,8 +41,8 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("region.pin_relaxed", "the acquire of a pin", "recycled_under_a_slow_reader"),
     SeededBug::new("region.freeze_skips_word", "the closing of one word", "claim_or_freeze"),
     SeededBug::new(
-        "region.claim_blind",
-        "the compare in the compare-and-swap of a claim",
+        "region.claim_two_steps",
+        "the one step in which a claim looks and takes",
         "claim_across_words_or_freeze",
     ),
     SeededBug::new(
@@ -50,15 +50,19 @@ const SEEDED: &[SeededBug] = &[
         "the reopening after a freeze that is called off",
         "freeze_called_off",
     ),
-    SeededBug::new("region.freeze_blind", "the compare-and-swap of the freezer", "two_freezers"),
+    SeededBug::new(
+        "region.freeze_two_steps",
+        "the one step in which a freezer looks and closes",
+        "two_freezers",
+    ),
     SeededBug::new(
         "region.claim_no_rollback",
         "the taking back of bits after a lost claim",
         "overlapping_claims",
     ),
     SeededBug::new(
-        "region.claim_blind",
-        "the compare in the compare-and-swap of a claim",
+        "region.claim_two_steps",
+        "the one step in which a claim looks and takes",
         "overlapping_claims",
     ),
     SeededBug::new("region.claim_relaxed", "the acquire of a claim", "handed_over"),
@@ -74,7 +78,7 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("region.pool_take_again", "the acquire of the next top after a lost race", "pool"),
     SeededBug::new("region.chunk_publish", "the release when a chunk is offered", "metadata"),
     SeededBug::new("region.chunk_acquire", "the acquire of the current chunk", "metadata"),
-    SeededBug::new("region.bump_blind", "the compare-and-swap of the bump", "metadata"),
+    SeededBug::new("region.bump_two_steps", "the one step of the bump", "metadata"),
 ];
 
 fn simulated() -> Simulated {

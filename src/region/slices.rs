@@ -19,7 +19,7 @@ use super::zeros64;
 use crate::base::GRANULE_SLICES;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
-use crate::sync::{acquire, release, seeded};
+use crate::sync::{Exchange, acquire, release, seeded};
 use core::ops::Range;
 
 /// Which free slices a claim takes first.
@@ -27,8 +27,6 @@ use core::ops::Range;
 pub enum Prefer {
     /// Slices whose memory is resident already, or none.
     Dirty,
-    /// Slices that are known to be zero; then any.
-    Clean,
     /// The lowest that fit.
     Any,
 }
@@ -150,10 +148,9 @@ impl SliceMap {
             let claimed = read(&self.claimed);
             let preferred = match prefer {
                 Prefer::Any => None,
-                Prefer::Dirty | Prefer::Clean => {
+                Prefer::Dirty => {
                     let dirty = read(&self.dirty);
-                    let flip = if prefer == Prefer::Clean { 0 } else { FULL };
-                    let avoid: Bitmap = core::array::from_fn(|word| claimed[word] | dirty[word] ^ flip);
+                    let avoid: Bitmap = core::array::from_fn(|word| claimed[word] | dirty[word] ^ FULL);
                     first_free(&avoid, len, align)
                 }
             };
@@ -252,17 +249,10 @@ impl SliceMap {
             if word == 1 && seeded("region.freeze_skips_word") {
                 continue;
             }
-            if seeded("region.freeze_blind") && self.claimed[word].load(Relaxed) == free {
-                // Relaxed: a seeded bug.
-                self.claimed[word].store(FULL, Relaxed);
-                continue;
-            }
             // Acquire: partner is the Release of `clear`: the last touches come before the unmap. Relaxed on failure:
             // nothing is read but the word.
-            if self.claimed[word]
-                .compare_exchange(free, FULL, acquire("region.freeze_relaxed"), Relaxed)
-                .is_err()
-            {
+            let order = acquire("region.freeze_relaxed");
+            if self.claimed[word].exchange(free, FULL, order, Relaxed, "region.freeze_two_steps").is_err() {
                 if !seeded("region.freeze_not_reopened") {
                     self.reopen_below(word);
                 }

@@ -16,7 +16,7 @@
 use crate::pal::Platform;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::{acquire, release, seeded};
+use crate::sync::{Exchange, acquire, release, seeded};
 
 /// No new pin succeeds, the base reference is gone.
 const EXCLUDE: u32 = 1 << 31;
@@ -132,11 +132,6 @@ impl State {
 
     /// Adds a pin, unless the region is detached, excluded, or pinned as often as can be counted. Never waits.
     pub fn try_pin(&self) -> Pinning {
-        if seeded("region.pin_plain_increment") {
-            // Relaxed: a seeded bug.
-            self.word.fetch_add(1, Relaxed);
-            return Pinning::Pinned;
-        }
         // Relaxed: only the guess for the exchange below, which looks at the word anew.
         let mut seen = Word(self.word.load(Relaxed));
         loop {
@@ -149,12 +144,8 @@ impl State {
                 Phase::Attached => {}
             }
             // Acquire: partner is the Release of `attach`. Relaxed on failure: nothing is read but the word.
-            match self.word.compare_exchange_weak(
-                seen.0,
-                seen.pinned().0,
-                acquire("region.pin_relaxed"),
-                Relaxed,
-            ) {
+            let (order, next) = (acquire("region.pin_relaxed"), seen.pinned());
+            match self.word.exchange(seen.0, next.0, order, Relaxed, "region.pin_two_steps") {
                 Ok(_) => return Pinning::Pinned,
                 Err(now) => seen = Word(now),
             }
@@ -174,15 +165,6 @@ impl State {
 
     /// Sets EXCLUDE and drops the base reference in one step. Of several threads that try, one wins.
     pub fn exclude(&self) -> Exclusion {
-        if seeded("region.exclude_two_steps") {
-            if Word(self.word.load(Relaxed)).phase() != Phase::Attached {
-                return Exclusion::Lost;
-            }
-            // Relaxed: a seeded bug.
-            self.word.fetch_sub(1, Relaxed);
-            let before = Word(self.word.fetch_or(EXCLUDE, Relaxed));
-            return Exclusion::Won { drained: before.count() == 0 };
-        }
         // Relaxed: only the guess for the exchange below.
         let mut seen = Word(self.word.load(Relaxed));
         loop {
@@ -192,7 +174,7 @@ impl State {
             let next = seen.excluded();
             // Relaxed: carries nothing to the pins it refuses; the memory is waited for by `is_drained`, and as a
             // read-modify-write this step keeps the release sequence of the unpins before it.
-            match self.word.compare_exchange_weak(seen.0, next.0, Relaxed, Relaxed) {
+            match self.word.exchange(seen.0, next.0, Relaxed, Relaxed, "region.exclude_two_steps") {
                 Ok(_) => return Exclusion::Won { drained: next == Word::DRAINED },
                 Err(now) => seen = Word(now),
             }

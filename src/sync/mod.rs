@@ -10,6 +10,8 @@ mod cell;
 mod census;
 #[cfg(all(test, any(loom, shuttle)))]
 pub(crate) mod checker;
+mod counter;
+mod exchange;
 mod seeded;
 
 #[cfg(all(test, any(loom, shuttle)))]
@@ -24,7 +26,9 @@ pub use shuttle::sync::atomic;
 pub use cell::Cell;
 #[cfg(all(test, shuttle))]
 pub(crate) use cell::set_steps;
+pub use counter::Counter;
 pub use crossbeam_utils::CachePadded;
+pub use exchange::Exchange;
 #[cfg(any(loom, shuttle))]
 pub use seeded::is_any_planted;
 #[cfg(all(test, loom))]

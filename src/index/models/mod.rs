@@ -77,8 +77,8 @@ const SEEDED: &[SeededBug] = &[
         "neighbours_in_pages",
     ),
     SeededBug::new(
-        "index.page_link_blind",
-        "the compare-and-swap that links a node of pages",
+        "index.page_link_two_steps",
+        "the one step of the exchange that links a node of pages",
         "neighbours_in_pages",
     ),
     SeededBug::new(
@@ -86,7 +86,7 @@ const SEEDED: &[SeededBug] = &[
         "the clearing of a node that lost the race",
         "neighbours_in_pages",
     ),
-    SeededBug::new("index.node_blind", "the compare-and-swap that links a node", "neighbours"),
+    SeededBug::new("index.node_two_steps", "the one step of the exchange that links a node", "neighbours"),
     SeededBug::new("index.page_join_zero", "the refusal to join a node at its end", "join_and_leave"),
     SeededBug::new("index.page_without_grace", "the grace period of a node of pages", "page_node_reused"),
     SeededBug::new(
@@ -103,7 +103,11 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("index.holes_find", "the acquire of a map of holes", "holes_linked"),
     SeededBug::new("index.holes_look", "the acquire of what is known not to fit", "hole_found"),
     SeededBug::new("index.holes_changed", "the release of what is known not to fit", "hole_found"),
-    SeededBug::new("index.holes_blind", "the compare-and-swap that remembers a search", "hole_found"),
+    SeededBug::new(
+        "index.holes_two_steps",
+        "the one step of the exchange that remembers a search",
+        "hole_found",
+    ),
     SeededBug::new("index.holes_silent", "the word of what was held for a moment", "hole_held_for_a_moment"),
 ];
 

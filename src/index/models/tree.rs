@@ -3,7 +3,7 @@
 use super::on_thread;
 use crate::base::{GRANULE, SLICE};
 use crate::index::Index;
-use crate::index::page::PageNode;
+use crate::index::pages::PageNode;
 use crate::index::radix::PAGE;
 use crate::pal::simulated::{Config, Simulated};
 use crate::rcu::{Rcu, ReaderSlot};

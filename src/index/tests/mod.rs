@@ -48,7 +48,7 @@ impl Bench {
         // SAFETY: all that this bench retires are nodes of pages.
         self.rcu.reclaim(&self.os, None, |link| match unsafe { Retired::recover(link) } {
             // SAFETY: the link says so, and the memory of nodes is immortal.
-            (RetiredAs::PageNode, at) => self.index.recycle(unsafe { page::PageNode::at(at) }),
+            (RetiredAs::PageNode, at) => self.index.recycle(unsafe { pages::PageNode::at(at) }),
             (RetiredAs::Region, _) => panic!("no region was retired"),
         })
     }

@@ -1,3 +1,6 @@
+//! Who uses this today: nothing that allocates. Regions of files ([`Kind::File`](crate::region::Kind)) may begin and end
+//! between slices, arenas and huge blocks do not; until there are some, only tests and models come here.
+//!
 //! Nodes of single pages: where regions meet inside one slice.
 //!
 //! Unlike the nodes above it a page node comes and goes: it lives while at least one region has pages in it. `users`
@@ -10,6 +13,8 @@
 //! 4. Joining and leaving happen inside a reader section, so that a node which is about to be unlinked is not the same
 //!    node in a next life.
 
+mod linking;
+
 use super::entry::{Content, Entry, empty};
 use super::radix::PAGES;
 use crate::rcu::RetireLink;
@@ -21,7 +26,7 @@ use core::ops::Range;
 
 /// A node of the pages of one slice.
 #[repr(C, align(128))]
-pub(super) struct PageNode {
+pub(in crate::index) struct PageNode {
     retired: Retired,
     link: Link,
     users: AtomicUsize,
@@ -51,20 +56,20 @@ unsafe impl Linked for PageNode {
 }
 
 impl PageNode {
-    pub(super) fn content(&'static self) -> Content {
+    pub(in crate::index) fn content(&'static self) -> Content {
         Content::Node(core::ptr::from_ref(self).expose_provenance())
     }
 
     /// # Safety
     /// `address` comes from [`PageNode::content`].
     #[inline]
-    pub(super) unsafe fn at(address: usize) -> &'static PageNode {
+    pub(in crate::index) unsafe fn at(address: usize) -> &'static PageNode {
         // SAFETY: passed on; the memory of page nodes is immortal.
         unsafe { &*core::ptr::with_exposed_provenance(address) }
     }
 
     /// Fills a node that nobody else knows, for its first user.
-    pub(super) fn begin(&self, pages: &Range<usize>, region: &'static Region) {
+    pub(in crate::index) fn begin(&self, pages: &Range<usize>, region: &'static Region) {
         debug_assert!(self.is_blank());
         self.retired.set(RetiredAs::PageNode);
         // Relaxed, all: published by the Release that links the node.
@@ -75,7 +80,7 @@ impl PageNode {
     }
 
     /// Undoes [`PageNode::begin`] on a node that was not linked after all.
-    pub(super) fn abandon(&self, pages: &Range<usize>) {
+    pub(in crate::index) fn abandon(&self, pages: &Range<usize>) {
         // Relaxed, all: nobody else knows the node.
         self.users.store(0, Relaxed);
         for page in pages.clone() {
@@ -85,7 +90,7 @@ impl PageNode {
 
     /// Adds a region to a linked node and publishes its pages; `false` if the node is at its end.
     #[must_use]
-    pub(super) fn join(&self, pages: &Range<usize>, region: &'static Region) -> bool {
+    pub(in crate::index) fn join(&self, pages: &Range<usize>, region: &'static Region) -> bool {
         // Relaxed: only the guess for the exchange below.
         let mut users = self.users.load(Relaxed);
         loop {
@@ -107,7 +112,7 @@ impl PageNode {
 
     /// Takes a region's pages out; `true` if the caller made the node empty and must unlink and retire it.
     #[must_use]
-    pub(super) fn leave(&self, pages: &Range<usize>) -> bool {
+    pub(in crate::index) fn leave(&self, pages: &Range<usize>) -> bool {
         for page in pages.clone() {
             // Relaxed: readers are held off by the grace period of the region.
             self.entries[page].store(Content::Empty, Relaxed);
@@ -120,7 +125,7 @@ impl PageNode {
 
     /// The region that has `page`.
     #[inline]
-    pub(super) fn find(&self, page: usize) -> Option<&'static Region> {
+    pub(in crate::index) fn find(&self, page: usize) -> Option<&'static Region> {
         // Acquire: partner is the Release of `join`, or that of the entry that linked the node.
         match self.entries[page].load(acquire("index.page_find_relaxed")) {
             Content::Region(region) => Some(region),
@@ -129,13 +134,13 @@ impl PageNode {
     }
 
     /// Whether no region has a page here.
-    pub(super) fn is_blank(&self) -> bool {
+    pub(in crate::index) fn is_blank(&self) -> bool {
         // Relaxed: a check by the one thread that knows the node.
         self.users.load(Relaxed) == 0
             && self.entries.iter().all(|entry| entry.load(Relaxed) == Content::Empty)
     }
 
-    pub(super) fn retire_link(&'static self) -> &'static RetireLink {
+    pub(in crate::index) fn retire_link(&'static self) -> &'static RetireLink {
         let _ = core::ptr::from_ref(self).expose_provenance();
         self.retired.link()
     }

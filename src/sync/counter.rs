@@ -1,0 +1,48 @@
+//! Figures: counts that somebody is told, and that nothing else depends on.
+
+use super::atomic::{AtomicUsize, Ordering};
+use crate::sync::const_unless_model;
+
+/// A count that any thread may change and ask for. Relaxed, all: a figure; no access to it is ordered with any other, and it is
+/// exact once nobody is changing it.
+pub struct Counter(AtomicUsize);
+
+impl Counter {
+    const_unless_model! {
+        /// Zero.
+        pub fn new() -> Counter {
+            Counter(AtomicUsize::new(0))
+        }
+    }
+
+    /// The count.
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Counts `more`.
+    pub fn add(&self, more: usize) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Takes `fewer` off, which somebody has counted.
+    pub fn take_off(&self, fewer: usize) {
+        self.0.fetch_sub(fewer, Ordering::Relaxed);
+    }
+
+    /// Counts `more`, where one thread at a time counts: no locked instruction.
+    pub fn add_alone(&self, more: usize) {
+        self.0.store(self.get() + more, Ordering::Relaxed);
+    }
+
+    /// Begins anew at `count`, where nobody else counts.
+    pub fn set(&self, count: usize) {
+        self.0.store(count, Ordering::Relaxed);
+    }
+}
+
+impl Default for Counter {
+    fn default() -> Counter {
+        Counter::new()
+    }
+}
