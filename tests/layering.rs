@@ -27,7 +27,7 @@ const ROOT_MACROS: [(&str, &str); 2] = [("const_unless_model", "sync"), ("atomic
 
 /// Statics below `global` that are allowed, for they never change.
 const CONSTANT_TABLES: [(&str, &str); 3] =
-    [("base/size_class.rs", "INFO"), ("heap/local/bin.rs", "BY_SIZE"), ("heap/local/bin.rs", "BY_GRANULES")];
+    [("base/size_class.rs", "INFO"), ("heap/small/bin.rs", "BY_SIZE"), ("heap/small/bin.rs", "BY_GRANULES")];
 
 /// Types of std that allocate, or whose blocking does.
 const ALLOCATING_TYPES: [&str; 12] = [

@@ -1,7 +1,7 @@
 //! The figures of this process: gathered on demand, and published to a shared file when one is asked for.
 
 use super::shared_record::{SharedRecord, VARIABLE};
-use super::statistics::{Bet, Bets, Statistics, SystemCalls};
+use super::statistics::{Statistics, SystemCalls};
 use crate::global::{Options, Thread, environment, process, with_heap_to_free};
 use crate::heap::{Census, Heap};
 use crate::pal::Platform;
@@ -47,8 +47,7 @@ fn figures(census: &Census) -> Statistics {
     figures.grace_periods = census.grace_periods;
     figures.retired_pending = census.retired;
     figures.calls = SystemCalls::of(census.calls);
-    let [lookup, space, population] = census.bets.map(|[taken, won, lost]| Bet { taken, won, lost });
-    figures.bets = Bets { lookup, space, population };
+    figures.bets = census.bets;
     figures.peak_live_bytes = raise(&PEAK_LIVE, figures.live_bytes);
     figures.peak_reserved_bytes = raise(&PEAK_RESERVED, figures.reserved_bytes);
     figures

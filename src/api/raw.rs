@@ -9,7 +9,7 @@ use crate::base::{SMALL_MAX, class_of, is_aligned};
 use crate::global::{
     Stray, Thread, enter_step, is_own, leave_step, process, undo_step, with_heap, with_heap_to_free,
 };
-use crate::heap::{Bin, Block, BlockKind, Checks, Heap, Place, Slab, first_of};
+use crate::heap::{Bin, Block, BlockKind, Checks, Heap, Place, Slab};
 use crate::pal::{Call, Misuse, Platform, broken_contract};
 use core::ptr;
 
@@ -160,7 +160,7 @@ unsafe fn free_slow<T: Thread>(block: *mut u8, heap: *const Heap) {
         let section = own.section(process());
         if process().space().index().is_near_arena(address) {
             // SAFETY: an arena is published there, whose header has a record for every slice.
-            let slab = unsafe { first_of(Slab::of(address)) };
+            let slab = unsafe { Slab::first_of(Slab::of(address)) };
             let (block, owner) = (block.cast::<Block>(), slab.owner());
             let key = Block::key(block, own.secret());
             // SAFETY: asked of the start of one of the slab's blocks.

@@ -1,35 +1,12 @@
-//! The figures of one process, as plain data. Imports `base` and `pal` only.
+//! The figures of one process, as plain data. Imports `base`, `pal`, and of `heap` the bets.
 //!
 //! Every field is a `u64`, so that the whole is an array of words: [`crate::api::shared_record`] copies it word by
 //! word into memory that another process reads. Bytes are bytes, counts are counts; nothing is ever negative.
 
 use crate::base::{CLASSES, class_size};
+pub use crate::heap::{Bet, Bets};
 #[cfg(not(any(loom, shuttle)))]
 use crate::pal::CallCounts;
-
-/// How one of the three bets has gone.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bet {
-    /// Times the step was taken without a lock or ahead of need.
-    pub taken: u64,
-    /// Times it was validated.
-    pub won: u64,
-    /// Times it fell back to the ordinary path.
-    pub lost: u64,
-}
-
-/// The three bets.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bets {
-    /// An address or a free slice looked up without a lock.
-    pub lookup: Bet,
-    /// Address space reserved beyond what was asked.
-    pub space: Bet,
-    /// Memory faulted in ahead of use.
-    pub population: Bet,
-}
 
 /// System calls made since the process started: [`CallCounts`] with a fixed layout.
 #[repr(C)]

@@ -157,7 +157,7 @@ fn help<T: Thread>() {
         let more = with_heap::<T, _>(&Options::new(), |heap| {
             let Some(heap) = heap else { return true };
             if is_due {
-                process().watch::<T::Checks>(heap);
+                process().watch_heaps::<T::Checks>(heap);
             }
             process().tick::<T::Checks>(heap)
         });

@@ -13,7 +13,7 @@ pub(super) static NUMBER: AtomicI32 = AtomicI32::new(0);
 pub(super) fn allow(allowed: bool) {
     // Relaxed: read at the next tick.
     ALLOWED.store(allowed, Ordering::Relaxed);
-    process().stir();
+    process().ring();
 }
 
 /// Whether the options allow a helper.

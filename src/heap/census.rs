@@ -6,10 +6,12 @@
 //! What is exact: all figures, while nobody else changes anything, but for live blocks of other heaps that are possessed
 //! or were not tidied since. There, blocks in bins, and those on their way home, still count as live. So a census errs
 //! towards "live" only, and not at all once every heap has been collected ([`Heap::collect`],
-//! [`Allocator::collect_idle`]). Slabs in an arena for which the table had no place left, beyond the first 65,536, are
+//! [`Heaps::collect_idle`]). Slabs in an arena for which the table had no place left, beyond the first 65,536, are
 //! not counted.
 
-use super::{Allocator, Bet, Checks, Count, Heap};
+use super::block::Checks;
+use super::ground::{Bet, Bets, Count};
+use super::small::{Heap, Heaps};
 use crate::base::{CLASSES, SLICE, class_size};
 use crate::pal::{CallCounts, Platform};
 use crate::region::KINDS;
@@ -78,8 +80,8 @@ pub struct Census {
     pub retired: u64,
     /// System calls by kind.
     pub calls: CallCounts,
-    /// How often each [`Bet`] was taken, won and lost.
-    pub bets: [[u64; 3]; 3],
+    /// How the bets have gone.
+    pub bets: Bets,
 }
 
 impl Census {
@@ -94,7 +96,7 @@ impl Census {
     }
 }
 
-impl<P: Platform> Allocator<P> {
+impl<P: Platform> Heaps<P> {
     /// Counts everything: a look at two lines of each slab and three of each heap, however many arenas and large blocks
     /// there are; and at the bins of `heap`, which the caller possesses: its live blocks are exact.
     pub fn census<C: Checks>(&self, heap: &Heap) -> Census {
@@ -102,7 +104,7 @@ impl<P: Platform> Allocator<P> {
         let (mut small, mut handed_out) = (LiveBlocks::default(), 0);
         {
             let _section = heap.section(self);
-            self.arenas.each_slab(|slab| {
+            self.arenas().each_slab(|slab| {
                 let class = &mut classes[slab.class()];
                 class.slabs += 1;
                 class.live += u64::from(slab.live());
@@ -114,31 +116,44 @@ impl<P: Platform> Allocator<P> {
             *live = live.saturating_sub(u64::from(heap.uncounted::<C>(class)));
             small.add(*live, *live * class_size(class) as u64);
         }
-        let counts = self.space.counts();
-        let rcu = self.space.rcu().statistics();
-        let heaps = || (0..self.pool.made()).filter_map(|index| self.pool.get(index));
+        let counts = self.space().counts();
+        let (rcu, huge) = (self.space().rcu().statistics(), self.huge_figures());
+        let heaps = || self.pool().each();
         // Claimed, but free: no slab's.
         let spare: usize = heaps().map(Heap::spare_slices).sum();
         Census {
             classes,
             small,
             large: LiveBlocks { blocks: tallied(Count::LargeBlocks), bytes: tallied(Count::LargeBytes) },
-            huge: LiveBlocks { blocks: self.huge.live_blocks() as u64, bytes: self.huge.live_bytes() as u64 },
+            huge: LiveBlocks {
+                blocks: huge.live_blocks().get() as u64,
+                bytes: huge.live_bytes().get() as u64,
+            },
             free_bytes: handed_out.saturating_sub(small.bytes),
-            kept_bytes: self.huge.kept_bytes() as u64,
-            claimed_bytes: (self.arenas.claimed_slices().saturating_sub(spare) * SLICE) as u64,
-            dirty_bytes: ((self.arenas.dirty_slices() + spare) * SLICE) as u64,
+            kept_bytes: huge.kept_bytes().get() as u64,
+            claimed_bytes: (self.claimed_slices().saturating_sub(spare) * SLICE) as u64,
+            dirty_bytes: ((self.dirty_slices() + spare) * SLICE) as u64,
             purged_bytes: self.purged_bytes(),
             mapped_bytes: (counts.mapped + counts.metadata) as u64,
             mappings: counts.mappings as u64,
             regions: counts.regions.map(|regions| regions as u64),
-            heaps: self.pool.made() as u64,
-            possessed: heaps().filter(|heap| !self.pool.is_idle(heap.index() as usize)).count() as u64,
+            heaps: self.pool().made() as u64,
+            possessed: heaps().filter(|heap| !self.pool().is_idle(heap.index() as usize)).count() as u64,
             remote_frees: heaps().map(Heap::remote_frees).sum(),
             grace_periods: rcu.grace_periods as u64,
             retired: rcu.pending as u64,
-            calls: self.space.os().calls(),
-            bets: [Bet::Lookup, Bet::Space, Bet::Population].map(|bet| self.bet(bet)),
+            calls: self.os().calls(),
+            bets: self.bets(),
+        }
+    }
+
+    /// How the bets have gone.
+    pub fn bets(&self) -> Bets {
+        Bets {
+            lookup: Bet::sum(self.pool().each().map(Heap::lookups)),
+            space: self.space_bet().get(),
+            // Not taken yet.
+            population: Default::default(),
         }
     }
 }

@@ -41,10 +41,10 @@
 //! # Probes
 //!
 //! PROBE is the accessed bit of a page table, the other way round: the helper sets it, the owner's next step is refused
-//! once, and takes it off ([`Allocator::readmit`](super::Allocator::readmit)). A probe that is still there a second later
+//! once, and takes it off (`lives::visits`). A probe that is still there a second later
 //! says that the heap was not used meanwhile. A probe that gets lost says that it was.
 
-use super::pool::Holder;
+use super::possession::Holder;
 use crate::const_unless_model;
 use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::sync::{acquire, light_barrier, release, seeded};
@@ -69,7 +69,7 @@ pub struct Gate {
 impl Gate {
     const_unless_model! {
         /// A closed gate.
-        pub(super) fn new() -> Gate {
+        pub(in crate::heap) fn new() -> Gate {
             Gate {
                 word: AtomicU32::new(0),
                 #[cfg(loom)]
@@ -167,12 +167,12 @@ impl Gate {
     }
 
     /// Whether a step is in progress, or the gate is closed; a hint, but for the owner.
-    pub(super) fn is_occupied(&self) -> bool {
+    pub(in crate::heap) fn is_occupied(&self) -> bool {
         self.word() & !MARKS != IDLE
     }
 
     /// Whether the owner did not come in since the probe.
-    pub(super) fn is_probed(&self) -> bool {
+    pub(in crate::heap) fn is_probed(&self) -> bool {
         self.word() & PROBE != 0
     }
 
@@ -182,13 +182,13 @@ impl Gate {
     }
 
     /// Sets the probe.
-    pub(super) fn probe(&self) {
+    pub(in crate::heap) fn probe(&self) {
         // Relaxed: only the bit counts.
         self.word.fetch_or(PROBE, Ordering::Relaxed);
     }
 
     /// The owner's way past marks, by who has knocked: takes them off and comes in. Answers whether it was probed.
-    pub(super) fn pass_marks(&self) -> bool {
+    pub(in crate::heap) fn pass_marks(&self) -> bool {
         // Relaxed: the knock has ordered what the last visitor did.
         let probed = self.word.fetch_and(!MARKS, Ordering::Relaxed) & PROBE != 0;
         // Relaxed: this thread alone enters, and the marks are the knocker's.
@@ -197,24 +197,24 @@ impl Gate {
     }
 
     /// A visitor's mark, by who has knocked. The heavy barrier follows.
-    pub(super) fn mark(&self) {
+    pub(in crate::heap) fn mark(&self) {
         // Relaxed: the barrier orders it before the look, and behind what the owner did before it left.
         self.word.fetch_or(TAKEN, Ordering::Relaxed);
     }
 
     /// What the barrier does in a model: it falls between two instructions of the owner.
-    pub(super) fn pass_instruction(&self) {
+    pub(in crate::heap) fn pass_instruction(&self) {
         #[cfg(loom)]
         drop(self.instruction.lock().unwrap());
     }
 
     /// The look behind the barrier: whether the owner is outside, and stays there until the mark is taken off.
-    pub(super) fn is_taken(&self) -> bool {
+    pub(in crate::heap) fn is_taken(&self) -> bool {
         self.word() & !PROBE == TAKEN | IDLE || seeded("heap.visit_unlooked")
     }
 
     /// Takes the visitor's mark off.
-    pub(super) fn unmark(&self) {
+    pub(in crate::heap) fn unmark(&self) {
         // Release: pairs with the Acquire in `entering`.
         self.word.fetch_and(!TAKEN, release("heap.gate_release"));
     }
@@ -234,7 +234,7 @@ pub struct Visit(AtomicUsize);
 impl Visit {
     const_unless_model! {
         /// Nobody's.
-        pub(super) fn new() -> Visit {
+        pub(in crate::heap) fn new() -> Visit {
             Visit(AtomicUsize::new(NOBODY))
         }
     }
@@ -244,13 +244,13 @@ impl Visit {
     }
 
     /// Begins a visit unless there is one.
-    pub(super) fn knock(&self, by: Holder) -> bool {
+    pub(in crate::heap) fn knock(&self, by: Holder) -> bool {
         // Acquire: pairs with the Release in `end`.
         self.0.compare_exchange(NOBODY, Visit::of(by), acquire("heap.knock"), Ordering::Relaxed).is_ok()
     }
 
     /// Notes that the visitor goes in, or comes out: for a child of fork only, where it vanishes.
-    pub(super) fn set_inside(&self, inside: bool) {
+    pub(in crate::heap) fn set_inside(&self, inside: bool) {
         // Relaxed (both): the order of a thread's own stores is what a fork leaves of it.
         if inside {
             self.0.fetch_or(INSIDE, Ordering::Relaxed);
@@ -261,12 +261,12 @@ impl Visit {
 
     /// Ends the visit; `false` if the owner has gone meanwhile: then the visitor has its heap.
     #[must_use]
-    pub(super) fn end(&self, by: Holder) -> bool {
+    pub(in crate::heap) fn end(&self, by: Holder) -> bool {
         self.end_as(Visit::of(by))
     }
 
     /// Ends the visit of who took over from an owner that is gone.
-    pub(super) fn end_taken_over(&self, by: Holder) {
+    pub(in crate::heap) fn end_taken_over(&self, by: Holder) {
         let _ended = self.end_as(Visit::of(by) | GONE);
     }
 
@@ -278,7 +278,7 @@ impl Visit {
 
     /// The owner, refused because of a visitor, exits: the visitor is to give the heap up. `false` if there is none any more.
     #[must_use]
-    pub(super) fn hand_over(&self) -> bool {
+    pub(in crate::heap) fn hand_over(&self) -> bool {
         // Relaxed: the exchange decides.
         let state = self.0.load(Ordering::Relaxed);
         // Release: pairs with the Acquire in `end`: the visitor sees what the owner did.
@@ -290,37 +290,37 @@ impl Visit {
     }
 
     /// The visitor that is inside.
-    pub(super) fn inside(&self) -> Option<Holder> {
+    pub(in crate::heap) fn inside(&self) -> Option<Holder> {
         self.visitor().filter(|_| self.is_inside())
     }
 
     /// The visitor; `None` for nobody.
-    pub(super) fn visitor(&self) -> Option<Holder> {
+    pub(in crate::heap) fn visitor(&self) -> Option<Holder> {
         // Relaxed: for the visitor itself, an owner that is in, behind whose entry no visitor is inside, and the one thread
         // of a child.
         NonZeroUsize::new(self.0.load(Ordering::Relaxed) >> FLAGS).map(|number| Holder::new(number.get()))
     }
 
     /// Whether the visitor is inside.
-    pub(super) fn is_inside(&self) -> bool {
+    pub(in crate::heap) fn is_inside(&self) -> bool {
         // Relaxed: as above.
         self.0.load(Ordering::Relaxed) & INSIDE != 0
     }
 
     /// Whether the owner is gone.
-    pub(super) fn is_gone(&self) -> bool {
+    pub(in crate::heap) fn is_gone(&self) -> bool {
         // Relaxed: as above.
         self.0.load(Ordering::Relaxed) & GONE != 0
     }
 
     /// In the child of a fork: the owner has vanished, and the visitor is the calling thread.
-    pub(super) fn set_gone(&self) {
+    pub(in crate::heap) fn set_gone(&self) {
         // Relaxed: the child has one thread.
         self.0.fetch_or(GONE, Ordering::Relaxed);
     }
 
     /// In the child of a fork: the visitor has vanished.
-    pub(super) fn forget(&self) {
+    pub(in crate::heap) fn forget(&self) {
         // Relaxed: the child has one thread.
         self.0.store(NOBODY, Ordering::Relaxed);
     }

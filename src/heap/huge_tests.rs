@@ -2,8 +2,10 @@
 
 use super::tests::{allocator, free, get, possess};
 use super::*;
+use crate::base::GRANULE;
 use crate::pal::Errno;
 use crate::pal::simulated::{CallKind, Simulated};
+use core::ptr;
 use std::vec::Vec;
 
 fn resize(from: &Allocator<Simulated>, heap: &Heap, block: usize, size: usize) -> Option<usize> {
@@ -100,8 +102,8 @@ fn what_no_address_space_can_hold_is_refused_at_once_and_costs_no_free_memory() 
     let kept = get(from, heap, 5 << 20);
     let blocks: Vec<usize> = (0..100).map(|_| get(from, heap, 4000)).collect();
     blocks.into_iter().chain([kept]).for_each(|block| free(from, heap, block));
-    let (before, dirty) = (from.space().os().record().len(), from.arenas().dirty_slices());
-    let kept = from.huge().kept_bytes();
+    let (before, dirty) = (from.space().os().record().len(), from.dirty_slices());
+    let kept = from.huge_figures().kept_bytes().get();
     for size in [1 << 46, 1 << 47, 1 << 50, isize::MAX as usize] {
         for align in [1, 1 << 21, 1 << 48] {
             // SAFETY: the heap is possessed here.
@@ -112,5 +114,5 @@ fn what_no_address_space_can_hold_is_refused_at_once_and_costs_no_free_memory() 
     let record = from.space().os().record();
     assert!(record[before..].iter().all(|call| call.kind == CallKind::Map && call.result.is_err()));
     assert!(record.len() - before <= 12 * 5, "{}", record.len() - before);
-    assert_eq!((from.arenas().dirty_slices(), from.huge().kept_bytes()), (dirty, kept));
+    assert_eq!((from.dirty_slices(), from.huge_figures().kept_bytes().get()), (dirty, kept));
 }

@@ -1,10 +1,9 @@
 //! Where an address lies: what a free or a realloc that cannot trust its pointer asks first.
 
-use super::Allocator;
 use super::block::Block;
-use super::huge::used_of;
-use super::slab::{Slab, Usage};
-use crate::base::{GRANULE, SLICE};
+use super::record::{Slab, Usage};
+use super::small::Heaps;
+use crate::base::SLICE;
 use crate::index::Coarse;
 use crate::pal::{Misuse, Platform};
 use crate::region::{Kind, Region};
@@ -27,7 +26,7 @@ impl Place {
         match self {
             Place::Slab(slab) => slab.info().size as usize,
             Place::Large(slab) => slab.bytes(),
-            Place::Huge(region) => used_of(region),
+            Place::Huge(region) => region.huge().used(),
         }
     }
 
@@ -38,29 +37,12 @@ impl Place {
     #[inline(always)]
     pub unsafe fn trusted(address: usize) -> Place {
         // SAFETY: the block lies in an arena and holds it.
-        let slab = unsafe { first_of(Slab::of(address)) };
+        let slab = unsafe { Slab::first_of(Slab::of(address)) };
         if slab.usage() == Usage::Large { Place::Large(slab) } else { Place::Slab(slab) }
     }
 }
 
-/// The record of the first slice of the run that `record`'s slice belongs to; `record` itself, if it leads out of its arena's
-/// header: it changes under a pointer that is not the caller's.
-///
-/// # Safety
-/// `record` lies in the header of a mapped arena.
-#[inline(always)]
-pub unsafe fn first_of(record: *mut Slab) -> &'static Slab {
-    // SAFETY: the caller's.
-    let slab = unsafe { &*record };
-    let back = slab.slices() as usize;
-    if slab.usage() == Usage::Later && back <= record.addr() % GRANULE / size_of::<Slab>() {
-        // SAFETY: a record of the same header.
-        return unsafe { &*record.sub(back) };
-    }
-    slab
-}
-
-impl<P: Platform> Allocator<P> {
+impl<P: Platform> Heaps<P> {
     /// Finds the live block that starts at `address`, or says what is wrong with the pointer. In a section of the caller's,
     /// unless the pointer is known to be a live block's: such a block holds its region, any other pointer may race an unmap.
     pub fn place(&self, address: usize) -> Result<Place, Misuse> {
@@ -72,7 +54,7 @@ impl<P: Platform> Allocator<P> {
             return Err(Misuse::Foreign);
         }
         match region.kind() {
-            Kind::Huge => match (used_of(region), address == region.base()) {
+            Kind::Huge => match (region.huge().used(), address == region.base()) {
                 (0, true) => Err(Misuse::DoubleFree),
                 (0, false) => Err(Misuse::Nothing),
                 (_, true) => Ok(Place::Huge(region)),
@@ -83,7 +65,7 @@ impl<P: Platform> Allocator<P> {
                     return Err(Misuse::Nothing);
                 }
                 // SAFETY: the address lies in a slice of an arena; its record is readable, whatever it says.
-                self.place_in_arena(address, unsafe { first_of(Slab::of(address)) })
+                self.place_in_arena(address, unsafe { Slab::first_of(Slab::of(address)) })
             }
             Kind::File => Err(Misuse::Foreign),
         }

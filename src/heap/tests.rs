@@ -4,11 +4,16 @@
 mod sending;
 mod staying;
 
-use super::arenas::hints::LOOKS;
+use super::backend::hints::LOOKS;
 use super::*;
-use crate::base::{CLASSES, SMALL_MAX, class_info, class_of, class_size};
+use crate::base::{CLASSES, GRANULE, SLICE, SMALL_MAX, class_info, class_of, class_size};
+use crate::heap::small::remote::Inbox;
+use crate::pal::Misuse;
+use crate::pal::Platform;
 use crate::pal::simulated::{Config, Simulated};
 use crate::region::Kind;
+use crate::sync::atomic::Ordering;
+use core::ptr;
 use std::boxed::Box;
 use std::collections::BTreeSet;
 use std::vec::Vec;
@@ -97,7 +102,7 @@ fn a_heap_finds_its_own_slabs_and_no_others() {
     for heap in [one, two] {
         heap.collect::<Checked, _>(from);
     }
-    assert_eq!(from.arenas().claimed_slices(), 0);
+    assert_eq!(from.claimed_slices(), 0);
     for &block in &blocks {
         assert!(one.own_slab(block).is_null() && two.own_slab(block).is_null(), "{block:#x} is gone");
     }
@@ -174,7 +179,7 @@ fn the_slabs_of_a_heap_that_nobody_possesses_go_to_who_frees_their_blocks() {
     left.for_each(|&block| free(from, heap, block));
     heap.collect::<Checked, _>(from);
     from.collect_idle::<Checked>(heap.holder());
-    assert_eq!(from.arenas().claimed_slices(), 0);
+    assert_eq!(from.claimed_slices(), 0);
 }
 
 #[test]
@@ -211,7 +216,7 @@ fn blocks_of_several_slabs_arrive_all_together() {
 fn an_inbox_knows_what_it_holds() {
     let mut words = [[0usize; 2]; 4];
     let [a, b, c, other] = [0, 1, 2, 3].map(|index| (&raw mut words[index]).cast::<Block>());
-    let inbox = remote::Inbox::new();
+    let inbox = Inbox::new();
     for block in [a, b, c] {
         // SAFETY: memory of this test.
         unsafe { inbox.push::<Checked>(block, block, 5) };
@@ -246,17 +251,17 @@ fn a_heap_needs_collecting_when_there_is_something_to_give_back() {
     assert!(owner.needs_collecting(), "a block is in a bin");
     owner.collect::<Checked, _>(from);
     assert!(!owner.needs_collecting());
-    assert_eq!(from.arenas().claimed_slices(), 0);
+    assert_eq!(from.claimed_slices(), 0);
 }
 
 #[test]
 fn what_was_released_is_looked_at_once_in_so_many_slices() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
-    let due = |slices| (0..9).map(|_| heap.has_changed(slices, 8)).collect::<Vec<bool>>();
+    let due = |slices| (0..9).map(|_| heap.claimant().adds_up(slices, 8)).collect::<Vec<bool>>();
     let all = |turn: usize| (1..10).map(|count| count % turn == 0).collect::<Vec<bool>>();
     assert_eq!(due(1), all(8));
-    assert!(!heap.has_changed(6, 8) && heap.has_changed(1, 8), "one was left from before");
+    assert!(!heap.claimant().adds_up(6, 8) && heap.claimant().adds_up(1, 8), "one was left from before");
     assert_eq!((due(4), due(8), due(100)), (all(2), all(1), all(1)));
 }
 
@@ -268,8 +273,8 @@ fn a_claim_asks_the_arena_that_served_last_first() {
     let blocks: Vec<usize> = (0..18).map(|_| get(from, heap, 2 * SLICE)).collect();
     let arenas = blocks.iter().map(|block| block / GRANULE).collect::<BTreeSet<_>>().len();
     // The first run in each arena is claimed as it is mapped; those that are full are not asked.
-    assert_eq!((arenas, heap.lookups()), (3, [15, 0]));
-    assert_eq!(from.bet(Bet::Lookup), [15, 15, 0]);
+    assert_eq!((arenas, heap.lookups()), (3, Bet { taken: 15, won: 15, lost: 0 }));
+    assert_eq!(from.bets().lookup, heap.lookups());
 }
 
 #[test]
@@ -282,7 +287,7 @@ fn a_claim_and_a_look_at_the_figures_cost_the_same_among_many_arenas() {
         while from.space().counts().regions[Kind::Arena as usize] < arenas as usize {
             large.push(get(from, heap, LARGE_MAX));
         }
-        let lost = heap.lookups()[1];
+        let lost = heap.lookups().lost;
         let costs = [SLICE, 2 * SLICE, 5 * SLICE, LARGE_MAX, 1 << 10].map(|size| {
             LOOKS.set(0);
             large.push(get(from, heap, size));
@@ -291,7 +296,7 @@ fn a_claim_and_a_look_at_the_figures_cost_the_same_among_many_arenas() {
         LOOKS.set(0);
         let census = from.census::<Checked>(heap);
         assert_eq!(census.large.blocks + census.small.blocks, large.len() as u64);
-        (costs.into_iter().max(), LOOKS.get(), heap.lookups()[1] - lost)
+        (costs.into_iter().max(), LOOKS.get(), heap.lookups().lost - lost)
     };
     let few = dearest(10, &mut large);
     let many = dearest(1500, &mut large);
@@ -300,7 +305,7 @@ fn a_claim_and_a_look_at_the_figures_cost_the_same_among_many_arenas() {
     // Most of them go.
     let kept = large.split_off(large.len() - 100);
     large.drain(..).for_each(|block| free(from, heap, block));
-    from.relieve(heap);
+    from.relieve(heap.claimant());
     assert!(from.space().counts().regions[Kind::Arena as usize] < 30);
     large.extend(kept);
     // The first claims correct what the hints say of whole groups of arenas.
@@ -309,7 +314,7 @@ fn a_claim_and_a_look_at_the_figures_cost_the_same_among_many_arenas() {
     let after = dearest(10, &mut large);
     assert!(after.0 <= Some(20) && after.1 <= 10 && after.2 <= 1, "{after:?} after many, {few:?} before");
     // The vacant positions serve first.
-    let position = |block: usize| from.region_of_arena(block).note(0).load(Ordering::Relaxed);
+    let position = |block: usize| from.arena_of(block).arena().position().expect("in the table");
     let fresh: Vec<usize> = (0..200).map(|_| get(from, heap, LARGE_MAX)).collect();
     assert!(fresh.iter().all(|&block| position(block) < 60 || position(block) > 1400));
 }
@@ -340,9 +345,9 @@ fn a_full_slab_is_available_from_its_first_free_and_gone_with_its_last() {
         let slab = slab_of(from, blocks[0]);
         let next = get(from, heap, size);
         assert_eq!((slab.standing(), slab.live()), (Standing::Full, slab.info().capacity));
-        let claimed = from.arenas().claimed_slices();
+        let claimed = from.claimed_slices();
         for (freed, &block) in blocks.iter().enumerate() {
-            assert!(!ptr::eq(heap.own_slab(next), slab) && from.arenas().claimed_slices() == claimed);
+            assert!(!ptr::eq(heap.own_slab(next), slab) && from.claimed_slices() == claimed);
             free_home(from, heap, block);
             let live = slab.info().capacity - 1 - freed as u32;
             // In a slice behind the first of a run that is closed, nothing is known of what lived there.
@@ -351,9 +356,9 @@ fn a_full_slab_is_available_from_its_first_free_and_gone_with_its_last() {
             assert!(gone && (live == 0 || (slab.standing(), slab.live()) == (Standing::Available, live)));
         }
         // Its slices are kept for the next, of any class; until they are asked for.
-        assert_eq!(from.arenas().claimed_slices(), claimed);
+        assert_eq!(from.claimed_slices(), claimed);
         heap.collect::<Checked, _>(from);
-        assert_eq!(claimed - from.arenas().claimed_slices(), slab_of(from, next).slices() as usize);
+        assert_eq!(claimed - from.claimed_slices(), slab_of(from, next).slices() as usize);
     }
 }
 
@@ -419,7 +424,7 @@ fn after_a_fork_the_slabs_of_a_vanished_thread_serve_again() {
     available.iter().chain([&current, &fresh]).for_each(|&block| free(from, heap, block));
     heap.collect::<Checked, _>(from);
     from.collect_idle::<Checked>(heap.holder());
-    assert_eq!(from.arenas().claimed_slices(), 0);
+    assert_eq!(from.claimed_slices(), 0);
 }
 
 #[test]

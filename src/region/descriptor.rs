@@ -1,6 +1,7 @@
 //! What a region is: its descriptor, its kind, and the pool that descriptors come from and go back to.
 
 use super::metadata::{InPlace, Metadata};
+use super::notes::{ArenaNotes, HugeNotes, Notes};
 use super::pool::{Link, Linked, Pool};
 use super::slices::SliceMap;
 use super::state::{Exclusion, Phase, Pinning, State};
@@ -141,12 +142,9 @@ pub struct Region {
     held: AtomicUsize,
     cut: AtomicUsize,
     mappings: AtomicU32,
-    notes: [AtomicUsize; NOTES],
+    notes: Notes,
     slices: SliceMap,
 }
-
-/// Words of a descriptor that belong to the layer above.
-const NOTES: usize = 4;
 
 // SAFETY: all fields are atomics or made of atomics, which are valid when zero wherever `ZERO_IS_VALID`; zero is what
 // their constructors make, `RetiredAs::Region` included.
@@ -199,7 +197,7 @@ impl Region {
                 held: AtomicUsize::new(0),
                 cut: AtomicUsize::new(0),
                 mappings: AtomicU32::new(0),
-                notes: super::zeros(),
+                notes: Notes::new(),
                 slices: SliceMap::new(),
             }
         }
@@ -217,9 +215,7 @@ impl Region {
         self.held.store(shape.held, Relaxed);
         self.cut.store(0, Relaxed);
         self.mappings.store(shape.mappings, Relaxed);
-        for note in &self.notes {
-            note.store(0, Relaxed);
-        }
+        self.notes.clear();
         self.state.attach();
     }
 
@@ -333,10 +329,16 @@ impl Region {
         RegionId { region: self, generation: self.generation() }
     }
 
-    /// One of four words for the layer above: zero when the region is attached.
+    /// What the layer above notes of an arena: all zero when the region is attached.
     #[inline]
-    pub fn note(&self, which: usize) -> &AtomicUsize {
-        &self.notes[which]
+    pub fn arena(&self) -> &ArenaNotes {
+        ArenaNotes::of(&self.notes)
+    }
+
+    /// What the layer above notes of a huge block: all zero when the region is attached.
+    #[inline]
+    pub fn huge(&self) -> &HugeNotes {
+        HugeNotes::of(&self.notes)
     }
 
     /// What to hand to `Rcu::retire`, by the thread that won `exclude`.

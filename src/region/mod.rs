@@ -12,6 +12,7 @@ mod descriptor;
 mod metadata;
 #[cfg(all(test, loom))]
 mod models;
+mod notes;
 mod pool;
 pub(crate) mod runs;
 mod slices;
@@ -22,6 +23,7 @@ mod tests;
 pub(crate) use descriptor::KINDS;
 pub use descriptor::{Descriptors, Kind, Region, RegionId, Retired, RetiredAs, Shape};
 pub use metadata::{InPlace, Metadata};
+pub use notes::{ArenaNotes, HugeNotes};
 pub use pool::{Link, Linked, Pool};
 pub use runs::Run;
 pub use slices::{Among, Attempt, Prefer, SliceMap};

@@ -98,10 +98,13 @@ fn a_descriptor_says_what_it_was_attached_with() {
         assert_eq!((region.left(), region.mapped()), (1 << 20, 2 << 20));
         assert!(!region.is_empty() && region.is_valid());
         assert!(core::ptr::eq(region.id().region(), region));
-        for which in 0..4 {
-            assert_eq!(region.note(which).swap(which + 1, Relaxed), 0, "a new life begins without notes");
-            assert_eq!(region.note(which).load(Relaxed), which + 1);
-        }
+        let notes = region.huge();
+        assert_eq!((notes.used(), notes.dirty()), (0, 0), "a new life begins without notes");
+        assert_eq!(region.arena().position(), None);
+        notes.set_used(3);
+        notes.set_dirty(5);
+        assert_eq!((notes.dirty(), notes.end_use(), notes.end_use()), (5, 3, 0));
+        region.arena().slabs().store(7, Relaxed);
         assert_eq!(region.exclude(), Exclusion::Won { drained: true });
         region.detach();
     }

@@ -5,6 +5,7 @@ use crate::sync::const_unless_model;
 
 /// A count that any thread may change and ask for. Relaxed, all: a figure; no access to it is ordered with any other, and it is
 /// exact once nobody is changing it.
+#[repr(transparent)]
 pub struct Counter(AtomicUsize);
 
 impl Counter {
@@ -13,6 +14,12 @@ impl Counter {
         pub fn new() -> Counter {
             Counter(AtomicUsize::new(0))
         }
+    }
+
+    /// A word as a counter.
+    pub fn of(word: &AtomicUsize) -> &Counter {
+        // SAFETY: `repr(transparent)`.
+        unsafe { &*core::ptr::from_ref(word).cast() }
     }
 
     /// The count.

@@ -190,12 +190,12 @@ impl<C: Checks> Driver<C> {
                     Step::Settle { .. } => heap.settle::<C, _>(self.allocator),
                     Step::Collect { .. } => heap.collect::<C, _>(self.allocator),
                     Step::Purge { most, .. } => {
-                        self.allocator.arenas().purge(self.allocator, heap, most);
+                        self.allocator.purge(heap.claimant(), most);
                     }
                     Step::Tick { .. } => {
                         self.allocator.tick::<C>(heap);
                     }
-                    _ => self.allocator.relieve(heap),
+                    _ => self.allocator.relieve(heap.claimant()),
                 }
             }
         }
@@ -372,14 +372,17 @@ impl<C: Checks> Driver<C> {
         for _ in 0..3 {
             heap.collect::<C, _>(self.allocator);
             self.allocator.collect_idle::<C>(GUEST);
-            self.allocator.relieve(heap);
+            self.allocator.relieve(heap.claimant());
             self.os.advance_ms(1000);
         }
         self.count(true);
         let allocator = self.allocator;
-        assert_eq!((allocator.arenas().claimed_slices(), allocator.arenas().dirty_slices()), (0, 0));
-        assert_eq!((allocator.huge().live_blocks(), allocator.huge().live_bytes()), (0, 0));
-        assert_eq!(allocator.huge().kept_bytes(), 0);
+        assert_eq!((allocator.claimed_slices(), allocator.dirty_slices()), (0, 0));
+        assert_eq!(
+            (allocator.huge_figures().live_blocks().get(), allocator.huge_figures().live_bytes().get()),
+            (0, 0)
+        );
+        assert_eq!(allocator.huge_figures().kept_bytes().get(), 0);
         let counts = allocator.space().counts();
         assert_eq!(counts.regions.iter().sum::<usize>(), 0, "regions are left");
         // Without its barrier the allocator never again knows that a retired region is unused.

@@ -27,7 +27,7 @@ fn walked() {
         actor.leave();
         let unmapper = spawn(&world, |world| {
             let actor = Actor::new(world);
-            actor.from.arenas().unmap_empty(actor.from, actor.heap);
+            actor.from.unmap_empty(actor.heap.claimant());
             actor.leave();
         });
         let reaper = spawn(&world, |world| {

@@ -144,7 +144,7 @@ fn arenas_come_and_go() {
         let unmapper = spawn(&world, |world| {
             let actor = Actor::new(world);
             for _ in 0..3 {
-                actor.from.arenas().unmap_empty(actor.from, actor.heap);
+                actor.from.unmap_empty(actor.heap.claimant());
             }
             actor.leave();
         });
@@ -176,7 +176,7 @@ fn purged(fails: bool, zero: [bool; 3]) {
     let purger = spawn(&world, |world| {
         let actor = Actor::new(world);
         for _ in 0..3 {
-            actor.from.arenas().purge(actor.from, actor.heap, usize::MAX);
+            actor.from.purge(actor.heap.claimant(), usize::MAX);
         }
         actor.leave();
     });
@@ -201,7 +201,7 @@ fn purged_beside_one_claim() {
         let heap = actor.heap;
         let purger = spawn(&world, move |world| {
             let actor = Actor::with(world, heap);
-            actor.from.arenas().purge(actor.from, heap, 1);
+            actor.from.purge(heap.claimant(), 1);
             actor.leave();
         });
         let other = Actor::new(&world);
@@ -234,7 +234,7 @@ fn emptied_by_a_purge() {
         let user = spawn(&world, move |world| Actor::with(world, heap).release(last));
         let purger = spawn(&world, |world| {
             let actor = Actor::new(world);
-            actor.from.arenas().purge(actor.from, actor.heap, usize::MAX);
+            actor.from.purge(actor.heap.claimant(), usize::MAX);
             actor.leave();
         });
         join([user, purger]);
@@ -284,13 +284,13 @@ fn huge_blocks() {
             let actor = Actor::new(world);
             let at = actor.get(HUGE, false);
             actor.free(at);
-            actor.from.huge().drop_kept(actor.from);
+            actor.from.drop_kept();
             actor.from.space().reap(Some(actor.heap.slot()));
             actor.leave();
         });
         join(users);
         join([dropper]);
-        assert_eq!(world.base.get().huge().live_blocks(), 0);
+        assert_eq!(world.base.get().huge_figures().live_blocks().get(), 0);
         world.finish();
     });
 }
@@ -308,7 +308,7 @@ fn kept_and_counted() {
                 assert!(from.huge().keep(from, region));
             }
         });
-        let kept = || world.base.get().huge().kept_bytes();
+        let kept = || world.base.get().huge_figures().kept_bytes().get();
         (0..20).for_each(|_| assert!(kept() <= 2 * HUGE, "{:x} bytes are kept", kept()));
         join([owner, taker]);
         world.base.get().give_up(heap);

@@ -179,7 +179,7 @@ fn run_child(world: &World, own: &'static Heap) {
     let from = world.base.get();
     // SAFETY: the scheduler runs no other thread from here on.
     unsafe { from.child_after_fork(CHILD_THREAD) };
-    assert_eq!(world.kept_bytes(), from.huge().kept_bytes(), "bytes that are kept");
+    assert_eq!(world.kept_bytes(), from.huge_figures().kept_bytes().get(), "bytes that are kept");
     {
         let _section = own.section(from);
         from.arenas().each_slab(|slab| {
@@ -204,7 +204,7 @@ fn run_child(world: &World, own: &'static Heap) {
         from.collect_idle::<Checked>(CHILD_THREAD);
     }
     let heap = world.base.possess_as(CHILD_THREAD);
-    (0..3).for_each(|_| from.relieve(heap));
+    (0..3).for_each(|_| from.relieve(heap.claimant()));
     let lost = Mutex::new((0, 0));
     {
         let _section = heap.section(from);
@@ -219,11 +219,11 @@ fn run_child(world: &World, own: &'static Heap) {
         });
     }
     let (blocks, slices) = lost.into_inner().unwrap();
-    let blocks = blocks + from.huge().live_blocks();
+    let blocks = blocks + from.huge_figures().live_blocks().get();
     assert!(blocks <= VICTIMS, "{blocks} blocks are lost");
     // Slices that belong to no block: some that it was to get or had just lost or that were being purged, or all six of an
     // empty arena that was being closed to be unmapped.
-    let others = from.arenas().claimed_slices() - slices;
+    let others = from.claimed_slices() - slices;
     assert!(others <= 6 * VICTIMS, "{others} slices are lost");
     assert!(from.space().counts().retired <= VICTIMS, "regions are never unmapped");
 }
@@ -311,9 +311,9 @@ fn forked_in_runs() {
         let grown = actor.resize(blocks[0], 2 * SLICE);
         actor.free(blocks[1]);
         actor.free(blocks[2]);
-        actor.from.arenas().purge(actor.from, actor.heap, usize::MAX);
+        actor.from.purge(actor.heap.claimant(), usize::MAX);
         actor.free(grown);
-        actor.from.relieve(actor.heap);
+        actor.from.relieve(actor.heap.claimant());
         actor.leave();
     };
     explore(|_, _| {}, [body, body]);
@@ -333,8 +333,8 @@ fn forked_in_visits() {
         actors[0].heap.settle::<Checked, _>(own.from);
     };
     let visitor = |actor: Actor| {
-        actor.from.watch::<Checked>(actor.heap);
-        actor.from.watch::<Checked>(actor.heap);
+        actor.from.watch_heaps::<Checked>(actor.heap);
+        actor.from.watch_heaps::<Checked>(actor.heap);
         actor.from.visit::<Checked>(THREAD, |_| true, |idle| idle.collect::<Checked, _>(actor.from));
         actor.leave();
     };

@@ -147,7 +147,7 @@ fn sent_to_a_tidied() {
             let (gated, over) = (Arc::clone(&gated), Arc::clone(&over));
             thread::spawn(move || {
                 let from = gated.base.get();
-                from.watch::<Checked>(helpers);
+                from.watch_heaps::<Checked>(helpers);
                 // Relaxed: the bell orders it.
                 let awake = || from.has_untidied() || over.load(Ordering::Relaxed) != 0;
                 from.bell().doze(from.space().os(), None, awake);
@@ -159,7 +159,7 @@ fn sent_to_a_tidied() {
         if owner.inbox().is_empty() || from.has_untidied() {
             // The block went home, or the helper will look again: it may sleep on, but for the end of this model.
             over.store(1, Ordering::Relaxed);
-            from.stir();
+            from.ring();
         }
         helper.join().unwrap();
     });

@@ -99,9 +99,9 @@ fn rung_by_a_purge() {
         actor.release(at);
     };
     let purge: fn(&Actor, usize) = |actor, _| {
-        actor.from.arenas().purge(actor.from, actor.heap, usize::MAX);
+        actor.from.purge(actor.heap.claimant(), usize::MAX);
     };
-    let age: fn(&Actor, usize) = |actor, _| actor.from.arenas().age_empty(actor.from, actor.heap);
+    let age: fn(&Actor, usize) = |actor, _| actor.from.arenas().age_empty(actor.from, actor.heap.claimant());
     beside_a_helper(prepare, [0, 0], [purge, age]);
 }
 
@@ -142,7 +142,7 @@ fn rung_by_a_failed_purge() {
         actor.world.base.os.fail_kind(CallKind::Purge, Errno(libc::EINVAL));
     };
     let purge: fn(&Actor, usize) = |actor, _| {
-        actor.from.arenas().purge(actor.from, actor.heap, usize::MAX);
+        actor.from.purge(actor.heap.claimant(), usize::MAX);
     };
     beside_a_helper(prepare, [0, 0], [purge, |_, _| {}]);
 }

@@ -1,6 +1,6 @@
 //! Models of the hints, by loom: a byte, the one above it, and the arena that they tell of, which is a word here.
 
-use super::super::arenas::hints::{Asked, Hints, Way};
+use super::super::backend::hints::{Asked, Hints, Way};
 use super::*;
 use crate::sync::checker::{explore, models};
 use loom::thread;

@@ -35,8 +35,18 @@ mod programs;
 mod world;
 
 use super::*;
+use crate::base::{GRANULE, SLICE};
+#[cfg(shuttle)]
+use crate::index::Coarse;
+use crate::pal::Platform;
 use crate::pal::simulated::{Config, Simulated};
+#[cfg(loom)]
+use crate::region::Prefer;
+#[cfg(shuttle)]
+use crate::region::Region;
 use crate::sync::SeededBug;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use core::ptr;
 
 /// Who possesses heaps in models in which it does not matter.
 const THREAD: Holder = Holder::new(1);

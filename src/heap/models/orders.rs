@@ -1,7 +1,7 @@
 //! Orderings, by loom. What is handed over is a cell of the checker: an access that is not ordered after the last
 //! holder's is reported.
 
-use super::super::remote::Inbox;
+use super::super::small::remote::Inbox;
 use super::*;
 use crate::index::models::watched::Watched;
 use crate::sync::checker::{explore, models};
@@ -18,7 +18,7 @@ const SEEDED: &[SeededBug] = &[
         "the release of a block that is sent, and the fence behind it",
         "last_touch_of_a_send",
     ),
-    SeededBug::new("heap.inbox_blind", "the compare-and-swap of a push", "inbox"),
+    SeededBug::new("heap.inbox_push_two_steps", "the one step of a push", "inbox"),
     SeededBug::new("heap.inbox_take_two_steps", "the one step of a take", "inbox"),
     SeededBug::new("heap.possess", "the acquire of a heap", "possession"),
     SeededBug::new("heap.give_up", "the release of a heap", "possession"),
@@ -170,7 +170,7 @@ fn kept_regions() {
     explore(2, || {
         let world = Arc::new((Base::new(), Held::new()));
         let from = world.0.get();
-        let block = from.huge().allocate(from, world.0.possess(), 3 * SLICE, 1, false);
+        let block = from.allocate_huge(world.0.possess().claimant(), 3 * SLICE, 1, false);
         let Ok(Place::Huge(region)) = from.place(block.addr()) else { unreachable!("a huge block") };
         let takers = [(); 2].map(|()| {
             let world = Arc::clone(&world);
@@ -197,7 +197,7 @@ fn arena_published() {
         let world = Arc::new(Base::new());
         let (first, second) = (world.possess(), world.possess());
         let from = world.get();
-        let all = from.arenas().claim(from, first, 6, 1, Prefer::Any).expect("an arena");
+        let all = from.claim(first.claimant(), 6, 1, Prefer::Any).expect("an arena");
         let other = {
             let world = Arc::clone(&world);
             thread::spawn(move || {
@@ -205,13 +205,16 @@ fn arena_published() {
                 let _section = second.section(from);
                 let region = from.arenas().region(1)?;
                 // Relaxed: what `release` does with it.
-                Some((region.base() != 0, region.note(0).load(Ordering::Relaxed)))
+                Some((region.base() != 0, region.arena().position()))
             })
         };
-        let claim = from.arenas().claim(from, first, 1, 1, Prefer::Any).expect("another arena");
+        let claim = from.claim(first.claimant(), 1, 1, Prefer::Any).expect("another arena");
         assert!(claim.base.abs_diff(all.base) >= 6 * SLICE);
         let found = other.join().unwrap();
-        assert!(found.is_none_or(|found| found == (true, 2)), "the arena's base and position: {found:?}");
+        assert!(
+            found.is_none_or(|found| found == (true, Some(1))),
+            "the arena's base and position: {found:?}"
+        );
     });
 }
 
@@ -281,7 +284,7 @@ fn sent_to_an_exiting() {
         if !from.pool().has_unread_inbox() {
             // The block went home by itself: the helper may sleep on, but for the end of this model.
             over.store(1, Ordering::Relaxed);
-            from.stir();
+            from.ring();
         }
         helper.join().unwrap();
     });
@@ -313,11 +316,11 @@ fn last_touch_of_a_send() {
         let (from, owner, sender) = (world.get(), world.possess(), world.possess());
         // SAFETY: this thread possesses the heap.
         let block = unsafe { from.allocate::<Checked>(owner, 8 << 10, 1, false) }.expose_provenance();
-        let arena = from.region_of_arena(block).base();
+        let arena = from.arena_of(block).base();
         world.os.watch(arena);
         let unmap = |from: &'static Allocator<Watched>| {
             owner.collect::<Checked, _>(from);
-            from.arenas().unmap_empty(from, owner);
+            from.unmap_empty(owner.claimant());
             from.space().reap(Some(owner.slot()));
         };
         // Not the sender: see `api::publication` for which thread had better be the first.

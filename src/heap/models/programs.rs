@@ -169,18 +169,18 @@ fn run(world: &World, holder: Holder, steps: &[Step]) {
             Step::Settle => actor.step(|heap| heap.settle::<Checked, _>(from)),
             Step::Collect => actor.step(|heap| heap.collect::<Checked, _>(from)),
             Step::CollectIdle => from.collect_idle::<Checked>(holder),
-            Step::Watch => actor.step(|heap| from.watch::<Checked>(heap)),
+            Step::Watch => actor.step(|heap| from.watch_heaps::<Checked>(heap)),
             Step::GiveBack => actor.step(|heap| from.give_back::<Checked>(heap)),
             Step::Purge { most } => {
-                actor.step(|heap| from.arenas().purge(from, heap, most));
+                actor.step(|heap| from.purge(heap.claimant(), most));
             }
             Step::Tick => {
                 actor.step(|heap| from.tick::<Checked>(heap));
             }
-            Step::UnmapEmpty => actor.step(|heap| from.arenas().unmap_empty(from, heap)),
-            Step::Relieve => actor.step(|heap| from.relieve(heap)),
+            Step::UnmapEmpty => actor.step(|heap| from.unmap_empty(heap.claimant())),
+            Step::Relieve => actor.step(|heap| from.relieve(heap.claimant())),
             Step::DropKept => actor.step(|heap| {
-                from.huge().drop_kept(from);
+                from.drop_kept();
                 from.space().reap(Some(heap.slot()));
             }),
         }

@@ -119,7 +119,7 @@ impl World {
     /// Answers how many arenas found no place. While nobody is in the middle of anything.
     fn demand_reachable(&self) -> usize {
         let from = self.base.get();
-        let (arenas, huge) = (from.arenas(), from.huge());
+        let (arenas, huge, figures) = (from.arenas(), from.huge(), from.huge_figures());
         let mut found = [Vec::new(), Vec::new(), Vec::new()];
         for at in self.base.os.mappings().into_iter().flat_map(|mapping| mapping.range.step_by(SLICE)) {
             if let Coarse::Region(region) = from.space().index().lookup_coarse(at)
@@ -138,7 +138,7 @@ impl World {
         let outside = of_arenas.iter().filter(|region| Arenas::is_outside(region)).count();
         assert_eq!(of_arenas.len(), arenas.listed() + outside, "arenas in the index and in the table");
         let (mut live, mut kept) = (Vec::new(), Vec::new());
-        of_huge.into_iter().for_each(|region| match huge::used_of(region) {
+        of_huge.into_iter().for_each(|region| match region.huge().used() {
             0 => kept.push(region),
             _ => live.push(region),
         });
@@ -147,11 +147,12 @@ impl World {
             live.iter().all(|region| ledger.contains_key(&region.base())),
             "a huge block that nobody has"
         );
-        assert_eq!(live.len(), huge.live_blocks(), "huge blocks");
-        assert_eq!(live.into_iter().map(huge::used_of).sum::<usize>(), huge.live_bytes(), "their bytes");
+        assert_eq!(live.len(), figures.live_blocks().get(), "huge blocks");
+        let used = live.into_iter().map(|region| region.huge().used()).sum::<usize>();
+        assert_eq!(used, figures.live_bytes().get(), "their bytes");
         let is_kept = |region: &Region| huge.each_kept().any(|kept| ptr::eq(kept, region));
         assert!(kept.into_iter().all(is_kept), "a huge region that nothing leads to");
-        assert_eq!(self.kept_bytes(), huge.kept_bytes(), "bytes that are kept");
+        assert_eq!(self.kept_bytes(), figures.kept_bytes().get(), "bytes that are kept");
         let (mut held, heap) = (0, self.base.possess());
         {
             let _section = heap.section(from);
@@ -162,24 +163,29 @@ impl World {
             });
         }
         from.give_up(heap);
-        assert_eq!(held, arenas.claimed_slices(), "slices of blocks and slabs, and slices claimed");
+        assert_eq!(held, from.claimed_slices(), "slices of blocks and slabs, and slices claimed");
         outside
     }
 
     /// Bytes that are kept, counted.
     pub fn kept_bytes(&self) -> usize {
-        self.base.get().huge().each_kept().map(huge::dirty_of).sum()
+        self.base.get().huge().each_kept().map(|region| region.huge().dirty()).sum()
     }
 
     /// Demands that no counter has wrapped, not even for a moment: each counts what lies in the address space that there is.
     pub fn demand_bounds(&self) {
         let (from, most) = (self.base.get(), self.base.os.range().len());
         let counts = from.space().counts();
-        let bytes = [from.huge().kept_bytes(), from.huge().live_bytes(), counts.mapped, counts.metadata];
+        let bytes = [
+            from.huge_figures().kept_bytes().get(),
+            from.huge_figures().live_bytes().get(),
+            counts.mapped,
+            counts.metadata,
+        ];
         assert!(bytes.iter().all(|bytes| *bytes <= most), "kept, live, mapped, metadata: {bytes:x?}");
-        let slices = [from.arenas().claimed_slices(), from.arenas().dirty_slices()];
+        let slices = [from.claimed_slices(), from.dirty_slices()];
         assert!(slices.iter().all(|slices| *slices <= most / SLICE), "claimed, dirty: {slices:x?}");
-        let others = [from.huge().live_blocks(), counts.retired, counts.mappings];
+        let others = [from.huge_figures().live_blocks().get(), counts.retired, counts.mappings];
         assert!(others.iter().all(|other| *other <= most / from.page_size()), "blocks, retired: {others:x?}");
         assert!(counts.regions.iter().all(|regions| *regions <= most / SLICE), "{:x?}", counts.regions);
     }
@@ -196,8 +202,8 @@ impl World {
         let (mapped, metadata) = (self.base.os.mapped_bytes() as u64, from.space().counts().metadata as u64);
         assert_eq!((census.mapped_bytes, mapped), (metadata, metadata));
         assert!(census.mappings >= self.base.os.mappings().len() as u64);
-        let [lookup, space, _] = census.bets;
-        assert_eq!((lookup[0], space[0]), (lookup[1] + lookup[2], space[1] + space[2]));
+        let [lookup, space] = [census.bets.lookup, census.bets.space];
+        assert_eq!((lookup.taken, space.taken), (lookup.won + lookup.lost, space.won + space.lost));
     }
 
     /// Gives everything back and demands that nothing is left.
@@ -214,10 +220,10 @@ impl World {
         for _ in 0..=MAX_HEAPS {
             from.collect_idle::<Checked>(THREAD);
         }
-        assert_eq!(from.arenas().claimed_slices(), 0, "blocks were lost");
+        assert_eq!(from.claimed_slices(), 0, "blocks were lost");
         let heap = self.base.possess();
         for _ in 0..3 {
-            from.relieve(heap);
+            from.relieve(heap.claimant());
         }
         let counts = from.space().counts();
         assert_eq!(counts.regions, [0; 3], "regions were lost");
@@ -386,7 +392,7 @@ impl Dozing {
         let from = world.base.get();
         self.over.store(1, Ordering::Relaxed);
         if !from.has_idle_memory() {
-            from.stir();
+            from.ring();
         }
         self.thread.join().unwrap();
     }

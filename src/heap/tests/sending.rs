@@ -1,7 +1,7 @@
 //! What one call may do for others, and what waits on its way between heaps.
 
 use super::*;
-use crate::heap::local::AT_ONCE;
+use crate::heap::small::AT_ONCE;
 
 /// Frees `blocks` in the heap of another thread, which then sends them all.
 fn send(from: &Allocator<Os>, sender: &Heap, blocks: &[usize]) {
@@ -17,7 +17,7 @@ fn no_call_takes_a_whole_inbox() {
     send(from, sender, &blocks);
     let mut waiting = owner.mail::<Checked>();
     assert_eq!(waiting, blocks.len());
-    let slices = from.arenas().claimed_slices();
+    let slices = from.claimed_slices();
     while waiting > 0 {
         // Of another size: none of what comes is of use.
         get(from, owner, 30_000);
@@ -25,7 +25,7 @@ fn no_call_takes_a_whole_inbox() {
         assert!(waiting - left <= AT_ONCE, "{} blocks in one call", waiting - left);
         waiting = left;
     }
-    assert!(from.arenas().claimed_slices() < slices + 40);
+    assert!(from.claimed_slices() < slices + 40);
 }
 
 /// What waits does not become more, though each call receives but a part: a thread that makes what another frees.
@@ -39,9 +39,9 @@ fn what_waits_does_not_become_more_while_its_heap_grows() {
         send(from, sender, &blocks);
     };
     (0..4).for_each(|_| round());
-    let slices = from.arenas().claimed_slices();
+    let slices = from.claimed_slices();
     (0..40).for_each(|_| round());
-    assert!(from.arenas().claimed_slices() <= slices + slices / 4, "{slices} slices at first");
+    assert!(from.claimed_slices() <= slices + slices / 4, "{slices} slices at first");
 }
 
 /// A heap that was borrowed for one operation is given up with what it has not received yet, and the helper is told.
@@ -57,7 +57,7 @@ fn what_a_borrowed_heap_has_left_is_seen() {
     assert!(from.pool().has_unread_inbox());
     from.collect_idle::<Checked>(Holder::new(3));
     assert!(!from.pool().has_unread_inbox() && !owner.has_mail());
-    assert_eq!(from.arenas().claimed_slices(), 0);
+    assert_eq!(from.claimed_slices(), 0);
 }
 
 /// A thread that frees blocks of very many slabs pins a mebibyte of them at most, also if nobody tidies its heap.
@@ -115,5 +115,5 @@ fn what_waits_for_a_slab_that_is_ones_own_by_now_goes_home() {
     blocks[2..].iter().chain(&own).for_each(|&block| free(from, sender, block));
     sender.collect::<Checked, _>(from);
     from.collect_idle::<Checked>(Holder::new(3));
-    assert_eq!(from.arenas().claimed_slices(), 0);
+    assert_eq!(from.claimed_slices(), 0);
 }

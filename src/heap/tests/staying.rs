@@ -45,7 +45,7 @@ fn what_cannot_be_purged_is_not_tried_again_and_again() {
         os.advance_ms(u64::from(from.tick_ms()));
         from.tick::<Checked>(heap);
     }
-    assert_eq!(from.arenas().dirty_slices(), 0);
+    assert_eq!(from.dirty_slices(), 0);
 }
 
 /// Bytes purged so far.
@@ -130,15 +130,15 @@ fn near_the_end_of_what_the_process_may_have_less_stays() {
     let heap = possess(from, 1);
     for _ in 0..4 {
         cycle(from, heap, 60_000);
-        let stays = from.arenas().dirty_slices() * SLICE;
+        let stays = from.dirty_slices() * SLICE;
         assert!(stays <= 50 * MIB, "{} MiB of 100", stays / MIB);
     }
     // What the allocator has by then comes to what the system leaves.
     let _held: Vec<usize> = (0..500).map(|_| get(from, heap, 60_000)).collect();
-    let dirty = from.arenas().dirty_slices() * SLICE;
+    let dirty = from.dirty_slices() * SLICE;
     from.space().os().reconfigure(|config| config.memory_left = 20 * MIB);
     from.learn_limits();
     cycle(from, heap, 60_000);
-    let stays = from.arenas().dirty_slices() * SLICE;
+    let stays = from.dirty_slices() * SLICE;
     assert!((1..=(20 * MIB + dirty) / 2).contains(&stays), "{} MiB of {}", stays / MIB, dirty / MIB);
 }

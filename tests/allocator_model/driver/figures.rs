@@ -123,7 +123,8 @@ impl<C: Checks> Driver<C> {
         assert_eq!(census.possessed, self.hands.iter().flatten().count() as u64);
         assert_eq!(census.heaps, self.tally.heaps as u64);
         assert_eq!(census.remote_frees, self.tally.remote_frees);
-        let [lookup, space, population] = census.bets;
+        let [lookup, space, population] = [census.bets.lookup, census.bets.space, census.bets.population]
+            .map(|bet| [bet.taken, bet.won, bet.lost]);
         assert_eq!((lookup[0], space, population), (lookup[1] + lookup[2], self.tally.growth, [0; 3]));
         self.compare_with_system(&census);
     }
@@ -208,7 +209,7 @@ impl<C: Checks> Driver<C> {
         }
         self.compare_exactly();
         if relieve && let Some(heap) = pool.possess_idle(super::GUEST) {
-            self.allocator.relieve(heap);
+            self.allocator.relieve(heap.claimant());
             self.allocator.give_up(heap);
             self.compare_exactly();
             self.compare_relieved();

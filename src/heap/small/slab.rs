@@ -1,34 +1,12 @@
-//! A slab: a run of slices that holds blocks of one size class. And the record that every slice of an arena has in the
-//! arena's first slice, which tells what the slice is used for.
-//!
-//! Who may touch which field:
-//! 1. The *shared* line is written by whoever has claimed the slices, before it hands out the first block, and then
-//!    only `owner` changes (a slab moves to another heap) and `limit` grows. Whoever holds a block of the slab may
-//!    read it: the block came to them after those writes.
-//! 2. The *owner's* line is touched only by the thread that possesses the owning heap.
-//! 3. `countdown`, `handed_out` and `standing` are the exception: statistics read them from any thread, and believe them only roughly.
-//! 4. The record of a slice that is not the first of its run says only how far back the first is.
+//! A slab: a run of slices that holds blocks of one size class, by the record of its first slice. What its heap does with it.
 
-use super::block::{Block, Checks};
-use super::local::{Bin, Heap};
-use crate::base::{ClassInfo, GRANULE, SLICE, align_down, class_info};
-use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use super::{Bin, Heap};
+use crate::base::{ClassInfo, class_info};
+use crate::heap::block::{Block, Checks};
+use crate::heap::record::{Slab, Usage};
+use crate::sync::atomic::Ordering;
 use crate::sync::{Cell, signal_fence};
 use core::ptr;
-
-/// What a slice is used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Usage {
-    /// Nothing that a pointer of the program can point into.
-    Free = 0,
-    /// The first slice of a slab.
-    Slab = 1,
-    /// The first slice of a large block.
-    Large = 2,
-    /// A later slice of a slab or of a large block: `back` slices before it is the first.
-    Later = 3,
-}
 
 /// Where a slab stands with its heap. What the countdown means in each says `Slab::stand`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,47 +27,6 @@ const UNCOUNTED: u32 = u32::MAX;
 /// Bytes of blocks that a slab is extended by at most.
 const EXTENSION: usize = 16 << 10;
 
-/// The part of a record that other threads read. While the slab is open only its owner writes here.
-#[cfg_attr(not(any(loom, shuttle)), repr(align(64)))]
-struct Shared {
-    owner: AtomicPtr<Heap>,
-    /// Address of the slab's first slice.
-    start: AtomicUsize,
-    reciprocal: AtomicU64,
-    /// The class's limit for the blocks handed out so far: see [`ClassInfo::limit`].
-    limit: AtomicU64,
-    usage: AtomicU32,
-    /// Where in a heap the bin of the slab's class lies, in words: see [`Heap::bin_at`].
-    bin: AtomicU32,
-    /// Slices in the run; in a `Later` record: slices back to the first.
-    slices: AtomicU32,
-    /// Bytes at the end of this slice that are known not to be resident, though others of it are.
-    spared: AtomicU32,
-    /// Bytes that the program asked for: a large block's figure for statistics.
-    requested: AtomicUsize,
-}
-
-/// The part that only the owner touches.
-#[cfg_attr(not(any(loom, shuttle)), repr(align(64)))]
-struct Owned {
-    free: Cell<*mut Block>,
-    countdown: AtomicU32,
-    /// Blocks handed out at least once.
-    handed_out: AtomicU32,
-    standing: AtomicU32,
-    previous: Cell<*const Slab>,
-    next: Cell<*const Slab>,
-}
-
-/// The record of one slice: two cache lines in the header of its arena.
-pub struct Slab {
-    shared: Shared,
-    owned: Owned,
-}
-
-// SAFETY: rules 1 to 3 above: shared fields are atomics, the others are touched by the possessor of the owning heap.
-unsafe impl Sync for Slab {}
-
 /// What a local free brought about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -101,49 +38,6 @@ pub enum Freed {
 }
 
 impl Slab {
-    /// Writes an unused record in place.
-    ///
-    /// # Safety
-    /// `at` is memory for one record that nobody reads yet.
-    pub unsafe fn construct(at: *mut Slab) {
-        let shared = Shared {
-            owner: AtomicPtr::new(ptr::null_mut()),
-            start: AtomicUsize::new(0),
-            reciprocal: AtomicU64::new(0),
-            limit: AtomicU64::new(0),
-            usage: AtomicU32::new(Usage::Free as u32),
-            bin: AtomicU32::new(0),
-            slices: AtomicU32::new(0),
-            spared: AtomicU32::new(0),
-            requested: AtomicUsize::new(0),
-        };
-        let owned = Owned {
-            free: Cell::new(ptr::null_mut()),
-            countdown: AtomicU32::new(0),
-            handed_out: AtomicU32::new(0),
-            standing: AtomicU32::new(Standing::Current as u32),
-            previous: Cell::new(ptr::null()),
-            next: Cell::new(ptr::null()),
-        };
-        // SAFETY: the caller's.
-        unsafe { at.write(Slab { shared, owned }) };
-    }
-
-    /// The record of the slice that `address` lies in, for an address in an arena.
-    #[inline(always)]
-    pub fn of(address: usize) -> *mut Slab {
-        let base = align_down(address, GRANULE);
-        let slice = (address % GRANULE) / SLICE;
-        ptr::with_exposed_provenance_mut::<Slab>(base + slice * size_of::<Slab>())
-    }
-
-    /// Address of the slice that this is the record of.
-    #[inline(always)]
-    pub fn base(&self) -> usize {
-        let at = ptr::from_ref(self).expose_provenance();
-        align_down(at, GRANULE) + at % GRANULE / size_of::<Slab>() * SLICE
-    }
-
     /// Makes the record that of a fresh slab of `class`, owned by `owner` and current there.
     pub fn open(&self, class: usize, owner: *mut Heap) {
         let info = class_info(class);
@@ -160,70 +54,8 @@ impl Slab {
         self.shared.bin.store((class * Bin::WORDS) as u32, Ordering::Relaxed);
         self.shared.slices.store(info.slices, Ordering::Relaxed);
         self.shared.usage.store(Usage::Slab as u32, Ordering::Relaxed);
-        self.shared.owner.store(owner, Ordering::Relaxed);
+        self.shared.owner.store(owner.cast(), Ordering::Relaxed);
         self.make_current(0);
-    }
-
-    /// Makes the record that of a large block of `slices` slices.
-    pub fn open_large(&self, slices: u32, requested: usize) {
-        self.mark_later(slices);
-        self.soil(slices - 1);
-        // Relaxed (all): as in `open`.
-        self.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
-        self.shared.slices.store(slices, Ordering::Relaxed);
-        self.shared.requested.store(requested, Ordering::Relaxed);
-        // One block, at the start: so that it is known when it is freed again after the run was closed.
-        self.shared.reciprocal.store(1, Ordering::Relaxed);
-        self.shared.limit.store(1, Ordering::Relaxed);
-        self.shared.usage.store(Usage::Large as u32, Ordering::Relaxed);
-    }
-
-    /// Makes the records of the run unused again. The caller then gives the slices back.
-    pub fn close(&self) {
-        for slice in 0..self.slices() as usize {
-            // SAFETY: the run's records lie behind one another in the header, and the run is the caller's.
-            let record = unsafe { &*ptr::from_ref(self).add(slice) };
-            // Relaxed: the release of the slices' bits orders these before the next claim.
-            record.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
-            record.shared.usage.store(Usage::Free as u32, Ordering::Relaxed);
-        }
-    }
-
-    /// Makes this one record unused: its slice was cut off the end of a large block.
-    pub fn forget(&self) {
-        // Relaxed: as in `close`.
-        self.shared.usage.store(Usage::Free as u32, Ordering::Relaxed);
-    }
-
-    fn mark_later(&self, slices: u32) {
-        for back in 1..slices {
-            // SAFETY: as in `close`.
-            let record = unsafe { &*ptr::from_ref(self).add(back as usize) };
-            // Relaxed: as in `open`.
-            record.shared.slices.store(back, Ordering::Relaxed);
-            record.shared.usage.store(Usage::Later as u32, Ordering::Relaxed);
-            record.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
-        }
-    }
-
-    /// Notes that the first `slices` slices of the run may become resident as a whole.
-    fn soil(&self, slices: u32) {
-        for slice in 0..slices as usize {
-            // SAFETY: as in `close`.
-            unsafe { &*ptr::from_ref(self).add(slice) }.spare(0);
-        }
-    }
-
-    /// Notes how many bytes at the end of this slice are not resident.
-    pub fn spare(&self, bytes: usize) {
-        // Relaxed: only the slice's holder reads it; the slices' bits hand it over.
-        self.shared.spared.store(bytes as u32, Ordering::Relaxed);
-    }
-
-    /// Bytes at the end of this slice that are known not to be resident.
-    pub fn spared(&self) -> usize {
-        // Relaxed: as above.
-        self.shared.spared.load(Ordering::Relaxed) as usize
     }
 
     /// The heap that blocks of this slab go home to; null for anything that is not the first slice of a slab.
@@ -231,25 +63,13 @@ impl Slab {
     pub fn owner(&self) -> *mut Heap {
         // Relaxed: the caller compares it with its own heap (its own store), or sends a block there: an inbox lives
         // forever, and an owner that has changed since forwards what it gets.
-        self.shared.owner.load(Ordering::Relaxed)
+        self.shared.owner.load(Ordering::Relaxed).cast()
     }
 
     /// Gives the slab to another heap. The caller possesses both.
     pub fn set_owner(&self, owner: *mut Heap) {
         // Relaxed: see `owner`.
-        self.shared.owner.store(owner, Ordering::Relaxed);
-    }
-
-    /// What the slice is used for.
-    #[inline(always)]
-    pub fn usage(&self) -> Usage {
-        // Relaxed: see rule 1; for a pointer that the program made up, any answer leads to a message or a miss.
-        match self.shared.usage.load(Ordering::Relaxed) {
-            1 => Usage::Slab,
-            2 => Usage::Large,
-            3 => Usage::Later,
-            _ => Usage::Free,
-        }
+        self.shared.owner.store(owner.cast(), Ordering::Relaxed);
     }
 
     /// Size class of the slab.
@@ -271,27 +91,6 @@ impl Slab {
         class_info(self.class())
     }
 
-    /// Slices in the run; in a later slice's record, slices back to the first.
-    pub fn slices(&self) -> u32 {
-        // Relaxed: see rule 1.
-        self.shared.slices.load(Ordering::Relaxed)
-    }
-
-    /// Bytes that the program asked for (large blocks).
-    pub fn requested(&self) -> usize {
-        // Relaxed: a figure.
-        self.shared.requested.load(Ordering::Relaxed)
-    }
-
-    /// Notes a large block's new extent after it grew or shrank in place.
-    pub fn resize_large(&self, slices: u32, requested: usize) {
-        self.mark_later(slices);
-        self.soil(slices - 1);
-        // Relaxed (both): only the block's holder reads them.
-        self.shared.slices.store(slices, Ordering::Relaxed);
-        self.shared.requested.store(requested, Ordering::Relaxed);
-    }
-
     /// Whether a block of this slab that has been handed out starts at `address`, any address below 2^47: asked by the
     /// possessor of the owning heap, the only one who writes the fields. Plain loads, which the compiler folds into the
     /// arithmetic.
@@ -308,22 +107,6 @@ impl Slab {
             let offset = address.wrapping_sub(*self.shared.start.as_ptr()) as u64;
             offset.wrapping_mul(*self.shared.reciprocal.as_ptr()) < *self.shared.limit.as_ptr()
         }
-    }
-
-    /// Whether a block of this slab that has been handed out starts at `address`, any address below 2^47.
-    #[inline(always)]
-    pub fn starts_block(&self, address: usize) -> bool {
-        // Relaxed: see rule 1.
-        self.is_block(address.wrapping_sub(self.shared.start.load(Ordering::Relaxed)))
-    }
-
-    /// Whether `offset` bytes into the slab a block starts that has been handed out at some time.
-    #[inline(always)]
-    pub fn is_block(&self, offset: usize) -> bool {
-        // Relaxed (both): see rule 1. A made-up pointer into a slab that another thread extends may be judged by the
-        // limit before or after: it was not handed out by then either way.
-        (offset as u64).wrapping_mul(self.shared.reciprocal.load(Ordering::Relaxed))
-            < self.shared.limit.load(Ordering::Relaxed)
     }
 
     /// Puts a block of this slab on its free list. `key` is the block's, by [`Block::key`].
@@ -512,14 +295,4 @@ impl Slab {
             next.owned.previous.set(previous);
         }
     }
-
-    /// Bytes in the run of slices.
-    pub fn bytes(&self) -> usize {
-        self.slices() as usize * SLICE
-    }
 }
-
-#[cfg(not(any(loom, shuttle)))]
-const _: () = assert!(size_of::<Slab>() == 128);
-/// The records of an arena fill its first slice at most.
-const _: () = assert!(size_of::<Slab>() * crate::base::GRANULE_SLICES <= SLICE);

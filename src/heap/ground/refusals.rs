@@ -20,7 +20,7 @@ pub struct Refusals {
 impl Refusals {
     const_unless_model! {
         /// Nothing was refused.
-        pub(super) fn new() -> Refusals {
+        pub(in crate::heap) fn new() -> Refusals {
             Refusals { count: AtomicU32::new(0), until: AtomicU64::new(0) }
         }
     }

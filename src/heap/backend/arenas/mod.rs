@@ -8,19 +8,17 @@
 //! Freed slices are dirty until they are purged: see `giving_back`, which also unmaps arenas.
 
 mod giving_back;
-pub(super) mod hints;
+pub(in crate::heap) mod hints;
 mod known;
 
 use self::hints::{Asked, Hints, MOST, Way};
 use crate::base::{GRANULE, GRANULE_SLICES, SLICE};
-use crate::heap::Allocator;
-use crate::heap::local::Heap;
-use crate::heap::slab::Slab;
-use crate::heap::tally::{Count, Tally};
+use crate::heap::ground::{Claimant, Count, Ground};
+use crate::heap::record::Slab;
 use crate::pal::Platform;
 use crate::rcu::Section;
 use crate::region::{Kind, Prefer, Region, Run};
-use crate::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::{ZERO_IS_VALID, acquire, release, seeded};
 use crate::{atomic_array, const_unless_model};
 use core::ptr;
@@ -29,14 +27,6 @@ use core::ptr;
 const MAX_ARENAS: usize = if cfg!(any(loom, shuttle)) { 2 } else { 1 << 16 };
 /// Smallest arena, mapped when address space is short.
 const SMALLEST: usize = if cfg!(any(loom, shuttle)) { GRANULE } else { 1 << 20 };
-/// The note of an arena's region that keeps its position in the table, plus one; zero if it found no place there.
-const POSITION: usize = 0;
-/// The note of an arena's region that counts the ticks since it became empty.
-const EMPTY_FOR: usize = 1;
-/// The note of an arena's region that counts its slabs.
-const SLABS: usize = 2;
-/// A heap changes so many slices between two looks at how much is dirty.
-const LOOK: usize = if cfg!(any(loom, shuttle)) { 1 } else { 16 };
 /// Arenas that a claim at an alignment tries in the hope that a run happens to lie well.
 const HOPES: usize = 8;
 
@@ -48,7 +38,7 @@ pub struct Claim {
     /// Whether every byte is known to be zero.
     pub zero: bool,
     /// Slices that were not resident.
-    clean: usize,
+    pub clean: usize,
 }
 
 /// Every arena of the process.
@@ -56,8 +46,6 @@ pub struct Claim {
 pub struct Arenas {
     /// Positions ever used.
     high: AtomicUsize,
-    purged: AtomicU64,
-    tally: Tally,
     table: [AtomicPtr<Region>; MAX_ARENAS],
     hints: Hints,
 }
@@ -65,13 +53,11 @@ pub struct Arenas {
 impl Arenas {
     const_unless_model! {
         /// No arenas.
-        pub(super) fn new() -> Arenas {
+        pub(in crate::heap) fn new() -> Arenas {
             Arenas {
                 table: atomic_array!(AtomicPtr::new(ptr::null_mut()); MAX_ARENAS),
                 hints: Hints::new(),
                 high: AtomicUsize::new(0),
-                tally: Tally::new(),
-                purged: AtomicU64::new(0),
             }
         }
     }
@@ -79,49 +65,31 @@ impl Arenas {
     /// Claims `slices` slices starting at a multiple of `align` slices. `None` when there is no memory.
     pub fn claim<P: Platform>(
         &self,
-        from: &Allocator<P>,
-        heap: &Heap,
+        ground: &Ground<P>,
+        by: &Claimant,
         slices: usize,
         align: usize,
         prefer: Prefer,
     ) -> Option<Claim> {
-        let claim = self.claim_or_grow(from, heap, slices, align, prefer).or_else(|| {
-            // Out of memory or address space: give back what is free, and try once more.
-            from.make_room(heap);
-            self.claim_or_grow(from, heap, slices, align, prefer)
-        })?;
-        // What is live has grown beside what is free and resident.
-        self.count_change(from, heap, claim.clean);
-        Some(claim)
-    }
-
-    fn claim_or_grow<P: Platform>(
-        &self,
-        from: &Allocator<P>,
-        heap: &Heap,
-        slices: usize,
-        align: usize,
-        prefer: Prefer,
-    ) -> Option<Claim> {
-        self.claim_mapped(from, heap, slices, align, prefer).or_else(|| self.grow(from, heap, slices, align))
+        self.claim_mapped(ground, by, slices, align, prefer).or_else(|| self.grow(ground, by, slices, align))
     }
 
     /// Claims slices of an arena that is there. Whenever an arena that could serve is quiescent, its hints say so: none is
     /// mapped beside free slices.
-    pub(super) fn claim_mapped<P: Platform>(
+    pub(in crate::heap) fn claim_mapped<P: Platform>(
         &self,
-        from: &Allocator<P>,
-        heap: &Heap,
+        ground: &Ground<P>,
+        by: &Claimant,
         slices: usize,
         align: usize,
         prefer: Prefer,
     ) -> Option<Claim> {
-        let section = heap.section(from);
+        let section = by.section(ground);
         let align = align.max(1);
         // In a run of so many slices the claim fits wherever it begins.
         let surely = slices + align - 1;
         let ask = |asked, prefer, least, most| {
-            self.claim_hinted(from, heap, &section, [slices, align, least, most], asked, prefer)
+            self.claim_hinted(ground, by, &section, [slices, align, least, most], asked, prefer)
         };
         // Dirty slices of any arena before clean ones of the nearest: else each arena keeps dirty slices of its own.
         let dirty =
@@ -136,15 +104,15 @@ impl Arenas {
     /// at most, the one that served this heap last first.
     fn claim_hinted<P: Platform>(
         &self,
-        from: &Allocator<P>,
-        heap: &Heap,
+        ground: &Ground<P>,
+        by: &Claimant,
         section: &Section<'_>,
         [slices, align, least, most]: [usize; 4],
         asked: Asked,
         prefer: Prefer,
     ) -> Option<Claim> {
         let least = least.min(MOST);
-        let home = heap.home().get();
+        let home = by.position().get();
         let mut position = home;
         let mut wrapped = false;
         for _ in 0..most {
@@ -161,13 +129,13 @@ impl Arenas {
             }
             if let Some(region) = self.region(position) {
                 let attempt = region.slices().claim(slices, prefer, align);
-                heap.count_lookup(attempt.run.is_some());
+                by.count_lookup(attempt.run.is_some());
                 if attempt.took_back {
-                    self.look_again(from, heap, position, region, section);
+                    self.look_again(ground, by, position, region, section);
                 }
                 if let Some(run) = attempt.run {
-                    heap.home().set(position);
-                    self.claimed(heap, position, region, run);
+                    by.position().set(position);
+                    self.claimed(ground, by, position, region, run);
                     return Some(self.claim_of(region, run));
                 }
             }
@@ -195,18 +163,25 @@ impl Arenas {
     /// Counts a run that was claimed in the arena at `position`, and corrects what the hints say of its room and of
     /// emptiness. Not of its dirty slices: that hint is corrected by the next claim that asks for some in vain, so that
     /// threads which free and claim by turns do not write it by turns.
-    fn claimed(&self, heap: &Heap, position: usize, region: &Region, run: Run) {
+    fn claimed<P: Platform>(
+        &self,
+        ground: &Ground<P>,
+        by: &Claimant,
+        position: usize,
+        region: &Region,
+        run: Run,
+    ) {
         let dirty = region.slices().dirty_within(run.start, run.len);
-        self.tally.add(heap, Count::Claimed, run.len);
+        ground.tally().add(by, Count::Claimed, run.len);
         if dirty > 0 {
-            self.tally.take_off(heap, Count::Dirty, dirty);
+            ground.tally().take_off(by, Count::Dirty, dirty);
         }
         if region.slices().may_have_cut(run.start, run.len, self.hints.get(Asked::Room, position)) {
             self.lower(Asked::Room, position);
         }
         if self.hints.get(Asked::Empty, position) != 0 {
-            // Relaxed: a figure; a tick that misses this looks at the claimed slices, too.
-            region.note(EMPTY_FOR).store(0, Ordering::Relaxed);
+            // A tick that misses this looks at the claimed slices, too.
+            region.arena().empty_for().set(0);
             self.lower(Asked::Empty, position);
         }
     }
@@ -214,8 +189,8 @@ impl Arenas {
     /// Claims the `extra` slices behind a large block's run of `slices` at `base`, if they are free.
     pub fn extend<P: Platform>(
         &self,
-        from: &Allocator<P>,
-        heap: &Heap,
+        ground: &Ground<P>,
+        by: &Claimant,
         base: usize,
         slices: usize,
         extra: usize,
@@ -223,16 +198,16 @@ impl Arenas {
         if seeded("heap.extend_unclaimed") {
             return true;
         }
-        let region = from.region_of_arena(base);
+        let region = ground.arena_of(base);
         let start = (base - region.base()) / SLICE;
         let attempt = region.slices().extend_claim(start, slices, extra);
-        if let Some(position) = position_of(region) {
+        if let Some(position) = region.arena().position() {
             if attempt.took_back {
-                let section = heap.section(from);
-                self.look_again(from, heap, position, region, &section);
+                let section = by.section(ground);
+                self.look_again(ground, by, position, region, &section);
             }
             if let Some(run) = attempt.run {
-                self.claimed(heap, position, region, run);
+                self.claimed(ground, by, position, region, run);
             }
         }
         attempt.run.is_some()
@@ -241,17 +216,17 @@ impl Arenas {
     /// Maps another arena and claims the run in it before anybody else can.
     fn grow<P: Platform>(
         &self,
-        from: &Allocator<P>,
-        heap: &Heap,
+        ground: &Ground<P>,
+        by: &Claimant,
         slices: usize,
         align: usize,
     ) -> Option<Claim> {
         // The first slice, the header, is not for use, so an aligned run starts `align` slices in. Nor is the last one, with
         // the guard page.
         let least = ((align.max(1) + slices + 1) * SLICE).next_power_of_two();
-        let mut len = from.arena_bytes().max(least).min(GRANULE);
+        let mut len = ground.arena_bytes().max(least).min(GRANULE);
         let region = loop {
-            match from.space().map_region(Kind::Arena, len, GRANULE, 0) {
+            match ground.space().map_region(Kind::Arena, len, GRANULE, 0) {
                 Ok(region) => break region,
                 Err(_) if len / 2 >= SMALLEST.max(least) => len /= 2,
                 Err(_) => return None,
@@ -265,21 +240,21 @@ impl Arenas {
         }
         // The map was published closed. It is opened and claimed from inside a section, so that the arena is still there
         // if others take everything and leave again in between.
-        let section = heap.section(from);
+        let section = by.section(ground);
         region.slices().reopen();
         let run = region.slices().claim(slices, Prefer::Any, align.max(1)).run;
         match self.enter_table(region) {
             Some(position) => {
-                self.tally.add(heap, Count::Usable, region.slices().usable().len());
+                ground.tally().add(by, Count::Usable, region.slices().usable().len());
                 if let Some(run) = run {
-                    heap.home().set(position);
-                    self.claimed(heap, position, region, run);
+                    by.position().set(position);
+                    self.claimed(ground, by, position, region, run);
                 }
                 self.renew_hints(position);
             }
             None if run.is_some() => {}
             None => {
-                let _retired = from.space().retire_arena(region, &section, || {});
+                let _retired = ground.space().retire_arena(region, &section, || {});
             }
         }
         run.map(|run| self.claim_of(region, run))
@@ -293,8 +268,7 @@ impl Arenas {
                 Some(position) => position,
                 None => self.new_position()?,
             };
-            // Relaxed: published with the entry below.
-            region.note(POSITION).store(position + 1, Ordering::Relaxed);
+            region.arena().set_position(Some(position));
             // Release: pairs with the Acquire in `region`: whoever finds the arena finds it complete.
             let entered = self.table[position].compare_exchange(
                 ptr::null_mut(),
@@ -308,8 +282,7 @@ impl Arenas {
             if entered.is_ok() {
                 return Some(position);
             }
-            // Relaxed: nobody has seen it.
-            region.note(POSITION).store(0, Ordering::Relaxed);
+            region.arena().set_position(None);
         }
     }
 
@@ -321,50 +294,33 @@ impl Arenas {
     }
 
     /// Gives the run of `slices` slices at `base` back. The records are closed already.
-    pub fn release<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, base: usize, slices: usize) {
-        let region = from.region_of_arena(base);
+    pub fn release<P: Platform>(&self, ground: &Ground<P>, by: &Claimant, base: usize, slices: usize) {
+        let region = ground.arena_of(base);
         let start = (base - region.base()) / SLICE;
-        let position = position_of(region);
+        let position = region.arena().position();
         if seeded("heap.ring_before_release") {
-            from.stir();
+            ground.ring();
         }
         if position.is_some() {
-            self.tally.take_off(heap, Count::Claimed, slices);
+            ground.tally().take_off(by, Count::Claimed, slices);
             // Before the slices are free: whoever claims them takes this off again.
-            self.tally.add(heap, Count::Dirty, slices);
+            ground.tally().add(by, Count::Dirty, slices);
         }
         {
             // The last access to the arena gives it away: what follows happens inside the section that starts here.
-            let section = heap.section(from);
+            let section = by.section(ground);
             region.slices().release(start, slices);
-            self.given_back(from, heap, region, [start, slices], true, &section);
+            self.given_back(ground, by, region, [start, slices], true, &section);
         }
         if !seeded("heap.ring_before_release") {
-            from.stir();
+            ground.ring();
         }
-        self.count_change(from, heap, slices);
-        // What was retired, now or before, is unmapped by whoever comes by after its grace period.
-        from.space().reap(Some(heap.slot()));
     }
 
     /// Whether the slice at `base`, which the caller has just claimed, was written to before.
-    pub fn is_dirty<P: Platform>(&self, from: &Allocator<P>, base: usize) -> bool {
-        let region = from.region_of_arena(base);
+    pub fn is_dirty<P: Platform>(&self, ground: &Ground<P>, base: usize) -> bool {
+        let region = ground.arena_of(base);
         region.slices().dirty_within((base - region.base()) / SLICE, 1) > 0
-    }
-
-    /// Counts bytes purged behind a large block.
-    pub fn count_purged(&self, bytes: usize) {
-        // Relaxed: a figure.
-        self.purged.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// Counts slices that were released, or claimed although they were not resident: once in a while somebody looks how much is
-    /// dirty.
-    fn count_change<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, slices: usize) {
-        if heap.has_changed(slices, LOOK) || from.retention().is_held() {
-            from.bound_dirty(heap);
-        }
     }
 
     /// Whether an arena may be empty that is still mapped.
@@ -373,7 +329,7 @@ impl Arenas {
     }
 
     /// The arena at `position`. The caller is inside a section, or looks at what may be another arena by now.
-    pub(super) fn region(&self, position: usize) -> Option<&'static Region> {
+    pub(in crate::heap) fn region(&self, position: usize) -> Option<&'static Region> {
         // Acquire: pairs with the Release in `enter_table`.
         // SAFETY: descriptors live forever; a section keeps this one from being recycled.
         unsafe { self.table[position].load(acquire("heap.table_read")).as_ref() }
@@ -381,47 +337,13 @@ impl Arenas {
 
     /// Whether an arena found no place in the table when it was mapped.
     #[cfg(all(test, shuttle))]
-    pub(super) fn is_outside(region: &Region) -> bool {
-        position_of(region).is_none()
+    pub(in crate::heap) fn is_outside(region: &Region) -> bool {
+        region.arena().position().is_none()
     }
 
     /// Arenas that are in the table.
     #[cfg(all(test, shuttle))]
-    pub(super) fn listed(&self) -> usize {
+    pub(in crate::heap) fn listed(&self) -> usize {
         (0..MAX_ARENAS).filter(|&position| self.region(position).is_some()).count()
     }
-
-    /// The figures.
-    pub fn tally(&self) -> &Tally {
-        &self.tally
-    }
-
-    /// Free slices in the arenas other than one that has so many itself.
-    pub fn free_elsewhere(&self, here: usize) -> usize {
-        let free = self.tally.sum(Count::Usable).saturating_sub(self.claimed_slices());
-        free.saturating_sub(here)
-    }
-
-    /// Slices that slabs and large blocks hold.
-    pub fn claimed_slices(&self) -> usize {
-        self.tally.sum(Count::Claimed)
-    }
-
-    /// Free slices whose pages may be resident.
-    pub fn dirty_slices(&self) -> usize {
-        self.tally.sum(Count::Dirty)
-    }
-
-    /// Bytes purged so far.
-    pub fn purged_bytes(&self) -> u64 {
-        // Relaxed: a figure.
-        self.purged.load(Ordering::Relaxed)
-    }
-}
-
-/// The position of an arena in the table; `None` for one that found no place there: it is not met again, and goes when
-/// it is empty. Asked by whoever holds a part of the arena, or is in a section in which it did.
-fn position_of(region: &Region) -> Option<usize> {
-    // Relaxed: written before the arena was entered in the table.
-    region.note(POSITION).load(Ordering::Relaxed).checked_sub(1)
 }

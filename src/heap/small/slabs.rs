@@ -3,12 +3,12 @@
 //! A child module of the heap's, because it works on the same private fields under the same rules.
 
 use super::Heap;
+use super::Heaps;
 use super::bin::Missed;
+use super::slab::{Freed, Standing};
 use crate::base::CLASSES;
-use crate::heap::Allocator;
 use crate::heap::block::{Block, Checks};
-use crate::heap::place::first_of;
-use crate::heap::slab::{Freed, Slab, Standing};
+use crate::heap::record::Slab;
 use crate::pal::Platform;
 use crate::sync::{seeded, signal_fence};
 use core::ptr;
@@ -41,7 +41,7 @@ impl Heap {
         };
         let bin = &self.bins[class];
         bin.refilled(class, count, &self.growth);
-        // In this order: a thread that vanishes in between leaves the list in two places, which `regain` sees,
+        // In this order: a thread that vanishes in between leaves the list in two places, which `Heap::link_again` sees,
         // and not in none.
         bin.list().set(slab.free());
         signal_fence();
@@ -56,7 +56,7 @@ impl Heap {
     /// The caller possesses the heap.
     #[cold]
     #[inline(never)]
-    pub unsafe fn refill<C: Checks, P: Platform>(&self, from: &Allocator<P>, class: usize) -> *mut Block {
+    pub unsafe fn refill<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize) -> *mut Block {
         let came = self.receive::<C, P>(from) != 0;
         loop {
             // SAFETY: the caller's.
@@ -107,12 +107,7 @@ impl Heap {
     /// # Safety
     /// The caller possesses the heap and the block, which lies in `slab`.
     #[inline(always)]
-    pub unsafe fn free_local<C: Checks, P: Platform>(
-        &self,
-        from: &Allocator<P>,
-        slab: &Slab,
-        block: *mut Block,
-    ) {
+    pub unsafe fn free_local<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, block: *mut Block) {
         let bin = &self.bins[slab.class()];
         if bin.has_room() {
             // SAFETY: the caller's.
@@ -131,7 +126,7 @@ impl Heap {
     #[inline(never)]
     pub unsafe fn free_beyond<C: Checks, P: Platform>(
         &self,
-        from: &Allocator<P>,
+        from: &Heaps<P>,
         slab: &Slab,
         block: *mut Block,
     ) {
@@ -155,9 +150,9 @@ impl Heap {
     /// # Safety
     /// As for [`Heap::free_local`].
     #[inline]
-    pub(super) unsafe fn put_home<C: Checks, P: Platform>(
+    pub(in crate::heap) unsafe fn put_home<C: Checks, P: Platform>(
         &self,
-        from: &Allocator<P>,
+        from: &Heaps<P>,
         slab: &Slab,
         block: *mut Block,
     ) -> bool {
@@ -173,9 +168,13 @@ impl Heap {
     ///
     /// # Safety
     /// The caller possesses the heap and the block, which is in no list.
-    pub(super) unsafe fn bring_home<C: Checks, P: Platform>(&self, from: &Allocator<P>, block: *mut Block) {
+    pub(in crate::heap) unsafe fn bring_home<C: Checks, P: Platform>(
+        &self,
+        from: &Heaps<P>,
+        block: *mut Block,
+    ) {
         // SAFETY: the block counts as live until it is on its slab's list, so its arena is there.
-        let slab = unsafe { first_of(Slab::of(block.addr())) };
+        let slab = unsafe { Slab::first_of(Slab::of(block.addr())) };
         // SAFETY: the caller's.
         unsafe {
             if ptr::eq(slab.owner(), self) || seeded("heap.no_forward") {
@@ -190,12 +189,12 @@ impl Heap {
     }
 
     /// Brings the blocks of all bins home.
-    pub(in crate::heap) fn empty_bins<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
+    pub(in crate::heap) fn empty_bins<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
         (0..CLASSES).for_each(|class| self.empty_bin::<C, P>(from, class));
     }
 
     /// Brings the blocks of a bin home: one at a time, so that no more is lost with a thread that vanishes.
-    fn empty_bin<C: Checks, P: Platform>(&self, from: &Allocator<P>, class: usize) {
+    fn empty_bin<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize) {
         loop {
             // SAFETY: this heap is the caller's, and a class is below `CLASSES`.
             let block = unsafe { self.pop::<C>(class) };
@@ -210,7 +209,7 @@ impl Heap {
     /// A slab's countdown arrived at zero: it was full, or it is empty. Answers whether it was closed.
     #[cold]
     #[inline(never)]
-    fn countdown_ended<P: Platform>(&self, from: &Allocator<P>, slab: &Slab) -> bool {
+    fn countdown_ended<P: Platform>(&self, from: &Heaps<P>, slab: &Slab) -> bool {
         let list = &self.available[slab.class()];
         match slab.standing() {
             // Not reached: there are fewer blocks.
@@ -229,33 +228,18 @@ impl Heap {
     }
 
     /// Closes an empty slab, and keeps its slices for the next.
-    fn close<P: Platform>(&self, from: &Allocator<P>, slab: &Slab) {
+    fn close<P: Platform>(&self, from: &Heaps<P>, slab: &Slab) {
         let (base, slices) = (slab.base(), slab.slices() as usize);
         self.leave_own(slab);
         self.growth.lost(slab);
         slab.close();
-        from.arenas().count_slab(from, base, false);
-        self.keep_slices(from, base, slices);
-    }
-
-    /// Keeps a run of slices that holds nothing any more for the next slab or large block of that length, or gives it back.
-    pub fn keep_slices<P: Platform>(&self, from: &Allocator<P>, base: usize, slices: usize) {
-        self.spares.keep(base, slices, |base, slices| from.arenas().release(from, self, base, slices));
-    }
-
-    /// The address of a run of `slices` slices that the heap has kept, if there is one.
-    pub fn spare(&self, slices: usize) -> Option<usize> {
-        self.spares.take(slices)
-    }
-
-    /// Slices that the heap keeps: a figure for any thread.
-    pub fn spare_slices(&self) -> usize {
-        self.spares.slices()
+        from.count_slab(base, false);
+        from.keep_slices(&self.claimant, base, slices);
     }
 
     /// Gives back what is free: blocks in bins go to their slabs, and slabs without live blocks to their arenas. Walks every
     /// bin.
-    pub fn collect<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
+    pub fn collect<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
         self.empty_bins::<C, P>(from);
         self.settle_all::<C, P>(from);
         for class in 0..CLASSES {
@@ -272,6 +256,6 @@ impl Heap {
                 slab.make_full();
             }
         }
-        while self.spares.give_back(|base, slices| from.arenas().release(from, self, base, slices)) {}
+        from.give_back_kept_slices(&self.claimant);
     }
 }

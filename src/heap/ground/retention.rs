@@ -20,12 +20,9 @@
 //! All figures are hints: of threads that look at the same time one may overwrite what the other has noted, and the next look
 //! notes it again.
 
-use super::Allocator;
-use super::local::Heap;
 use super::settings::Settings;
 use crate::base::SLICE;
 use crate::const_unless_model;
-use crate::pal::Platform;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// Milliseconds between two steps in which a proof fades.
@@ -75,7 +72,7 @@ fn set(figure: &AtomicUsize, value: usize) {
 impl Retention {
     const_unless_model! {
         /// Nothing is proven.
-        pub(super) fn new() -> Retention {
+        pub(in crate::heap) fn new() -> Retention {
             Retention {
                 crest: AtomicUsize::new(0),
                 trough: AtomicUsize::new(0),
@@ -125,7 +122,7 @@ impl Retention {
     }
 
     /// Whether use has fallen below a height to which it will rise again, as far as is known.
-    fn expects_rise(&self, settings: &Settings, live: usize, now: u64) -> bool {
+    pub(in crate::heap) fn expects_rise(&self, settings: &Settings, live: usize, now: u64) -> bool {
         self.look(settings, live, now);
         get(&self.proven) > live
     }
@@ -180,68 +177,6 @@ impl Retention {
         }
         let floor = floor.max(get(&self.proven));
         set(&self.crest, faded(get(&self.crest), floor, CREST_PARTS, steps));
-    }
-}
-
-impl<P: Platform> Allocator<P> {
-    /// Bytes that slabs and blocks hold.
-    fn live_bytes(&self) -> usize {
-        self.arenas().claimed_slices() * SLICE + self.huge().live_bytes()
-    }
-
-    /// Bytes that are free and may be resident.
-    fn dirty_bytes(&self) -> usize {
-        self.arenas().dirty_slices() * SLICE + self.huge().kept_bytes()
-    }
-
-    /// How much of what is free and resident may not stay, if `more` bytes become so.
-    pub(super) fn excess(&self, more: usize) -> usize {
-        let now = || self.space().os().now_ms();
-        self.retention.excess(self.settings(), self.live_bytes(), self.dirty_bytes() + more, now)
-    }
-
-    /// Whether free memory that is resident is likely to be wanted again.
-    pub(super) fn is_wanted_again(&self) -> bool {
-        let now = self.space().os().now_ms();
-        self.retention.expects_rise(self.settings(), self.live_bytes(), now)
-    }
-
-    /// Notes what the process may have of memory: what the system leaves it, and what it has already. See `global`.
-    pub fn learn_limits(&self) {
-        let has = self.live_bytes() + self.dirty_bytes();
-        self.settings().set_memory(self.space().os().memory_left().saturating_add(has));
-    }
-
-    /// Gives back what may not stay.
-    pub(super) fn bound_dirty(&self, heap: &Heap) {
-        self.give_back_some(heap, self.excess(0));
-    }
-
-    /// Gives back what has not been needed for long.
-    pub(super) fn age_dirty(&self, heap: &Heap) {
-        let now = self.space().os().now_ms();
-        let old = self.retention.aged(self.settings(), self.live_bytes(), self.dirty_bytes(), now);
-        self.give_back_some(heap, old);
-    }
-
-    /// Leaves of what is free no more than a quarter of what the options allow, whatever is proven: nobody is going to look
-    /// whether it is needed.
-    pub(super) fn keep_little(&self, heap: &Heap) {
-        let most = self.settings().dirty_limit(self.live_bytes()) / 4;
-        self.give_back_some(heap, self.dirty_bytes().saturating_sub(most));
-    }
-
-    fn give_back_some(&self, heap: &Heap, bytes: usize) {
-        if bytes == 0 {
-            return;
-        }
-        // Huge blocks first: one call gives back much.
-        let left = self.huge().shrink_kept(self, bytes);
-        let now = self.space().os().now_ms();
-        if left > 0 && self.refusals.wait(now) == 0 {
-            let purged = self.arenas().purge(self, heap, left.div_ceil(SLICE));
-            self.refusals.note(purged == 0, now);
-        }
     }
 }
 

@@ -8,14 +8,13 @@
 //! page faults, so it is for memory that is not coming back. A kept region stays in the index with `used`
 //! zero, which is how a second free of it is recognised.
 
-use super::Allocator;
-use super::local::Heap;
 use crate::base::{SLICE, align_down, align_up, is_aligned};
+use crate::heap::ground::{Claimant, Ground};
 use crate::index::Move;
 use crate::pal::{Call, Errno, Misuse, Platform, broken_contract};
 use crate::region::{Kind, Region};
-use crate::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{acquire, release, seeded};
+use crate::sync::atomic::{AtomicPtr, Ordering};
+use crate::sync::{Exchange, acquire, release, seeded};
 use crate::{atomic_array, const_unless_model};
 use core::ptr;
 
@@ -29,34 +28,12 @@ const MOST_WRITTEN: usize = 64 << 20;
 /// Largest reserve behind a block.
 const MOST_RESERVE: usize = 1 << 30;
 
-/// The note of a huge block's region that says how many bytes the program uses; zero while the region is kept.
-const USED: usize = 0;
-/// The note that says how many bytes from the start may be resident.
-const DIRTY: usize = 1;
-
-fn set(region: &Region, note: usize, bytes: usize) {
-    // Relaxed: only who holds the block writes or needs it; handing the block over orders.
-    region.note(note).store(bytes, Ordering::Relaxed);
-}
-
-/// Bytes that the program uses of a huge block's region; zero while the region is kept.
-pub fn used_of(region: &Region) -> usize {
-    // Relaxed: as above.
-    region.note(USED).load(Ordering::Relaxed)
-}
-
-pub(super) fn dirty_of(region: &Region) -> usize {
-    // Relaxed: as above.
-    region.note(DIRTY).load(Ordering::Relaxed)
-}
-
 /// Gives the pages of `start..end` back, byte offsets in a region that the caller holds. Nobody uses their contents.
-fn purge<P: Platform>(from: &Allocator<P>, region: &Region, start: usize, end: usize) -> Result<(), Errno> {
+fn purge<P: Platform>(ground: &Ground<P>, region: &Region, start: usize, end: usize) -> Result<(), Errno> {
     if start < end {
         // SAFETY: the caller's; a region is one mapping.
-        unsafe { from.space().os().purge(region.base() + start, end - start) }?;
-        // Relaxed: a figure.
-        from.huge().purged.fetch_add((end - start) as u64, Ordering::Relaxed);
+        unsafe { ground.os().purge(region.base() + start, end - start) }?;
+        ground.count_purged(end - start);
     }
     Ok(())
 }
@@ -65,27 +42,17 @@ fn base_of(region: &Region) -> *mut u8 {
     ptr::with_exposed_provenance_mut(region.base())
 }
 
-/// Freed huge regions that wait to be used again, and the figures of the huge blocks.
-#[repr(C)] // As `Allocator`.
+/// Freed huge regions that wait to be used again.
 pub struct Huge {
-    /// Bytes in kept regions that may be resident.
-    kept_bytes: AtomicUsize,
-    live_bytes: AtomicUsize,
-    live_blocks: AtomicUsize,
-    purged: AtomicU64,
     kept: [AtomicPtr<Region>; KEPT],
 }
 
 impl Huge {
     const_unless_model! {
         /// No huge blocks.
-        pub(super) fn new() -> Huge {
+        pub(in crate::heap) fn new() -> Huge {
             Huge {
                 kept: atomic_array!(AtomicPtr::new(ptr::null_mut()); KEPT),
-                kept_bytes: AtomicUsize::new(0),
-                live_bytes: AtomicUsize::new(0),
-                live_blocks: AtomicUsize::new(0),
-                purged: AtomicU64::new(0),
             }
         }
     }
@@ -93,155 +60,146 @@ impl Huge {
     /// A block of `size` bytes at a multiple of `align`, all zero if `zero`; null when there is no memory.
     pub fn allocate<P: Platform>(
         &self,
-        from: &Allocator<P>,
-        heap: &Heap,
+        ground: &Ground<P>,
         size: usize,
         align: usize,
         zero: bool,
     ) -> *mut u8 {
-        let Some(used) = align_up(size.max(1), from.page_size()) else { return ptr::null_mut() };
-        let region = match self.take_kept(from, used, align) {
+        let Some(used) = align_up(size.max(1), ground.page_size()) else { return ptr::null_mut() };
+        let region = match self.take_kept(ground, used, align) {
             Some(region) => {
                 if zero {
-                    self.clear(from, region, used);
+                    self.clear(ground, region, used);
                 }
                 region
             }
-            None => match Huge::map(from, used, align) {
+            None => match Huge::map(ground, used, align) {
                 Some(region) => region,
                 None => return ptr::null_mut(),
             },
         };
-        self.hand_out(region, used);
-        // What is live has grown beside what is free and resident.
-        from.bound_dirty(heap);
+        Huge::hand_out(ground, region, used);
         base_of(region)
     }
 
-    fn map<P: Platform>(from: &Allocator<P>, used: usize, align: usize) -> Option<&'static Region> {
-        let reserve = if from.settings().reserves_space() { used.min(MOST_RESERVE) } else { 0 };
-        let region = from.space().map_region(Kind::Huge, used, align, reserve).ok();
+    fn map<P: Platform>(ground: &Ground<P>, used: usize, align: usize) -> Option<&'static Region> {
+        let reserve = if ground.settings().reserves_space() { used.min(MOST_RESERVE) } else { 0 };
+        let region = ground.space().map_region(Kind::Huge, used, align, reserve).ok();
         if region.is_none() && used <= MOST_RESERVE {
             // Address space has become short since the start: by a limit that the program sets itself.
-            from.settings().set_reserve(false);
+            ground.settings().set_reserve(false);
         }
         region
     }
 
-    fn hand_out(&self, region: &Region, used: usize) {
-        set(region, USED, used);
-        set(region, DIRTY, dirty_of(region).max(used));
-        if seeded("heap.huge_count_two_steps") {
-            // Relaxed: a seeded bug.
-            self.live_bytes.store(self.live_bytes() + used, Ordering::Relaxed);
-            self.live_blocks.fetch_add(1, Ordering::Relaxed);
-            return;
+    fn hand_out<P: Platform>(ground: &Ground<P>, region: &Region, used: usize) {
+        region.huge().set_used(used);
+        region.huge().set_dirty(region.huge().dirty().max(used));
+        let figures = ground.huge_figures();
+        figures.live_blocks().add(1);
+        match seeded("heap.huge_count_two_steps") {
+            false => figures.live_bytes().add(used),
+            true => figures.live_bytes().add_alone(used),
         }
-        // Relaxed (both): figures.
-        self.live_bytes.fetch_add(used, Ordering::Relaxed);
-        self.live_blocks.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Makes the first `used` bytes zero. Writing costs a tenth of faulting again, at any size; but what was never touched would
     /// be resident then, and so it is bounded.
-    fn clear<P: Platform>(&self, from: &Allocator<P>, region: &Region, used: usize) {
-        let dirty = dirty_of(region).min(used);
-        if dirty <= MOST_WRITTEN || purge(from, region, 0, dirty).is_err() {
+    fn clear<P: Platform>(&self, ground: &Ground<P>, region: &Region, used: usize) {
+        let dirty = region.huge().dirty().min(used);
+        if dirty <= MOST_WRITTEN || purge(ground, region, 0, dirty).is_err() {
             // SAFETY: the region is the caller's, read-write.
             unsafe { base_of(region).write_bytes(0, dirty) };
         }
     }
 
     /// Frees the block of `region`, which the caller holds.
-    pub fn free<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, region: &'static Region) {
-        if !self.take_in(region) {
+    pub fn free<P: Platform>(&self, ground: &Ground<P>, by: &Claimant, region: &'static Region) {
+        if !Huge::take_in(ground, region) {
             broken_contract(Misuse::DoubleFree, Call::Free, region.base());
         }
         if seeded("heap.ring_before_keep") {
-            from.stir();
+            ground.ring();
         }
-        let waiting = if self.keep(from, region) { 0 } else { self.retire(from, region) };
+        let waiting = if self.keep(ground, region) { 0 } else { Huge::retire(ground, region) };
         if !seeded("heap.ring_before_keep") {
-            from.stir();
+            ground.ring();
         }
-        from.space().reap_in_time(Some(heap.slot()), waiting);
+        ground.space().reap_in_time(Some(by.slot()), waiting);
     }
 
     /// Has `region`, whose block is freed, unmapped after a grace period. Where that is one for many regions, or will not come
     /// because the barrier fails by now, its pages are not to wait, and go at once. Answers how many bytes may be resident
     /// meanwhile.
-    fn retire<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) -> usize {
-        let dirty = dirty_of(region);
-        let waits = from.space().rcu().batch() > 1 || from.space().rcu().statistics().stopped;
-        let is_bare = waits && purge(from, region, 0, dirty).is_ok();
-        let _retired = from.space().retire_region(region);
+    fn retire<P: Platform>(ground: &Ground<P>, region: &'static Region) -> usize {
+        let dirty = region.huge().dirty();
+        let waits = ground.space().rcu().batch() > 1 || ground.space().rcu().statistics().stopped;
+        let is_bare = waits && purge(ground, region, 0, dirty).is_ok();
+        let _retired = ground.space().retire_region(region);
         if is_bare { 0 } else { dirty }
     }
 
     /// The opposite of `hand_out`; `false` if another thread has just freed the block.
     #[must_use]
-    fn take_in(&self, region: &Region) -> bool {
-        // Relaxed: as in `set`; of two threads that free the same block one finds it free.
-        let used = region.note(USED).swap(0, Ordering::Relaxed);
+    fn take_in<P: Platform>(ground: &Ground<P>, region: &Region) -> bool {
+        let used = region.huge().end_use();
         if used == 0 {
             return false;
         }
-        // Relaxed (both): figures.
-        self.live_bytes.fetch_sub(used, Ordering::Relaxed);
-        self.live_blocks.fetch_sub(1, Ordering::Relaxed);
+        ground.huge_figures().live_bytes().take_off(used);
+        ground.huge_figures().live_blocks().take_off(1);
         true
     }
 
     /// Keeps a freed region, with as many of its pages as may stay; `false` if it has to be unmapped.
-    pub(super) fn keep<P: Platform>(&self, from: &Allocator<P>, region: &'static Region) -> bool {
-        let dirty = dirty_of(region);
-        if !from.settings().reserves_space() && region.len() > dirty + dirty / 8 + SLICE {
+    pub(in crate::heap) fn keep<P: Platform>(&self, ground: &Ground<P>, region: &'static Region) -> bool {
+        let dirty = region.huge().dirty();
+        if !ground.settings().reserves_space() && region.len() > dirty + dirty / 8 + SLICE {
             // Where address space is short, what lies behind the block is not for keeping.
             return false;
         }
-        let stays = align_down(dirty.saturating_sub(from.excess(dirty)), from.page_size());
+        let stays = align_down(dirty.saturating_sub(ground.excess(dirty)), ground.page_size());
         // Without its pages the address space stays for a while: that saves the grace period of an unmap, and a second free of
         // the block is still recognised.
-        self.cut(from, region, stays).is_ok() && self.put(region)
+        self.cut(ground, region, stays).is_ok() && self.put(ground, region)
     }
 
     /// Gives back the pages of a region that the caller holds but for the first `stays` bytes.
-    fn cut<P: Platform>(&self, from: &Allocator<P>, region: &Region, stays: usize) -> Result<(), Errno> {
-        if stays < dirty_of(region) {
-            purge(from, region, stays, dirty_of(region))?;
-            set(region, DIRTY, stays);
+    fn cut<P: Platform>(&self, ground: &Ground<P>, region: &Region, stays: usize) -> Result<(), Errno> {
+        if stays < region.huge().dirty() {
+            purge(ground, region, stays, region.huge().dirty())?;
+            region.huge().set_dirty(stays);
         }
         Ok(())
     }
 
     /// Puts a region that the caller holds among the kept ones; `false` if there is no place.
-    fn put(&self, region: &'static Region) -> bool {
-        let bytes = dirty_of(region);
-        let new = ptr::from_ref(region).cast_mut();
+    fn put<P: Platform>(&self, ground: &Ground<P>, region: &'static Region) -> bool {
+        let bytes = region.huge().dirty();
+        let (new, kept_bytes) = (ptr::from_ref(region).cast_mut(), ground.huge_figures().kept_bytes());
         for place in &self.kept[..if bytes == 0 { KEPT_BARE } else { KEPT }] {
             // Relaxed: a hint that saves the rest.
             if !place.load(Ordering::Relaxed).is_null() {
                 continue;
             }
             let late = seeded("heap.count_kept_late");
-            // Relaxed: a figure, added before the region can be taken.
-            self.kept_bytes.fetch_add(if late { 0 } else { bytes }, Ordering::Relaxed);
+            // Before the region can be taken.
+            kept_bytes.add(if late { 0 } else { bytes });
             // Release: pairs with the Acquire in `take`: who takes the region sees the last owner's accesses done.
             if place
                 .compare_exchange(ptr::null_mut(), new, release("heap.huge_keep"), Ordering::Relaxed)
                 .is_ok()
             {
-                self.kept_bytes.fetch_add(if late { bytes } else { 0 }, Ordering::Relaxed);
+                kept_bytes.add(if late { bytes } else { 0 });
                 return true;
             }
-            // Relaxed: as above.
-            self.kept_bytes.fetch_sub(if late { 0 } else { bytes }, Ordering::Relaxed);
+            kept_bytes.take_off(if late { 0 } else { bytes });
         }
         false
     }
 
     /// The regions that wait to be used again.
-    pub(super) fn each_kept(&self) -> impl Iterator<Item = &'static Region> {
+    pub(in crate::heap) fn each_kept(&self) -> impl Iterator<Item = &'static Region> {
         // SAFETY: descriptors live forever.
         // Relaxed: for who looks while nobody keeps or takes.
         self.kept.iter().filter_map(|place| unsafe { place.load(Ordering::Relaxed).as_ref() })
@@ -249,21 +207,15 @@ impl Huge {
 
     /// Takes what a place holds.
     fn take(place: &AtomicPtr<Region>) -> *mut Region {
-        if seeded("heap.huge_take_two_steps") {
-            // Relaxed: a seeded bug.
-            let found = place.load(Ordering::Acquire);
-            place.store(ptr::null_mut(), Ordering::Relaxed);
-            return found;
-        }
         // Acquire: pairs with the Release in `keep`.
-        place.swap(ptr::null_mut(), acquire("heap.huge_take"))
+        place.replace(ptr::null_mut(), acquire("heap.huge_take"), "heap.huge_take_two_steps")
     }
 
     /// Takes the kept region for `used` bytes whose pages come nearest to that. Those that are not wanted are given back, for the
     /// most part.
-    pub(super) fn take_kept<P: Platform>(
+    pub(in crate::heap) fn take_kept<P: Platform>(
         &self,
-        from: &Allocator<P>,
+        ground: &Ground<P>,
         used: usize,
         align: usize,
     ) -> Option<&'static Region> {
@@ -272,7 +224,7 @@ impl Huge {
             // Relaxed: a hint to choose by.
             // SAFETY: descriptors live forever.
             let region = unsafe { place.load(Ordering::Relaxed).as_ref() }?;
-            fits(region).then(|| dirty_of(region).abs_diff(used))
+            fits(region).then(|| region.huge().dirty().abs_diff(used))
         };
         loop {
             let (_, place) = self
@@ -284,32 +236,31 @@ impl Huge {
             let found = Huge::take(place);
             // SAFETY: descriptors live forever, and this one is ours now.
             let Some(region) = (unsafe { found.as_ref() }) else { continue };
-            // Relaxed: a figure.
-            self.kept_bytes.fetch_sub(dirty_of(region), Ordering::Relaxed);
-            let most = used + align_down(used / 8, from.page_size());
+            ground.huge_figures().kept_bytes().take_off(region.huge().dirty());
+            let most = used + align_down(used / 8, ground.page_size());
             if fits(region) {
                 // Locked memory stays.
-                let _cut = self.cut(from, region, most);
+                let _cut = self.cut(ground, region, most);
                 return Some(region);
             }
-            self.put_back(from, region, true);
+            self.put_back(ground, region, true);
         }
     }
 
     /// Puts a region back that was taken from among the kept ones, if it `may_stay`.
-    fn put_back<P: Platform>(&self, from: &Allocator<P>, region: &'static Region, may_stay: bool) {
-        if !may_stay || !self.put(region) {
-            let _resident = self.retire(from, region);
+    fn put_back<P: Platform>(&self, ground: &Ground<P>, region: &'static Region, may_stay: bool) {
+        if !may_stay || !self.put(ground, region) {
+            let _resident = Huge::retire(ground, region);
         }
         // The helper may have looked while the region was in our hands.
         if !seeded("heap.no_ring_after_put_back") {
-            from.stir();
+            ground.ring();
         }
     }
 
     /// Gives `bytes` of the pages of kept regions back, and answers how many are left to be given back elsewhere. What has no
     /// pages left is unmapped.
-    pub(super) fn shrink_kept<P: Platform>(&self, from: &Allocator<P>, mut bytes: usize) -> usize {
+    pub(in crate::heap) fn shrink_kept<P: Platform>(&self, ground: &Ground<P>, mut bytes: usize) -> usize {
         for place in &self.kept {
             if bytes == 0 {
                 break;
@@ -321,66 +272,63 @@ impl Huge {
             let found = Huge::take(place);
             // SAFETY: descriptors live forever, and this one is ours now.
             let Some(region) = (unsafe { found.as_ref() }) else { continue };
-            let dirty = dirty_of(region);
-            // Relaxed: a figure.
-            self.kept_bytes.fetch_sub(dirty, Ordering::Relaxed);
-            let stays = align_down(dirty.saturating_sub(bytes), from.page_size());
+            let dirty = region.huge().dirty();
+            ground.huge_figures().kept_bytes().take_off(dirty);
+            let stays = align_down(dirty.saturating_sub(bytes), ground.page_size());
             bytes = bytes.saturating_sub(dirty);
-            self.put_back(from, region, stays > 0 && self.cut(from, region, stays).is_ok());
+            self.put_back(ground, region, stays > 0 && self.cut(ground, region, stays).is_ok());
         }
         bytes
     }
 
     /// Unmaps all kept regions.
-    pub fn drop_kept<P: Platform>(&self, from: &Allocator<P>) {
-        let _rest = self.shrink_kept(from, usize::MAX);
+    pub fn drop_kept<P: Platform>(&self, ground: &Ground<P>) {
+        let _rest = self.shrink_kept(ground, usize::MAX);
     }
 
     /// Grows or shrinks the block of `region` to `size` bytes. Null when there is no memory: the block is as before.
     pub fn resize<P: Platform>(
         &self,
-        from: &Allocator<P>,
-        heap: &Heap,
+        ground: &Ground<P>,
+        by: &Claimant,
         region: &'static Region,
         size: usize,
         align: usize,
     ) -> *mut u8 {
-        let Some(used) = align_up(size.max(1), from.page_size()) else { return ptr::null_mut() };
-        let (old, dirty) = (used_of(region), dirty_of(region));
+        let Some(used) = align_up(size.max(1), ground.page_size()) else { return ptr::null_mut() };
+        let (old, dirty) = (region.huge().used(), region.huge().dirty());
         if used <= region.len() {
             if used > old {
-                from.settings().space_bet().taken();
-                from.settings().space_bet().won();
-            } else if dirty - used >= from.page_size() * 16 {
+                ground.space_bet().count(true);
+            } else if dirty - used >= ground.page_size() * 16 {
                 // The block's holder gave the tail up; what is behind it was an earlier holder's.
-                if purge(from, region, used, dirty).is_ok() {
-                    set(region, DIRTY, used);
+                if purge(ground, region, used, dirty).is_ok() {
+                    region.huge().set_dirty(used);
                 }
             }
-            self.change_live(old, used);
-            set(region, USED, used);
-            set(region, DIRTY, dirty_of(region).max(used));
+            Huge::change_live(ground, old, used);
+            region.huge().set_used(used);
+            region.huge().set_dirty(region.huge().dirty().max(used));
             return base_of(region);
         }
-        from.settings().space_bet().taken();
-        from.settings().space_bet().lost();
+        ground.space_bet().count(false);
         for _ in 0..TRIES {
-            let Some(longer) = Huge::map(from, used, align) else { break };
+            let Some(longer) = Huge::map(ground, used, align) else { break };
             // SAFETY: the caller holds the block, and nobody knows the new region.
-            if !unsafe { self.carry(from, region, longer, old) } {
-                let _retired = from.space().retire_region(longer);
+            if !unsafe { self.carry(ground, region, longer, old) } {
+                let _retired = ground.space().retire_region(longer);
                 continue;
             }
-            self.hand_out(longer, used);
-            if !self.take_in(region) {
+            Huge::hand_out(ground, longer, used);
+            if !Huge::take_in(ground, region) {
                 broken_contract(Misuse::DoubleFree, Call::Free, region.base());
             }
             // Not kept: what is kept is counted by the pages that it saves, and it has hardly any.
-            let _retired = from.space().retire_region(region);
+            let _retired = ground.space().retire_region(region);
             if !seeded("heap.no_ring_after_move") {
-                from.stir();
+                ground.ring();
             }
-            from.space().reap(Some(heap.slot()));
+            ground.space().reap(Some(by.slot()));
             return base_of(longer);
         }
         ptr::null_mut()
@@ -393,7 +341,7 @@ impl Huge {
     /// The caller holds the block of the first, and nobody knows the second.
     unsafe fn carry<P: Platform>(
         &self,
-        from: &Allocator<P>,
+        ground: &Ground<P>,
         region: &Region,
         longer: &Region,
         len: usize,
@@ -404,51 +352,22 @@ impl Huge {
             return true;
         }
         // SAFETY: the caller's.
-        let moved = unsafe { from.space().move_pages(region, longer, len) };
+        let moved = unsafe { ground.space().move_pages(region, longer, len) };
         if moved == Move::Refused {
             // SAFETY: the caller's.
-            unsafe { from.space().copy_away(region, longer, len) };
+            unsafe { ground.space().copy_away(region, longer, len) };
         }
         moved != Move::Undone
     }
 
-    fn change_live(&self, old: usize, new: usize) {
-        // Relaxed (both): figures.
-        if new >= old {
-            self.live_bytes.fetch_add(new - old, Ordering::Relaxed);
-        } else {
-            self.live_bytes.fetch_sub(old - new, Ordering::Relaxed);
-        }
+    fn change_live<P: Platform>(ground: &Ground<P>, old: usize, new: usize) {
+        let live_bytes = ground.huge_figures().live_bytes();
+        if new >= old { live_bytes.add(new - old) } else { live_bytes.take_off(old - new) }
     }
 
     /// In the child of a fork: a thread that vanished may have counted what it did not keep, or kept what it had not counted.
-    pub(super) fn recount(&self) {
-        let bytes = self.each_kept().map(dirty_of).sum();
-        // Relaxed: the child has one thread.
-        self.kept_bytes.store(bytes, Ordering::Relaxed);
-    }
-
-    /// Bytes in live huge blocks.
-    pub fn live_bytes(&self) -> usize {
-        // Relaxed: a figure.
-        self.live_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Live huge blocks.
-    pub fn live_blocks(&self) -> usize {
-        // Relaxed: a figure.
-        self.live_blocks.load(Ordering::Relaxed)
-    }
-
-    /// Bytes in kept regions that may be resident.
-    pub fn kept_bytes(&self) -> usize {
-        // Relaxed: a figure.
-        self.kept_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Bytes purged so far.
-    pub fn purged_bytes(&self) -> u64 {
-        // Relaxed: a figure.
-        self.purged.load(Ordering::Relaxed)
+    pub(in crate::heap) fn recount<P: Platform>(&self, ground: &Ground<P>) {
+        let bytes = self.each_kept().map(|region| region.huge().dirty()).sum();
+        ground.huge_figures().kept_bytes().set(bytes);
     }
 }

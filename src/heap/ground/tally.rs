@@ -1,13 +1,12 @@
-//! Figures that many threads change and few ask for: each is the sum of a few dozen shards, and a heap changes the one
+//! Figures that many threads change and few ask for: each is the sum of a few dozen shards, and a claimant changes the one
 //! that its number leads to. So to count costs a line that hardly anybody else writes, and to ask costs a look at all of
 //! them, however many arenas and heaps there are.
 //!
 //! A sum is of no one moment: while others count it may miss an addition and see a later subtraction. It is exact when
 //! nobody is in the middle of anything.
 
-use super::local::Heap;
-use crate::sync::CachePadded;
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use super::Claimant;
+use crate::sync::{CachePadded, Counter};
 use crate::{atomic_array, const_unless_model};
 
 const SHARDS: usize = if cfg!(any(loom, shuttle)) { 2 } else { 32 };
@@ -37,47 +36,41 @@ const COUNTS: usize = 5;
 
 /// See the head of this file.
 pub struct Tally {
-    shards: [CachePadded<[AtomicUsize; COUNTS]>; SHARDS],
+    shards: [CachePadded<[Counter; COUNTS]>; SHARDS],
 }
 
 impl Tally {
     const_unless_model! {
         /// Nothing was counted.
-        pub(super) fn new() -> Tally {
-            Tally { shards: atomic_array!(CachePadded::new(atomic_array!(AtomicUsize::new(0); COUNTS)); SHARDS) }
+        pub(in crate::heap) fn new() -> Tally {
+            Tally { shards: atomic_array!(CachePadded::new(atomic_array!(Counter::new(); COUNTS)); SHARDS) }
         }
     }
 
-    fn shard(&self, heap: &Heap) -> &[AtomicUsize; COUNTS] {
-        &self.shards[heap.index() as usize % SHARDS]
+    fn figure(&self, by: &Claimant, count: Count) -> &Counter {
+        &self.shards[by.number() as usize % SHARDS][count as usize]
     }
 
-    /// Counts `more`. By the possessor of `heap`.
-    pub fn add(&self, heap: &Heap, count: Count, more: usize) {
-        // Relaxed: a figure.
-        self.shard(heap)[count as usize].fetch_add(more, Ordering::Relaxed);
+    /// Counts `more`.
+    pub fn add(&self, by: &Claimant, count: Count, more: usize) {
+        self.figure(by, count).add(more);
     }
 
-    /// Takes off `fewer`, which this heap or another has counted.
-    pub fn take_off(&self, heap: &Heap, count: Count, fewer: usize) {
-        // Relaxed: a figure. A shard may be less than nothing; their sum is not.
-        self.shard(heap)[count as usize].fetch_sub(fewer, Ordering::Relaxed);
+    /// Takes off `fewer`, which this claimant or another has counted. A shard may be less than nothing; their sum is not.
+    pub fn take_off(&self, by: &Claimant, count: Count, fewer: usize) {
+        self.figure(by, count).take_off(fewer);
     }
 
     /// The figure.
     pub fn sum(&self, count: Count) -> usize {
-        // Relaxed: see the head of this file.
-        let shard =
-            |shard: &CachePadded<[AtomicUsize; COUNTS]>| shard[count as usize].load(Ordering::Relaxed);
-        let sum = self.shards.iter().map(shard).fold(0, usize::wrapping_add);
+        let sum = self.shards.iter().map(|shard| shard[count as usize].get()).fold(0, usize::wrapping_add);
         (sum as isize).max(0) as usize
     }
 
     /// In the child of a fork: sets a figure that a thread that vanished may have been about to change.
     pub fn set(&self, count: Count, sum: usize) {
         for (index, shard) in self.shards.iter().enumerate() {
-            // Relaxed: the child has one thread.
-            shard[count as usize].store(if index == 0 { sum } else { 0 }, Ordering::Relaxed);
+            shard[count as usize].set(if index == 0 { sum } else { 0 });
         }
     }
 }

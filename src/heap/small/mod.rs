@@ -14,28 +14,34 @@
 
 mod bin;
 mod exchange;
+mod heaps;
+mod mending;
+pub(in crate::heap) mod pool;
+pub(in crate::heap) mod remote;
+mod slab;
 mod slabs;
-mod spare;
+pub(in crate::heap) mod watch;
 
 pub use bin::Bin;
 #[cfg(all(test, not(any(loom, shuttle))))]
-pub(super) use exchange::AT_ONCE;
+pub(in crate::heap) use exchange::AT_ONCE;
+pub use heaps::Heaps;
+pub use pool::{MAX_HEAPS, Pool};
+pub use slab::{Freed, Standing};
 
 use crate::base::{CLASSES, SLICE};
-use crate::heap::Allocator;
 use crate::heap::block::{Block, Checks};
 use crate::heap::gate::{Gate, Visit};
-use crate::heap::large::Tails;
-use crate::heap::pool::{Holder, Possession};
-use crate::heap::remote::{Inbox, Outbox};
-use crate::heap::slab::Slab;
+use crate::heap::ground::{Bet, Claimant, Ground};
+use crate::heap::possession::{Holder, Possession};
+use crate::heap::record::Slab;
 use crate::pal::{Call, Misuse, Platform, broken_contract};
 use crate::rcu::{ReaderSlot, Section};
-use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use crate::sync::{CachePadded, Cell, ZERO_IS_VALID};
+use crate::sync::atomic::AtomicPtr;
+use crate::sync::{CachePadded, Cell, Counter, ZERO_IS_VALID};
 use bin::Growth;
 use core::ptr;
-use spare::Spares;
+use remote::{Inbox, Outbox};
 
 /// Slabs that a heap finds by one load: this many slices, 512 MiB in a row. Beyond that it finds some of them so, and the
 /// others by arithmetic on the address. Only the part of the table that lies under the heap's own slabs is ever touched.
@@ -43,15 +49,14 @@ const OWN: usize = if cfg!(any(loom, shuttle)) { 8 } else { 8192 };
 
 /// What any thread reads of a heap, on a line that its possessor seldom writes.
 struct Shared {
-    index: u32,
     possession: Possession,
     visit: Visit,
 }
 
 impl Shared {
     crate::const_unless_model! {
-        fn new(index: u32) -> Shared {
-            Shared { index, possession: Possession::new(), visit: Visit::new() }
+        fn new() -> Shared {
+            Shared { possession: Possession::new(), visit: Visit::new() }
         }
     }
 }
@@ -65,22 +70,14 @@ pub struct Heap {
     secret: Cell<usize>,
     current: [Cell<*const Slab>; CLASSES],
     available: [Cell<*const Slab>; CLASSES],
-    spares: Spares,
     outbox: Outbox,
     /// What was taken from the inbox and is still to be freed. Written by the possessor only.
     received: AtomicPtr<Block>,
-    /// Position of the arena that served this heap last: where the next claim starts.
-    home: Cell<usize>,
-    /// Slices given back, or taken although they were not resident, since the last look at how much is dirty.
-    changed: Cell<usize>,
-    tails: Tails,
-    /// Arenas asked for slices, ever: those that had them, and those that had not. Figures.
-    lookups: [AtomicU64; 2],
     /// Blocks freed for other heaps, ever: a figure.
-    remote_frees: AtomicU64,
+    remote_frees: Counter,
     shared: CachePadded<Shared>,
     inbox: CachePadded<Inbox>,
-    slot: ReaderSlot,
+    claimant: Claimant,
     /// By slice number modulo the length: a slab of this heap, or null. So a free that cannot trust its pointer learns
     /// with one load which slab to ask, and that the slab is this heap's.
     own: [Cell<*const Slab>; OWN],
@@ -103,17 +100,12 @@ impl Heap {
                 secret: Cell::new(secret),
                 current: [const { Cell::new(ptr::null()) }; CLASSES],
                 available: [const { Cell::new(ptr::null()) }; CLASSES],
-                spares: Spares::new(),
                 outbox: Outbox::new(),
                 received: AtomicPtr::new(ptr::null_mut()),
-                home: Cell::new(0),
-                changed: Cell::new(0),
-                tails: Tails::new(),
-                lookups: [AtomicU64::new(0), AtomicU64::new(0)],
-                remote_frees: AtomicU64::new(0),
-                shared: CachePadded::new(Shared::new(index)),
+                remote_frees: Counter::new(),
+                shared: CachePadded::new(Shared::new()),
                 inbox: CachePadded::new(Inbox::new()),
-                slot: ReaderSlot::new(),
+                claimant: Claimant::new(index),
                 own: [const { Cell::new(ptr::null()) }; OWN],
             }
         }
@@ -129,8 +121,7 @@ impl Heap {
         unsafe {
             if ZERO_IS_VALID {
                 (&raw mut (*at).secret).write(Cell::new(secret));
-                (&raw mut (*at).shared).write(CachePadded::new(Shared::new(index)));
-                (&raw mut (*at).slot).write(ReaderSlot::new());
+                Claimant::construct(&raw mut (*at).claimant, index);
             } else {
                 at.write(Heap::new(index, secret));
             }
@@ -196,7 +187,7 @@ impl Heap {
         // A thread that exits sends what it held back; one that a fork left behind did not.
         self.has_mail()
             || !self.outbox.is_empty()
-            || self.spares.slices() > 0
+            || self.claimant.spares().slices() > 0
             || self.bins.iter().any(|bin| !bin.list().get().is_null())
             || self.current.iter().any(|slab| !slab.get().is_null())
     }
@@ -239,7 +230,7 @@ impl Heap {
 
     /// Position in the pool.
     pub fn index(&self) -> u32 {
-        self.shared.index
+        self.claimant.number()
     }
 
     /// Who possesses the heap.
@@ -264,9 +255,8 @@ impl Heap {
     }
 
     /// A reader section of the possessor.
-    pub fn section<'a, P: Platform>(&'a self, from: &'a Allocator<P>) -> Section<'a> {
-        // SAFETY: the slot was attached when the heap was made, and belongs to its possessor, who is the caller.
-        unsafe { from.space().rcu().enter(&self.slot) }
+    pub fn section<'a, P: Platform>(&'a self, ground: &'a Ground<P>) -> Section<'a> {
+        self.claimant.section(ground)
     }
 
     /// The heap that a slot belongs to.
@@ -274,14 +264,19 @@ impl Heap {
     /// # Safety
     /// The slot is that of a heap.
     pub unsafe fn of_slot(slot: &ReaderSlot) -> &'static Heap {
-        let at = ptr::from_ref(slot).addr() - core::mem::offset_of!(Heap, slot);
+        let at = ptr::from_ref(slot).addr() - core::mem::offset_of!(Heap, claimant);
         // SAFETY: by the caller's promise a heap lies there, whose memory is metadata, which is exposed and immortal.
         unsafe { &*ptr::with_exposed_provenance(at) }
     }
 
+    /// The heap as the backend knows it.
+    pub fn claimant(&self) -> &Claimant {
+        &self.claimant
+    }
+
     /// The reader slot of whoever possesses the heap.
     pub fn slot(&self) -> &ReaderSlot {
-        &self.slot
+        self.claimant.slot()
     }
 
     /// The process's secret, for the tags of free blocks. Zero in a heap that stands for none.
@@ -292,37 +287,16 @@ impl Heap {
 
     /// Blocks freed for other heaps, ever.
     pub fn remote_frees(&self) -> u64 {
-        // Relaxed: a figure.
-        self.remote_frees.load(Ordering::Relaxed)
+        self.remote_frees.get() as u64
     }
 
-    /// Counts an arena that was asked for slices, and whether it had them.
-    pub fn count_lookup(&self, won: bool) {
-        let count = &self.lookups[usize::from(!won)];
-        // Relaxed (both): a figure, written by the possessor only.
-        count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    /// Arenas asked for slices, ever: won by those that had them.
+    pub fn lookups(&self) -> Bet {
+        self.claimant.lookups()
     }
 
-    /// Arenas asked for slices, ever: those that had them, and those that had not.
-    pub fn lookups(&self) -> [u64; 2] {
-        // Relaxed: figures.
-        [&self.lookups[0], &self.lookups[1]].map(|count| count.load(Ordering::Relaxed))
-    }
-
-    /// Notes that `slices` were given back, or taken although they were not resident; `true` once in `every` slices.
-    pub fn has_changed(&self, slices: usize, every: usize) -> bool {
-        let changed = self.changed.get() + slices;
-        self.changed.set(if changed < every { changed } else { 0 });
-        changed >= every
-    }
-
-    /// What the heap may spend on tails of large blocks.
-    pub fn tails(&self) -> &Tails {
-        &self.tails
-    }
-
-    /// Where the last claim of slices succeeded.
-    pub fn home(&self) -> &Cell<usize> {
-        &self.home
+    /// Slices that the heap keeps: a figure for any thread.
+    pub fn spare_slices(&self) -> usize {
+        self.claimant.spares().slices()
     }
 }

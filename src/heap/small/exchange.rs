@@ -1,13 +1,13 @@
-//! What passes between heaps: blocks freed for others, slabs that change their heap, and what a fork leaves behind.
+//! What passes between heaps: blocks freed for others, and slabs that change their heap.
 //!
 //! A child module of the heap's, because it works on the same private fields under the same rules.
 
 use super::Heap;
-use crate::heap::Allocator;
-use crate::heap::Block;
-use crate::heap::block::{Checks, Trusting};
-use crate::heap::remote::{Parcel, Piece};
-use crate::heap::slab::{Slab, Standing};
+use super::Heaps;
+use super::remote::{Parcel, Piece};
+use super::slab::Standing;
+use crate::heap::block::{Block, Checks};
+use crate::heap::record::Slab;
 use crate::pal::Platform;
 use crate::sync::atomic::Ordering;
 use crate::sync::{full_fence, seeded};
@@ -25,7 +25,7 @@ impl Heap {
     /// # Safety
     /// The caller possesses this heap, or it is one without blocks; the block, if it is one, is the caller's to give.
     #[inline(always)]
-    pub unsafe fn free_along<C: Checks, P: Platform>(&self, from: &Allocator<P>, block: *mut Block) -> bool {
+    pub unsafe fn free_along<C: Checks, P: Platform>(&self, from: &Heaps<P>, block: *mut Block) -> bool {
         let piece = self.outbox.piece(block.addr());
         if !piece.is_of(block.addr()) {
             return false;
@@ -51,7 +51,7 @@ impl Heap {
     /// The caller possesses this heap and the block, which lies in `slab`.
     pub unsafe fn free_remote<C: Checks, P: Platform>(
         &self,
-        from: &Allocator<P>,
+        from: &Heaps<P>,
         slab: &Slab,
         block: *mut Block,
     ) {
@@ -61,8 +61,7 @@ impl Heap {
     }
 
     fn count_remote_free(&self) {
-        // Relaxed: a figure, written by the possessor only.
-        self.remote_frees.store(self.remote_frees() + 1, Ordering::Relaxed);
+        self.remote_frees.add_alone(1);
     }
 
     /// Whether nobody possesses the heap that owns `slab`, which has live blocks. What is kept back for an owner whose thread
@@ -77,9 +76,9 @@ impl Heap {
     ///
     /// # Safety
     /// As for [`Heap::free_remote`].
-    pub(super) unsafe fn send_home<C: Checks, P: Platform>(
+    pub(in crate::heap) unsafe fn send_home<C: Checks, P: Platform>(
         &self,
-        from: &Allocator<P>,
+        from: &Heaps<P>,
         slab: &Slab,
         block: *mut Block,
     ) {
@@ -104,7 +103,7 @@ impl Heap {
     /// Sends a piece to its owner; or, if nobody possesses the owner, takes the slab of its blocks over: the thread that
     /// frees what an exited thread has allocated goes on with its memory.
     #[inline(never)]
-    fn deliver<C: Checks, P: Platform>(&self, from: &Allocator<P>, piece: &Piece) {
+    fn deliver<C: Checks, P: Platform>(&self, from: &Heaps<P>, piece: &Piece) {
         if piece.is_empty() {
             // A vanished thread was about to begin it.
             return self.outbox.forget(piece);
@@ -155,19 +154,19 @@ impl Heap {
     }
 
     /// Sends a parcel to its owner's inbox.
-    fn post<C: Checks, P: Platform>(&self, from: &Allocator<P>, parcel: Parcel) {
+    fn post<C: Checks, P: Platform>(&self, from: &Heaps<P>, parcel: Parcel) {
         // SAFETY: heaps live forever.
         let index = unsafe { (*parcel.owner).index() } as usize;
         parcel.send::<C>(self.secret.get());
-        // Partners: the fences in `Allocator::give_up` and in `Allocator::tidy`: either we see that the owner has become idle or
+        // Partners: the fences in `Heaps::give_up` and in `Heaps::tidy`: either we see that the owner has become idle or
         // was tidied, or who did that sees the parcel.
         if !seeded("heap.inbox_push") {
             // (Not with that bug: loom switches threads at no fence, so this one would do the work of the push.)
             full_fence("heap.post_fence");
         }
-        let disturbed = !seeded("heap.post_undisturbed") && from.watch.disturb(index);
+        let disturbed = !seeded("heap.post_undisturbed") && from.watch().disturb(index);
         if disturbed || from.pool().is_idle(index) && !seeded("heap.post_blind") {
-            from.stir();
+            from.ring();
         }
     }
 
@@ -189,7 +188,7 @@ impl Heap {
         }
     }
 
-    pub(in crate::heap) fn send_all<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
+    pub(in crate::heap) fn send_all<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
         while let Some(piece) = self.outbox.waiting() {
             self.deliver::<C, P>(from, piece);
         }
@@ -206,7 +205,7 @@ impl Heap {
     ///
     /// Not all, of which there may be millions: a malloc or free comes here, and must not pause. Who allocates
     /// comes again before it has used up so many: see [`AT_ONCE`].
-    pub fn receive<C: Checks, P: Platform>(&self, from: &Allocator<P>) -> usize {
+    pub fn receive<C: Checks, P: Platform>(&self, from: &Heaps<P>) -> usize {
         let mut count = 0;
         while count < AT_ONCE
             && let Some(block) = self.next_received::<C>()
@@ -235,13 +234,13 @@ impl Heap {
     }
 
     /// Takes some of what came, and sends what is held back for other heaps: at the end of an operation with a borrowed heap.
-    pub fn settle<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
+    pub fn settle<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
         self.receive::<C, P>(from);
         self.send_all::<C, P>(from);
     }
 
     /// Takes all that came, and sends what is held back for other heaps: before the thread exits or pauses.
-    pub(super) fn settle_all<C: Checks, P: Platform>(&self, from: &Allocator<P>) {
+    pub(in crate::heap) fn settle_all<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
         while self.receive::<C, P>(from) != 0 {}
         self.send_all::<C, P>(from);
     }
@@ -265,51 +264,5 @@ impl Heap {
         // SAFETY: slabs in a list belong to this heap.
         let slab = unsafe { self.available[class].get().as_ref() };
         slab.inspect(|slab| self.hand_over(slab, to)).is_some()
-    }
-
-    /// In the child of a fork: the thread that possessed this heap vanished in the middle of anything. Forgets the lists of
-    /// slabs, [`Heap::regain`] builds them anew from the slabs' records; and repairs what that thread left half done. What it
-    /// had in its hands counts as live for ever.
-    pub fn forget_slabs(&self) {
-        for list in self.available.iter().filter(|_| !seeded("heap.child_keeps_available")) {
-            list.set(ptr::null());
-        }
-        self.growth.forget();
-        for (bin, current) in self.bins.iter().zip(&self.current) {
-            // SAFETY: a current slab is this heap's.
-            let slab = unsafe { current.get().as_ref() };
-            let is_unborn = |slab: &Slab| slab.is_unborn(bin.list().get());
-            if slab.is_some_and(is_unborn) && !seeded("heap.child_keeps_unborn") {
-                // In the middle of `Slab::extend`.
-                bin.list().set(ptr::null_mut());
-            }
-        }
-        // Relaxed (both): the child has one thread.
-        if self.inbox.holds(self.received.load(Ordering::Relaxed)) && !seeded("heap.child_keeps_received") {
-            // In the middle of `Inbox::take`.
-            self.received.store(ptr::null_mut(), Ordering::Relaxed);
-        }
-    }
-
-    /// In the child of a fork: takes a slab of this heap into its lists again.
-    pub fn regain(&self, slab: &Slab) {
-        self.growth.gained(slab);
-        let class = slab.class();
-        let list = self.bins[class].list().get();
-        if !list.is_null() && ptr::eq(list, slab.free()) && !seeded("heap.child_keeps_taken") {
-            // In the middle of `take_over`.
-            slab.forget_free();
-        }
-        let free = self.length::<Trusting>(slab.free());
-        if ptr::eq(self.current[class].get(), slab) {
-            return slab.make_current(free);
-        }
-        let live = slab.handed_out().saturating_sub(free).max(1);
-        if free > 0 || slab.has_unborn() {
-            slab.make_available(live);
-            slab.link_before(&self.available[class]);
-        } else {
-            slab.make_full();
-        }
     }
 }

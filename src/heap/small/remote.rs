@@ -9,13 +9,13 @@
 //! later: by the next new thread, or for a moment by whoever tidies up (see `pool`). So a sender never has to re-sort,
 //! and an owner that no longer has the slab of a block it received sends the block on.
 
-use super::block::{Block, Checks, Trusting};
-use super::local::Heap;
-use super::slab::Slab;
+use super::Heap;
 use crate::base::SLICE;
 use crate::const_unless_model;
+use crate::heap::block::{Block, Checks, Trusting};
+use crate::heap::record::Slab;
 use crate::sync::atomic::{AtomicPtr, Ordering};
-use crate::sync::{Cell, acquire, release, seeded, signal_fence};
+use crate::sync::{Cell, Exchange, acquire, release, seeded, signal_fence};
 use core::ptr;
 
 /// Pieces of an outbox: one for each slice, by its number modulo this, so that slabs that were made one after the other have
@@ -55,15 +55,10 @@ impl Inbox {
         loop {
             // SAFETY: the caller holds `last` until the exchange succeeds.
             unsafe { Block::link::<C>(last, head, Block::key(last, secret)) };
-            if seeded("heap.inbox_blind") {
-                // Relaxed: a seeded bug.
-                self.head.store(first, Ordering::Relaxed);
-                return;
-            }
             // Release: pairs with the Acquire in `take`, so that the owner sees the chain's links and the program's
             // last accesses to the blocks. Relaxed on failure: as above.
-            match self.head.compare_exchange_weak(head, first, release("heap.inbox_push"), Ordering::Relaxed)
-            {
+            let order = release("heap.inbox_push");
+            match self.head.exchange(head, first, order, Ordering::Relaxed, "heap.inbox_push_two_steps") {
                 Ok(_) => return,
                 Err(now) => head = now,
             }
@@ -86,11 +81,6 @@ impl Inbox {
     /// Takes everything that was sent, into `received`, which is empty. It is there before it is gone from here: a thread
     /// that vanishes in between leaves it in both places, which [`Inbox::holds`] tells, and not in none.
     pub fn take(&self, received: &AtomicPtr<Block>) {
-        if seeded("heap.inbox_take_two_steps") {
-            received.store(self.head.load(Ordering::Acquire), Ordering::Relaxed);
-            // Relaxed (both): a seeded bug.
-            return self.head.store(ptr::null_mut(), Ordering::Relaxed);
-        }
         // Relaxed: only the value is needed; the exchange below confirms it. (`received` is the caller's own.)
         let mut head = self.head.load(Ordering::Relaxed);
         while !head.is_null() {
@@ -99,12 +89,8 @@ impl Inbox {
                 signal_fence();
             }
             // Acquire: pairs with the Release in `push`. Relaxed on failure: as above.
-            match self.head.compare_exchange_weak(
-                head,
-                ptr::null_mut(),
-                acquire("heap.inbox_take"),
-                Ordering::Relaxed,
-            ) {
+            let (none, order) = (ptr::null_mut(), acquire("heap.inbox_take"));
+            match self.head.exchange(head, none, order, Ordering::Relaxed, "heap.inbox_take_two_steps") {
                 Ok(_) => return received.store(head, Ordering::Relaxed),
                 Err(now) => head = now,
             }

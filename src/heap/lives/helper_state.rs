@@ -10,8 +10,8 @@
 //! thread is gone from the count before it rings, and the helper looks at the count in its last look before it sleeps
 //! (see `bell`).
 
-use super::Bell;
 use crate::const_unless_model;
+use crate::heap::ground::Bell;
 use crate::pal::Platform;
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{full_fence, seeded};
@@ -30,7 +30,7 @@ pub struct HelperState {
 impl HelperState {
     const_unless_model! {
         /// No threads, no helper.
-        pub(super) fn new() -> HelperState {
+        pub(in crate::heap) fn new() -> HelperState {
             HelperState { threads: AtomicU32::new(0), state: AtomicU32::new(ABSENT) }
         }
     }

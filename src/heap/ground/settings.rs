@@ -1,58 +1,8 @@
-//! What can be set, and the bets' counters.
+//! What can be set.
 
 use crate::base::GRANULE;
 use crate::const_unless_model;
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-
-/// The three speculative steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bet {
-    /// An arena is looked up without a lock and asked for a run of slices: taken at each, lost where there is none.
-    Lookup = 0,
-    /// A huge block is to grow, and address space was reserved behind it: lost where that is not enough.
-    Space = 1,
-    /// Memory is faulted in ahead: not done yet, so never taken.
-    Population = 2,
-}
-
-/// How often a bet was taken, won and lost.
-pub struct BetCount {
-    taken: AtomicU64,
-    won: AtomicU64,
-    lost: AtomicU64,
-}
-
-impl BetCount {
-    const_unless_model! {
-        fn new() -> BetCount {
-            BetCount { taken: AtomicU64::new(0), won: AtomicU64::new(0), lost: AtomicU64::new(0) }
-        }
-    }
-
-    /// Counts a bet taken.
-    pub fn taken(&self) {
-        // Relaxed: a figure.
-        self.taken.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts a bet won.
-    pub fn won(&self) {
-        // Relaxed: a figure.
-        self.won.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts a bet lost.
-    pub fn lost(&self) {
-        // Relaxed: a figure.
-        self.lost.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Taken, won, lost.
-    pub fn counts(&self) -> [u64; 3] {
-        // Relaxed: figures.
-        [&self.taken, &self.won, &self.lost].map(|count| count.load(Ordering::Relaxed))
-    }
-}
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Address space below which space is not reserved ahead, in bytes: 64 GiB.
 const PLENTY: usize = 64 << 30;
@@ -92,13 +42,12 @@ pub struct Settings {
     dirty_bytes: Setting<{ 4 << 20 }>,
     /// Bytes of memory that the process may have in all.
     memory: Setting<{ usize::MAX }>,
-    space_bet: BetCount,
 }
 
 impl Settings {
     const_unless_model! {
         /// The defaults.
-        pub(super) fn new() -> Settings {
+        pub(in crate::heap) fn new() -> Settings {
             Settings {
                 arena_bytes: Setting::new(),
                 reserve: Setting::new(),
@@ -106,7 +55,6 @@ impl Settings {
                 dirty_percent: Setting::new(),
                 dirty_bytes: Setting::new(),
                 memory: Setting::new(),
-                space_bet: BetCount::new(),
             }
         }
     }
@@ -181,11 +129,6 @@ impl Settings {
     /// Whether address space is reserved beyond what was asked.
     pub fn reserves_space(&self) -> bool {
         self.reserve.get() != 0
-    }
-
-    /// The counters of the bet on space.
-    pub fn space_bet(&self) -> &BetCount {
-        &self.space_bet
     }
 }
 

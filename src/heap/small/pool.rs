@@ -4,19 +4,17 @@
 //! the heap becomes idle with its slabs, private lists and inbox as they are, and the next new thread possesses it
 //! whole. That is adoption in one step: what the old thread had allocated is local to the new one.
 //!
-//! The law: the word in the heap says who possesses it, or nobody. Writing one's own number over nobody's is taking
-//! possession, writing nobody's over it is giving up; both are one atomic step, and nothing waits. The bits in `idle` are
-//! hints where to look: one may be set for a heap that is possessed; when nobody is in the middle of either step, each
-//! idle heap's is.
+//! The word in the heap decides (see `possession`). The bits in `idle` are hints where to look: one may be set for a heap
+//! that is possessed; when nobody is in the middle of taking or giving up, each idle heap's is.
 
-use super::Allocator;
-use super::block::Checks;
-use super::local::Heap;
+use super::{Heap, Heaps};
+use crate::heap::block::Checks;
+use crate::heap::mend::Mend;
+use crate::heap::possession::Holder;
 use crate::pal::Platform;
-use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{acquire, release, seeded};
 use crate::{atomic_array, const_unless_model};
-use core::num::NonZeroUsize;
 use core::ptr;
 
 /// Heaps that can exist.
@@ -30,75 +28,6 @@ const KEPT: usize = MAX_HEAPS - SHARED;
 const KEEPERS: usize = if cfg!(any(loom, shuttle)) { 1 } else { 256 };
 const WORD: usize = u64::BITS as usize;
 const WORDS: usize = MAX_HEAPS.div_ceil(WORD);
-
-/// A thread, by a number that no other thread has at the same time: the address of something of its own.
-///
-/// In the child of a fork the one thread that there is has the number that it had in the parent, so it knows which heaps
-/// are in its own hands, in however many calls that a signal handler interrupted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Holder(NonZeroUsize);
-
-impl Holder {
-    /// The thread that alone has `number`, which is not zero.
-    pub const fn new(number: usize) -> Holder {
-        match NonZeroUsize::new(number) {
-            Some(number) => Holder(number),
-            None => panic!("a thread's number is not zero"),
-        }
-    }
-
-    pub(super) fn number(self) -> usize {
-        self.0.get()
-    }
-}
-
-/// Who possesses a heap: a [`Holder`], or zero for nobody.
-pub struct Possession(AtomicUsize);
-
-const NOBODY: usize = 0;
-
-impl Possession {
-    const_unless_model! {
-        /// Nobody's.
-        pub(super) fn new() -> Possession {
-            Possession(AtomicUsize::new(NOBODY))
-        }
-    }
-
-    /// Who has it; `None` for nobody. Certain only for who has it, and for the one thread of a child.
-    pub fn holder(&self) -> Option<Holder> {
-        // Relaxed: a hint, but for who has it, whose own store it is.
-        NonZeroUsize::new(self.0.load(Ordering::Relaxed)).map(Holder)
-    }
-
-    /// Takes it if nobody has it.
-    fn take(&self, by: Holder) -> bool {
-        if seeded("heap.possess_two_steps") {
-            // Relaxed: a seeded bug.
-            let free = self.0.load(Ordering::Acquire) == NOBODY;
-            self.0.store(by.number(), Ordering::Relaxed);
-            return free;
-        }
-        // Acquire: pairs with the Release in `give_up`, so that everything the last possessor did is seen. Relaxed on
-        // failure: nothing is read but the word.
-        self.0.compare_exchange(NOBODY, by.number(), acquire("heap.possess"), Ordering::Relaxed).is_ok()
-    }
-
-    /// Makes it another thread's: by who has it, or is left with it.
-    pub(super) fn pass_to(&self, to: Holder) {
-        // Relaxed: nobody takes what is possessed.
-        self.0.store(to.number(), Ordering::Relaxed);
-    }
-
-    fn give_up(&self) {
-        debug_assert!(
-            seeded("heap.steal_unpossessed") || self.holder().is_some(),
-            "an idle heap was given up"
-        );
-        // Release: pairs with the Acquire in `take`.
-        self.0.store(NOBODY, release("heap.give_up"));
-    }
-}
 
 /// Every heap of the process.
 #[repr(C)] // As `Allocator`.
@@ -114,7 +43,7 @@ pub struct Pool {
 impl Pool {
     const_unless_model! {
         /// A pool without heaps.
-        pub(super) fn new() -> Pool {
+        pub(in crate::heap) fn new() -> Pool {
             Pool {
                 heaps: atomic_array!(AtomicPtr::new(ptr::null_mut()); MAX_HEAPS),
                 idle: atomic_array!(AtomicU64::new(0); WORDS),
@@ -165,8 +94,8 @@ impl Pool {
         Some(heap)
     }
 
-    /// Makes a heap idle: the first half of [`Allocator::give_up`].
-    pub(super) fn give_up(&self, heap: &Heap) {
+    /// Makes a heap idle: the first half of [`Heaps::give_up`].
+    pub(in crate::heap) fn give_up(&self, heap: &Heap) {
         let index = heap.index() as usize;
         heap.possession().give_up();
         // Relaxed: a hint, and after the step: no possessor's clearing comes later.
@@ -193,25 +122,13 @@ impl Pool {
         (0..self.made()).filter(move |&index| hinted(index) && self.is_idle(index))
     }
 
-    /// In the child of a fork: a thread that vanished may have left a heap idle without its hint, and keeps none.
-    pub(super) fn renew_hints(&self) {
-        for keeper in &self.keepers {
-            // Relaxed: the child has one thread.
-            keeper.store(0, Ordering::Relaxed);
-        }
-        for index in (0..self.made()).filter(|&index| self.is_idle(index)) {
-            // Relaxed: the child has one thread.
-            self.idle[index / WORD].fetch_or(1 << (index % WORD), Ordering::Relaxed);
-        }
-    }
-
     /// Possesses an idle heap or makes one, for one operation; `None` when there is no memory, or all are taken.
-    pub fn possess_any<P: Platform>(&self, from: &Allocator<P>, by: Holder) -> Option<&'static Heap> {
+    pub fn possess_any<P: Platform>(&self, from: &Heaps<P>, by: Holder) -> Option<&'static Heap> {
         self.possess_below(MAX_HEAPS, from, by)
     }
 
     /// The same for a thread that keeps the heap until it exits: see [`Pool::keeps_no_more`].
-    pub fn possess_to_keep<P: Platform>(&self, from: &Allocator<P>, by: Holder) -> Option<&'static Heap> {
+    pub fn possess_to_keep<P: Platform>(&self, from: &Heaps<P>, by: Holder) -> Option<&'static Heap> {
         let heap = self.possess_below(KEPT, from, by)?;
         // Relaxed: read by threads of the same number, which this thread's end comes before.
         self.keeper(by).store(heap.index() + 1, Ordering::Relaxed);
@@ -220,7 +137,7 @@ impl Pool {
 
     fn keeper(&self, thread: Holder) -> &AtomicU32 {
         // The finalizer of Fibonacci hashing: numbers of threads differ in the middle bits.
-        let hash = (thread.0.get() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
+        let hash = (thread.number() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
         &self.keepers[hash as usize % KEEPERS]
     }
 
@@ -251,16 +168,11 @@ impl Pool {
             .any(|index| self.get(index).is_some_and(|heap| heap.possession().holder() == Some(thread)))
     }
 
-    fn possess_below<P: Platform>(
-        &self,
-        end: usize,
-        from: &Allocator<P>,
-        by: Holder,
-    ) -> Option<&'static Heap> {
+    fn possess_below<P: Platform>(&self, end: usize, from: &Heaps<P>, by: Holder) -> Option<&'static Heap> {
         self.possess_idle_below(end, by).or_else(|| self.make(end, from, by))
     }
 
-    fn make<P: Platform>(&self, end: usize, from: &Allocator<P>, by: Holder) -> Option<&'static Heap> {
+    fn make<P: Platform>(&self, end: usize, from: &Heaps<P>, by: Holder) -> Option<&'static Heap> {
         if self.made() >= end {
             return None;
         }
@@ -293,7 +205,7 @@ impl Pool {
 
     /// Takes an available slab of `class` from one idle heap, if there is any: threads that went away leave partly
     /// used slabs, and those are used before fresh memory. Looks at a few heaps only. Answers whether it took one.
-    pub fn steal<C: Checks, P: Platform>(&self, from: &Allocator<P>, heap: &Heap, class: usize) -> bool {
+    pub fn steal<C: Checks, P: Platform>(&self, from: &Heaps<P>, heap: &Heap, class: usize) -> bool {
         const TRIES: usize = 4;
         let mut tries = 0;
         for index in self.idle_heaps() {
@@ -318,9 +230,22 @@ impl Pool {
         false
     }
 
-    /// In the child of a fork: the heaps that threads were in which do not exist here.
-    pub(super) fn torn(&self, own: Holder) -> impl Iterator<Item = &'static Heap> {
-        (0..self.made()).filter_map(|index| self.get(index)).filter(move |heap| heap.is_torn(own))
+    /// Every heap.
+    pub(in crate::heap) fn each(&self) -> impl Iterator<Item = &'static Heap> {
+        (0..self.made()).filter_map(|index| self.get(index))
+    }
+}
+
+impl Mend for Pool {
+    fn mend(&self) {
+        for keeper in &self.keepers {
+            // Relaxed: the child has one thread.
+            keeper.store(0, Ordering::Relaxed);
+        }
+        for index in (0..self.made()).filter(|&index| self.is_idle(index)) {
+            // Relaxed: the child has one thread.
+            self.idle[index / WORD].fetch_or(1 << (index % WORD), Ordering::Relaxed);
+        }
     }
 }
 

@@ -1,12 +1,10 @@
 //! What arenas give back to the system: the pages of dirty slices, as many as `retention` says, and arenas that have become
 //! empty.
 
+use super::Arenas;
 use super::hints::{Asked, Way};
-use super::{Arenas, EMPTY_FOR};
 use crate::base::SLICE;
-use crate::heap::Allocator;
-use crate::heap::local::Heap;
-use crate::heap::tally::Count;
+use crate::heap::ground::{Claimant, Count, Ground};
 use crate::pal::Platform;
 use crate::rcu::Section;
 use crate::region::Region;
@@ -22,10 +20,10 @@ const PURGE_RUN: usize = if cfg!(any(loom, shuttle)) { 2 } else { 32 };
 impl Arenas {
     /// Unmaps an arena if it has become empty and is not to stay. The caller is inside a section in which it held slices of
     /// the arena, and has called [`Hints::changed`](super::hints::Hints::changed) since.
-    pub(super) fn look_if_empty<P: Platform>(
+    pub(in crate::heap) fn look_if_empty<P: Platform>(
         &self,
-        from: &Allocator<P>,
-        heap: &Heap,
+        ground: &Ground<P>,
+        by: &Claimant,
         position: Option<usize>,
         region: &'static Region,
         section: &Section<'_>,
@@ -34,21 +32,21 @@ impl Arenas {
             return;
         }
         match position {
-            Some(position) if from.keeps_empty_arena(region) => self.hints.raise(Asked::Empty, position, 1),
-            _ => self.retire(from, heap, position, region, section),
+            Some(position) if ground.keeps_empty_arena(region) => self.hints.raise(Asked::Empty, position, 1),
+            _ => self.retire(ground, by, position, region, section),
         }
         // Slices that were held for a moment, by a purge or by a claim that failed, may have been all that the arena had: the
         // helper, which looked meanwhile, sleeps.
         if !seeded("heap.no_ring_after_purge") {
-            from.stir();
+            ground.ring();
         }
     }
 
     /// Unmaps an arena if nothing in it is used. The caller is inside a section.
-    pub(super) fn retire<P: Platform>(
+    pub(in crate::heap) fn retire<P: Platform>(
         &self,
-        from: &Allocator<P>,
-        heap: &Heap,
+        ground: &Ground<P>,
+        by: &Claimant,
         position: Option<usize>,
         region: &'static Region,
         section: &Section<'_>,
@@ -66,9 +64,9 @@ impl Arenas {
             if unlisted.is_ok() {
                 // The arena is closed: all its slices are ours.
                 let usable = region.slices().usable();
-                self.tally.take_off(heap, Count::Usable, usable.len());
-                self.tally.take_off(
-                    heap,
+                ground.tally().take_off(by, Count::Usable, usable.len());
+                ground.tally().take_off(
+                    by,
                     Count::Dirty,
                     region.slices().dirty_within(usable.start, usable.len()),
                 );
@@ -76,18 +74,18 @@ impl Arenas {
         };
         let retired = if seeded("heap.unlist_unfrozen") {
             unlist();
-            from.space().retire_arena(region, section, || {})
+            ground.space().retire_arena(region, section, || {})
         } else if seeded("heap.unlist_late") {
-            let retired = from.space().retire_arena(region, section, || {});
+            let retired = ground.space().retire_arena(region, section, || {});
             if retired {
                 unlist();
             }
             retired
         } else if seeded("heap.retire_unfrozen") {
             unlist();
-            from.space().retire_region(region)
+            ground.space().retire_region(region)
         } else {
-            from.space().retire_arena(region, section, unlist)
+            ground.space().retire_arena(region, section, unlist)
         };
         let Some(position) = position else { return };
         if !retired {
@@ -104,16 +102,16 @@ impl Arenas {
 
     /// Purges dirty slices, `most` of them at most and up to a run more. Never under anything that another thread waits
     /// for: a run is claimed first, so that nobody allocates it meanwhile. Answers how many were dirty no more.
-    pub fn purge<P: Platform>(&self, from: &Allocator<P>, heap: &Heap, most: usize) -> usize {
+    pub fn purge<P: Platform>(&self, ground: &Ground<P>, by: &Claimant, most: usize) -> usize {
         let mut done = 0;
         // The arenas behind come first: claims start at the front.
         for position in self.positions(Asked::Dirty, Way::Down) {
             while done < most {
-                let section = heap.section(from);
+                let section = by.section(ground);
                 let Some(region) = self.region(position) else { break };
                 let attempt = region.slices().claim_dirty_run(PURGE_RUN);
                 if attempt.took_back {
-                    self.look_again(from, heap, position, region, &section);
+                    self.look_again(ground, by, position, region, &section);
                 }
                 let Some(run) = attempt.run else { break };
                 drop(section);
@@ -127,27 +125,26 @@ impl Arenas {
                 let purged = match dirty {
                     0 => Ok(()),
                     // SAFETY: the run is claimed: nobody uses it, and its arena is one mapping.
-                    _ => unsafe { from.space().os().purge(base, run.len * SLICE) },
+                    _ => unsafe { ground.os().purge(base, run.len * SLICE) },
                 };
-                let section = heap.section(from);
+                let section = by.section(ground);
                 // Whoever looked meanwhile found no room, and an arena that is not empty.
                 if purged.is_err() && !seeded("heap.purge_unchecked") {
                     // Locked memory, for one: it stays dirty, and is not tried again now. (Nobody need ring: some of it was
                     // counted as dirty all along, so the helper is awake.)
-                    self.tally.add(heap, Count::Dirty, run.len - dirty);
+                    ground.tally().add(by, Count::Dirty, run.len - dirty);
                     region.slices().release(run.start, run.len);
-                    self.given_back(from, heap, region, [run.start, run.len], true, &section);
+                    self.given_back(ground, by, region, [run.start, run.len], true, &section);
                     break;
                 }
-                // Relaxed: a figure.
-                self.purged.fetch_add((dirty * SLICE) as u64, Ordering::Relaxed);
-                self.tally.take_off(heap, Count::Dirty, dirty);
+                ground.count_purged(dirty * SLICE);
+                ground.tally().take_off(by, Count::Dirty, dirty);
                 done += dirty;
                 if !too_early {
                     region.slices().release_clean(run.start, run.len);
                 }
                 if !seeded("heap.purge_no_look") {
-                    self.given_back(from, heap, region, [run.start, run.len], false, &section);
+                    self.given_back(ground, by, region, [run.start, run.len], false, &section);
                 }
             }
             if done >= most {
@@ -159,28 +156,29 @@ impl Arenas {
     }
 
     /// Unmaps empty arenas.
-    pub fn unmap_empty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) {
+    pub fn unmap_empty<P: Platform>(&self, ground: &Ground<P>, by: &Claimant) {
         for position in self.positions(Asked::Empty, Way::Up) {
-            let section = heap.section(from);
+            let section = by.section(ground);
             match self.region(position) {
-                Some(region) => self.retire(from, heap, Some(position), region, &section),
+                Some(region) => self.retire(ground, by, Some(position), region, &section),
                 None => self.lower(Asked::Empty, position),
             }
         }
     }
 
     /// Notes that a tick has passed, and unmaps the arenas that have been empty for `EMPTY_TICKS` of them.
-    pub fn age_empty<P: Platform>(&self, from: &Allocator<P>, heap: &Heap) {
+    pub fn age_empty<P: Platform>(&self, ground: &Ground<P>, by: &Claimant) {
         for position in self.positions(Asked::Empty, Way::Up) {
-            let section = heap.section(from);
+            let section = by.section(ground);
             let Some(region) = self.region(position).filter(|region| region.slices().is_empty()) else {
                 self.lower(Asked::Empty, position);
                 continue;
             };
-            // Relaxed: a figure; `retire` decides.
-            let ticks = region.note(EMPTY_FOR).fetch_add(1, Ordering::Relaxed);
-            if ticks >= EMPTY_TICKS {
-                self.retire(from, heap, Some(position), region, &section);
+            // `retire` decides.
+            let ticks = region.arena().empty_for();
+            ticks.add(1);
+            if ticks.get() > EMPTY_TICKS {
+                self.retire(ground, by, Some(position), region, &section);
             }
         }
     }

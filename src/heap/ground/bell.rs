@@ -5,6 +5,7 @@
 //! other writes: so either who makes memory idle sees that the helper sleeps, or the helper sees the memory.
 
 use crate::const_unless_model;
+use crate::heap::mend::Mend;
 use crate::pal::Platform;
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{full_fence, seeded};
@@ -23,7 +24,7 @@ pub struct Bell {
 impl Bell {
     const_unless_model! {
         /// Nobody sleeps.
-        pub(super) fn new() -> Bell {
+        pub(in crate::heap) fn new() -> Bell {
             Bell { state: AtomicU32::new(AWAKE) }
         }
     }
@@ -89,9 +90,11 @@ impl Bell {
     pub fn shake<P: Platform>(&self, os: &P) {
         os.wake(&self.state, 1);
     }
+}
 
-    /// In the child of a fork: there is no helper.
-    pub(super) fn forget_helper(&self) {
+impl Mend for Bell {
+    fn mend(&self) {
+        // There is no helper in the child.
         // Relaxed: the child has one thread.
         self.state.store(AWAKE, Ordering::Relaxed);
     }

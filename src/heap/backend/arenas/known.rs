@@ -2,12 +2,10 @@
 //! and go, and the walk over all slabs.
 
 use super::hints::{Asked, MOST, Way};
-use super::{Arenas, MAX_ARENAS, SLABS, position_of};
+use super::{Arenas, MAX_ARENAS};
 use crate::base::SLICE;
-use crate::heap::Allocator;
-use crate::heap::local::Heap;
-use crate::heap::slab::{Slab, Usage};
-use crate::heap::tally::Count;
+use crate::heap::ground::{Claimant, Count, Ground, Tally};
+use crate::heap::record::{Slab, Usage};
 use crate::pal::Platform;
 use crate::rcu::Section;
 use crate::region::{Among, Region};
@@ -17,17 +15,17 @@ use crate::sync::seeded;
 impl Arenas {
     /// What is to be done after slices were given back, which are `dirty` or not: the hints learn of them, and an arena that
     /// has become empty may go. The caller is in the section in which it held the slices.
-    pub(super) fn given_back<P: Platform>(
+    pub(in crate::heap) fn given_back<P: Platform>(
         &self,
-        from: &Allocator<P>,
-        heap: &Heap,
+        ground: &Ground<P>,
+        by: &Claimant,
         region: &'static Region,
         [start, slices]: [usize; 2],
         dirty: bool,
         section: &Section<'_>,
     ) {
-        let Some(position) = position_of(region) else {
-            return self.look_if_empty(from, heap, None, region, section);
+        let Some(position) = region.arena().position() else {
+            return self.look_if_empty(ground, by, None, region, section);
         };
         self.hints.changed();
         for (asked, among) in [(Asked::Room, Among::Free), (Asked::Dirty, Among::Dirty)] {
@@ -35,27 +33,27 @@ impl Arenas {
                 self.hints.raise(asked, position, region.slices().around(among, start, slices));
             }
         }
-        self.look_if_empty(from, heap, Some(position), region, section);
+        self.look_if_empty(ground, by, Some(position), region, section);
     }
 
     /// Slices of the arena at `position` were held for a moment: whoever looked meanwhile found no room, or found that it is
     /// not empty. The caller is in the section in which that happened.
-    pub(super) fn look_again<P: Platform>(
+    pub(in crate::heap) fn look_again<P: Platform>(
         &self,
-        from: &Allocator<P>,
-        heap: &Heap,
+        ground: &Ground<P>,
+        by: &Claimant,
         position: usize,
         region: &'static Region,
         section: &Section<'_>,
     ) {
         if !seeded("heap.lost_claim_forgotten") {
             self.renew_hints(position);
-            self.look_if_empty(from, heap, Some(position), region, section);
+            self.look_if_empty(ground, by, Some(position), region, section);
         }
     }
 
     /// Raises the hints of the arena at `position` to what is found there: it is new, or was closed or held for a moment.
-    pub(super) fn renew_hints(&self, position: usize) {
+    pub(in crate::heap) fn renew_hints(&self, position: usize) {
         self.hints.changed();
         for asked in [Asked::Room, Asked::Dirty, Asked::Empty] {
             self.hints.raise(asked, position, self.measure(asked, position, MOST));
@@ -70,26 +68,26 @@ impl Arenas {
             Asked::Room => region.slices().longest(Among::Free, most),
             Asked::Dirty => region.slices().longest(Among::Dirty, most),
             Asked::Empty => usize::from(region.slices().is_empty()),
-            // Relaxed: a count; the fences of the hints order it.
-            Asked::Slabs => region.note(SLABS).load(Ordering::Relaxed).min(1),
+            // The fences of the hints order it.
+            Asked::Slabs => region.arena().slabs().load(Ordering::Relaxed).min(1),
             Asked::Vacant => 0,
         }
     }
 
-    pub(super) fn lower(&self, asked: Asked, position: usize) {
+    pub(in crate::heap) fn lower(&self, asked: Asked, position: usize) {
         self.hints.lower(asked, position, |most| self.measure(asked, position, most));
     }
 
     /// Counts a slab that was opened at `base`, or one that is closed there. The caller holds its slices.
-    pub fn count_slab<P: Platform>(&self, from: &Allocator<P>, base: usize, opened: bool) {
-        let region = from.region_of_arena(base);
-        let Some(position) = position_of(region) else { return };
+    pub fn count_slab<P: Platform>(&self, ground: &Ground<P>, base: usize, opened: bool) {
+        let region = ground.arena_of(base);
+        let Some(position) = region.arena().position() else { return };
         // Relaxed (both): a count; the fences of the hints order it.
         if !opened {
-            if region.note(SLABS).fetch_sub(1, Ordering::Relaxed) == 1 {
+            if region.arena().slabs().fetch_sub(1, Ordering::Relaxed) == 1 {
                 self.lower(Asked::Slabs, position);
             }
-        } else if region.note(SLABS).fetch_add(1, Ordering::Relaxed) == 0 {
+        } else if region.arena().slabs().fetch_add(1, Ordering::Relaxed) == 0 {
             self.hints.changed();
             self.hints.raise(Asked::Slabs, position, 1);
         }
@@ -117,7 +115,7 @@ impl Arenas {
     }
 
     /// Positions whose hint is not zero, one after the other.
-    pub(super) fn positions(&self, asked: Asked, way: Way) -> impl Iterator<Item = usize> {
+    pub(in crate::heap) fn positions(&self, asked: Asked, way: Way) -> impl Iterator<Item = usize> {
         let mut bound = if way == Way::Up { 0 } else { MAX_ARENAS };
         core::iter::from_fn(move || {
             let found = self.hints.find(asked, way, bound, 1)?;
@@ -128,7 +126,7 @@ impl Arenas {
 
     /// In the child of a fork, inside a section: counts everything anew and sets all hints. A thread that vanished may
     /// have been between a step and what says so.
-    pub fn recount(&self) {
+    pub fn recount(&self, tally: &Tally) {
         let mut sums = [0; 5];
         // Relaxed: the child has one thread.
         for position in 0..self.high.load(Ordering::Relaxed) {
@@ -139,7 +137,7 @@ impl Arenas {
                     Usage::Large => (large, bytes) = (large + 1, bytes + run.requested()),
                     Usage::Free | Usage::Later => {}
                 });
-                region.note(SLABS).store(slabs, Ordering::Relaxed);
+                region.arena().slabs().store(slabs, Ordering::Relaxed);
                 let found = [map.usable().len(), map.claimed_count(), map.dirty_count(), large, bytes];
                 sums = core::array::from_fn(|index| sums[index] + found[index]);
             }
@@ -149,7 +147,7 @@ impl Arenas {
             }
         }
         for (count, sum) in Count::ALL.into_iter().zip(sums) {
-            self.tally.set(count, sum);
+            tally.set(count, sum);
         }
     }
 }

@@ -15,7 +15,7 @@
 
 use crate::base::{MIN_BLOCK, SMALL_MAX, class_of, class_size};
 use crate::heap::block::{Block, Checks};
-use crate::heap::slab::Slab;
+use crate::heap::record::Slab;
 use crate::sync::{Cell, signal_fence};
 use core::ptr;
 
@@ -72,7 +72,7 @@ pub struct Bin {
 
 /// What becomes of a block that found no room in its bin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missed {
+pub(in crate::heap) enum Missed {
     /// There is some: it was the first block of its class that was freed.
     Welcome,
     /// It goes home.
@@ -87,7 +87,7 @@ fn least(class: usize) -> usize {
 }
 
 /// By how much the bounds of a heap have grown, and may grow.
-pub(super) struct Growth {
+pub(in crate::heap) struct Growth {
     /// Bytes of blocks.
     grown: Cell<usize>,
     /// Bytes in the heap's slabs.
@@ -127,7 +127,7 @@ impl Bin {
     pub const WORDS: usize = size_of::<Bin>() / size_of::<usize>();
 
     /// Nothing at hand.
-    pub(super) const fn new() -> Bin {
+    pub(in crate::heap) const fn new() -> Bin {
         Bin {
             list: Cell::new(ptr::null_mut()),
             room: Cell::new(0),
@@ -196,13 +196,13 @@ impl Bin {
     }
 
     /// The list.
-    pub(super) fn list(&self) -> &Cell<*mut Block> {
+    pub(in crate::heap) fn list(&self) -> &Cell<*mut Block> {
         &self.list
     }
 
     /// The list, which was found empty, is filled with `count` blocks.
     #[inline(always)]
-    pub(super) fn refilled(&self, class: usize, count: u32, growth: &Growth) {
+    pub(in crate::heap) fn refilled(&self, class: usize, count: u32, growth: &Growth) {
         if self.missed.get() != 0 {
             self.grow(class, count as usize, growth);
         }
@@ -220,7 +220,7 @@ impl Bin {
     }
 
     /// A free has found no room.
-    pub(super) fn miss(&self, class: usize) -> Missed {
+    pub(in crate::heap) fn miss(&self, class: usize) -> Missed {
         let bound = usize::from(self.bound.get());
         if bound == 0 {
             self.bound.set(least(class) as u16);
@@ -235,7 +235,7 @@ impl Bin {
     }
 
     /// The program gives back more than it wants: the bound is again what it began with. The list goes home.
-    pub(super) fn shrink(&self, class: usize, growth: &Growth) {
+    pub(in crate::heap) fn shrink(&self, class: usize, growth: &Growth) {
         let (bound, least) = (usize::from(self.bound.get()), least(class));
         growth.grown.set(growth.grown.get() - (bound - least) * class_size(class));
         self.bound.set(least as u16);

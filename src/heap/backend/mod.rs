@@ -1,0 +1,214 @@
+//! The backend: where slabs, large blocks and huge blocks have their memory from, and what of it goes back when. May import
+//! the rooms before it, and knows of no heap.
+//!
+//! Runs of slices are [`Arenas`]' matter, regions of their own [`Huge`]'s; [`Backend`] has both, and what one rule says for both:
+//! how much may stay resident though it is free. Nothing here tries a second time: who has no memory says `None`.
+
+mod arenas;
+mod huge;
+mod large;
+
+#[cfg(all(test, not(shuttle)))]
+pub(in crate::heap) use arenas::hints;
+pub use arenas::{Arenas, Claim};
+pub use huge::Huge;
+
+use super::ground::{Claimant, Ground};
+use super::mend::Mend;
+use crate::base::SLICE;
+use crate::const_unless_model;
+use crate::pal::Platform;
+use crate::region::{Prefer, Region};
+use crate::sync::seeded;
+use core::ops::Deref;
+
+/// A claimant changes so many slices between two looks at how much is dirty.
+const LOOK: usize = if cfg!(any(loom, shuttle)) { 1 } else { 16 };
+
+/// See the head of this file. Stands on the ground, and lends its functions.
+#[repr(C)] // As `Allocator`.
+pub struct Backend<P: Platform> {
+    ground: Ground<P>,
+    arenas: Arenas,
+    huge: Huge,
+}
+
+impl<P: Platform> Deref for Backend<P> {
+    type Target = Ground<P>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Ground<P> {
+        &self.ground
+    }
+}
+
+impl<P: Platform> Backend<P> {
+    const_unless_model! {
+        /// Nothing is mapped yet.
+        pub(in crate::heap) fn new(os: P) -> Backend<P> {
+            Backend { ground: Ground::new(os), arenas: Arenas::new(), huge: Huge::new() }
+        }
+    }
+
+    /// The arenas.
+    pub fn arenas(&self) -> &Arenas {
+        &self.arenas
+    }
+
+    /// The huge blocks' regions that are kept.
+    pub fn huge(&self) -> &Huge {
+        &self.huge
+    }
+
+    /// Claims `slices` slices starting at a multiple of `align` slices. `None` when there is no memory.
+    pub fn claim(&self, by: &Claimant, slices: usize, align: usize, prefer: Prefer) -> Option<Claim> {
+        let claim = self.arenas.claim(&self.ground, by, slices, align, prefer)?;
+        // What is live has grown beside what is free and resident.
+        self.count_change(by, claim.clean);
+        Some(claim)
+    }
+
+    /// Gives the run of `slices` slices at `base` back. The records are closed already.
+    pub fn release(&self, by: &Claimant, base: usize, slices: usize) {
+        self.arenas.release(&self.ground, by, base, slices);
+        self.count_change(by, slices);
+        // What was retired, now or before, is unmapped by whoever comes by after its grace period.
+        self.space().reap(Some(by.slot()));
+    }
+
+    /// Keeps a run of slices that holds nothing any more for the next slab or large block of that length, or gives it back.
+    pub(in crate::heap) fn keep_slices(&self, by: &Claimant, base: usize, slices: usize) {
+        by.spares().keep(base, slices, |base, slices| self.release(by, base, slices));
+    }
+
+    /// Gives back all runs of slices that are kept.
+    pub(in crate::heap) fn give_back_kept_slices(&self, by: &Claimant) {
+        while by.spares().give_back(|base, slices| self.release(by, base, slices)) {}
+    }
+
+    /// Counts slices that were released, or claimed although they were not resident: once in a while somebody looks how much is
+    /// dirty.
+    fn count_change(&self, by: &Claimant, slices: usize) {
+        if by.adds_up(slices, LOOK) || self.retention().is_held() {
+            self.bound_dirty(by);
+        }
+    }
+
+    /// Counts a slab that was opened at `base`, or one that is closed there. The caller holds its slices.
+    pub(in crate::heap) fn count_slab(&self, base: usize, opened: bool) {
+        self.arenas.count_slab(&self.ground, base, opened);
+    }
+
+    /// A huge block of `size` bytes at a multiple of `align`, all zero if `zero`; null when there is no memory.
+    pub fn allocate_huge(&self, by: &Claimant, size: usize, align: usize, zero: bool) -> *mut u8 {
+        let block = self.huge.allocate(&self.ground, size, align, zero);
+        if !block.is_null() {
+            // What is live has grown beside what is free and resident.
+            self.bound_dirty(by);
+        }
+        block
+    }
+
+    /// Frees the huge block of `region`, which the caller holds.
+    pub fn free_huge(&self, by: &Claimant, region: &'static Region) {
+        self.huge.free(&self.ground, by, region);
+    }
+
+    /// Grows or shrinks the huge block of `region` to `size` bytes. Null when there is no memory: the block is as before.
+    pub fn resize_huge(&self, by: &Claimant, region: &'static Region, size: usize, align: usize) -> *mut u8 {
+        self.huge.resize(&self.ground, by, region, size, align)
+    }
+
+    /// Purges dirty slices: see [`Arenas::purge`].
+    pub fn purge(&self, by: &Claimant, most: usize) -> usize {
+        self.arenas.purge(&self.ground, by, most)
+    }
+
+    /// Unmaps empty arenas.
+    pub fn unmap_empty(&self, by: &Claimant) {
+        self.arenas.unmap_empty(&self.ground, by);
+    }
+
+    /// Unmaps all regions of huge blocks that are kept.
+    pub fn drop_kept(&self) {
+        let _rest = self.huge.shrink_kept(&self.ground, usize::MAX);
+    }
+
+    /// Unmaps everything that is free, where address space, mappings or what may be committed are short. Purging what stays
+    /// mapped would not help.
+    pub fn make_room(&self, by: &Claimant) {
+        self.drop_kept();
+        self.unmap_empty(by);
+        self.space().reap(Some(by.slot()));
+        // What waits for a grace period was idle in nobody's eyes while it was on its way here.
+        self.ring();
+    }
+
+    /// Gives back what is free in whole slices and regions.
+    pub fn relieve(&self, by: &Claimant) {
+        self.purge(by, usize::MAX);
+        self.make_room(by);
+    }
+
+    /// Whether free memory is resident, an arena is empty, or a region waits to be unmapped.
+    pub(in crate::heap) fn has_idle_memory(&self) -> bool {
+        self.dirty_slices() > 0
+            || self.arenas.has_empty()
+            || self.huge_figures().kept_bytes().get() > 0
+            || self.space().has_retired()
+    }
+
+    /// One tick of the clock: what has been free since the last tick goes back to the system, and arenas that have been
+    /// empty for several.
+    pub(in crate::heap) fn age(&self, by: &Claimant) {
+        let now = self.os().now_ms();
+        let old = self.retention().aged(self.settings(), self.live_bytes(), self.dirty_bytes(), now);
+        self.give_back_some(by, old);
+        self.arenas.age_empty(&self.ground, by);
+        self.space().reap(Some(by.slot()));
+    }
+
+    /// Notes what the process may have of memory: what the system leaves it, and what it has already. See `global`.
+    pub fn learn_limits(&self) {
+        let has = self.live_bytes() + self.dirty_bytes();
+        self.settings().set_memory(self.os().memory_left().saturating_add(has));
+    }
+
+    /// Gives back what may not stay.
+    fn bound_dirty(&self, by: &Claimant) {
+        self.give_back_some(by, self.excess(0));
+    }
+
+    /// Leaves of what is free no more than a quarter of what the options allow, whatever is proven: nobody is going to look
+    /// whether it is needed.
+    pub(in crate::heap) fn keep_little(&self, by: &Claimant) {
+        let most = self.settings().dirty_limit(self.live_bytes()) / 4;
+        self.give_back_some(by, self.dirty_bytes().saturating_sub(most));
+    }
+
+    fn give_back_some(&self, by: &Claimant, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        // Huge blocks first: one call gives back much.
+        let left = self.huge.shrink_kept(&self.ground, bytes);
+        let now = self.os().now_ms();
+        if left > 0 && self.refusals().wait(now) == 0 {
+            let purged = self.purge(by, left.div_ceil(SLICE));
+            self.refusals().note(purged == 0, now);
+        }
+    }
+}
+
+impl<P: Platform> Mend for Backend<P> {
+    fn mend(&self) {
+        {
+            // The slot of any heap would do: the calling thread may have none.
+            let _section = self.space().rcu().enter_guest();
+            self.arenas.recount(self.tally());
+        }
+        if !seeded("heap.child_keeps_count") {
+            self.huge.recount(&self.ground);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Who claims slices of arenas: what a heap has to do with whole slices.
+
+use super::Ground;
+use super::bets::{Bet, BetCount};
+use super::spare::Spares;
+use crate::const_unless_model;
+use crate::pal::Platform;
+use crate::rcu::{ReaderSlot, Section};
+use crate::sync::{Cell, ZERO_IS_VALID};
+
+/// A heap as the arenas know it. Touched by the heap's possessor only, but for the slot and the figures.
+#[repr(C)]
+pub struct Claimant {
+    slot: ReaderSlot,
+    number: u32,
+    /// Position of the arena that served the last claim: where the next one starts.
+    position: Cell<usize>,
+    /// Slices given back, or taken although they were not resident, since the last look at how much is dirty.
+    changed: Cell<usize>,
+    spares: Spares,
+    tails: Tails,
+    /// Arenas asked for slices, ever: won by those that had them.
+    lookups: BetCount,
+}
+
+impl Claimant {
+    const_unless_model! {
+        /// One that has claimed nothing yet. Each has a number of its own.
+        pub(in crate::heap) fn new(number: u32) -> Claimant {
+            Claimant {
+                slot: ReaderSlot::new(),
+                number,
+                position: Cell::new(0),
+                changed: Cell::new(0),
+                spares: Spares::new(),
+                tails: Tails::new(),
+                lookups: BetCount::new(),
+            }
+        }
+    }
+
+    /// Writes one that has claimed nothing yet in place; in zero memory only what is not zero, where that is valid.
+    ///
+    /// # Safety
+    /// `at` is zero memory for a claimant that nobody else knows yet.
+    pub(in crate::heap) unsafe fn construct(at: *mut Claimant, number: u32) {
+        // SAFETY: the caller's. Zero is a valid value of every field, and the one that `new` gives it.
+        unsafe {
+            if ZERO_IS_VALID {
+                (&raw mut (*at).slot).write(ReaderSlot::new());
+                (&raw mut (*at).number).write(number);
+            } else {
+                at.write(Claimant::new(number));
+            }
+        }
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Its reader slot.
+    pub fn slot(&self) -> &ReaderSlot {
+        &self.slot
+    }
+
+    /// A reader section of the possessor.
+    pub fn section<'a, P: Platform>(&'a self, ground: &'a Ground<P>) -> Section<'a> {
+        // SAFETY: the slot was attached when the heap was made, and belongs to its possessor, who is the caller.
+        unsafe { ground.space().rcu().enter(&self.slot) }
+    }
+
+    /// Where the last claim of slices succeeded.
+    pub(in crate::heap) fn position(&self) -> &Cell<usize> {
+        &self.position
+    }
+
+    /// Counts an arena that was asked for slices, and whether it had them.
+    pub(in crate::heap) fn count_lookup(&self, won: bool) {
+        self.lookups.count_alone(won);
+    }
+
+    /// Arenas asked for slices, ever.
+    pub fn lookups(&self) -> Bet {
+        self.lookups.get()
+    }
+
+    /// Notes that `slices` were given back, or taken although they were not resident; `true` once in `every` slices.
+    pub(in crate::heap) fn adds_up(&self, slices: usize, every: usize) -> bool {
+        let changed = self.changed.get() + slices;
+        self.changed.set(if changed < every { changed } else { 0 });
+        changed >= every
+    }
+
+    /// What it may spend on tails of large blocks.
+    pub(in crate::heap) fn tails(&self) -> &Tails {
+        &self.tails
+    }
+
+    /// The runs of slices that it keeps.
+    pub(in crate::heap) fn spares(&self) -> &Spares {
+        &self.spares
+    }
+}
+
+/// Milliseconds after which a heap may purge one tail more.
+const EACH_MS: u64 = 10;
+/// What a heap may spend in a row, and how far it may be behind.
+const MOST: i64 = 64;
+const LEAST: i64 = -256;
+
+/// How many tails a heap may purge. Touched by its possessor only.
+pub struct Tails {
+    left: Cell<i64>,
+    /// Milliseconds on the clock up to which what comes with time was added.
+    then: Cell<u64>,
+}
+
+impl Tails {
+    const_unless_model! {
+        /// None yet.
+        fn new() -> Tails {
+            Tails { left: Cell::new(0), then: Cell::new(0) }
+        }
+    }
+
+    pub(in crate::heap) fn add(&self, count: i64) {
+        self.left.set((self.left.get() + count).clamp(LEAST, MOST));
+    }
+
+    /// Whether one may be purged at the time `now`, in milliseconds.
+    pub(in crate::heap) fn take(&self, now: u64) -> bool {
+        let steps = now.saturating_sub(self.then.get()) / EACH_MS;
+        if steps > 0 {
+            self.then.set(now);
+            self.add(steps.min((MOST - LEAST) as u64) as i64);
+        }
+        let may = self.left.get() > 0;
+        if may {
+            self.add(-1);
+        }
+        may
+    }
+}

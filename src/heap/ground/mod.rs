@@ -1,0 +1,208 @@
+//! What everything in this layer stands on: address space, settings, the bell, and what is known of how much is used and how
+//! much is free. Knows of no arena, no block and no heap.
+
+mod bell;
+mod bets;
+mod claimant;
+mod refusals;
+mod retention;
+mod settings;
+mod spare;
+mod tally;
+
+pub use bell::Bell;
+pub use bets::{Bet, BetCount, Bets};
+pub use claimant::Claimant;
+pub use refusals::Refusals;
+pub use retention::Retention;
+pub use settings::Settings;
+pub use tally::{Count, Tally};
+
+use crate::base::{GRANULE, SLICE};
+use crate::const_unless_model;
+use crate::index::{Coarse, Space};
+use crate::pal::{Call, Misuse, Platform, broken_contract};
+use crate::region::Region;
+use crate::sync::Counter;
+
+/// The figures of the huge blocks.
+pub struct HugeFigures {
+    live_blocks: Counter,
+    live_bytes: Counter,
+    kept_bytes: Counter,
+}
+
+impl HugeFigures {
+    /// Live huge blocks.
+    pub fn live_blocks(&self) -> &Counter {
+        &self.live_blocks
+    }
+
+    /// Their bytes.
+    pub fn live_bytes(&self) -> &Counter {
+        &self.live_bytes
+    }
+
+    /// Bytes in kept regions that may be resident.
+    pub fn kept_bytes(&self) -> &Counter {
+        &self.kept_bytes
+    }
+}
+
+/// See the head of this file.
+#[repr(C)] // As `Allocator`.
+pub struct Ground<P: Platform> {
+    settings: Settings,
+    retention: Retention,
+    refusals: Refusals,
+    bell: Bell,
+    huge: HugeFigures,
+    purged: Counter,
+    space_bet: BetCount,
+    space: Space<P>,
+    tally: Tally,
+}
+
+impl<P: Platform> Ground<P> {
+    const_unless_model! {
+        /// Nothing is mapped yet.
+        pub(in crate::heap) fn new(os: P) -> Ground<P> {
+            Ground {
+                space: Space::new(os),
+                settings: Settings::new(),
+                bell: Bell::new(),
+                tally: Tally::new(),
+                huge: HugeFigures {
+                    live_blocks: Counter::new(),
+                    live_bytes: Counter::new(),
+                    kept_bytes: Counter::new(),
+                },
+                purged: Counter::new(),
+                space_bet: BetCount::new(),
+                retention: Retention::new(),
+                refusals: Refusals::new(),
+            }
+        }
+    }
+
+    /// Address space, index, regions.
+    pub fn space(&self) -> &Space<P> {
+        &self.space
+    }
+
+    /// The system below.
+    pub fn os(&self) -> &P {
+        self.space.os()
+    }
+
+    /// Bytes in a page.
+    pub fn page_size(&self) -> usize {
+        self.os().page_size()
+    }
+
+    /// What can be set.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Where the helper sleeps.
+    pub fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    /// Tells the helper that memory has become idle.
+    pub fn ring(&self) {
+        self.bell.ring(self.os());
+    }
+
+    /// What is counted of the arenas.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// What is counted of the huge blocks.
+    pub fn huge_figures(&self) -> &HugeFigures {
+        &self.huge
+    }
+
+    /// Counts bytes given back by purging.
+    pub(in crate::heap) fn count_purged(&self, bytes: usize) {
+        self.purged.add(bytes);
+    }
+
+    /// Bytes given back by purging so far.
+    pub fn purged_bytes(&self) -> u64 {
+        self.purged.get() as u64
+    }
+
+    /// How the bets on address space behind huge blocks have gone.
+    pub fn space_bet(&self) -> &BetCount {
+        &self.space_bet
+    }
+
+    /// What may stay resident though free.
+    pub fn retention(&self) -> &Retention {
+        &self.retention
+    }
+
+    /// What the system does not take back.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
+    /// Slices that slabs and large blocks hold.
+    pub fn claimed_slices(&self) -> usize {
+        self.tally.sum(Count::Claimed)
+    }
+
+    /// Free slices whose pages may be resident.
+    pub fn dirty_slices(&self) -> usize {
+        self.tally.sum(Count::Dirty)
+    }
+
+    /// Bytes that slabs and blocks hold.
+    pub(in crate::heap) fn live_bytes(&self) -> usize {
+        self.claimed_slices() * SLICE + self.huge.live_bytes.get()
+    }
+
+    /// Bytes that are free and may be resident.
+    pub(in crate::heap) fn dirty_bytes(&self) -> usize {
+        self.dirty_slices() * SLICE + self.huge.kept_bytes.get()
+    }
+
+    /// How much of what is free and resident may not stay, if `more` bytes become so.
+    pub(in crate::heap) fn excess(&self, more: usize) -> usize {
+        let now = || self.os().now_ms();
+        self.retention.excess(&self.settings, self.live_bytes(), self.dirty_bytes() + more, now)
+    }
+
+    /// Whether free memory that is resident is likely to be wanted again.
+    fn is_wanted_again(&self) -> bool {
+        self.retention.expects_rise(&self.settings, self.live_bytes(), self.os().now_ms())
+    }
+
+    /// Whether an arena that has just become empty stays mapped: the helper thread unmaps it when it has been empty for
+    /// a while; without one, it goes at once if the other arenas have a quarter of its room, so that a program at the
+    /// edge does not map and unmap with every slab, and if its pages are not likely to be wanted again.
+    pub(in crate::heap) fn keeps_empty_arena(&self, arena: &Region) -> bool {
+        let here = arena.slices().usable().len();
+        let free = self.tally.sum(Count::Usable).saturating_sub(self.claimed_slices());
+        self.settings.has_helper()
+            || free.saturating_sub(here) < arena.len() / SLICE / 4
+            || arena.slices().dirty_count() > 0 && self.is_wanted_again()
+    }
+
+    /// Bytes of address space for a new arena.
+    pub(in crate::heap) fn arena_bytes(&self) -> usize {
+        self.settings.arena_bytes().min(GRANULE)
+    }
+
+    /// The arena that `address` lies in, which the caller holds a part of.
+    pub(in crate::heap) fn arena_of(&self, address: usize) -> &'static Region {
+        match self.space.index().lookup_coarse(address) {
+            Coarse::Region(region) => region,
+            // The caller holds a part of the arena: only a corrupted record can lead here.
+            Coarse::Nothing | Coarse::Unsure => broken_contract(Misuse::Interior, Call::Free, address),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Visits: what the helper, a trim and the statistics do in the heaps of threads that are alive and outside (see `gate`).
+//!
+//! The helper watches heaps: about once a second it *probes* those that were used, and *tidies* those that were not used since
+//! it probed them. A tidied heap keeps its probe, and is not looked at again before its owner has come in or blocks were
+//! sent to it: both end that state, and ring the bell. So a process full of sleeping threads costs the helper nothing, and
+//! it may sleep without a timer once no heap is left that is not tidied.
+//!
+//! The race that must not happen: blocks arrive while the heap is tidied, and lie there for ever. The helper notes that
+//! the heap is tidied, passes a full fence, and then looks at the inbox; a sender pushes, passes a full fence, and looks for
+//! the note. So one sees the other's. (An owner needs no such pair: it takes the probe off, and only then the note.)
+
+use crate::heap::block::Checks;
+use crate::heap::possession::Holder;
+use crate::heap::small::watch::{WORD, each_bit};
+use crate::heap::small::{Heap, Heaps};
+use crate::pal::Platform;
+use crate::sync::{full_fence, seeded};
+
+impl<P: Platform> Heaps<P> {
+    /// A thread that uses the gate has come to possess `heap`.
+    pub fn open_gate(&self, heap: &Heap) {
+        let index = heap.index() as usize;
+        heap.gate().open();
+        self.watch().tidied.remove(index);
+        self.watch().gated.add(index);
+        // The helper may sleep: it is to notice when the thread pauses.
+        self.ring();
+    }
+
+    /// The owner was refused at its gate. Takes in what it may: past marks that stand for no visitor. `false` if the heap is
+    /// not to be had now: another thread visits it, or this is a handler that interrupted a step. Never waits.
+    #[cold]
+    pub fn readmit(&self, heap: &Heap, by: Holder) -> bool {
+        if !heap.gate().undo() || !heap.visit().knock(by) {
+            return false;
+        }
+        let probed = heap.gate().pass_marks();
+        // The owner is here: it cannot have gone.
+        let _ended = heap.visit().end(by);
+        if probed && self.watch().disturb(heap.index() as usize) {
+            self.ring();
+        }
+        true
+    }
+
+    /// The owner exits: gives the heap up without what is empty in it. Never waits: a visitor that is inside does it.
+    pub fn leave_heap<C: Checks>(&self, heap: &Heap, by: Holder) {
+        while !heap.gate().enter() && !self.readmit(heap, by) {
+            if heap.gate().is_occupied() {
+                // A signal handler ends the thread in the middle of a step, which nobody will finish: the heap stays as it is.
+                return;
+            }
+            if heap.visit().hand_over() {
+                return;
+            }
+        }
+        self.abandon::<C>(heap);
+    }
+
+    /// Gives up a heap that the caller possesses and nobody visits, or is inside as its owner.
+    pub fn abandon<C: Checks>(&self, heap: &Heap) {
+        self.watch().gated.remove(heap.index() as usize);
+        heap.gate().close();
+        heap.collect::<C, P>(self);
+        self.give_up(heap);
+    }
+
+    /// Visits each heap that `wants` picks and whose owner is outside, and does what `body` says there. One barrier for as
+    /// many as a word has bits; heaps that are being visited are left out.
+    pub(in crate::heap) fn visit<C: Checks>(
+        &self,
+        by: Holder,
+        wants: impl Fn(&Heap) -> bool,
+        body: impl Fn(&Heap),
+    ) {
+        for word in 0..self.pool().made().div_ceil(WORD) {
+            let heap = |bit: usize| self.pool().get(word * WORD + bit);
+            let mut knocked = 0;
+            for bit in each_bit(self.watch().gated.bits(word)) {
+                if let Some(heap) = heap(bit)
+                    && wants(heap)
+                    && !heap.gate().is_occupied()
+                    && heap.visit().knock(by)
+                {
+                    heap.gate().mark();
+                    knocked |= 1 << bit;
+                }
+            }
+            let no_barrier = seeded("heap.visit_unbarred");
+            let barred = knocked != 0 && (no_barrier || self.space().rcu().interrupt_all(self.os()));
+            for heap in each_bit(knocked).filter_map(heap) {
+                if !no_barrier {
+                    heap.gate().pass_instruction();
+                }
+                if barred && heap.gate().is_taken() {
+                    heap.visit().set_inside(true);
+                    body(heap);
+                    heap.visit().set_inside(false);
+                }
+                self.end_visit::<C>(heap, by);
+            }
+        }
+    }
+
+    fn end_visit<C: Checks>(&self, heap: &Heap, by: Holder) {
+        heap.gate().unmark();
+        if heap.visit().end(by) || seeded("heap.visit_forgets_gone") {
+            return;
+        }
+        // The owner has gone, and left its heap to us: from here on we possess it. In this order: a child of fork finds it
+        // an orphan whatever it sees.
+        heap.possession().pass_to(by);
+        heap.gate().close();
+        heap.visit().end_taken_over(by);
+        self.abandon::<C>(heap);
+    }
+
+    /// The helper's look at the heaps that were not tidied since they were used, with the heap that it
+    /// has borrowed.
+    pub fn watch_heaps<C: Checks>(&self, heap: &Heap) {
+        let wants = |other: &Heap| self.is_untidied(other) && other.gate().is_probed();
+        self.visit::<C>(heap.holder(), wants, |idle| self.tidy::<C>(idle));
+        for word in 0..self.pool().made().div_ceil(WORD) {
+            for bit in each_bit(self.watch().untidied(word)) {
+                if let Some(used) = self.pool().get(word * WORD + bit) {
+                    used.gate().probe();
+                }
+            }
+        }
+    }
+
+    /// Tidies every heap whose owner is outside, used just now or not.
+    pub(in crate::heap) fn tidy_all<C: Checks>(&self, heap: &Heap) {
+        self.visit::<C>(heap.holder(), |other| self.is_untidied(other), |idle| self.tidy::<C>(idle));
+    }
+
+    fn is_untidied(&self, heap: &Heap) -> bool {
+        !self.watch().tidied.has(heap.index() as usize)
+    }
+
+    /// Takes in what was sent to a heap, and gives back what is free in it, until somebody uses it again. The caller is
+    /// inside.
+    fn tidy<C: Checks>(&self, heap: &Heap) {
+        self.watch().tidied.add(heap.index() as usize);
+        // Partner: the fence in `Heap::post`: either we see what was sent, or the sender sees that it has to ring.
+        full_fence("heap.tidy_fence");
+        heap.collect::<C, P>(self);
+    }
+
+    /// Whether there are heaps for [`Heaps::watch_heaps`] to look at.
+    pub fn has_untidied(&self) -> bool {
+        (0..self.pool().made().div_ceil(WORD)).any(|word| self.watch().untidied(word) != 0)
+    }
+}

@@ -1,0 +1,258 @@
+//! The record that every slice of an arena has in the arena's first slice, which tells what the slice is used for: to be
+//! free, or a part of a slab (see `small::slab`) or of a large block.
+//!
+//! Who may touch which field:
+//! 1. The *shared* line is written by whoever has claimed the slices, before it hands out the first block, and then
+//!    only `owner` changes (a slab moves to another heap) and `limit` grows. Whoever holds a block of the slab may
+//!    read it: the block came to them after those writes.
+//! 2. The *owner's* line is touched only by the thread that possesses the owning heap.
+//! 3. `countdown`, `handed_out` and `standing` are the exception: statistics read them from any thread, and believe them only roughly.
+//! 4. The record of a slice that is not the first of its run says only how far back the first is.
+
+use super::block::Block;
+use crate::base::{GRANULE, SLICE, align_down};
+use crate::sync::Cell;
+use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::ptr;
+
+/// What a slice is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Usage {
+    /// Nothing that a pointer of the program can point into.
+    Free = 0,
+    /// The first slice of a slab.
+    Slab = 1,
+    /// The first slice of a large block.
+    Large = 2,
+    /// A later slice of a slab or of a large block: `back` slices before it is the first.
+    Later = 3,
+}
+
+/// Whoever owns a slab: a heap, of which nothing is known here but the address.
+pub enum Owner {}
+
+/// The part of a record that other threads read. While the slab is open only its owner writes here.
+#[cfg_attr(not(any(loom, shuttle)), repr(align(64)))]
+pub(super) struct Shared {
+    /// The heap that owns the slab; null for anything that is not the first slice of one.
+    pub(super) owner: AtomicPtr<Owner>,
+    /// Address of the slab's first slice.
+    pub(super) start: AtomicUsize,
+    pub(super) reciprocal: AtomicU64,
+    /// The class's limit for the blocks handed out so far: see [`ClassInfo::limit`](crate::base::ClassInfo::limit).
+    pub(super) limit: AtomicU64,
+    pub(super) usage: AtomicU32,
+    /// Where in a heap the bin of the slab's class lies, in words.
+    pub(super) bin: AtomicU32,
+    /// Slices in the run; in a `Later` record: slices back to the first.
+    pub(super) slices: AtomicU32,
+    /// Bytes at the end of this slice that are known not to be resident, though others of it are.
+    pub(super) spared: AtomicU32,
+    /// Bytes that the program asked for: a large block's figure for statistics.
+    pub(super) requested: AtomicUsize,
+}
+
+/// The part that only the owner touches.
+#[cfg_attr(not(any(loom, shuttle)), repr(align(64)))]
+pub(super) struct Owned {
+    pub(super) free: Cell<*mut Block>,
+    pub(super) countdown: AtomicU32,
+    /// Blocks handed out at least once.
+    pub(super) handed_out: AtomicU32,
+    pub(super) standing: AtomicU32,
+    pub(super) previous: Cell<*const Slab>,
+    pub(super) next: Cell<*const Slab>,
+}
+
+/// The record of one slice: two cache lines in the header of its arena.
+pub struct Slab {
+    pub(super) shared: Shared,
+    pub(super) owned: Owned,
+}
+
+// SAFETY: rules 1 to 3 above: shared fields are atomics, the others are touched by the possessor of the owning heap.
+unsafe impl Sync for Slab {}
+
+impl Slab {
+    /// Writes an unused record in place.
+    ///
+    /// # Safety
+    /// `at` is memory for one record that nobody reads yet.
+    pub unsafe fn construct(at: *mut Slab) {
+        let shared = Shared {
+            owner: AtomicPtr::new(ptr::null_mut()),
+            start: AtomicUsize::new(0),
+            reciprocal: AtomicU64::new(0),
+            limit: AtomicU64::new(0),
+            usage: AtomicU32::new(Usage::Free as u32),
+            bin: AtomicU32::new(0),
+            slices: AtomicU32::new(0),
+            spared: AtomicU32::new(0),
+            requested: AtomicUsize::new(0),
+        };
+        let owned = Owned {
+            free: Cell::new(ptr::null_mut()),
+            countdown: AtomicU32::new(0),
+            handed_out: AtomicU32::new(0),
+            standing: AtomicU32::new(0),
+            previous: Cell::new(ptr::null()),
+            next: Cell::new(ptr::null()),
+        };
+        // SAFETY: the caller's.
+        unsafe { at.write(Slab { shared, owned }) };
+    }
+
+    /// The record of the slice that `address` lies in, for an address in an arena.
+    #[inline(always)]
+    pub fn of(address: usize) -> *mut Slab {
+        let base = align_down(address, GRANULE);
+        let slice = (address % GRANULE) / SLICE;
+        ptr::with_exposed_provenance_mut::<Slab>(base + slice * size_of::<Slab>())
+    }
+
+    /// The record of the first slice of the run that `record`'s slice belongs to; `record` itself, if it leads out of its
+    /// arena's header: it changes under a pointer that is not the caller's.
+    ///
+    /// # Safety
+    /// `record` lies in the header of a mapped arena.
+    #[inline(always)]
+    pub unsafe fn first_of(record: *mut Slab) -> &'static Slab {
+        // SAFETY: the caller's.
+        let slab = unsafe { &*record };
+        let back = slab.slices() as usize;
+        if slab.usage() == Usage::Later && back <= record.addr() % GRANULE / size_of::<Slab>() {
+            // SAFETY: a record of the same header.
+            return unsafe { &*record.sub(back) };
+        }
+        slab
+    }
+
+    /// Address of the slice that this is the record of.
+    #[inline(always)]
+    pub fn base(&self) -> usize {
+        let at = ptr::from_ref(self).expose_provenance();
+        align_down(at, GRANULE) + at % GRANULE / size_of::<Slab>() * SLICE
+    }
+
+    /// Makes the record that of a large block of `slices` slices.
+    pub fn open_large(&self, slices: u32, requested: usize) {
+        self.mark_later(slices);
+        self.soil(slices - 1);
+        // Relaxed (all): as in `open`.
+        self.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
+        self.shared.slices.store(slices, Ordering::Relaxed);
+        self.shared.requested.store(requested, Ordering::Relaxed);
+        // One block, at the start: so that it is known when it is freed again after the run was closed.
+        self.shared.reciprocal.store(1, Ordering::Relaxed);
+        self.shared.limit.store(1, Ordering::Relaxed);
+        self.shared.usage.store(Usage::Large as u32, Ordering::Relaxed);
+    }
+
+    /// Makes the records of the run unused again. The caller then gives the slices back.
+    pub fn close(&self) {
+        for slice in 0..self.slices() as usize {
+            // SAFETY: the run's records lie behind one another in the header, and the run is the caller's.
+            let record = unsafe { &*ptr::from_ref(self).add(slice) };
+            // Relaxed: the release of the slices' bits orders these before the next claim.
+            record.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
+            record.shared.usage.store(Usage::Free as u32, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes this one record unused: its slice was cut off the end of a large block.
+    pub fn forget(&self) {
+        // Relaxed: as in `close`.
+        self.shared.usage.store(Usage::Free as u32, Ordering::Relaxed);
+    }
+
+    pub(super) fn mark_later(&self, slices: u32) {
+        for back in 1..slices {
+            // SAFETY: as in `close`.
+            let record = unsafe { &*ptr::from_ref(self).add(back as usize) };
+            // Relaxed: as in `open`.
+            record.shared.slices.store(back, Ordering::Relaxed);
+            record.shared.usage.store(Usage::Later as u32, Ordering::Relaxed);
+            record.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that the first `slices` slices of the run may become resident as a whole.
+    pub(super) fn soil(&self, slices: u32) {
+        for slice in 0..slices as usize {
+            // SAFETY: as in `close`.
+            unsafe { &*ptr::from_ref(self).add(slice) }.spare(0);
+        }
+    }
+
+    /// Notes how many bytes at the end of this slice are not resident.
+    pub fn spare(&self, bytes: usize) {
+        // Relaxed: only the slice's holder reads it; the slices' bits hand it over.
+        self.shared.spared.store(bytes as u32, Ordering::Relaxed);
+    }
+
+    /// Bytes at the end of this slice that are known not to be resident.
+    pub fn spared(&self) -> usize {
+        // Relaxed: as above.
+        self.shared.spared.load(Ordering::Relaxed) as usize
+    }
+
+    /// What the slice is used for.
+    #[inline(always)]
+    pub fn usage(&self) -> Usage {
+        // Relaxed: see rule 1; for a pointer that the program made up, any answer leads to a message or a miss.
+        match self.shared.usage.load(Ordering::Relaxed) {
+            1 => Usage::Slab,
+            2 => Usage::Large,
+            3 => Usage::Later,
+            _ => Usage::Free,
+        }
+    }
+
+    /// Slices in the run; in a later slice's record, slices back to the first.
+    pub fn slices(&self) -> u32 {
+        // Relaxed: see rule 1.
+        self.shared.slices.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the program asked for (large blocks).
+    pub fn requested(&self) -> usize {
+        // Relaxed: a figure.
+        self.shared.requested.load(Ordering::Relaxed)
+    }
+
+    /// Notes a large block's new extent after it grew or shrank in place.
+    pub fn resize_large(&self, slices: u32, requested: usize) {
+        self.mark_later(slices);
+        self.soil(slices - 1);
+        // Relaxed (both): only the block's holder reads them.
+        self.shared.slices.store(slices, Ordering::Relaxed);
+        self.shared.requested.store(requested, Ordering::Relaxed);
+    }
+
+    /// Whether a block of this slab that has been handed out starts at `address`, any address below 2^47.
+    #[inline(always)]
+    pub fn starts_block(&self, address: usize) -> bool {
+        // Relaxed: see rule 1.
+        self.is_block(address.wrapping_sub(self.shared.start.load(Ordering::Relaxed)))
+    }
+
+    /// Whether `offset` bytes into the slab a block starts that has been handed out at some time.
+    #[inline(always)]
+    pub fn is_block(&self, offset: usize) -> bool {
+        // Relaxed (both): see rule 1. A made-up pointer into a slab that another thread extends may be judged by the
+        // limit before or after: it was not handed out by then either way.
+        (offset as u64).wrapping_mul(self.shared.reciprocal.load(Ordering::Relaxed))
+            < self.shared.limit.load(Ordering::Relaxed)
+    }
+
+    /// Bytes in the run of slices.
+    pub fn bytes(&self) -> usize {
+        self.slices() as usize * SLICE
+    }
+}
+
+#[cfg(not(any(loom, shuttle)))]
+const _: () = assert!(size_of::<Slab>() == 128);
+/// The records of an arena fill its first slice at most.
+const _: () = assert!(size_of::<Slab>() * crate::base::GRANULE_SLICES <= SLICE);

@@ -1,0 +1,59 @@
+//! What a fork leaves of a heap whose thread vanished, and how it is made whole: see `lives::fork`.
+
+use super::Heap;
+use crate::heap::block::Trusting;
+use crate::heap::mend::Mend;
+use crate::heap::record::Slab;
+use crate::sync::atomic::Ordering;
+use crate::sync::seeded;
+use core::ptr;
+
+impl Mend for Heap {
+    /// The thread that possessed this heap vanished in the middle of anything. Forgets the lists of
+    /// slabs, [`Heap::link_again`] builds them anew from the slabs' records; and repairs what that thread left half done. What it
+    /// had in its hands counts as live for ever.
+    fn mend(&self) {
+        for list in self.available.iter().filter(|_| !seeded("heap.child_keeps_available")) {
+            list.set(ptr::null());
+        }
+        self.growth.forget();
+        for (bin, current) in self.bins.iter().zip(&self.current) {
+            // SAFETY: a current slab is this heap's.
+            let slab = unsafe { current.get().as_ref() };
+            let is_unborn = |slab: &Slab| slab.is_unborn(bin.list().get());
+            if slab.is_some_and(is_unborn) && !seeded("heap.child_keeps_unborn") {
+                // In the middle of `Slab::extend`.
+                bin.list().set(ptr::null_mut());
+            }
+        }
+        // Relaxed (both): the child has one thread.
+        if self.inbox.holds(self.received.load(Ordering::Relaxed)) && !seeded("heap.child_keeps_received") {
+            // In the middle of `Inbox::take`.
+            self.received.store(ptr::null_mut(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Heap {
+    /// In the child of a fork: takes a slab of this heap into its lists again.
+    pub(in crate::heap) fn link_again(&self, slab: &Slab) {
+        self.growth.gained(slab);
+        let class = slab.class();
+        let list = self.bins[class].list().get();
+        if !list.is_null() && ptr::eq(list, slab.free()) && !seeded("heap.child_keeps_taken") {
+            // In the middle of `take_over`.
+            slab.forget_free();
+        }
+        let free = self.length::<Trusting>(slab.free());
+        if ptr::eq(self.current[class].get(), slab) {
+            return slab.make_current(free);
+        }
+        let live = slab.handed_out().saturating_sub(free).max(1);
+        if free > 0 || slab.has_unborn() {
+            slab.make_available(live);
+            slab.link_before(&self.available[class]);
+        } else {
+            slab.make_full();
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What the layer above notes of a region, in words of the descriptor: of an arena one thing, of a huge block another. All
+//! zero when the region is attached, and to be used while it is.
+
+use crate::sync::Counter;
+use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::Ordering::Relaxed;
+
+/// Words of a descriptor that belong to the layer above.
+const NOTES: usize = 3;
+
+/// The words, whatever they say.
+#[repr(transparent)]
+pub(super) struct Notes([AtomicUsize; NOTES]);
+
+impl Notes {
+    crate::const_unless_model! {
+        pub(super) fn new() -> Notes {
+            Notes(super::zeros())
+        }
+    }
+
+    /// By who attaches the region.
+    pub(super) fn clear(&self) {
+        for note in &self.0 {
+            // Relaxed: published by the Release of `State::attach`, and by that of the entry in the index.
+            note.store(0, Relaxed);
+        }
+    }
+}
+
+/// What is noted of an arena.
+#[repr(transparent)]
+pub struct ArenaNotes(Notes);
+
+impl ArenaNotes {
+    pub(super) fn of(notes: &Notes) -> &ArenaNotes {
+        // SAFETY: `repr(transparent)`.
+        unsafe { &*core::ptr::from_ref(notes).cast() }
+    }
+
+    /// Its position in the table of arenas; `None` for one that found no place there: it is not met again, and goes when it
+    /// is empty. Asked by whoever holds a part of the arena, or is in a section in which it did.
+    pub fn position(&self) -> Option<usize> {
+        // Relaxed: written before the arena is entered in the table.
+        self.0.0[0].load(Relaxed).checked_sub(1)
+    }
+
+    /// Notes its position, before the arena is entered there, or that it was not entered.
+    pub fn set_position(&self, position: Option<usize>) {
+        // Relaxed: published with the entry.
+        self.0.0[0].store(position.map_or(0, |position| position + 1), Relaxed);
+    }
+
+    /// Ticks since it became empty.
+    pub fn empty_for(&self) -> &Counter {
+        Counter::of(&self.0.0[1])
+    }
+
+    /// How many slabs it has.
+    pub fn slabs(&self) -> &AtomicUsize {
+        &self.0.0[2]
+    }
+}
+
+/// What is noted of a huge block: by who holds it, or holds the region that waits to be used again. Handing either over orders.
+#[repr(transparent)]
+pub struct HugeNotes(Notes);
+
+impl HugeNotes {
+    pub(super) fn of(notes: &Notes) -> &HugeNotes {
+        // SAFETY: `repr(transparent)`.
+        unsafe { &*core::ptr::from_ref(notes).cast() }
+    }
+
+    /// Bytes that the program uses; zero while nobody does.
+    pub fn used(&self) -> usize {
+        // Relaxed, here and below: as said.
+        self.0.0[0].load(Relaxed)
+    }
+
+    /// The program uses so many bytes.
+    pub fn set_used(&self, bytes: usize) {
+        self.0.0[0].store(bytes, Relaxed);
+    }
+
+    /// The program does not use it any more: the bytes that it used. Of two threads that say so one finds zero.
+    pub fn end_use(&self) -> usize {
+        self.0.0[0].swap(0, Relaxed)
+    }
+
+    /// Bytes from the start that may be resident.
+    pub fn dirty(&self) -> usize {
+        self.0.0[1].load(Relaxed)
+    }
+
+    /// So many bytes from the start may be resident.
+    pub fn set_dirty(&self, bytes: usize) {
+        self.0.0[1].store(bytes, Relaxed);
+    }
+}
