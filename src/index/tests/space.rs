@@ -150,6 +150,22 @@ fn a_region_that_the_system_refuses_costs_nothing() {
 }
 
 #[test]
+fn a_region_that_the_index_has_no_memory_for_goes_at_once() {
+    let (os, space) = space_on(Config::default());
+    let figures = || (space.counts().regions, space.counts().mapped, space.counts().retired);
+    // The third call of one that maps a region maps memory for the index, now and then.
+    let refused = (0..4_000).any(|_| {
+        let (before, third) = (figures(), os.record().len() as u64 + 2);
+        os.fail_at(third);
+        let region = space.map_region(Kind::Huge, SLICE, GRANULE, 0);
+        os.heal();
+        assert!(region.is_ok() || figures() == before, "{:?} {before:?}", figures());
+        region.is_err() && os.record().get(third as usize).is_some_and(|call| call.kind == CallKind::Map)
+    });
+    assert!(refused, "the index never needed memory");
+}
+
+#[test]
 fn a_reserve_is_dropped_before_the_region_is() {
     let (_os, space) = space_on(Config { address_space_limit: 8 << 20, ..Config::default() });
     let region = space.map_region(Kind::Huge, 1 << 20, 1, 64 << 20).unwrap();
