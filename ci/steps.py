@@ -58,7 +58,7 @@ def statements(code, start, end):
 def is_step(statement):
     """Whether a statement does something to others: it calls something, and neither leaves the block nor checks."""
     word = statement.split("(")[0].strip()
-    return "(" in statement and not re.match(r"(return|break|continue|debug_assert|assert|let\s+Some|#|unsafe\s*\{?\s*$|use |fn )", word)
+    return "(" in statement and not re.match(r"(if seeded|return|break|continue|debug_assert|assert|let\s+Some|#|unsafe\s*\{?\s*$|use |fn )", word)
 
 
 def functions(code):
@@ -75,11 +75,14 @@ def functions(code):
 
 
 def blocks(code, start, end):
-    """Every block in a body, itself first."""
+    """Every block in a body, itself first, but for those of seeded bugs."""
     yield start, end
     at = start
     while at < end:
         if code[at] == "{":
+            if re.search(r"if seeded\([^{};]*$", code[start:at]):
+                at = behind(code, at)
+                continue
             yield at + 1, behind(code, at) - 1
         at += 1
 
