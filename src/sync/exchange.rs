@@ -30,6 +30,7 @@ macro_rules! exchange {
             type Value = $value;
 
             #[inline(always)]
+            #[cfg_attr(any(loom, shuttle), track_caller)]
             fn exchange(
                 &self,
                 before: $value,
@@ -51,6 +52,7 @@ macro_rules! exchange {
             }
 
             #[inline(always)]
+            #[cfg_attr(any(loom, shuttle), track_caller)]
             fn replace(&self, after: $value, order: Ordering, _bug: &str) -> $value {
                 #[cfg(any(loom, shuttle))]
                 if super::seeded(_bug) {

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&str; 5] = ["rcu", "region", "index", "heap", "global"];
 
 /// Methods of atomics, if one of the words below is among their arguments.
-const METHODS: [&str; 13] = [
+const METHODS: [&str; 15] = [
+    "exchange",
+    "replace",
     "load",
     "store",
     "swap",
