@@ -3,7 +3,7 @@
 
 use specmalloc::internals::api::raw;
 use specmalloc::internals::global::{NOBODY, Thread, exit_thread, is_own, process};
-use specmalloc::internals::heap::{Checked, Heap, Holder};
+use specmalloc::internals::heap::{Checked, Heap, ThreadId};
 use std::cell::Cell;
 use std::ptr;
 
@@ -57,8 +57,8 @@ unsafe impl Thread for Interrupted {
         point();
         changes
     }
-    fn holder() -> Holder {
-        HEAP.with(|heap| Holder::new(ptr::from_ref(heap).addr()))
+    fn id() -> ThreadId {
+        HEAP.with(|heap| ThreadId::new(ptr::from_ref(heap).addr()))
     }
     fn call_at_exit(_counted: bool) -> bool {
         point();
@@ -70,7 +70,7 @@ unsafe impl Thread for Interrupted {
 fn possessed() -> usize {
     let pool = process().pool();
     let heaps = (0..pool.made()).filter_map(|index| pool.get(index));
-    heaps.filter(|heap| heap.possession().holder() == Some(Interrupted::holder())).count()
+    heaps.filter(|heap| heap.possession().possessor() == Some(Interrupted::id())).count()
 }
 
 /// Frees what the handler has allocated, which must be as the handler left it.

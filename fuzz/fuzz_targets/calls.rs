@@ -7,7 +7,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use specmalloc::internals::api::raw;
 use specmalloc::internals::global::{NOBODY, Thread, exit_thread};
-use specmalloc::internals::heap::{Checked, Heap, Holder};
+use specmalloc::internals::heap::{Checked, Heap, ThreadId};
 use std::cell::Cell;
 use std::ptr;
 
@@ -44,8 +44,8 @@ unsafe impl Thread for Player {
             changes
         })
     }
-    fn holder() -> Holder {
-        Holder::new(1 + PLAYER.get())
+    fn id() -> ThreadId {
+        ThreadId::new(1 + PLAYER.get())
     }
     fn call_at_exit(_counted: bool) -> bool {
         true

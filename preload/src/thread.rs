@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use specmalloc::internals::global::{
     ExitKey, Main, NOBODY, Stray, Thread, exit_thread, exit_value, was_counted,
 };
-use specmalloc::internals::heap::{Checked, Heap, Holder};
+use specmalloc::internals::heap::{Checked, Heap, ThreadId};
 
 /// The threads of a preloaded program.
 pub struct PreloadThread;
@@ -105,8 +105,8 @@ unsafe impl Thread for PreloadThread {
         word.compare_exchange(before.cast_mut(), heap.cast_mut(), Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
     }
-    fn holder() -> Holder {
-        Holder::new(word().addr())
+    fn id() -> ThreadId {
+        ThreadId::new(word().addr())
     }
 
     fn stray(address: usize) -> Option<Stray> {

@@ -90,7 +90,7 @@ pub unsafe fn free<T: Thread>(block: *mut u8) {
 unsafe fn free_own<T: Thread>(heap: *const Heap, slab: &Slab, block: *mut Block, key: usize) {
     // SAFETY: the caller's.
     let bin = unsafe { (*heap).bin_at(slab.bin()) };
-    if !bin.has_room() {
+    if !bin.take_room() {
         return free_beyond::<T>(block, slab, heap);
     }
     // SAFETY: the caller's.
@@ -412,7 +412,7 @@ pub unsafe fn free_sized<T: Thread>(block: *mut u8, size: usize) {
     unsafe { free::<T>(block) }
 }
 
-/// Gives back to the system everything that is free. Answers whether anything was.
+/// Gives back to the system everything that is free. Returns whether anything was.
 pub fn trim<T: Thread>() -> bool {
     crate::global::trim::<T>()
 }

@@ -6,7 +6,7 @@ use crate::global::{
     ExitKey, NOBODY, Options, Thread, exit_thread, process, thread_found, was_counted, with_heap,
     with_heap_to_free,
 };
-use crate::heap::{Bin, Block, BlockKind, Checks, Heap, Holder, Place, Slab};
+use crate::heap::{Bin, Block, BlockKind, Checks, Heap, Place, Slab, ThreadId};
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::Cell;
 use core::ffi::c_void;
@@ -77,8 +77,8 @@ unsafe impl Thread for RustThread {
         }
         changes
     }
-    fn holder() -> Holder {
-        HEAP.with(|heap| Holder::new(ptr::from_ref(heap).addr()))
+    fn id() -> ThreadId {
+        HEAP.with(|heap| ThreadId::new(ptr::from_ref(heap).addr()))
     }
     fn call_at_exit(counted: bool) -> bool {
         EXIT.arm(counted)
@@ -153,7 +153,7 @@ impl SpecMalloc {
         figures::statistics::<RustThread>()
     }
 
-    /// Gives back to the system everything that is free. Answers whether anything was.
+    /// Gives back to the system everything that is free. Returns whether anything was.
     pub fn trim(&self) -> bool {
         crate::global::trim::<RustThread>()
     }
@@ -267,7 +267,7 @@ unsafe impl GlobalAlloc for SpecMalloc {
                 // SAFETY: the thread possesses its heap, and the block is the caller's to give.
                 unsafe {
                     let bin = (*heap).bin_at(class * Bin::WORDS);
-                    if !bin.has_room() {
+                    if !bin.take_room() {
                         return self.free_beyond(heap, slab, block);
                     }
                     bin.push::<RustChecks>(block.cast(), Block::key(block.cast(), (*heap).secret()));

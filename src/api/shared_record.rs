@@ -180,7 +180,7 @@ impl SharedRecord {
 
     /// Publishes figures. Costs a copy of some 2 KiB, no system call; async-signal-safe, never waits.
     ///
-    /// Answers `false` if another thread is publishing, which is as good, or if the process has no record.
+    /// Returns `false` if another thread is publishing, which is as good, or if the process has no record.
     pub fn publish(&self, statistics: &Statistics) -> bool {
         self.own().is_some_and(|record| record.figures.publish(statistics.words()))
     }

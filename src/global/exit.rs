@@ -44,7 +44,7 @@ impl ExitKey {
         }
     }
 
-    /// Sees to it that the hook runs when the calling thread ends. Answers whether it will. May allocate.
+    /// Sees to it that the hook runs when the calling thread ends. Returns whether it will. May allocate.
     pub fn arm(&self, counted: bool) -> bool {
         // SAFETY: the key exists.
         self.get().is_some_and(|key| unsafe { libc::pthread_setspecific(key, exit_value(counted)) } == 0)

@@ -7,7 +7,7 @@
 use super::presence;
 use super::process::process;
 use super::thread::{Thread, is_here};
-use crate::heap::Holder;
+use crate::heap::ThreadId;
 use crate::pal::{Access, Platform};
 use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use core::mem::MaybeUninit;
@@ -20,10 +20,10 @@ static WITNESS: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
 static OWN: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 
 /// Tells which thread the calling one is, and whether it has begun and not ended.
-type Own = fn() -> (Holder, bool);
+type Own = fn() -> (ThreadId, bool);
 
-fn own<T: Thread>() -> (Holder, bool) {
-    (T::holder(), is_here::<T>())
+fn own<T: Thread>() -> (ThreadId, bool) {
+    (T::id(), is_here::<T>())
 }
 
 const MADV_WIPEONFORK: libc::c_int = 18;

@@ -59,7 +59,7 @@ fn with<T: Thread, R, const ARMS: bool>(options: &Options, body: impl FnOnce(Opt
 }
 
 fn enter_or_readmit<T: Thread>(own: &Heap) -> bool {
-    !T::GUARDED || own.gate().enter() || process().readmit(own, T::holder())
+    !T::GUARDED || own.gate().enter() || process().readmit(own, T::id())
 }
 
 /// A heap from the pool for one operation, settled and idle again afterwards.
@@ -82,8 +82,8 @@ fn with_borrowed<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap
 fn borrow<T: Thread>() -> Option<&'static Heap> {
     let pool = process().pool();
     loop {
-        let heap = pool.possess_any(process(), T::holder());
-        if heap.is_some() || !pool.is_full() || pool.lends_to(T::holder()) {
+        let heap = pool.possess_any(process(), T::id());
+        if heap.is_some() || !pool.is_full() || pool.lends_to(T::id()) {
             return heap;
         }
         process().space().os().yield_now();
@@ -101,7 +101,7 @@ fn attach<T: Thread>(options: &Options) -> *const Heap {
     if !ptr::eq(T::heap(), &raw const ARMED) {
         return T::heap();
     }
-    let (pool, holder) = (process().pool(), T::holder());
+    let (pool, holder) = (process().pool(), T::id());
     // Where threads are announced, none ends unnoticed; and there a handler may come in anywhere, who would find what this
     // call has just possessed.
     let left = if T::GUARDED { None } else { pool.left_by(holder) };
@@ -129,7 +129,7 @@ pub(super) fn arm<T: Thread>(counted: bool) {
     let is_first = !IS_LATER.load(Ordering::Relaxed) && !IS_LATER.swap(true, Ordering::Relaxed);
     let counted = counted || is_first;
     // (Who ended unnoticed was never taken from the count.)
-    if counted && (T::GUARDED || process().pool().left_by(T::holder()).is_none()) {
+    if counted && (T::GUARDED || process().pool().left_by(T::id()).is_none()) {
         presence::thread_begins();
     }
     if !hook::<T>(counted, T::call_at_exit) && !is_first {
@@ -175,9 +175,9 @@ pub fn exit_thread<T: Thread>(counted: bool) {
     if is_own(heap) {
         // SAFETY: the thread possesses it; heaps live forever.
         let heap = unsafe { &*heap };
-        process().pool().keeps_no_more(heap, T::holder());
+        process().pool().keeps_no_more(heap, T::id());
         if T::GUARDED {
-            process().leave_heap::<T::Checks>(heap, T::holder());
+            process().leave_heap::<T::Checks>(heap, T::id());
         } else {
             process().abandon::<T::Checks>(heap);
         }
@@ -194,7 +194,7 @@ pub fn trim<T: Thread>() -> bool {
     with_heap::<T, _>(&Options::new(), |heap| {
         let Some(heap) = heap else { return false };
         let before = purged(process());
-        process().give_back::<T::Checks>(heap);
+        process().trim::<T::Checks>(heap);
         purged(process()) != before
     })
 }

@@ -4,7 +4,7 @@
 //! empty and owns nothing, so that they need no test: to [`NOBODY`] or [`ARMED`] before the thread has a heap, and to
 //! [`EXITED`] after.
 
-use crate::heap::{Checks, Heap, Holder};
+use crate::heap::{Checks, Heap, ThreadId};
 use core::ffi::{c_int, c_void};
 use core::ptr;
 
@@ -38,7 +38,7 @@ pub type Main = extern "C" fn(*mut c_void) -> *mut c_void;
 /// Where a thread keeps its heap, and how much it trusts its callers.
 ///
 /// # Safety
-/// `heap` answers what was last set by the same thread, and starts as [`NOBODY`]. No two threads have the same `holder` at
+/// `heap` answers what was last set by the same thread, and starts as [`NOBODY`]. No two threads have the same `id` at
 /// the same time. None of the functions allocates, but for those that say so.
 pub unsafe trait Thread: 'static {
     /// Which checks the paths make.
@@ -54,12 +54,12 @@ pub unsafe trait Thread: 'static {
     /// Sets what `heap` answers if that is `before`, in one step as far as signal handlers of the thread can tell.
     fn change_heap(before: *const Heap, heap: *const Heap) -> bool;
     /// The thread.
-    fn holder() -> Holder;
+    fn id() -> ThreadId;
     /// The block at `address`, which is not in this allocator's memory, if another allocator is known that it came from.
     fn stray(_address: usize) -> Option<Stray> {
         None
     }
-    /// Sees to it that [`exit_thread`](super::exit_thread) runs when this thread exits, with the same argument. Answers whether it will. May
+    /// Sees to it that [`exit_thread`](super::exit_thread) runs when this thread exits, with the same argument. Returns whether it will. May
     /// allocate; takes no lock of the C library's.
     fn call_at_exit(counted: bool) -> bool;
     /// The same at the start of a thread, where nothing is held: where the other has failed.

@@ -94,7 +94,7 @@ impl<P: Platform> Allocator<P> {
             return block;
         }
         self.collect_all::<C>(heap);
-        self.make_room(heap.claimant());
+        self.unmap_free(heap.claimant());
         // SAFETY: the caller's.
         unsafe { self.try_allocate::<C>(heap, size, align, zero) }
     }
@@ -164,7 +164,7 @@ impl<P: Platform> Allocator<P> {
             Place::Huge(region) => {
                 let mut moved = self.resize_huge(heap.claimant(), region, size, align);
                 if moved.is_null() && self.may_make_room(size, align) {
-                    self.make_room(heap.claimant());
+                    self.unmap_free(heap.claimant());
                     moved = self.resize_huge(heap.claimant(), region, size, align);
                 }
                 if moved.is_null() { None } else { Some(moved) }
@@ -175,25 +175,25 @@ impl<P: Platform> Allocator<P> {
     /// Gives back everything that is free: in this heap, in those whose threads are outside, in those that nobody possesses,
     /// and in whole slices and regions.
     #[cold]
-    pub fn give_back<C: Checks>(&self, heap: &Heap) {
+    pub fn trim<C: Checks>(&self, heap: &Heap) {
         self.collect_all::<C>(heap);
-        self.relieve(heap.claimant());
+        self.give_back_all(heap.claimant());
     }
 
     /// Takes in what was sent to this heap, to those whose threads are outside, and to those that nobody possesses, and gives back
     /// their empty slabs.
     fn collect_all<C: Checks>(&self, heap: &Heap) {
         heap.collect::<C, P>(self);
-        self.visit::<C>(heap.holder(), |_| true, |idle| idle.collect::<C, P>(self));
-        self.collect_idle::<C>(heap.holder());
+        self.visit::<C>(heap.caller(), |_| true, |idle| idle.collect::<C, P>(self));
+        self.collect_idle::<C>(heap.caller());
     }
 
     /// One tick of the clock: what has been free since the last tick goes back to the system, and arenas that have been
     /// empty for several.
-    /// Answers whether anything is left to give back.
+    /// Returns whether anything is left to give back.
     pub fn tick<C: Checks>(&self, heap: &Heap) -> bool {
         let before = self.os().calls();
-        self.collect_idle::<C>(heap.holder());
+        self.collect_idle::<C>(heap.caller());
         self.age(heap.claimant());
         let after = self.os().calls();
         if after.failed > before.failed && (after.unmap, after.purge) == (before.unmap, before.purge) {
@@ -222,7 +222,7 @@ impl<P: Platform> Allocator<P> {
     /// last thread holds that is free: blocks that it freed for threads that have gone lie in slabs that were theirs.
     pub fn leave_alone<C: Checks>(&self, heap: &Heap) {
         self.tidy_all::<C>(heap);
-        self.collect_idle::<C>(heap.holder());
+        self.collect_idle::<C>(heap.caller());
         self.keep_little(heap.claimant());
         self.unmap_empty(heap.claimant());
         self.space().reap(Some(heap.slot()));

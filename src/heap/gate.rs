@@ -44,7 +44,7 @@
 //! once, and takes it off (`lives::visits`). A probe that is still there a second later
 //! says that the heap was not used meanwhile. A probe that gets lost says that it was.
 
-use super::possession::Holder;
+use super::possession::ThreadId;
 use crate::const_unless_model;
 use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::sync::{acquire, light_barrier, release, seeded};
@@ -187,7 +187,7 @@ impl Gate {
         self.word.fetch_or(PROBE, Ordering::Relaxed);
     }
 
-    /// The owner's way past marks, by who has knocked: takes them off and comes in. Answers whether it was probed.
+    /// The owner's way past marks, by who has knocked: takes them off and comes in. Returns whether it was probed.
     pub(in crate::heap) fn pass_marks(&self) -> bool {
         // Relaxed: the knock has ordered what the last visitor did.
         let probed = self.word.fetch_and(!MARKS, Ordering::Relaxed) & PROBE != 0;
@@ -225,9 +225,9 @@ const INSIDE: usize = 1;
 /// The owner has exited meanwhile. It will not come in again; the visitor gives the heap up for it.
 const GONE: usize = 2;
 const FLAGS: u32 = 2;
-const NOBODY: usize = 0;
+const NO_VISITOR: usize = 0;
 
-/// Who is visiting a heap: the [`Holder`] and two flags, or zero for nobody. Who has knocked here is the one who may
+/// Who is visiting a heap: the [`ThreadId`] and two flags, or zero for nobody. Who has knocked here is the one who may
 /// change the marks at the gate, but for probes.
 pub struct Visit(AtomicUsize);
 
@@ -235,18 +235,18 @@ impl Visit {
     const_unless_model! {
         /// Nobody's.
         pub(in crate::heap) fn new() -> Visit {
-            Visit(AtomicUsize::new(NOBODY))
+            Visit(AtomicUsize::new(NO_VISITOR))
         }
     }
 
-    fn of(by: Holder) -> usize {
+    fn of(by: ThreadId) -> usize {
         by.number() << FLAGS
     }
 
     /// Begins a visit unless there is one.
-    pub(in crate::heap) fn knock(&self, by: Holder) -> bool {
+    pub(in crate::heap) fn knock(&self, by: ThreadId) -> bool {
         // Acquire: pairs with the Release in `end`.
-        self.0.compare_exchange(NOBODY, Visit::of(by), acquire("heap.knock"), Ordering::Relaxed).is_ok()
+        self.0.compare_exchange(NO_VISITOR, Visit::of(by), acquire("heap.knock"), Ordering::Relaxed).is_ok()
     }
 
     /// Notes that the visitor goes in, or comes out: for a child of fork only, where it vanishes.
@@ -261,19 +261,21 @@ impl Visit {
 
     /// Ends the visit; `false` if the owner has gone meanwhile: then the visitor has its heap.
     #[must_use]
-    pub(in crate::heap) fn end(&self, by: Holder) -> bool {
+    pub(in crate::heap) fn end(&self, by: ThreadId) -> bool {
         self.end_as(Visit::of(by))
     }
 
     /// Ends the visit of who took over from an owner that is gone.
-    pub(in crate::heap) fn end_taken_over(&self, by: Holder) {
+    pub(in crate::heap) fn end_taken_over(&self, by: ThreadId) {
         let _ended = self.end_as(Visit::of(by) | GONE);
     }
 
     fn end_as(&self, state: usize) -> bool {
         // Release: pairs with the Acquire in `knock`: the next visitor comes after this one. Acquire on failure: pairs with
         // the Release in `hand_over`.
-        self.0.compare_exchange(state, NOBODY, release("heap.visit_end"), acquire("heap.visit_gone")).is_ok()
+        self.0
+            .compare_exchange(state, NO_VISITOR, release("heap.visit_end"), acquire("heap.visit_gone"))
+            .is_ok()
     }
 
     /// The owner, refused because of a visitor, exits: the visitor is to give the heap up. `false` if there is none any more.
@@ -282,7 +284,7 @@ impl Visit {
         // Relaxed: the exchange decides.
         let state = self.0.load(Ordering::Relaxed);
         // Release: pairs with the Acquire in `end`: the visitor sees what the owner did.
-        state != NOBODY
+        state != NO_VISITOR
             && self
                 .0
                 .compare_exchange(state, state | GONE, release("heap.hand_over"), Ordering::Relaxed)
@@ -290,15 +292,15 @@ impl Visit {
     }
 
     /// The visitor that is inside.
-    pub(in crate::heap) fn inside(&self) -> Option<Holder> {
+    pub(in crate::heap) fn inside(&self) -> Option<ThreadId> {
         self.visitor().filter(|_| self.is_inside())
     }
 
     /// The visitor; `None` for nobody.
-    pub(in crate::heap) fn visitor(&self) -> Option<Holder> {
+    pub(in crate::heap) fn visitor(&self) -> Option<ThreadId> {
         // Relaxed: for the visitor itself, an owner that is in, behind whose entry no visitor is inside, and the one thread
         // of a child.
-        NonZeroUsize::new(self.0.load(Ordering::Relaxed) >> FLAGS).map(|number| Holder::new(number.get()))
+        NonZeroUsize::new(self.0.load(Ordering::Relaxed) >> FLAGS).map(|number| ThreadId::new(number.get()))
     }
 
     /// Whether the visitor is inside.
@@ -322,6 +324,6 @@ impl Visit {
     /// In the child of a fork: the visitor has vanished.
     pub(in crate::heap) fn forget(&self) {
         // Relaxed: the child has one thread.
-        self.0.store(NOBODY, Ordering::Relaxed);
+        self.0.store(NO_VISITOR, Ordering::Relaxed);
     }
 }

@@ -48,6 +48,6 @@ pub use ground::{
 };
 pub use lives::HelperState;
 pub use place::Place;
-pub use possession::{Holder, Possession};
+pub use possession::{Possession, ThreadId};
 pub use record::{Slab, Usage};
 pub use small::{Bin, Freed, Heap, Heaps, MAX_HEAPS, Pool, Standing};

@@ -4,7 +4,7 @@ use super::block::Block;
 use super::record::{Slab, Usage};
 use super::small::Heaps;
 use crate::base::SLICE;
-use crate::index::Coarse;
+use crate::index::Found;
 use crate::pal::{Misuse, Platform};
 use crate::region::{Kind, Region};
 use core::ptr;
@@ -47,7 +47,7 @@ impl<P: Platform> Heaps<P> {
     /// unless the pointer is known to be a live block's: such a block holds its region, any other pointer may race an unmap.
     pub fn place(&self, address: usize) -> Result<Place, Misuse> {
         // Where pages of several regions meet there is no block: those are mappings of files.
-        let Coarse::Region(region) = self.space().index().lookup_coarse(address) else {
+        let Found::Region(region) = self.space().index().lookup_coarse(address) else {
             return Err(Misuse::Foreign);
         };
         if !region.contains(address) {

@@ -13,13 +13,13 @@ use core::num::NonZeroUsize;
 /// In the child of a fork the one thread that there is has the number that it had in the parent, so it knows which heaps
 /// are in its own hands, in however many calls that a signal handler interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Holder(NonZeroUsize);
+pub struct ThreadId(NonZeroUsize);
 
-impl Holder {
+impl ThreadId {
     /// The thread that alone has `number`, which is not zero.
-    pub const fn new(number: usize) -> Holder {
+    pub const fn new(number: usize) -> ThreadId {
         match NonZeroUsize::new(number) {
-            Some(number) => Holder(number),
+            Some(number) => ThreadId(number),
             None => panic!("a thread's number is not zero"),
         }
     }
@@ -29,45 +29,45 @@ impl Holder {
     }
 }
 
-/// Who possesses a heap: a [`Holder`], or zero for nobody.
+/// Who possesses a heap: a [`ThreadId`], or zero for nobody.
 pub struct Possession(AtomicUsize);
 
-const NOBODY: usize = 0;
+const NO_POSSESSOR: usize = 0;
 
 impl Possession {
     const_unless_model! {
         /// Nobody's.
         pub(super) fn new() -> Possession {
-            Possession(AtomicUsize::new(NOBODY))
+            Possession(AtomicUsize::new(NO_POSSESSOR))
         }
     }
 
     /// Who has it; `None` for nobody. Certain only for who has it, and for the one thread of a child.
-    pub fn holder(&self) -> Option<Holder> {
+    pub fn possessor(&self) -> Option<ThreadId> {
         // Relaxed: a hint, but for who has it, whose own store it is.
-        NonZeroUsize::new(self.0.load(Ordering::Relaxed)).map(Holder)
+        NonZeroUsize::new(self.0.load(Ordering::Relaxed)).map(ThreadId)
     }
 
     /// Takes it if nobody has it.
-    pub(super) fn take(&self, by: Holder) -> bool {
+    pub(super) fn take(&self, by: ThreadId) -> bool {
         // Acquire: pairs with the Release in `give_up`, so that everything the last possessor did is seen. Relaxed on
         // failure: nothing is read but the word.
         let order = acquire("heap.possess");
-        self.0.exchange(NOBODY, by.number(), order, Ordering::Relaxed, "heap.possess_two_steps").is_ok()
+        self.0.exchange(NO_POSSESSOR, by.number(), order, Ordering::Relaxed, "heap.possess_two_steps").is_ok()
     }
 
     /// Makes it another thread's: by who has it, or is left with it.
-    pub(super) fn pass_to(&self, to: Holder) {
+    pub(super) fn pass_to(&self, to: ThreadId) {
         // Relaxed: nobody takes what is possessed.
         self.0.store(to.number(), Ordering::Relaxed);
     }
 
     pub(super) fn give_up(&self) {
         debug_assert!(
-            seeded("heap.steal_unpossessed") || self.holder().is_some(),
+            seeded("heap.steal_unpossessed") || self.possessor().is_some(),
             "an idle heap was given up"
         );
         // Release: pairs with the Acquire in `take`.
-        self.0.store(NOBODY, release("heap.give_up"));
+        self.0.store(NO_POSSESSOR, release("heap.give_up"));
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn allocator(arena_bytes: usize) -> &'static Allocator<Os> {
 
 /// A heap, possessed by the thread with this number.
 pub(super) fn possess(from: &Allocator<Os>, number: usize) -> &'static Heap {
-    from.pool().possess_any(from, Holder::new(number)).unwrap()
+    from.pool().possess_any(from, ThreadId::new(number)).unwrap()
 }
 
 pub(super) fn get(from: &Allocator<Os>, heap: &Heap, size: usize) -> usize {
@@ -178,7 +178,7 @@ fn the_slabs_of_a_heap_that_nobody_possesses_go_to_who_frees_their_blocks() {
     let left = full.iter().chain(&available[2..]).chain(&current[1..]);
     left.for_each(|&block| free(from, heap, block));
     heap.collect::<Checked, _>(from);
-    from.collect_idle::<Checked>(heap.holder());
+    from.collect_idle::<Checked>(heap.caller());
     assert_eq!(from.claimed_slices(), 0);
 }
 
@@ -305,7 +305,7 @@ fn a_claim_and_a_look_at_the_figures_cost_the_same_among_many_arenas() {
     // Most of them go.
     let kept = large.split_off(large.len() - 100);
     large.drain(..).for_each(|block| free(from, heap, block));
-    from.relieve(heap.claimant());
+    from.give_back_all(heap.claimant());
     assert!(from.space().counts().regions[Kind::Arena as usize] < 30);
     large.extend(kept);
     // The first claims correct what the hints say of whole groups of arenas.
@@ -375,7 +375,7 @@ fn a_block_freed_as_the_fast_path_does_it_is_handed_out_again() {
     unsafe {
         assert!((*heap.own_slab(block)).has_own_block(block) && !Block::is_free(at, key));
         let bin = heap.bin_at(slab.bin());
-        assert!(bin.has_room());
+        assert!(bin.take_room());
         bin.push::<Checked>(at, key);
         assert!(Block::is_free(at, key));
     }
@@ -412,7 +412,7 @@ fn after_a_fork_the_slabs_of_a_vanished_thread_serve_again() {
     let current = get(from, gone, 8 << 10);
     available[..2].iter().for_each(|&block| free_home(from, gone, block));
     // SAFETY: this thread plays all of them.
-    unsafe { from.child_after_fork(heap.holder()) };
+    unsafe { from.child_after_fork(heap.caller()) };
     assert!(from.pool().is_idle(gone.index() as usize) && !from.pool().is_idle(heap.index() as usize));
     let again = [get(from, heap, 8 << 10), get(from, heap, 8 << 10)];
     assert!(again.iter().all(|block| available[..2].contains(block)), "fresh memory instead");
@@ -423,7 +423,7 @@ fn after_a_fork_the_slabs_of_a_vanished_thread_serve_again() {
     );
     available.iter().chain([&current, &fresh]).for_each(|&block| free(from, heap, block));
     heap.collect::<Checked, _>(from);
-    from.collect_idle::<Checked>(heap.holder());
+    from.collect_idle::<Checked>(heap.caller());
     assert_eq!(from.claimed_slices(), 0);
 }
 

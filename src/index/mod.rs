@@ -34,4 +34,4 @@ mod tests;
 pub use moving::Move;
 pub use pins::Pin;
 pub use space::{Space, SpaceCounts, UnmapError};
-pub use tree::{Coarse, Index};
+pub use tree::{Found, Index};

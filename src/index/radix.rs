@@ -90,7 +90,7 @@ pub(super) const fn page_index(address: usize) -> usize {
 
 /// A part of a range that is one entry, or some entries of one node of pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(super) enum Part {
     /// All that the entry at this level stands for, from this address.
     Whole(Level, usize),
     /// Pages of the slice at this address.
@@ -110,9 +110,9 @@ pub(super) struct Pieces {
 }
 
 impl Iterator for Pieces {
-    type Item = Piece;
+    type Item = Part;
 
-    fn next(&mut self) -> Option<Piece> {
+    fn next(&mut self) -> Option<Part> {
         let at = self.at;
         let left = self.end - at;
         if left == 0 {
@@ -121,14 +121,14 @@ impl Iterator for Pieces {
         for level in [Level::Root, Level::Granule, Level::Slice] {
             if at.is_multiple_of(level.span()) && left >= level.span() {
                 self.at += level.span();
-                return Some(Piece::Whole(level, at));
+                return Some(Part::Whole(level, at));
             }
         }
         let slice = at / SLICE * SLICE;
         let first = page_index(at);
         let count = (PAGES - first).min(left / PAGE);
         self.at += count * PAGE;
-        Some(Piece::Pages(slice, first..first + count))
+        Some(Part::Pages(slice, first..first + count))
     }
 }
 
@@ -172,10 +172,10 @@ mod tests {
     }
 
     /// The bytes of a piece.
-    fn bytes(piece: &Piece) -> Range<usize> {
+    fn bytes(piece: &Part) -> Range<usize> {
         match piece {
-            Piece::Whole(level, at) => *at..at + level.span(),
-            Piece::Pages(at, pages) => at + pages.start * PAGE..at + pages.end * PAGE,
+            Part::Whole(level, at) => *at..at + level.span(),
+            Part::Pages(at, pages) => at + pages.start * PAGE..at + pages.end * PAGE,
         }
     }
 
@@ -198,23 +198,23 @@ mod tests {
     }
 
     fn check_pieces(start: usize, end: usize) {
-        let all: Vec<Piece> = pieces(start, end).collect();
+        let all: Vec<Part> = pieces(start, end).collect();
         let mut at = start;
         for piece in &all {
             assert_eq!(bytes(piece).start, at);
             at = bytes(piece).end;
             match piece {
                 // Not the whole of a wider entry's range.
-                Piece::Whole(Level::Root, _) => {}
-                Piece::Whole(Level::Granule, at) => assert!(!inside(*at, ROOT_SPAN, start, end)),
-                Piece::Whole(Level::Slice, at) => assert!(!inside(*at, GRANULE, start, end)),
-                Piece::Pages(slice, pages) => {
+                Part::Whole(Level::Root, _) => {}
+                Part::Whole(Level::Granule, at) => assert!(!inside(*at, ROOT_SPAN, start, end)),
+                Part::Whole(Level::Slice, at) => assert!(!inside(*at, GRANULE, start, end)),
+                Part::Pages(slice, pages) => {
                     assert!(pages.end <= PAGES && !inside(*slice, SLICE, start, end));
                 }
             }
         }
         assert_eq!(at, end);
-        assert!(all.iter().filter(|piece| matches!(piece, Piece::Pages(..))).count() <= 2);
+        assert!(all.iter().filter(|piece| matches!(piece, Part::Pages(..))).count() <= 2);
     }
 
     /// Whether the unit of `span` bytes that holds `at` lies in `start..end`.

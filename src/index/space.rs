@@ -11,7 +11,9 @@ use super::tree::Index;
 use crate::base::{GRANULE, SLICE, align_up};
 use crate::pal::{Access, Errno, Platform};
 use crate::rcu::{GraceError, Rcu, ReaderSlot, RetireLink, Section};
-use crate::region::{Descriptors, Exclusion, KINDS, Kind, Metadata, Pool, Region, Retired, RetiredAs, Shape};
+use crate::region::{
+    Descriptors, Exclusion, KINDS, Kind, Metadata, Region, Retired, RetiredAs, Shape, Stack,
+};
 use crate::sync::{Counter, atomic_array, seeded};
 
 /// Above this many mappings, huge regions go without a guard page, which would be a mapping of its own. A quarter of
@@ -65,9 +67,9 @@ pub struct Space<P: Platform> {
     metadata: Metadata,
     descriptors: Descriptors,
     /// Regions past their grace period, with pins to drain or an unmap to try again.
-    parked: Pool<Region>,
+    parked: Stack<Region>,
     /// Those of them that somebody has looked at and that were not ready.
-    unready: Pool<Region>,
+    unready: Stack<Region>,
     regions: [Counter; KINDS],
     mapped: Counter,
     mappings: Counter,
@@ -90,8 +92,8 @@ impl<P: Platform> Space<P> {
                 metadata: Metadata::new(),
                 descriptors: Descriptors::new(),
                 placement: Placement::new(),
-                parked: Pool::new(),
-                unready: Pool::new(),
+                parked: Stack::new(),
+                unready: Stack::new(),
                 regions: atomic_array!(Counter::new(); KINDS),
                 mapped: Counter::new(),
                 mappings: Counter::new(),

@@ -3,23 +3,23 @@
 use super::entry::{Content, Entry, Node, empty};
 use super::pages::PageNode;
 use super::radix::{
-    GRANULES, LIMIT, Level, Piece, ROOT, SLICES, granule_index, granule_number, page_index, pieces,
+    GRANULES, LIMIT, Level, Part, ROOT, SLICES, granule_index, granule_number, page_index, pieces,
     root_index, slice_index,
 };
 use crate::pal::{Errno, Platform};
 use crate::rcu::{Rcu, Section};
-use crate::region::{Kind, Metadata, Pool, Region, zeros};
+use crate::region::{Kind, Metadata, Region, Stack, zeros};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{acquire, release, seeded};
 
-/// Entries of the filter of arenas.
+/// Entries of the near table.
 const NEAR: usize = if cfg!(any(loom, shuttle)) { 4 } else { 256 };
 
 /// What a lookup outside a reader section finds.
 #[derive(Clone, Copy)]
 #[must_use]
-pub enum Coarse {
+pub enum Found {
     /// This region. It stays only if the caller knows that it does, by owning a live block in it, say.
     Region(&'static Region),
     /// No region.
@@ -44,7 +44,7 @@ pub struct Index {
     /// One node each that lost the race to be linked.
     spare_granules: AtomicUsize,
     spare_slices: AtomicUsize,
-    pages: Pool<PageNode>,
+    pages: Stack<PageNode>,
     /// By granule number modulo the length: the complement of the number of a granule at whose base an arena starts, or
     /// 0, which is nobody's complement.
     near: [AtomicUsize; NEAR],
@@ -60,7 +60,7 @@ impl Index {
                 near: zeros(),
                 spare_granules: AtomicUsize::new(0),
                 spare_slices: AtomicUsize::new(0),
-                pages: Pool::new(),
+                pages: Stack::new(),
             }
         }
     }
@@ -126,11 +126,11 @@ impl Index {
     /// The region that holds `address`, for a caller that is in no section: any address is allowed, nothing that can go
     /// away is followed.
     #[inline]
-    pub fn lookup_coarse(&self, address: usize) -> Coarse {
+    pub fn lookup_coarse(&self, address: usize) -> Found {
         match self.walk(address) {
-            Walk::Region(region) => Coarse::Region(region),
-            Walk::Nothing => Coarse::Nothing,
-            Walk::Pages(_) => Coarse::Unsure,
+            Walk::Region(region) => Found::Region(region),
+            Walk::Nothing => Found::Nothing,
+            Walk::Pages(_) => Found::Unsure,
         }
     }
 
@@ -156,10 +156,8 @@ impl Index {
             let mut blank = blank.iter_mut();
             for piece in pieces(start, end) {
                 match piece {
-                    Piece::Whole(level, at) => {
-                        self.change(level, at, Content::Empty, Content::Region(region))
-                    }
-                    Piece::Pages(at, pages) => {
+                    Part::Whole(level, at) => self.change(level, at, Content::Empty, Content::Region(region)),
+                    Part::Pages(at, pages) => {
                         // A range has at most two ragged ends, and `prepare` got a node for each.
                         let mut none = None;
                         self.publish_pages(rcu, at, &pages, region, blank.next().unwrap_or(&mut none));
@@ -190,10 +188,10 @@ impl Index {
         let mut blank = blank.iter_mut();
         for piece in pieces(start, end) {
             let (at, depth) = match piece {
-                Piece::Whole(Level::Root, _) => continue,
-                Piece::Whole(Level::Granule, at) => (at, 1),
-                Piece::Whole(Level::Slice, at) => (at, 2),
-                Piece::Pages(at, _) => (at, 3),
+                Part::Whole(Level::Root, _) => continue,
+                Part::Whole(Level::Granule, at) => (at, 1),
+                Part::Whole(Level::Slice, at) => (at, 2),
+                Part::Pages(at, _) => (at, 3),
             };
             let root = &self.root[root_index(at)];
             let granules: &GranuleNode = ensure(root, &self.spare_granules, || metadata.create(os))?;
@@ -225,8 +223,8 @@ impl Index {
         }
         for piece in pieces(start, end) {
             match piece {
-                Piece::Whole(level, at) => self.change(level, at, Content::Region(region), Content::Empty),
-                Piece::Pages(at, pages) => self.unlink_pages(rcu, at, &pages),
+                Part::Whole(level, at) => self.change(level, at, Content::Region(region), Content::Empty),
+                Part::Pages(at, pages) => self.unlink_pages(rcu, at, &pages),
             }
         }
     }

@@ -25,7 +25,7 @@ mod testing {
 
     #[cfg(not(shuttle))]
     /// Runs `body` with `handler` called at the point number `at`, counted from zero, that this thread passes; the
-    /// handler itself is not interrupted. Answers whether there was such a point.
+    /// handler itself is not interrupted. Returns whether there was such a point.
     pub(in crate::rcu) fn arm(at: usize, handler: impl FnOnce() + 'static, body: impl FnOnce()) -> bool {
         ARMED.with(|armed| *armed.borrow_mut() = Some((at, Box::new(handler))));
         body();

@@ -2,8 +2,8 @@
 
 use super::metadata::{InPlace, Metadata};
 use super::notes::{ArenaNotes, HugeNotes, Notes};
-use super::pool::{Link, Linked, Pool};
 use super::slices::SliceMap;
+use super::stack::{Link, Linked, Stack};
 use super::state::{Exclusion, Phase, Pinning, State};
 use crate::base::{GRANULE, SLICE};
 use crate::pal::{Errno, Platform};
@@ -162,7 +162,7 @@ unsafe impl Linked for Region {
     }
 }
 
-const _: () = assert!(align_of::<Region>() >= super::pool::POOL_ALIGN);
+const _: () = assert!(align_of::<Region>() >= super::stack::STACK_ALIGN);
 
 /// What a new region is to be.
 #[derive(Clone, Copy, Debug)]
@@ -362,14 +362,14 @@ impl Default for Region {
 
 /// Where descriptors come from and go back to.
 pub struct Descriptors {
-    free: Pool<Region>,
+    free: Stack<Region>,
 }
 
 impl Descriptors {
     crate::const_unless_model! {
         /// An empty pool.
         pub fn new() -> Descriptors {
-            Descriptors { free: Pool::new() }
+            Descriptors { free: Stack::new() }
         }
     }
 

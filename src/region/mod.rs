@@ -13,9 +13,9 @@ mod metadata;
 #[cfg(all(test, loom))]
 mod models;
 mod notes;
-mod pool;
 pub(crate) mod runs;
 mod slices;
+mod stack;
 mod state;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
@@ -24,9 +24,9 @@ pub(crate) use descriptor::KINDS;
 pub use descriptor::{Descriptors, Kind, Region, RegionId, Retired, RetiredAs, Shape};
 pub use metadata::{InPlace, Metadata};
 pub use notes::{ArenaNotes, HugeNotes};
-pub use pool::{Link, Linked, Pool};
 pub use runs::Run;
 pub use slices::{Among, Attempt, Prefer, SliceMap};
+pub use stack::{Link, Linked, Stack};
 pub use state::{Exclusion, Phase, Pinning, State};
 
 use crate::sync::atomic::{AtomicU64, AtomicUsize};

@@ -377,7 +377,7 @@ fn header_before_claims() {
 
 /// Two objects in a pool, and what their users write to.
 struct Shelf {
-    pool: Pool<Region>,
+    pool: Stack<Region>,
     regions: [&'static Region; 2],
     memory: [Memory; 2],
 }
@@ -385,7 +385,7 @@ struct Shelf {
 impl Shelf {
     fn new() -> Arc<Shelf> {
         let regions = [(); 2].map(|()| &*Box::leak(Box::new(Region::new())));
-        let shelf = Shelf { pool: Pool::new(), regions, memory: [Memory::new(), Memory::new()] };
+        let shelf = Shelf { pool: Stack::new(), regions, memory: [Memory::new(), Memory::new()] };
         regions.iter().for_each(|region| shelf.pool.give(region));
         Arc::new(shelf)
     }

@@ -240,7 +240,7 @@ impl SliceMap {
         clear(&self.claimed, start, start + len);
     }
 
-    /// Closes the map if no slice is claimed: afterwards no claim succeeds. Answers `false`, with everything as it was, if
+    /// Closes the map if no slice is claimed: afterwards no claim succeeds. Returns `false`, with everything as it was, if
     /// a slice is claimed or another thread freezes.
     #[must_use]
     pub fn freeze(&self) -> bool {

@@ -219,7 +219,7 @@ fn descriptors_come_back_in_another_life() {
 
 #[test]
 fn a_pool_is_a_stack() {
-    let pool: Pool<Region> = Pool::new();
+    let pool: Stack<Region> = Stack::new();
     let regions = [(); 3].map(|()| leaked(Region::new()));
     for _ in 0..2 {
         assert!(pool.is_empty() && pool.take().is_none());

@@ -11,6 +11,7 @@ pub trait Exchange {
     type Value;
 
     /// `compare_exchange`, in one step unless `bug` is planted.
+    #[cfg_attr(any(loom, shuttle), track_caller)]
     fn exchange(
         &self,
         before: Self::Value,
@@ -21,6 +22,7 @@ pub trait Exchange {
     ) -> Result<Self::Value, Self::Value>;
 
     /// `swap`, in one step unless `bug` is planted.
+    #[cfg_attr(any(loom, shuttle), track_caller)]
     fn replace(&self, after: Self::Value, order: Ordering, bug: &str) -> Self::Value;
 }
 

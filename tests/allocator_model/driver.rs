@@ -8,7 +8,7 @@ mod figures;
 
 use crate::pattern::{fill, has_its_pages, is_intact, is_zero};
 use specmalloc::internals::base::{GRANULE, SMALL_MAX};
-use specmalloc::internals::heap::{Allocator, BlockKind, Checks, Heap, Holder, LARGE_MAX, Place};
+use specmalloc::internals::heap::{Allocator, BlockKind, Checks, Heap, LARGE_MAX, Place, ThreadId};
 use specmalloc::internals::pal::simulated::{CallKind, Config, Simulated};
 use std::collections::{BTreeMap, VecDeque};
 use std::marker::PhantomData;
@@ -80,12 +80,12 @@ pub enum Step {
 }
 
 /// The thread that a hand stands for.
-fn holder(hand: usize) -> Holder {
-    Holder::new(1 + hand % HANDS)
+fn holder(hand: usize) -> ThreadId {
+    ThreadId::new(1 + hand % HANDS)
 }
 
 /// A thread that has no heap of its own.
-const GUEST: Holder = Holder::new(1 + HANDS);
+const GUEST: ThreadId = ThreadId::new(1 + HANDS);
 
 struct Live {
     size: usize,
@@ -195,7 +195,7 @@ impl<C: Checks> Driver<C> {
                     Step::Tick { .. } => {
                         self.allocator.tick::<C>(heap);
                     }
-                    _ => self.allocator.relieve(heap.claimant()),
+                    _ => self.allocator.give_back_all(heap.claimant()),
                 }
             }
         }
@@ -372,7 +372,7 @@ impl<C: Checks> Driver<C> {
         for _ in 0..3 {
             heap.collect::<C, _>(self.allocator);
             self.allocator.collect_idle::<C>(GUEST);
-            self.allocator.relieve(heap.claimant());
+            self.allocator.give_back_all(heap.claimant());
             self.os.advance_ms(1000);
         }
         self.count(true);

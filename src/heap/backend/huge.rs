@@ -129,7 +129,7 @@ impl Huge {
     }
 
     /// Has `region`, whose block is freed, unmapped after a grace period. Where that is one for many regions, or will not come
-    /// because the barrier fails by now, its pages are not to wait, and go at once. Answers how many bytes may be resident
+    /// because the barrier fails by now, its pages are not to wait, and go at once. Returns how many bytes may be resident
     /// meanwhile.
     fn retire<P: Platform>(ground: &Ground<P>, region: &'static Region) -> usize {
         let dirty = region.huge().dirty();

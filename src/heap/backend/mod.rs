@@ -136,7 +136,7 @@ impl<P: Platform> Backend<P> {
 
     /// Unmaps everything that is free, where address space, mappings or what may be committed are short. Purging what stays
     /// mapped would not help.
-    pub fn make_room(&self, by: &Claimant) {
+    pub fn unmap_free(&self, by: &Claimant) {
         self.drop_kept();
         self.unmap_empty(by);
         self.space().reap(Some(by.slot()));
@@ -145,9 +145,9 @@ impl<P: Platform> Backend<P> {
     }
 
     /// Gives back what is free in whole slices and regions.
-    pub fn relieve(&self, by: &Claimant) {
+    pub fn give_back_all(&self, by: &Claimant) {
         self.purge(by, usize::MAX);
-        self.make_room(by);
+        self.unmap_free(by);
     }
 
     /// Whether free memory is resident, an arena is empty, or a region waits to be unmapped.

@@ -20,7 +20,7 @@ pub use tally::{Count, Tally};
 
 use crate::base::{GRANULE, SLICE};
 use crate::const_unless_model;
-use crate::index::{Coarse, Space};
+use crate::index::{Found, Space};
 use crate::pal::{Call, Misuse, Platform, broken_contract};
 use crate::region::Region;
 use crate::sync::Counter;
@@ -200,9 +200,9 @@ impl<P: Platform> Ground<P> {
     /// The arena that `address` lies in, which the caller holds a part of.
     pub(in crate::heap) fn arena_of(&self, address: usize) -> &'static Region {
         match self.space.index().lookup_coarse(address) {
-            Coarse::Region(region) => region,
+            Found::Region(region) => region,
             // The caller holds a part of the arena: only a corrupted record can lead here.
-            Coarse::Nothing | Coarse::Unsure => broken_contract(Misuse::Interior, Call::Free, address),
+            Found::Nothing | Found::Unsure => broken_contract(Misuse::Interior, Call::Free, address),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! more than one of them: whose hands a heap was in, and the lists of slabs, which are built anew from the slabs' records.
 
 use crate::heap::mend::Mend;
-use crate::heap::possession::Holder;
+use crate::heap::possession::ThreadId;
 use crate::heap::small::{Heap, Heaps};
 use crate::pal::Platform;
 use crate::rcu::ReaderSlot;
@@ -12,8 +12,8 @@ use crate::sync::seeded;
 
 impl Heap {
     /// In the child of a fork: whose hands the heap was in.
-    fn fate(&self, own: Holder) -> Fate {
-        let (owner, visitor) = (self.possession().holder(), self.visit().visitor());
+    fn fate(&self, own: ThreadId) -> Fate {
+        let (owner, visitor) = (self.possession().possessor(), self.visit().visitor());
         let (is_owner, is_visitor) = (owner == Some(own), visitor == Some(own));
         let has_vanished = visitor.is_some() && !is_visitor;
         if is_visitor && (is_owner || self.visit().is_inside() || self.visit().is_gone()) {
@@ -28,13 +28,13 @@ impl Heap {
     }
 
     /// In the child of a fork: whether the calling thread may have been in the middle of something in this heap.
-    fn is_in_hand(&self, own: Holder) -> bool {
-        let holds = self.possession().holder() == Some(own) || self.visit().visitor() == Some(own);
+    fn is_in_hand(&self, own: ThreadId) -> bool {
+        let holds = self.possession().possessor() == Some(own) || self.visit().visitor() == Some(own);
         holds && self.fate(own) == Fate::InHand
     }
 
     /// In the child of a fork: whether a thread was in it that does not exist here.
-    fn is_torn(&self, own: Holder) -> bool {
+    fn is_torn(&self, own: ThreadId) -> bool {
         self.fate(own) != Fate::InHand
     }
 }
@@ -56,7 +56,7 @@ impl<P: Platform> Heaps<P> {
     ///
     /// # Safety
     /// The calling thread is the only one.
-    pub unsafe fn child_after_fork(&'static self, own: Holder) {
+    pub unsafe fn child_after_fork(&'static self, own: ThreadId) {
         // SAFETY: heaps attach their slots, and nobody else does.
         let owns = |slot: &ReaderSlot| unsafe { Heap::of_slot(slot) }.is_in_hand(own);
         // SAFETY: the caller's.
@@ -70,7 +70,7 @@ impl<P: Platform> Heaps<P> {
     }
 
     /// Takes the slabs of torn heaps into their lists again, which were forgotten.
-    fn link_slabs(&self, own: Holder) {
+    fn link_slabs(&self, own: ThreadId) {
         // The slot of any heap would do: the calling thread may have none.
         let _section = self.space().rcu().enter_guest();
         self.arenas().each_slab(|slab| {
@@ -84,11 +84,11 @@ impl<P: Platform> Heaps<P> {
 
     /// When what was torn is mended: the heaps of vanished threads become idle, and vanished
     /// visitors are forgotten.
-    fn settle_gates(&self, own: Holder) {
+    fn settle_gates(&self, own: ThreadId) {
         for heap in self.pool().each() {
             let fate = heap.fate(own);
             if heap.visit().visitor() == Some(own) {
-                if heap.possession().holder().is_some_and(|owner| owner != own) {
+                if heap.possession().possessor().is_some_and(|owner| owner != own) {
                     // The calling thread goes on with its visit, and gives the heap up as it leaves.
                     heap.visit().set_gone();
                 }

@@ -91,7 +91,7 @@ impl HelperState {
         self.state.swap(ABSENT, Ordering::Relaxed);
     }
 
-    /// The helper means to end: it does, unless it is wanted again by now. Answers whether it ends.
+    /// The helper means to end: it does, unless it is wanted again by now. Returns whether it ends.
     pub fn ends(&self, is_allowed: impl Fn() -> bool) -> bool {
         // Relaxed: the fence orders it before the second look.
         self.state.swap(ABSENT, Ordering::Relaxed);

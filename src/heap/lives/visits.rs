@@ -10,7 +10,7 @@
 //! the note. So one sees the other's. (An owner needs no such pair: it takes the probe off, and only then the note.)
 
 use crate::heap::block::Checks;
-use crate::heap::possession::Holder;
+use crate::heap::possession::ThreadId;
 use crate::heap::small::watch::{WORD, each_bit};
 use crate::heap::small::{Heap, Heaps};
 use crate::pal::Platform;
@@ -30,7 +30,7 @@ impl<P: Platform> Heaps<P> {
     /// The owner was refused at its gate. Takes in what it may: past marks that stand for no visitor. `false` if the heap is
     /// not to be had now: another thread visits it, or this is a handler that interrupted a step. Never waits.
     #[cold]
-    pub fn readmit(&self, heap: &Heap, by: Holder) -> bool {
+    pub fn readmit(&self, heap: &Heap, by: ThreadId) -> bool {
         if !heap.gate().undo() || !heap.visit().knock(by) {
             return false;
         }
@@ -44,7 +44,7 @@ impl<P: Platform> Heaps<P> {
     }
 
     /// The owner exits: gives the heap up without what is empty in it. Never waits: a visitor that is inside does it.
-    pub fn leave_heap<C: Checks>(&self, heap: &Heap, by: Holder) {
+    pub fn leave_heap<C: Checks>(&self, heap: &Heap, by: ThreadId) {
         while !heap.gate().enter() && !self.readmit(heap, by) {
             if heap.gate().is_occupied() {
                 // A signal handler ends the thread in the middle of a step, which nobody will finish: the heap stays as it is.
@@ -69,7 +69,7 @@ impl<P: Platform> Heaps<P> {
     /// many as a word has bits; heaps that are being visited are left out.
     pub(in crate::heap) fn visit<C: Checks>(
         &self,
-        by: Holder,
+        by: ThreadId,
         wants: impl Fn(&Heap) -> bool,
         body: impl Fn(&Heap),
     ) {
@@ -102,7 +102,7 @@ impl<P: Platform> Heaps<P> {
         }
     }
 
-    fn end_visit<C: Checks>(&self, heap: &Heap, by: Holder) {
+    fn end_visit<C: Checks>(&self, heap: &Heap, by: ThreadId) {
         heap.gate().unmark();
         if heap.visit().end(by) || seeded("heap.visit_forgets_gone") {
             return;
@@ -119,7 +119,7 @@ impl<P: Platform> Heaps<P> {
     /// has borrowed.
     pub fn watch_heaps<C: Checks>(&self, heap: &Heap) {
         let wants = |other: &Heap| self.is_untidied(other) && other.gate().is_probed();
-        self.visit::<C>(heap.holder(), wants, |idle| self.tidy::<C>(idle));
+        self.visit::<C>(heap.caller(), wants, |idle| self.tidy::<C>(idle));
         for word in 0..self.pool().made().div_ceil(WORD) {
             for bit in each_bit(self.watch().untidied(word)) {
                 if let Some(used) = self.pool().get(word * WORD + bit) {
@@ -131,7 +131,7 @@ impl<P: Platform> Heaps<P> {
 
     /// Tidies every heap whose owner is outside, used just now or not.
     pub(in crate::heap) fn tidy_all<C: Checks>(&self, heap: &Heap) {
-        self.visit::<C>(heap.holder(), |other| self.is_untidied(other), |idle| self.tidy::<C>(idle));
+        self.visit::<C>(heap.caller(), |other| self.is_untidied(other), |idle| self.tidy::<C>(idle));
     }
 
     fn is_untidied(&self, heap: &Heap) -> bool {

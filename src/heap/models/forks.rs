@@ -59,7 +59,7 @@ const VICTIMS: usize = 2;
 /// The thread that plays the child: the first one that a model starts.
 const CHILD: usize = 1;
 
-const CHILD_THREAD: Holder = Holder::new(2);
+const CHILD_THREAD: ThreadId = ThreadId::new(2);
 
 /// Runs the threads of a model in turns of random length until a certain step, and the child alone from there: at each step
 /// several times, or at every so manieth in a model of many steps.
@@ -204,7 +204,7 @@ fn run_child(world: &World, own: &'static Heap) {
         from.collect_idle::<Checked>(CHILD_THREAD);
     }
     let heap = world.base.possess_as(CHILD_THREAD);
-    (0..3).for_each(|_| from.relieve(heap.claimant()));
+    (0..3).for_each(|_| from.give_back_all(heap.claimant()));
     let lost = Mutex::new((0, 0));
     {
         let _section = heap.section(from);
@@ -313,7 +313,7 @@ fn forked_in_runs() {
         actor.free(blocks[2]);
         actor.from.purge(actor.heap.claimant(), usize::MAX);
         actor.free(grown);
-        actor.from.relieve(actor.heap.claimant());
+        actor.from.give_back_all(actor.heap.claimant());
         actor.leave();
     };
     explore(|_, _| {}, [body, body]);

@@ -29,8 +29,8 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("heap.post_undisturbed", "the look whether the owner was tidied", "sent_to_a_tidied"),
 ];
 
-const OWNER: Holder = Holder::new(2);
-const VISITOR: Holder = Holder::new(3);
+const OWNER: ThreadId = ThreadId::new(2);
+const VISITOR: ThreadId = ThreadId::new(3);
 
 /// A heap with a gate, and something that whoever is inside may touch.
 struct Gated {

@@ -37,7 +37,7 @@ mod world;
 use super::*;
 use crate::base::{GRANULE, SLICE};
 #[cfg(shuttle)]
-use crate::index::Coarse;
+use crate::index::Found;
 use crate::pal::Platform;
 use crate::pal::simulated::{Config, Simulated};
 #[cfg(loom)]
@@ -49,7 +49,7 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 use core::ptr;
 
 /// Who possesses heaps in models in which it does not matter.
-const THREAD: Holder = Holder::new(1);
+const THREAD: ThreadId = ThreadId::new(1);
 
 /// A started allocator, and the system under it. Every thread of a model holds an `Arc` of what holds it.
 struct Base<P: Platform = Simulated> {
@@ -85,7 +85,7 @@ impl<P: Platform> Base<P> {
         self.possess_as(THREAD)
     }
 
-    fn possess_as(&self, holder: Holder) -> &'static Heap {
+    fn possess_as(&self, holder: ThreadId) -> &'static Heap {
         self.allocator.pool().possess_any(&self.allocator, holder).expect("heaps enough")
     }
 }

@@ -121,7 +121,7 @@ fn other_length(bytes: usize) -> Option<usize> {
 }
 
 /// A heap, when the others leave one: each of them tidies one or two beside its own now and then.
-fn arrive(world: &World, holder: Holder) -> Actor<'_> {
+fn arrive(world: &World, holder: ThreadId) -> Actor<'_> {
     loop {
         if let Some(heap) = world.base.get().pool().possess_any(world.base.get(), holder) {
             world.base.get().open_gate(heap);
@@ -132,7 +132,7 @@ fn arrive(world: &World, holder: Holder) -> Actor<'_> {
 }
 
 /// What one thread does. What it still holds in the end it passes on.
-fn run(world: &World, holder: Holder, steps: &[Step]) {
+fn run(world: &World, holder: ThreadId, steps: &[Step]) {
     let mut actor = arrive(world, holder);
     let mut held: Vec<usize> = Vec::new();
     for &step in steps {
@@ -170,7 +170,7 @@ fn run(world: &World, holder: Holder, steps: &[Step]) {
             Step::Collect => actor.step(|heap| heap.collect::<Checked, _>(from)),
             Step::CollectIdle => from.collect_idle::<Checked>(holder),
             Step::Watch => actor.step(|heap| from.watch_heaps::<Checked>(heap)),
-            Step::GiveBack => actor.step(|heap| from.give_back::<Checked>(heap)),
+            Step::GiveBack => actor.step(|heap| from.trim::<Checked>(heap)),
             Step::Purge { most } => {
                 actor.step(|heap| from.purge(heap.claimant(), most));
             }
@@ -178,7 +178,7 @@ fn run(world: &World, holder: Holder, steps: &[Step]) {
                 actor.step(|heap| from.tick::<Checked>(heap));
             }
             Step::UnmapEmpty => actor.step(|heap| from.unmap_empty(heap.claimant())),
-            Step::Relieve => actor.step(|heap| from.relieve(heap.claimant())),
+            Step::Relieve => actor.step(|heap| from.give_back_all(heap.claimant())),
             Step::DropKept => actor.step(|heap| {
                 from.drop_kept();
                 from.space().reap(Some(heap.slot()));
@@ -195,7 +195,7 @@ fn execute(threads: Vec<Vec<Step>>) {
         let world = World::new();
         let start = |index: usize| {
             let threads = Arc::clone(&threads);
-            spawn(&world, move |world| run(world, Holder::new(10 + index), &threads[index]))
+            spawn(&world, move |world| run(world, ThreadId::new(10 + index), &threads[index]))
         };
         // All of them, before one is waited for.
         let started: Vec<_> = (0..threads.len()).map(start).collect();

@@ -116,13 +116,13 @@ impl World {
 
     /// Demands that every region that is mapped can be reached: arenas from the table, but for those that found no place
     /// there, and huge ones from a block or from among those that are kept; and that the counters say what can be counted.
-    /// Answers how many arenas found no place. While nobody is in the middle of anything.
+    /// Returns how many arenas found no place. While nobody is in the middle of anything.
     fn demand_reachable(&self) -> usize {
         let from = self.base.get();
         let (arenas, huge, figures) = (from.arenas(), from.huge(), from.huge_figures());
         let mut found = [Vec::new(), Vec::new(), Vec::new()];
         for at in self.base.os.mappings().into_iter().flat_map(|mapping| mapping.range.step_by(SLICE)) {
-            if let Coarse::Region(region) = from.space().index().lookup_coarse(at)
+            if let Found::Region(region) = from.space().index().lookup_coarse(at)
                 && region.base() == at
             {
                 found[region.kind() as usize].push(region);
@@ -223,7 +223,7 @@ impl World {
         assert_eq!(from.claimed_slices(), 0, "blocks were lost");
         let heap = self.base.possess();
         for _ in 0..3 {
-            from.relieve(heap.claimant());
+            from.give_back_all(heap.claimant());
         }
         let counts = from.space().counts();
         assert_eq!(counts.regions, [0; 3], "regions were lost");
@@ -238,7 +238,7 @@ pub struct Actor<'a> {
     pub from: &'static Allocator<Simulated>,
     pub heap: &'static Heap,
     /// Who the thread is, if it uses the heap's gate.
-    gated: Option<Holder>,
+    gated: Option<ThreadId>,
 }
 
 impl<'a> Actor<'a> {
@@ -250,8 +250,8 @@ impl<'a> Actor<'a> {
         Actor { world, from: world.base.get(), heap, gated: None }
     }
 
-    /// A thread that uses the open gate of its heap, which it possesses as `holder`: others may visit it.
-    pub fn gated(world: &'a World, heap: &'static Heap, holder: Holder) -> Actor<'a> {
+    /// A thread that uses the open gate of its heap, which it possesses as `id`: others may visit it.
+    pub fn gated(world: &'a World, heap: &'static Heap, holder: ThreadId) -> Actor<'a> {
         Actor { gated: Some(holder), ..Actor::with(world, heap) }
     }
 

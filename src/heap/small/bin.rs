@@ -172,9 +172,9 @@ impl Bin {
         block
     }
 
-    /// Whether there is room for another block, which takes it.
+    /// Takes room for another block, if there is some.
     #[inline(always)]
-    pub fn has_room(&self) -> bool {
+    pub fn take_room(&self) -> bool {
         let left = self.room.get() - 1;
         self.room.set(left);
         left >= 0

@@ -20,7 +20,7 @@ pub(in crate::heap) const AT_ONCE: usize = if cfg!(any(loom, shuttle)) { 2 } els
 
 impl Heap {
     /// Frees a block of another heap's slab if others of the same slice wait to be sent: these hold the slab and its arena, so
-    /// there is nothing to look up. Answers whether it was one.
+    /// there is nothing to look up. Returns whether it was one.
     ///
     /// # Safety
     /// The caller possesses this heap, or it is one without blocks; the block, if it is one, is the caller's to give.
@@ -40,7 +40,7 @@ impl Heap {
         self.count_remote_free();
         // SAFETY: the caller's.
         if unsafe { piece.add::<C>(block, key) } || Heap::has_idle_owner(slab) {
-            self.deliver::<C, P>(from, piece);
+            self.send_or_adopt::<C, P>(from, piece);
         }
         true
     }
@@ -57,7 +57,7 @@ impl Heap {
     ) {
         self.count_remote_free();
         // SAFETY: the caller's.
-        unsafe { self.send_home::<C, P>(from, slab, block) };
+        unsafe { self.send_later::<C, P>(from, slab, block) };
     }
 
     fn count_remote_free(&self) {
@@ -69,14 +69,14 @@ impl Heap {
     #[inline(always)]
     fn has_idle_owner(slab: &Slab) -> bool {
         // SAFETY: the owner of a slab with a live block is a heap, and heaps live forever.
-        unsafe { (*slab.owner()).possession().holder().is_none() }
+        unsafe { (*slab.owner()).possession().possessor().is_none() }
     }
 
     /// Puts a free block among those that are to be sent to the heap that owns its slab.
     ///
     /// # Safety
     /// As for [`Heap::free_remote`].
-    pub(in crate::heap) unsafe fn send_home<C: Checks, P: Platform>(
+    pub(in crate::heap) unsafe fn send_later<C: Checks, P: Platform>(
         &self,
         from: &Heaps<P>,
         slab: &Slab,
@@ -86,24 +86,24 @@ impl Heap {
         let piece = self.outbox.piece(block.addr());
         let is_known = piece.is_of(block.addr());
         if !is_known && !piece.is_empty() {
-            self.deliver::<C, P>(from, piece);
+            self.send_or_adopt::<C, P>(from, piece);
         }
         // SAFETY: the caller's; what the piece held of another slice is delivered.
         let is_full = unsafe {
             if is_known { piece.add::<C>(block, key) } else { self.outbox.begin::<C>(slab, block, key) }
         };
         if is_full || Heap::has_idle_owner(slab) {
-            self.deliver::<C, P>(from, piece);
+            self.send_or_adopt::<C, P>(from, piece);
         }
         while let Some(piece) = self.outbox.to_go(block) {
-            self.deliver::<C, P>(from, piece);
+            self.send_or_adopt::<C, P>(from, piece);
         }
     }
 
     /// Sends a piece to its owner; or, if nobody possesses the owner, takes the slab of its blocks over: the thread that
     /// frees what an exited thread has allocated goes on with its memory.
     #[inline(never)]
-    fn deliver<C: Checks, P: Platform>(&self, from: &Heaps<P>, piece: &Piece) {
+    fn send_or_adopt<C: Checks, P: Platform>(&self, from: &Heaps<P>, piece: &Piece) {
         if piece.is_empty() {
             // A vanished thread was about to begin it.
             return self.outbox.forget(piece);
@@ -113,7 +113,7 @@ impl Heap {
         let (index, secret) = (owner.index() as usize, self.secret.get());
         let idle = match Heap::has_idle_owner(slab) {
             true if seeded("heap.deliver_unpossessed") => from.pool().get(index),
-            true => from.pool().possess(index, self.holder()),
+            true => from.pool().possess(index, self.caller()),
             false => None,
         };
         if idle.is_none() && !ptr::eq(owner, self) {
@@ -141,8 +141,8 @@ impl Heap {
             // SAFETY: this thread possesses both heaps, and holds the block.
             unsafe {
                 match idle {
-                    _ if ptr::eq(owner, self) => _ = self.put_home::<C, P>(from, slab, block),
-                    Some(idle) if ptr::eq(owner, idle) => _ = idle.put_home::<C, P>(from, slab, block),
+                    _ if ptr::eq(owner, self) => _ = self.free_into_slab::<C, P>(from, slab, block),
+                    Some(idle) if ptr::eq(owner, idle) => _ = idle.free_into_slab::<C, P>(from, slab, block),
                     _ => self.post::<C, P>(from, Parcel::of_one(owner, block)),
                 }
             }
@@ -190,7 +190,7 @@ impl Heap {
 
     pub(in crate::heap) fn send_all<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
         while let Some(piece) = self.outbox.waiting() {
-            self.deliver::<C, P>(from, piece);
+            self.send_or_adopt::<C, P>(from, piece);
         }
     }
 
@@ -201,7 +201,7 @@ impl Heap {
         !self.inbox.is_empty() || !self.received.load(Ordering::Relaxed).is_null()
     }
 
-    /// Takes some of the blocks that other threads sent, and frees them here or sends them on. Answers how many.
+    /// Takes some of the blocks that other threads sent, and frees them here or sends them on. Returns how many.
     ///
     /// Not all, of which there may be millions: a malloc or free comes here, and must not pause. Who allocates
     /// comes again before it has used up so many: see [`AT_ONCE`].
@@ -211,7 +211,7 @@ impl Heap {
             && let Some(block) = self.next_received::<C>()
         {
             // SAFETY: the block came to us with its chain. (If it is sent on: it was counted when it was freed.)
-            unsafe { self.bring_home::<C, P>(from, block) };
+            unsafe { self.return_block::<C, P>(from, block) };
             count += 1;
         }
         count

@@ -7,7 +7,7 @@ use crate::base::class_info;
 use crate::const_unless_model;
 use crate::heap::backend::Backend;
 use crate::heap::block::Checks;
-use crate::heap::possession::Holder;
+use crate::heap::possession::ThreadId;
 use crate::heap::record::Slab;
 use crate::pal::Platform;
 use crate::region::Prefer;
@@ -87,7 +87,7 @@ impl<P: Platform> Heaps<P> {
     }
 
     /// Tidies the heaps that nobody possesses: takes in what was sent to them, and gives back what is empty.
-    pub fn collect_idle<C: Checks>(&self, by: Holder) {
+    pub fn collect_idle<C: Checks>(&self, by: ThreadId) {
         for index in self.pool.idle_heaps() {
             if let Some(idle) = self.pool.possess(index, by) {
                 if idle.needs_collecting() {

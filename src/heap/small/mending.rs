@@ -40,11 +40,11 @@ impl Heap {
         self.growth.gained(slab);
         let class = slab.class();
         let list = self.bins[class].list().get();
-        if !list.is_null() && ptr::eq(list, slab.free()) && !seeded("heap.child_keeps_taken") {
+        if !list.is_null() && ptr::eq(list, slab.free_list()) && !seeded("heap.child_keeps_taken") {
             // In the middle of `take_over`.
             slab.forget_free();
         }
-        let free = self.length::<Trusting>(slab.free());
+        let free = self.length::<Trusting>(slab.free_list());
         if ptr::eq(self.current[class].get(), slab) {
             return slab.make_current(free);
         }

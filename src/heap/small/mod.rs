@@ -33,7 +33,7 @@ use crate::base::{CLASSES, SLICE};
 use crate::heap::block::{Block, Checks};
 use crate::heap::gate::{Gate, Visit};
 use crate::heap::ground::{Bet, Claimant, Ground};
-use crate::heap::possession::{Holder, Possession};
+use crate::heap::possession::{Possession, ThreadId};
 use crate::heap::record::Slab;
 use crate::pal::{Call, Misuse, Platform, broken_contract};
 use crate::rcu::{ReaderSlot, Section};
@@ -209,7 +209,7 @@ impl Heap {
     #[cfg(all(test, shuttle))]
     pub fn shares_list(&self, slab: &Slab) -> bool {
         let list = self.bins[slab.class()].list().get();
-        !list.is_null() && self.is_on::<crate::heap::Trusting>(list, slab.free())
+        !list.is_null() && self.is_on::<crate::heap::Trusting>(list, slab.free_list())
     }
 
     fn length<C: Checks>(&self, mut block: *mut Block) -> u32 {
@@ -250,8 +250,8 @@ impl Heap {
     }
 
     /// The thread that is inside, which is the caller.
-    pub fn holder(&self) -> Holder {
-        self.visit().inside().or(self.possession().holder()).unwrap_or(Holder::new(usize::MAX >> 2))
+    pub fn caller(&self) -> ThreadId {
+        self.visit().inside().or(self.possession().possessor()).unwrap_or(ThreadId::new(usize::MAX >> 2))
     }
 
     /// A reader section of the possessor.

@@ -10,7 +10,7 @@
 use super::{Heap, Heaps};
 use crate::heap::block::Checks;
 use crate::heap::mend::Mend;
-use crate::heap::possession::Holder;
+use crate::heap::possession::ThreadId;
 use crate::pal::Platform;
 use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{acquire, release, seeded};
@@ -67,11 +67,11 @@ impl Pool {
     }
 
     /// Possesses an idle heap, the lowest, so that few heaps serve many short threads.
-    pub fn possess_idle(&self, by: Holder) -> Option<&'static Heap> {
+    pub fn possess_idle(&self, by: ThreadId) -> Option<&'static Heap> {
         self.possess_idle_below(MAX_HEAPS, by)
     }
 
-    fn possess_idle_below(&self, end: usize, by: Holder) -> Option<&'static Heap> {
+    fn possess_idle_below(&self, end: usize, by: ThreadId) -> Option<&'static Heap> {
         for word in 0..self.made().min(end).div_ceil(WORD) {
             // Relaxed: a hint where to try.
             let mut bits = self.idle[word].load(Ordering::Relaxed);
@@ -87,7 +87,7 @@ impl Pool {
     }
 
     /// Possesses the heap at `index` if it is idle.
-    pub fn possess(&self, index: usize, by: Holder) -> Option<&'static Heap> {
+    pub fn possess(&self, index: usize, by: ThreadId) -> Option<&'static Heap> {
         let heap = self.get(index).filter(|heap| heap.possession().take(by))?;
         // Relaxed: a hint. Our own `give_up` sets it again.
         self.idle[index / WORD].fetch_and(!(1 << (index % WORD)), Ordering::Relaxed);
@@ -111,7 +111,7 @@ impl Pool {
 
     /// Whether the heap at `index` is idle (at this moment), for certain.
     pub fn is_idle(&self, index: usize) -> bool {
-        self.get(index).is_some_and(|heap| heap.possession().holder().is_none())
+        self.get(index).is_some_and(|heap| heap.possession().possessor().is_none())
     }
 
     /// The heaps that are idle as far as the hints say, for scans that may miss one.
@@ -123,19 +123,19 @@ impl Pool {
     }
 
     /// Possesses an idle heap or makes one, for one operation; `None` when there is no memory, or all are taken.
-    pub fn possess_any<P: Platform>(&self, from: &Heaps<P>, by: Holder) -> Option<&'static Heap> {
+    pub fn possess_any<P: Platform>(&self, from: &Heaps<P>, by: ThreadId) -> Option<&'static Heap> {
         self.possess_below(MAX_HEAPS, from, by)
     }
 
     /// The same for a thread that keeps the heap until it exits: see [`Pool::keeps_no_more`].
-    pub fn possess_to_keep<P: Platform>(&self, from: &Heaps<P>, by: Holder) -> Option<&'static Heap> {
+    pub fn possess_to_keep<P: Platform>(&self, from: &Heaps<P>, by: ThreadId) -> Option<&'static Heap> {
         let heap = self.possess_below(KEPT, from, by)?;
         // Relaxed: read by threads of the same number, which this thread's end comes before.
         self.keeper(by).store(heap.index() + 1, Ordering::Relaxed);
         Some(heap)
     }
 
-    fn keeper(&self, thread: Holder) -> &AtomicU32 {
+    fn keeper(&self, thread: ThreadId) -> &AtomicU32 {
         // The finalizer of Fibonacci hashing: numbers of threads differ in the middle bits.
         let hash = (thread.number() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
         &self.keepers[hash as usize % KEEPERS]
@@ -143,15 +143,15 @@ impl Pool {
 
     /// A heap that `thread`, which keeps none, possesses all the same: one that had its number before has ended where nothing
     /// could notice it, and was the last that did so.
-    pub fn left_by(&self, thread: Holder) -> Option<&'static Heap> {
+    pub fn left_by(&self, thread: ThreadId) -> Option<&'static Heap> {
         // Relaxed: as in `possess_to_keep`. An entry is cleared before its heap is given up, so a heap that the thread only
         // borrows, in a call that it has interrupted, is not found here.
         let index = self.keeper(thread).load(Ordering::Relaxed).checked_sub(1)?;
-        self.get(index as usize).filter(|heap| heap.possession().holder() == Some(thread))
+        self.get(index as usize).filter(|heap| heap.possession().possessor() == Some(thread))
     }
 
     /// The calling thread, which keeps `heap`, is about to give it up.
-    pub fn keeps_no_more(&self, heap: &Heap, thread: Holder) {
+    pub fn keeps_no_more(&self, heap: &Heap, thread: ThreadId) {
         // Relaxed (both): as in `possess_to_keep`.
         let _others =
             self.keeper(thread).compare_exchange(heap.index() + 1, 0, Ordering::Relaxed, Ordering::Relaxed);
@@ -163,16 +163,16 @@ impl Pool {
     }
 
     /// Whether `thread` is in the middle of an operation for which it has borrowed one of the heaps that are only borrowed.
-    pub fn lends_to(&self, thread: Holder) -> bool {
+    pub fn lends_to(&self, thread: ThreadId) -> bool {
         (KEPT..self.made())
-            .any(|index| self.get(index).is_some_and(|heap| heap.possession().holder() == Some(thread)))
+            .any(|index| self.get(index).is_some_and(|heap| heap.possession().possessor() == Some(thread)))
     }
 
-    fn possess_below<P: Platform>(&self, end: usize, from: &Heaps<P>, by: Holder) -> Option<&'static Heap> {
+    fn possess_below<P: Platform>(&self, end: usize, from: &Heaps<P>, by: ThreadId) -> Option<&'static Heap> {
         self.possess_idle_below(end, by).or_else(|| self.make(end, from, by))
     }
 
-    fn make<P: Platform>(&self, end: usize, from: &Heaps<P>, by: Holder) -> Option<&'static Heap> {
+    fn make<P: Platform>(&self, end: usize, from: &Heaps<P>, by: ThreadId) -> Option<&'static Heap> {
         if self.made() >= end {
             return None;
         }
@@ -204,12 +204,12 @@ impl Pool {
     }
 
     /// Takes an available slab of `class` from one idle heap, if there is any: threads that went away leave partly
-    /// used slabs, and those are used before fresh memory. Looks at a few heaps only. Answers whether it took one.
+    /// used slabs, and those are used before fresh memory. Looks at a few heaps only. Returns whether it took one.
     pub fn steal<C: Checks, P: Platform>(&self, from: &Heaps<P>, heap: &Heap, class: usize) -> bool {
         const TRIES: usize = 4;
         let mut tries = 0;
         for index in self.idle_heaps() {
-            let by = heap.holder();
+            let by = heap.caller();
             let idle =
                 if seeded("heap.steal_unpossessed") { self.get(index) } else { self.possess(index, by) };
             if let Some(idle) = idle {
@@ -265,7 +265,7 @@ mod tests {
     use crate::base::GRANULE;
     use crate::heap::tests::allocator;
 
-    const THREAD: Holder = Holder::new(64);
+    const THREAD: ThreadId = ThreadId::new(64);
 
     #[test]
     fn where_all_heaps_are_taken_some_are_left_to_borrow() {
@@ -288,7 +288,7 @@ mod tests {
     fn who_ends_unnoticed_leaves_the_heap_to_the_next_of_the_same_number() {
         let from = allocator(GRANULE);
         let pool = from.pool();
-        let other = Holder::new(128);
+        let other = ThreadId::new(128);
         let keep =
             |thread| pool.left_by(thread).or_else(|| pool.possess_to_keep(from, thread)).expect("memory");
         let left = keep(THREAD);

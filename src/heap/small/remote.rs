@@ -157,7 +157,7 @@ impl Piece {
         unsafe { &*self.slab.get() }
     }
 
-    /// Adds a block of the same slice in front. Answers whether the piece is to be sent.
+    /// Adds a block of the same slice in front. Returns whether the piece is to be sent.
     ///
     /// # Safety
     /// The caller holds the block, whose key is `key`; the piece is not empty.
@@ -248,7 +248,7 @@ impl Outbox {
         &self.pieces[address / SLICE % PIECES]
     }
 
-    /// Puts the first block into its piece. Answers whether that is to be sent at once.
+    /// Puts the first block into its piece. Returns whether that is to be sent at once.
     ///
     /// # Safety
     /// The caller possesses the heap of this outbox and holds the block, whose key is `key` and which lies in `slab`; its piece is

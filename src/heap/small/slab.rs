@@ -160,7 +160,7 @@ impl Slab {
     }
 
     /// The head of the free list.
-    pub fn free(&self) -> *mut Block {
+    pub fn free_list(&self) -> *mut Block {
         self.owned.free.get()
     }
 

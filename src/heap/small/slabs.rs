@@ -20,7 +20,7 @@ impl Heap {
     /// The caller possesses the heap; `class` is below [`CLASSES`], and its bin is empty.
     #[inline(always)]
     pub unsafe fn take_over<C: Checks>(&self, class: usize) -> *mut Block {
-        let has_free = |slab: &&Slab| !slab.free().is_null();
+        let has_free = |slab: &&Slab| !slab.free_list().is_null();
         // SAFETY: current slabs belong to this heap, which holds their arenas.
         let (slab, count) = if let Some(slab) = unsafe { self.current[class].get().as_ref() }.filter(has_free)
         {
@@ -43,14 +43,15 @@ impl Heap {
         bin.refilled(class, count, &self.growth);
         // In this order: a thread that vanishes in between leaves the list in two places, which `Heap::link_again` sees,
         // and not in none.
-        bin.list().set(slab.free());
+        bin.list().set(slab.free_list());
         signal_fence();
         slab.forget_free();
         // SAFETY: the caller's.
         unsafe { self.pop::<C>(class) }
     }
 
-    /// A block of `class` when its bin is empty; null when there is no memory.
+    /// A block of `class` when its bin is empty; null when there is no memory. In this order: what was sent is received, what
+    /// is on a slab's list taken over, the current slab extended, another slab made current.
     ///
     /// # Safety
     /// The caller possesses the heap.
@@ -60,46 +61,63 @@ impl Heap {
         let came = self.receive::<C, P>(from) != 0;
         loop {
             // SAFETY: the caller's.
-            let block = unsafe { self.take_over::<C>(class) };
-            if !block.is_null() {
+            let mut block = unsafe { self.take_over::<C>(class) };
+            if block.is_null() {
+                // SAFETY: the caller's.
+                block = unsafe { self.extend_current::<C, P>(from, class) };
+            }
+            if !block.is_null() || !self.change_current(class) && !self.get_slab::<C, P>(from, class, !came) {
                 return block;
             }
-            // SAFETY: current slabs belong to this heap, which holds their arenas.
-            if let Some(slab) = unsafe { self.current[class].get().as_ref() } {
-                let (bin, page, secret) = (&self.bins[class], from.page_size(), self.secret.get());
-                // SAFETY: possessed by the caller; the base is computed from the record.
-                let count = unsafe { slab.extend::<C>(slab.base(), page, secret, bin.list()) };
-                if count > 0 {
-                    bin.refilled(class, count, &self.growth);
-                    // SAFETY: the caller's.
-                    return unsafe { self.pop::<C>(class) };
-                }
-                // Nothing on any list and nothing left to hand out: every block is out.
-                self.current[class].set(ptr::null());
-                slab.make_full();
-            }
-            // SAFETY: slabs in a list belong to this heap, which holds their arenas.
-            if let Some(slab) = unsafe { self.available[class].get().as_ref() } {
-                // It has nothing on its list, but blocks that were never handed out.
-                slab.unlink(&self.available[class]);
-                slab.make_current(0);
-                self.current[class].set(slab);
-                continue;
-            }
-            if !came {
-                self.send_all::<C, P>(from);
-            }
-            match from.new_slab::<C>(self, class) {
-                Some(slab) => {
-                    self.growth.gained(slab);
-                    self.enter_own(slab);
-                    self.current[class].set(slab);
-                }
-                // One that came back in the meantime, or was another heap's.
-                None if !self.available[class].get().is_null() => {}
-                None => return ptr::null_mut(),
-            }
         }
+    }
+
+    /// A block that was never handed out, by extending the current slab. Null if it has none left: then it is current no more.
+    ///
+    /// # Safety
+    /// The caller possesses the heap; no slab of the class has anything on its list.
+    unsafe fn extend_current<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize) -> *mut Block {
+        // SAFETY: current slabs belong to this heap, which holds their arenas.
+        let Some(slab) = (unsafe { self.current[class].get().as_ref() }) else { return ptr::null_mut() };
+        let (bin, page, secret) = (&self.bins[class], from.page_size(), self.secret.get());
+        // SAFETY: possessed by the caller; the base is computed from the record.
+        let count = unsafe { slab.extend::<C>(slab.base(), page, secret, bin.list()) };
+        if count == 0 {
+            // Nothing on any list and nothing left to hand out: every block is out.
+            self.current[class].set(ptr::null());
+            slab.make_full();
+            return ptr::null_mut();
+        }
+        bin.refilled(class, count, &self.growth);
+        // SAFETY: the caller's.
+        unsafe { self.pop::<C>(class) }
+    }
+
+    /// Makes an available slab current, which has nothing on its list, but blocks that were never handed out. `false` if there
+    /// is none.
+    fn change_current(&self, class: usize) -> bool {
+        // SAFETY: slabs in a list belong to this heap, which holds their arenas.
+        let Some(slab) = (unsafe { self.available[class].get().as_ref() }) else { return false };
+        slab.unlink(&self.available[class]);
+        slab.make_current(0);
+        self.current[class].set(slab);
+        true
+    }
+
+    /// Gets another slab: an idle heap's, which is available then, or a fresh one, which is current. Before that sends what is
+    /// held back, if `sends`: some of it may be this heap's by now. `false` when there is no memory.
+    fn get_slab<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize, sends: bool) -> bool {
+        if sends {
+            self.send_all::<C, P>(from);
+        }
+        if let Some(slab) = from.new_slab::<C>(self, class) {
+            self.growth.gained(slab);
+            self.enter_own(slab);
+            self.current[class].set(slab);
+            return true;
+        }
+        // One that came back in the meantime, or was another heap's.
+        !self.available[class].get().is_null()
     }
 
     /// Frees a block of a slab that this heap owns.
@@ -109,7 +127,7 @@ impl Heap {
     #[inline(always)]
     pub unsafe fn free_local<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, block: *mut Block) {
         let bin = &self.bins[slab.class()];
-        if bin.has_room() {
+        if bin.take_room() {
             // SAFETY: the caller's.
             unsafe { bin.push::<C>(block, Block::key(block, self.secret.get())) };
         } else {
@@ -138,19 +156,19 @@ impl Heap {
             return unsafe { bin.push::<C>(block, Block::key(block, self.secret.get())) };
         }
         // SAFETY: the caller's.
-        let closed = unsafe { self.put_home::<C, P>(from, slab, block) };
+        let closed = unsafe { self.free_into_slab::<C, P>(from, slab, block) };
         if closed || missed == Missed::TooMany {
             self.empty_bin::<C, P>(from, class);
             bin.shrink(class, &self.growth);
         }
     }
 
-    /// Puts a block on the list of its slab, which this heap owns. Answers whether the slab is empty by that, and closed.
+    /// Puts a block on the list of its slab, which this heap owns. Returns whether the slab is empty by that, and closed.
     ///
     /// # Safety
     /// As for [`Heap::free_local`].
     #[inline]
-    pub(in crate::heap) unsafe fn put_home<C: Checks, P: Platform>(
+    pub(in crate::heap) unsafe fn free_into_slab<C: Checks, P: Platform>(
         &self,
         from: &Heaps<P>,
         slab: &Slab,
@@ -168,7 +186,7 @@ impl Heap {
     ///
     /// # Safety
     /// The caller possesses the heap and the block, which is in no list.
-    pub(in crate::heap) unsafe fn bring_home<C: Checks, P: Platform>(
+    pub(in crate::heap) unsafe fn return_block<C: Checks, P: Platform>(
         &self,
         from: &Heaps<P>,
         block: *mut Block,
@@ -180,10 +198,10 @@ impl Heap {
             if ptr::eq(slab.owner(), self) || seeded("heap.no_forward") {
                 // A list that is in two places has no end once it is pushed onto itself.
                 #[cfg(any(loom, shuttle))]
-                assert!(!self.is_on::<C>(slab.free(), block), "a block is on its slab's list already");
-                self.put_home::<C, P>(from, slab, block);
+                assert!(!self.is_on::<C>(slab.free_list(), block), "a block is on its slab's list already");
+                self.free_into_slab::<C, P>(from, slab, block);
             } else {
-                self.send_home::<C, P>(from, slab, block);
+                self.send_later::<C, P>(from, slab, block);
             }
         }
     }
@@ -202,11 +220,11 @@ impl Heap {
                 break;
             }
             // SAFETY: the possessor's own block, which has just left the bin.
-            unsafe { self.bring_home::<C, P>(from, block) };
+            unsafe { self.return_block::<C, P>(from, block) };
         }
     }
 
-    /// A slab's countdown arrived at zero: it was full, or it is empty. Answers whether it was closed.
+    /// A slab's countdown arrived at zero: it was full, or it is empty. Returns whether it was closed.
     #[cold]
     #[inline(never)]
     fn countdown_ended<P: Platform>(&self, from: &Heaps<P>, slab: &Slab) -> bool {
@@ -249,7 +267,7 @@ impl Heap {
             let live = slab.live();
             if live == 0 {
                 self.close(from, slab);
-            } else if slab.has_unborn() || !slab.free().is_null() {
+            } else if slab.has_unborn() || !slab.free_list().is_null() {
                 slab.make_available(live);
                 slab.link_before(&self.available[class]);
             } else {

@@ -31,7 +31,7 @@ impl Set {
         self.0[index / WORD].fetch_or(1 << (index % WORD), Ordering::Relaxed);
     }
 
-    /// Answers whether it was there.
+    /// Returns whether it was there.
     pub(in crate::heap) fn remove(&self, index: usize) -> bool {
         let bit = 1 << (index % WORD);
         // Relaxed: see the callers.
@@ -55,7 +55,7 @@ impl Watch {
         }
     }
 
-    /// Something has come to a heap: it is not tidied any more. Answers whether it was, and the bell is to be rung.
+    /// Something has come to a heap: it is not tidied any more. Returns whether it was, and the bell is to be rung.
     pub(in crate::heap) fn disturb(&self, index: usize) -> bool {
         self.tidied.remove(index)
     }

@@ -55,7 +55,7 @@ fn what_a_borrowed_heap_has_left_is_seen() {
     assert!(owner.inbox().is_empty() && owner.has_mail());
     from.give_up(owner);
     assert!(from.pool().has_unread_inbox());
-    from.collect_idle::<Checked>(Holder::new(3));
+    from.collect_idle::<Checked>(ThreadId::new(3));
     assert!(!from.pool().has_unread_inbox() && !owner.has_mail());
     assert_eq!(from.claimed_slices(), 0);
 }
@@ -114,6 +114,6 @@ fn what_waits_for_a_slab_that_is_ones_own_by_now_goes_home() {
     assert_eq!((sender.pinned(), sender.mail::<Checked>()), (0, 0));
     blocks[2..].iter().chain(&own).for_each(|&block| free(from, sender, block));
     sender.collect::<Checked, _>(from);
-    from.collect_idle::<Checked>(Holder::new(3));
+    from.collect_idle::<Checked>(ThreadId::new(3));
     assert_eq!(from.claimed_slices(), 0);
 }

@@ -29,7 +29,7 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("region.clear_relaxed", "the release of the last touch", "claim_and_retire"),
     SeededBug::new(
         "index.near_late",
-        "the clearing of the filter before the grace period",
+        "the clearing of the near table before the grace period",
         "near_and_retire",
     ),
     SeededBug::new("index.publish_relaxed", "the release that publishes a region", "published_in_a_node"),

@@ -62,9 +62,9 @@ impl Bench {
         let expected = expected.map(core::ptr::from_ref);
         assert_eq!(self.find(address), expected, "{address:#x}");
         match self.index.lookup_coarse(address) {
-            Coarse::Region(region) => assert_eq!(Some(core::ptr::from_ref(region)), expected),
-            Coarse::Nothing => assert_eq!(expected, None),
-            Coarse::Unsure => {}
+            Found::Region(region) => assert_eq!(Some(core::ptr::from_ref(region)), expected),
+            Found::Nothing => assert_eq!(expected, None),
+            Found::Unsure => {}
         }
     }
 
@@ -148,12 +148,12 @@ fn page_nodes_come_and_go() {
         let above = bench.insert(&(cut..AT + 3 * SLICE + PAGE), Kind::File).unwrap();
         bench.check_edges(&(AT..cut), below);
         bench.check_edges(&(cut..AT + 3 * SLICE + PAGE), above);
-        assert!(matches!(bench.index.lookup_coarse(AT), Coarse::Unsure));
+        assert!(matches!(bench.index.lookup_coarse(AT), Found::Unsure));
         bench.remove(above);
         bench.check_edges(&(AT..cut), below);
         bench.check(cut, None);
         bench.remove(below);
-        assert!(matches!(bench.index.lookup_coarse(AT), Coarse::Nothing), "the node is unlinked at once");
+        assert!(matches!(bench.index.lookup_coarse(AT), Found::Nothing), "the node is unlinked at once");
         assert_eq!(bench.reclaim(), 2);
         let nodes = bench.metadata.used();
         // Only descriptors are new, which this bench does not recycle.
@@ -168,7 +168,7 @@ fn an_arena_is_near_until_it_is_removed() {
     let bench = Bench::new();
     let arena = bench.insert(&(AT..AT + GRANULE), Kind::Arena).unwrap();
     let huge = bench.insert(&(AT + GRANULE..AT + 2 * GRANULE), Kind::Huge).unwrap();
-    // The same place in the filter: the second comes too late, and does not take the first's.
+    // The same place in the near table: the second comes too late, and does not take the first's.
     let far = AT + 256 * GRANULE;
     let second = bench.insert(&(far..far + GRANULE), Kind::Arena).unwrap();
     assert!(bench.index.is_near_arena(AT) && bench.index.is_near_arena(AT + GRANULE - 1));

@@ -99,7 +99,7 @@ impl AddressSpace {
             .filter(|&start| start >= self.bounds.start && self.is_free(&(start..start + len)))
     }
 
-    /// Makes `pieces` all that is mapped inside `range`. Answers what was there: painting that again takes it back.
+    /// Makes `pieces` all that is mapped inside `range`. Returns what was there: painting that again takes it back.
     pub(super) fn paint(&mut self, range: &Range<usize>, pieces: Vec<Piece>) -> Vec<Piece> {
         self.split(range.start);
         self.split(range.end);

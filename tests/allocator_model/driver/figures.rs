@@ -209,7 +209,7 @@ impl<C: Checks> Driver<C> {
         }
         self.compare_exactly();
         if relieve && let Some(heap) = pool.possess_idle(super::GUEST) {
-            self.allocator.relieve(heap.claimant());
+            self.allocator.give_back_all(heap.claimant());
             self.allocator.give_up(heap);
             self.compare_exactly();
             self.compare_relieved();

@@ -101,7 +101,7 @@ impl Arenas {
     }
 
     /// Purges dirty slices, `most` of them at most and up to a run more. Never under anything that another thread waits
-    /// for: a run is claimed first, so that nobody allocates it meanwhile. Answers how many were dirty no more.
+    /// for: a run is claimed first, so that nobody allocates it meanwhile. Returns how many were dirty no more.
     pub fn purge<P: Platform>(&self, ground: &Ground<P>, by: &Claimant, most: usize) -> usize {
         let mut done = 0;
         // The arenas behind come first: claims start at the front.

@@ -6,13 +6,13 @@ use crate::sync::{acquire, release, seeded};
 use core::marker::PhantomData;
 
 /// Alignment of everything that can be in a pool: the low bits of its address carry a part of the tag.
-pub(crate) const POOL_ALIGN: usize = 128;
+pub(crate) const STACK_ALIGN: usize = 128;
 
 /// Bits of an address in user space: 47 on x86-64, up to 48 elsewhere unless a program asks for more.
 const ADDRESS_BITS: u32 = 48;
 
 /// Bits of an address that are not zero in every object; the bits above them are the tag's.
-const INDEX_BITS: u32 = ADDRESS_BITS - POOL_ALIGN.ilog2();
+const INDEX_BITS: u32 = ADDRESS_BITS - STACK_ALIGN.ilog2();
 
 const _: () = assert!(u64::BITS - INDEX_BITS == 23, "`retagged` says so");
 
@@ -37,7 +37,7 @@ impl Default for Link {
     }
 }
 
-/// What can be kept in a [`Pool`].
+/// What can be kept in a [`Stack`].
 ///
 /// # Safety
 /// Values live in memory that is never unmapped or used for anything else, at a multiple of 128 bytes, below 2^48; `link`
@@ -53,7 +53,7 @@ struct Head(u64);
 
 impl Head {
     const fn address(self) -> usize {
-        ((self.0 & ((1 << INDEX_BITS) - 1)) as usize) * POOL_ALIGN
+        ((self.0 & ((1 << INDEX_BITS) - 1)) as usize) * STACK_ALIGN
     }
 
     const fn tag(self) -> u64 {
@@ -62,8 +62,8 @@ impl Head {
 
     /// `address` on top, with the tag of `self`.
     const fn with_top(self, address: usize) -> Head {
-        debug_assert!(address.is_multiple_of(POOL_ALIGN) && address >> ADDRESS_BITS == 0);
-        Head(self.tag() << INDEX_BITS | (address / POOL_ALIGN) as u64)
+        debug_assert!(address.is_multiple_of(STACK_ALIGN) && address >> ADDRESS_BITS == 0);
+        Head(self.tag() << INDEX_BITS | (address / STACK_ALIGN) as u64)
     }
 
     /// The next tag; the tag wraps after 2^23 removals, which would all have to happen within one `take`.
@@ -73,22 +73,22 @@ impl Head {
 }
 
 /// A lock-free stack of objects that are out of use.
-pub struct Pool<T: Linked> {
+pub struct Stack<T: Linked> {
     head: AtomicU64,
     holds: PhantomData<&'static T>,
 }
 
-impl<T: Linked> Pool<T> {
+impl<T: Linked> Stack<T> {
     /// An empty pool.
     #[cfg(not(any(loom, shuttle)))]
-    pub const fn new() -> Pool<T> {
-        Pool { head: AtomicU64::new(0), holds: PhantomData }
+    pub const fn new() -> Stack<T> {
+        Stack { head: AtomicU64::new(0), holds: PhantomData }
     }
 
     /// An empty pool.
     #[cfg(any(loom, shuttle))]
-    pub fn new() -> Pool<T> {
-        Pool { head: AtomicU64::new(0), holds: PhantomData }
+    pub fn new() -> Stack<T> {
+        Stack { head: AtomicU64::new(0), holds: PhantomData }
     }
 
     /// Takes the object that was given last.
@@ -142,9 +142,9 @@ impl<T: Linked> Pool<T> {
     }
 }
 
-impl<T: Linked> Default for Pool<T> {
-    fn default() -> Pool<T> {
-        Pool::new()
+impl<T: Linked> Default for Stack<T> {
+    fn default() -> Stack<T> {
+        Stack::new()
     }
 }
 
