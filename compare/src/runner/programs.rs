@@ -85,7 +85,7 @@ impl Kit {
         Ok(Figures {
             seconds: own.unwrap_or(ended.elapsed.as_secs_f64()),
             cpu_seconds: ended.cpu_seconds,
-            peak_rss_kib: ended.peak_kib,
+            peak_rss_kib: peak(&said, &program.process),
             faults: ended.faults,
             mappings: f64::NAN,
             extras: Vec::new(),
@@ -129,7 +129,8 @@ fn is_there(need: &str) -> bool {
 
 /// Whether each process called `process` had its malloc from `peer`.
 fn reached(said: &str, process: &str, peer: &Peer) -> Result<(), Trouble> {
-    let mut objects = said.lines().filter_map(|line| line.split_once(' ')).filter(|line| line.0 == process);
+    let lines = said.lines().filter_map(|line| line.split_once(' ')).filter(|line| line.0 == process);
+    let mut objects = lines.filter(|line| !line.1.starts_with("peak "));
     let Some(first) = objects.next() else {
         return Err(Trouble::NotReached(format!("no process {process} said who serves malloc")));
     };
@@ -137,6 +138,13 @@ fn reached(said: &str, process: &str, peer: &Peer) -> Result<(), Trouble> {
         Some((_, object)) => Err(Trouble::NotReached(format!("malloc was served by {object}"))),
         None => Ok(()),
     }
+}
+
+/// The highest resident memory of all processes called `process`, in KiB; not a number if none said it.
+fn peak(said: &str, process: &str) -> f64 {
+    let lines =
+        said.lines().filter_map(|line| line.strip_prefix(process)?.strip_prefix(" peak ")?.parse().ok());
+    lines.fold(f64::NAN, f64::max)
 }
 
 #[cfg(test)]
@@ -164,7 +172,10 @@ mod tests {
             environment: &[],
             program: None,
         };
-        assert_eq!(reached("sh /lib/other.so\nnode /lib/libc.so.6\n", "node", &peer), Ok(()));
+        let said =
+            "sh /lib/other.so\nnode /lib/libc.so.6\nsh peak 99\nnode peak 10\nnode peak 30\nnode peak 20\n";
+        assert_eq!((reached(said, "node", &peer), peak(said, "node")), (Ok(()), 30.0));
+        assert!(peak(said, "python3").is_nan());
         let other = reached("node /lib/libc.so.6\nnode /lib/other.so\n", "node", &peer);
         assert_eq!(other, Err(Trouble::NotReached("malloc was served by /lib/other.so".to_owned())));
         assert!(matches!(reached("", "node", &peer), Err(Trouble::NotReached(_))));

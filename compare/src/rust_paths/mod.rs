@@ -11,7 +11,7 @@ mod tasks;
 
 use std::time::{Duration, Instant};
 
-use crate::harness::processor_time;
+use crate::harness::{processor_time, resident_peak_kib};
 
 /// A benchmark: `run` carries out `ops` operations, and checks what it computed.
 struct Bench {
@@ -51,6 +51,7 @@ pub fn main(allocator: &str) {
                 "median_ns": figures.median,
                 "best_ns": figures.best,
                 "cpu_ns": figures.cpu,
+                "peak_rss_kib": resident_peak_kib(),
             })
         );
     }
