@@ -1,6 +1,7 @@
 /* Says which object serves malloc in each process that loads this: one line of the program's name and the object's
-   path, appended to the file that WHO_FILE names; and when the process exits, one of its name, "peak" and KiB: the
-   kernel's own figure for children that ended has the parent's peak in it. Loaded before the allocator under test, and never in its way. */
+   path, appended to the file that WHO_FILE names; and when the process exits, one of its name, "peak" and KiB, since
+   the kernel's own figure for a child that ended has the parent's peak in it. Loaded before the allocator under test,
+   and never in its way. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <elf.h>
