@@ -6,6 +6,7 @@ use specmalloc::internals::api::raw;
 
 pub use raw::{OptionError, get_option, honours_deepbind, page_size, set_option};
 pub use specmalloc::Statistics;
+pub use specmalloc::internals::api::statistics::figures;
 
 #[inline(always)]
 pub fn malloc(size: usize) -> *mut u8 {

@@ -29,7 +29,8 @@ pub struct SpecMalloc {
 }
 
 /// Rust threads keep their heap in a `thread_local!`. As std says, signal handlers must not allocate; so nothing guards
-/// against them here, and there is no gate: what a thread keeps while it lives stays with it, however long it sleeps. Pointers and layouts are trusted in release builds and checked in debug builds.
+/// against them here, and there is no gate: what a thread keeps while it lives stays with it, however long it sleeps.
+/// Pointers and layouts are trusted in release builds and checked in debug builds.
 pub struct RustThread;
 
 std::thread_local! {
@@ -92,7 +93,7 @@ impl SpecMalloc {
     }
 
     /// Bytes that may be free and still resident, beside a share of what is live (see
-    /// [`SpecMalloc::dirty_percent`]). Default: 4 MiB, eight times that where a helper thread gives memory back by age.
+    /// [`SpecMalloc::dirty_percent`]). Default: 4 MiB.
     pub const fn dirty_max(mut self, bytes: usize) -> SpecMalloc {
         self.options.dirty_bytes = Some(bytes);
         self

@@ -97,10 +97,54 @@ pub struct Statistics {
     pub classes: [ClassStatistics; CLASSES],
 }
 
+/// The names of the figures, in the order of the words before the classes. The C header has them so; the command's document and
+/// table are made from them.
+pub const FIGURES: [&str; 34] = [
+    "live_bytes",
+    "live_blocks",
+    "cached_bytes",
+    "dirty_bytes",
+    "reserved_bytes",
+    "resident_bytes",
+    "peak_live_bytes",
+    "peak_reserved_bytes",
+    "purged_bytes",
+    "regions",
+    "arenas",
+    "huge_regions",
+    "mappings",
+    "threads",
+    "heaps",
+    "remote_frees",
+    "grace_periods",
+    "retired_pending",
+    "map_calls",
+    "unmap_calls",
+    "protect_calls",
+    "remap_calls",
+    "purge_calls",
+    "barrier_calls",
+    "failed_calls",
+    "lookup_taken",
+    "lookup_won",
+    "lookup_lost",
+    "space_taken",
+    "space_won",
+    "space_lost",
+    "population_taken",
+    "population_won",
+    "population_lost",
+];
+
+/// The figures, in the order of their names.
+pub fn figures(statistics: &Statistics) -> [u64; FIGURES.len()] {
+    core::array::from_fn(|figure| statistics.words()[figure])
+}
+
 /// Words in a [`Statistics`].
 pub(crate) const WORDS: usize = size_of::<Statistics>() / size_of::<u64>();
 
-const _: () = assert!(size_of::<Statistics>() == (18 + 7 + 3 * 3 + 3 * CLASSES) * size_of::<u64>());
+const _: () = assert!(size_of::<Statistics>() == (FIGURES.len() + 3 * CLASSES) * size_of::<u64>());
 const _: () = assert!(align_of::<Statistics>() == align_of::<u64>());
 
 impl Statistics {

@@ -3,8 +3,8 @@
 //! Never started before the program's own second thread, and only where nothing is held: by whoever makes a thread, when
 //! it is made, never by malloc or free, for `pthread_create` takes locks that a caller of those may hold. All signals
 //! blocked; the policy and the processors that the process had when it was loaded, not those of whoever came second;
-//! asleep without a timer when nothing is left to give back, and no thread's heap to tidy. It possesses no heap and borrows one for each tick. It ends
-//! when one thread of the program is left: see [`HelperState`](crate::heap::HelperState).
+//! asleep without a timer when nothing is left to give back, and no thread's heap to tidy. It possesses no heap and borrows one
+//! for each tick. It ends when one thread of the program is left: see [`HelperState`](crate::heap::HelperState).
 
 use super::fork;
 use super::heaps::{arm, with_heap};

@@ -28,17 +28,17 @@ mod steps {
         }
     }
 
-    /// As core's, of which it has what is used.
+    /// Core's cell, as far as it is used, whose stores are steps.
     #[repr(transparent)]
     pub struct Cell<T>(core::cell::Cell<T>);
 
     impl<T> Cell<T> {
-        /// As core's.
+        /// See [`core::cell::Cell::new`].
         pub const fn new(value: T) -> Cell<T> {
             Cell(core::cell::Cell::new(value))
         }
 
-        /// As core's.
+        /// A step, and then [`core::cell::Cell::set`].
         pub fn set(&self, value: T) {
             step();
             self.0.set(value);
@@ -46,12 +46,12 @@ mod steps {
     }
 
     impl<T: Copy> Cell<T> {
-        /// As core's.
+        /// See [`core::cell::Cell::get`].
         pub fn get(&self) -> T {
             self.0.get()
         }
 
-        /// As core's, in two steps.
+        /// [`core::cell::Cell::replace`], its store a step.
         pub fn replace(&self, value: T) -> T {
             let before = self.get();
             self.set(value);

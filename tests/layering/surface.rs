@@ -121,6 +121,13 @@ fn lines_of(name: &str, lines: &mut Vec<String>) {
 }
 
 #[test]
+fn the_c_header_has_the_figures_in_their_order() {
+    let header = include_str!("../../preload/include/specmalloc.h");
+    let fields = header.lines().filter_map(|line| line.trim().strip_prefix("uint64_t ")?.split(';').next());
+    assert_eq!(fields.collect::<Vec<_>>(), specmalloc::internals::api::statistics::FIGURES);
+}
+
+#[test]
 fn what_is_public_is_listed() {
     let mut lines = Vec::new();
     for name in roots() {

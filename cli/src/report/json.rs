@@ -34,12 +34,12 @@ impl Report {
 }
 
 fn figures(statistics: &Statistics, classes: bool) -> Value {
-    let object = |pairs: &[(&str, u64)]| -> Value {
+    let object = |pairs: &[(String, u64)]| -> Value {
         pairs.iter().map(|(name, value)| (name.replace(' ', "_"), json!(value))).collect::<Map<_, _>>().into()
     };
     let bets = bets(statistics)
         .into_iter()
-        .map(|(name, [taken, won, lost])| (name.into(), json!({ "taken": taken, "won": won, "lost": lost })));
+        .map(|(name, bet)| (name.into(), json!({ "taken": bet.taken, "won": bet.won, "lost": bet.lost })));
     let mut figures = json!({
         "bytes": object(&sizes(statistics)),
         "counts": object(&counts(statistics)),

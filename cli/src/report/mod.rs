@@ -3,8 +3,9 @@
 mod json;
 mod table;
 
-use specmalloc::Statistics;
 use specmalloc::internals::api::shared_record::{ProcessRecord, StatisticsFile};
+use specmalloc::internals::api::statistics::{self, FIGURES};
+use specmalloc::{Bet, Statistics};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
@@ -110,55 +111,41 @@ impl Report {
     }
 }
 
-/// The figures that are sizes in bytes, with the words that both outputs use.
-fn sizes(statistics: &Statistics) -> [(&'static str, u64); 8] {
-    [
-        ("live", statistics.live_bytes),
-        ("cached", statistics.cached_bytes),
-        ("dirty", statistics.dirty_bytes),
-        ("resident", statistics.resident_bytes),
-        ("reserved", statistics.reserved_bytes),
-        ("peak live", statistics.peak_live_bytes),
-        ("peak reserved", statistics.peak_reserved_bytes),
-        ("purged", statistics.purged_bytes),
-    ]
+/// What a figure is, by how its name ends.
+const KINDS: [&str; 5] = ["_bytes", "_calls", "_taken", "_won", "_lost"];
+
+/// The figures whose names end so, with the words that both outputs use: without that ending.
+fn figures(statistics: &Statistics, ending: &str) -> Vec<(String, u64)> {
+    let figures = FIGURES.iter().zip(statistics::figures(statistics));
+    figures
+        .filter_map(|(name, figure)| Some((name.strip_suffix(ending)?.replace('_', " "), figure)))
+        .collect()
 }
 
-/// The figures that are counts.
-fn counts(statistics: &Statistics) -> [(&'static str, u64); 10] {
-    [
-        ("live blocks", statistics.live_blocks),
-        ("regions", statistics.regions),
-        ("arenas", statistics.arenas),
-        ("huge", statistics.huge),
-        ("mappings", statistics.mappings),
-        ("threads", statistics.threads),
-        ("heaps", statistics.heaps),
-        ("remote frees", statistics.remote_frees),
-        ("grace periods", statistics.grace_periods),
-        ("retired pending", statistics.retired_pending),
-    ]
+/// The figures that are sizes in bytes.
+fn sizes(statistics: &Statistics) -> Vec<(String, u64)> {
+    figures(statistics, "_bytes")
+}
+
+/// The figures that are counts: all that are nothing else.
+fn counts(statistics: &Statistics) -> Vec<(String, u64)> {
+    let is_count = |name: &str| !KINDS.iter().any(|kind| name.ends_with(kind));
+    let figures = FIGURES.iter().zip(statistics::figures(statistics));
+    figures
+        .filter(|(name, _)| is_count(name))
+        .map(|(name, figure)| (name.strip_suffix("_regions").unwrap_or(name).replace('_', " "), figure))
+        .collect()
 }
 
 /// The system calls.
-fn calls(statistics: &Statistics) -> [(&'static str, u64); 7] {
-    let calls = statistics.calls;
-    [
-        ("map", calls.map),
-        ("unmap", calls.unmap),
-        ("protect", calls.protect),
-        ("remap", calls.remap),
-        ("purge", calls.purge),
-        ("barrier", calls.barrier),
-        ("failed", calls.failed),
-    ]
+fn calls(statistics: &Statistics) -> Vec<(String, u64)> {
+    figures(statistics, "_calls")
 }
 
-/// The bets: name, then taken, won, lost.
-fn bets(statistics: &Statistics) -> [(&'static str, [u64; 3]); 3] {
+/// The bets, by name.
+fn bets(statistics: &Statistics) -> [(&'static str, Bet); 3] {
     let bets = statistics.bets;
     [("lookup", bets.lookup), ("space", bets.space), ("population", bets.population)]
-        .map(|(name, bet)| (name, [bet.taken, bet.won, bet.lost]))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The statistics as a table for people: the program's own figures beside those of all processes together.
 
 use super::{End, Report, bets, calls, counts, sizes};
-use specmalloc::Statistics;
+use specmalloc::{Bet, Statistics};
 use std::fmt::{self, Display, Write};
 
 /// Lines that the list of processes has at most; the JSON document has them all.
@@ -40,12 +40,11 @@ impl Report {
             return self.write_processes(out);
         };
         writeln!(out, "{:18}{:>20}{:>20}", "", "program", "all processes")?;
-        let both =
-            |own: &[(&'static str, u64)], sum: &[(&'static str, u64)], out: &mut String, unit: &str| {
-                own.iter().zip(sum).try_for_each(|((name, own), (_, sum))| {
-                    writeln!(out, "{:18}{:>20}{:>20}{unit}", name, grouped(*own), grouped(*sum))
-                })
-            };
+        let both = |own: &[(String, u64)], sum: &[(String, u64)], out: &mut String, unit: &str| {
+            own.iter().zip(sum).try_for_each(|((name, own), (_, sum))| {
+                writeln!(out, "{:18}{:>20}{:>20}{unit}", name, grouped(*own), grouped(*sum))
+            })
+        };
         both(&sizes(&own), &sizes(&self.sum), out, " bytes")?;
         both(&counts(&own), &counts(&self.sum), out, "")?;
         writeln!(out, "system calls")?;
@@ -53,7 +52,7 @@ impl Report {
             writeln!(out, "  {:16}{:>20}{:>20}", name, grouped(*own), grouped(sum))?;
         }
         writeln!(out, "bets of all processes{:>13}{:>14}{:>10}", "taken", "won", "lost")?;
-        for (name, [taken, won, lost]) in bets(&self.sum) {
+        for (name, Bet { taken, won, lost }) in bets(&self.sum) {
             writeln!(out, "  {:16}{:>16}{:>14}{:>10}", name, grouped(taken), grouped(won), grouped(lost))?;
         }
         if classes {
