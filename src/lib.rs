@@ -18,8 +18,8 @@ pub use api::statistics::{Bet, Bets, ClassStatistics, Statistics, SystemCalls};
 
 pub(crate) use sync::{atomic_array, const_unless_model};
 
-/// What the workspace's other crates and the tests are made with: the layers, as they are today. It promises nothing, not even
-/// to be here tomorrow.
+/// What the workspace's other crates and the tests are made with: the layers, as they are today. It promises nothing,
+/// not even to be here tomorrow.
 #[doc(hidden)]
 pub mod internals {
     pub mod api {

@@ -1,5 +1,5 @@
-//! How threads begin and end in a Rust program on specmalloc: threads of std, and of others, which Rust code that they call
-//! makes allocate for the first time when their thread-locals are gone.
+//! How threads begin and end in a Rust program on specmalloc: threads of std, and of others, which Rust code that they
+//! call makes allocate for the first time when their thread-locals are gone.
 
 use specmalloc::SpecMalloc;
 use std::cell::Cell;

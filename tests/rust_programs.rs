@@ -1,5 +1,5 @@
-//! Rust programs on specmalloc that use the ecosystem's ways to run in parallel: rayon, crossbeam's channels, tokio. Blocks
-//! are made on one thread, and read, grown and freed on others; every result is compared with what it must be.
+//! Rust programs on specmalloc that use the ecosystem's ways to run in parallel: rayon, crossbeam's channels, tokio.
+//! Blocks are made on one thread, and read, grown and freed on others; every result is compared with what it must be.
 
 use rayon::prelude::*;
 use specmalloc::SpecMalloc;

@@ -30,8 +30,8 @@ pub extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
 
 /// Resizes the block at `block`, moving it if need be; a null `block` makes it `malloc`.
 ///
-/// Size zero frees the block and returns null with `errno` untouched, as glibc does (C23 leaves it undefined). On failure
-/// the block is as it was.
+/// Size zero frees the block and returns null with `errno` untouched, as glibc does (C23 leaves it undefined). On
+/// failure the block is as it was.
 ///
 /// # Safety
 /// `block` is null or the start of a live block, and this call owns it.

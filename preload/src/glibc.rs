@@ -1,10 +1,10 @@
-//! Blocks of glibc's own malloc, which is still there, beside us: whoever finds it by a handle of libc, or was loaded with
-//! RTLD_DEEPBIND while the option allows that, allocates from it, and the blocks may be freed by anybody.
+//! Blocks of glibc's own malloc, which is still there, beside us: whoever finds it by a handle of libc, or was loaded
+//! with RTLD_DEEPBIND while the option allows that, allocates from it, and the blocks may be freed by anybody.
 //!
-//! An address that is none of ours is taken for such a block when everything that glibc writes around a block is there and
-//! fits together (the layout is that of malloc.c and arena.c for as long as there have been thread caches; another one would
-//! not fit). Nothing is read before the kernel has said that it can be read. What does not fit is not a block, and ends in
-//! our message.
+//! An address that is none of ours is taken for such a block when everything that glibc writes around a block is there
+//! and fits together (the layout is that of malloc.c and arena.c for as long as there have been thread caches; another
+//! one would not fit). Nothing is read before the kernel has said that it can be read. What does not fit is not a
+//! block, and ends in our message.
 //!
 //! | flags in the size | the block | what must fit |
 //! |---|---|---|
@@ -152,8 +152,8 @@ fn is_page(address: usize) -> bool {
     address.is_multiple_of(Memory::PAGE)
 }
 
-/// Whether there are blocks behind the one of `size` bytes at `block`, which is in use, as glibc would have them: up to a
-/// few, or to the last, which ends where `is_end` says.
+/// Whether there are blocks behind the one of `size` bytes at `block`, which is in use, as glibc would have them: up to
+/// a few, or to the last, which ends where `is_end` says.
 fn has_followers(
     memory: &mut Memory,
     mut block: usize,

@@ -1,9 +1,10 @@
 //! The functions that make threads: `pthread_create`, C11's `thrd_create`, and, for what wants a process of one thread,
 //! `unshare` and `setns`; and, for what a process does before it shuts itself off, `prctl`.
 //!
-//! Each thread of the program starts in a trampoline, which hooks its exit before it does anything else: so the allocator
-//! knows that a thread has ended also if it never allocated, when the C library frees what belonged to it, as the last
-//! of all and with locks held. And the helper thread is started here, where nobody can be inside malloc or free.
+//! Each thread of the program starts in a trampoline, which hooks its exit before it does anything else: so the
+//! allocator knows that a thread has ended also if it never allocated, when the C library frees what belonged to it, as
+//! the last of all and with locks held. And the helper thread is started here, where nobody can be inside malloc or
+//! free.
 //!
 //! The trampoline jumps to the thread's function and leaves no frame behind: cancellation, `pthread_exit` and debuggers
 //! see what they would see without it, and the stack is as it was.
@@ -22,7 +23,8 @@ struct Launch {
     argument: *mut c_void,
 }
 
-// What the C compiler's start-up files would define: an address that stands for this library where handlers are registered.
+// What the C compiler's start-up files would define: an address that stands for this library where handlers are
+// registered.
 core::arch::global_asm!(
     ".section .rodata.specmalloc,\"a\",@progbits",
     ".p2align 3",
@@ -55,8 +57,8 @@ static THRD_CREATE: Next = Next::new(c"thrd_create");
 static UNSHARE: Next = Next::new(c"unshare");
 static SETNS: Next = Next::new(c"setns");
 
-/// When the library is loaded, by the process's first thread: the others' functions are found, the key of the exit hook is
-/// made, and this thread armed.
+/// When the library is loaded, by the process's first thread: the others' functions are found, the key of the exit hook
+/// is made, and this thread armed.
 extern "C" fn loaded() {
     PTHREAD_CREATE.get();
     let _none_left = EXIT.get();
@@ -217,7 +219,8 @@ pub unsafe extern "C" fn thrd_create(
     })
 }
 
-/// Linux: leaves namespaces. With some flags that fails in a process of several threads, of which the helper would be one.
+/// Linux: leaves namespaces. With some flags that fails in a process of several threads, of which the helper would be
+/// one.
 ///
 /// # Safety
 /// As for the C library's.
@@ -245,8 +248,8 @@ pub unsafe extern "C" fn setns(file: c_int, kind: c_int) -> c_int {
     unsafe { core::mem::transmute::<*mut c_void, Setns>(next)(file, kind) }
 }
 
-/// Linux: says what the process is, wants or gives up. A process that is about to give up system calls makes those first that
-/// the allocator would otherwise make later. (The C library's is a bare system call, too.)
+/// Linux: says what the process is, wants or gives up. A process that is about to give up system calls makes those
+/// first that the allocator would otherwise make later. (The C library's is a bare system call, too.)
 ///
 /// # Safety
 /// As for the C library's.

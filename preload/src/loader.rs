@@ -5,8 +5,8 @@
 //! process uses. So the flag is taken out, unless the option `deepbind` says otherwise. Only in the program's own
 //! namespace: in another, a library has a libc of its own there, flag or not.
 //!
-//! Both jump on to libc's function with the stack as the caller left it: from the address that it returns to, libc knows
-//! who asks, hence in which namespace and along which RUNPATH to look, and what `$ORIGIN` is.
+//! Both jump on to libc's function with the stack as the caller left it: from the address that it returns to, libc
+//! knows who asks, hence in which namespace and along which RUNPATH to look, and what `$ORIGIN` is.
 
 use crate::next::Next;
 use crate::{glibc, raw};

@@ -15,8 +15,8 @@ impl Next {
         Next { name, found: AtomicPtr::new(ptr::null_mut()) }
     }
 
-    /// The function; null if there is none. Looked up when the library is loaded, or by the first caller of the function,
-    /// who can as well be held up by the dynamic linker as by what he called.
+    /// The function; null if there is none. Looked up when the library is loaded, or by the first caller of the
+    /// function, who can as well be held up by the dynamic linker as by what he called.
     pub fn get(&self) -> *mut c_void {
         // Relaxed (both): an address of code that was there before this library.
         let found = self.found.load(Ordering::Relaxed);

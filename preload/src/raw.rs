@@ -1,5 +1,5 @@
-//! The library's C interface for the threads of a preloaded program: `specmalloc::internals::api::raw` with the thread type filled
-//! in.
+//! The library's C interface for the threads of a preloaded program: `specmalloc::internals::api::raw` with the thread
+//! type filled in.
 
 use crate::thread::PreloadThread;
 use specmalloc::internals::api::raw;

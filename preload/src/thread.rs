@@ -1,8 +1,8 @@
 //! Where a thread of a preloaded program keeps its heap: a word of initial-exec thread-local memory.
 //!
 //! Stable Rust compiles thread-locals of a cdylib to calls of `__tls_get_addr`, which may allocate. So the word is
-//! defined here in assembly, and read with the two instructions that a library loaded at start may use. It starts as the
-//! address of [`NOBODY`], so that the fast paths need no test for a thread's first allocation.
+//! defined here in assembly, and read with the two instructions that a library loaded at start may use. It starts as
+//! the address of [`NOBODY`], so that the fast paths need no test for a thread's first allocation.
 
 use core::arch::{asm, global_asm};
 use core::ffi::c_int;
@@ -117,8 +117,8 @@ unsafe impl Thread for PreloadThread {
         EXIT.arm(counted)
     }
 
-    /// Where the program has left no key: by what destructors of C++ thread-locals are registered with. The first that is
-    /// registered runs last; the destructors of keys come later, and what they allocate is borrowed for.
+    /// Where the program has left no key: by what destructors of C++ thread-locals are registered with. The first that
+    /// is registered runs last; the destructors of keys come later, and what they allocate is borrowed for.
     fn call_at_exit_with_locks(counted: bool) -> bool {
         unsafe extern "C" {
             fn __cxa_thread_atexit_impl(

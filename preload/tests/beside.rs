@@ -46,7 +46,8 @@ passing! { "deepbind:on":
     deepbind_is_honoured,
 }
 
-/// A library that was bound to glibc's malloc gives us its blocks. (Ours it would give to glibc: that is why it is not to be.)
+/// A library that was bound to glibc's malloc gives us its blocks. (Ours it would give to glibc: that is why it is not
+/// to be.)
 #[test]
 fn what_a_deeply_bound_library_makes_can_be_freed() {
     passes("plugin_keeps_to_itself", "deepbind:on");

@@ -1,6 +1,6 @@
-//! Every function that the library takes from libc and ld.so, with the reason why it may: whoever calls malloc or free may be
-//! inside libc, with any lock of libc's own held, or in a signal handler. So nothing that they run takes a lock of libc's,
-//! or calls what may; what does is called at load, where a thread is made, or in the helper.
+//! Every function that the library takes from libc and ld.so, with the reason why it may: whoever calls malloc or free
+//! may be inside libc, with any lock of libc's own held, or in a signal handler. So nothing that they run takes a lock
+//! of libc's, or calls what may; what does is called at load, where a thread is made, or in the helper.
 
 mod common;
 
@@ -83,7 +83,8 @@ fn each_function_of_libc_is_called_for_a_reason() {
     assert!(without.is_empty(), "no reason why {without:?} may be called inside malloc or free");
 }
 
-/// Making a thread takes locks. It is called by the name that the library has taken over, never by the one that it imports.
+/// Making a thread takes locks. It is called by the name that the library has taken over, never by the one that it
+/// imports.
 #[test]
 fn no_thread_is_made_but_where_the_program_makes_one() {
     let taken = imports(common::library());

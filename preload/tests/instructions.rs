@@ -1,8 +1,8 @@
 //! How many instructions `free` and `malloc` take together through the C interface, counted by valgrind: a number that
 //! neither the machine's speed nor its load changes.
 //!
-//! Counted is what runs between the entry of `malloc` or `free` and its return, the slow paths that come up among so many
-//! pairs included; not the caller's call and its jump through the linkage table. The same program's run without a
+//! Counted is what runs between the entry of `malloc` or `free` and its return, the slow paths that come up among so
+//! many pairs included; not the caller's call and its jump through the linkage table. The same program's run without a
 //! pair is taken off, which leaves out the library's start and the first blocks.
 
 mod common;
@@ -77,7 +77,8 @@ fn a_lone_block_has_no_cliff() {
     }
 }
 
-/// The oldest, the newest and any block is replaced: the block that was freed last is at hand, whatever slab it lies in.
+/// The oldest, the newest and any block is replaced: the block that was freed last is at hand, whatever slab it lies
+/// in.
 #[test]
 fn no_size_has_a_cliff_in_any_order() {
     for size in SIZES {
@@ -87,8 +88,8 @@ fn no_size_has_a_cliff_in_any_order() {
     }
 }
 
-/// Many blocks. Those of 32 KiB are first as many as the table of own slabs reaches, and then more: beyond it a free looks
-/// for its slab in a reader section.
+/// Many blocks. Those of 32 KiB are first as many as the table of own slabs reaches, and then more: beyond it a free
+/// looks for its slab in a reader section.
 #[test]
 fn many_blocks_have_no_cliff() {
     for (size, most) in [(16, 60.0), (1000, 60.0), (8000, 65.0)] {
@@ -108,8 +109,8 @@ fn large_blocks_have_no_cliff() {
     }
 }
 
-/// Several blocks are freed before others are allocated. What a program gives back and wants again at once is a bet that
-/// must have been won some times before it stays at hand, so the first rounds count, too.
+/// Several blocks are freed before others are allocated. What a program gives back and wants again at once is a bet
+/// that must have been won some times before it stays at hand, so the first rounds count, too.
 #[test]
 fn batches_have_no_cliff() {
     for size in [16, 1000, 32_768] {
@@ -120,7 +121,8 @@ fn batches_have_no_cliff() {
     }
 }
 
-/// All that a program has is freed and allocated again: its slabs become empty each time, those of one slice and of several.
+/// All that a program has is freed and allocated again: its slabs become empty each time, those of one slice and of
+/// several.
 #[test]
 fn slabs_that_empty_are_at_hand() {
     for (table, size) in [(9, 30_000), (9, 8192), (70, 1000), (600, 128), (5000, 16)] {
@@ -128,8 +130,8 @@ fn slabs_that_empty_are_at_hand() {
     }
 }
 
-/// Blocks of other threads, who are alive: in the order in which they were made, of one owner after the other by turns, and in
-/// any order. There is no number of owners at which the cost jumps.
+/// Blocks of other threads, who are alive: in the order in which they were made, of one owner after the other by turns,
+/// and in any order. There is no number of owners at which the cost jumps.
 #[test]
 fn blocks_of_other_threads_have_no_cliff() {
     let cost = |owners: u64, size: u64, order: &str| {

@@ -1,5 +1,5 @@
-//! What stays resident though free: a program that builds up and tears down again and again does not fault, one that does not
-//! come back keeps little.
+//! What stays resident though free: a program that builds up and tears down again and again does not fault, one that
+//! does not come back keeps little.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! What the library costs a program at its start, and a small one that sleeps: system calls, page faults, resident memory,
-//! and what the dynamic linker has to do, beside the same program without the library.
+//! What the library costs a program at its start, and a small one that sleeps: system calls, page faults, resident
+//! memory, and what the dynamic linker has to do, beside the same program without the library.
 
 mod common;
 
@@ -77,8 +77,8 @@ fn system_calls_at_the_start() {
         *more.entry(number).or_insert(0) -= count;
     }
     let mut take = |number: libc::c_long| more.remove(&(number as u64)).unwrap_or(0);
-    // The dynamic linker's, for any library: one mapping for all, one for each further part of the file, and one for what
-    // starts as zeros.
+    // The dynamic linker's, for any library: one mapping for all, one for each further part of the file, and one for
+    // what starts as zeros.
     assert!(take(libc::SYS_mmap) <= 5, "the allocator maps memory before the program asks for any");
     for number in
         [libc::SYS_openat, libc::SYS_read, libc::SYS_newfstatat, libc::SYS_close, libc::SYS_mprotect]

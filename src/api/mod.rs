@@ -1,7 +1,7 @@
 //! `api`: what a program sees. May import every layer below.
 //!
-//! [`SpecMalloc`] is the global allocator of a Rust program, [`raw`] the C interface that the preload library puts names
-//! to; [`statistics`] is the record of figures, and [`shared_record`] puts it where another process can read it.
+//! [`SpecMalloc`] is the global allocator of a Rust program, [`raw`] the C interface that the preload library puts
+//! names to; [`statistics`] is the record of figures, and [`shared_record`] puts it where another process can read it.
 
 #[cfg(not(any(loom, shuttle)))]
 mod figures;

@@ -38,7 +38,7 @@ impl<const WORDS: usize> Publication<WORDS> {
         Self { sequence: AtomicU64::new(0), copies: [copy(), copy()] }
     }
 
-    /// Publishes `words`, or answers `false` if another publication is under way. Async-signal-safe, never waits.
+    /// Publishes `words`, or returns `false` if another publication is under way. Async-signal-safe, never waits.
     pub(crate) fn publish(&self, words: &[u64; WORDS]) -> bool {
         // Relaxed: only a guess, which the exchange below checks.
         let before = self.sequence.load(Ordering::Relaxed);

@@ -100,7 +100,8 @@ unsafe fn free_own<T: Thread>(heap: *const Heap, slab: &Slab, block: *mut Block,
     }
 }
 
-/// The rest of a free for which there was no room at hand, and the end of the step. Out of line and called last, so that
+/// The rest of a free for which there was no room at hand, and the end of the step. Out of line and called last, so
+/// that
 /// `free` needs no stack.
 #[cold]
 #[inline(never)]
@@ -138,8 +139,8 @@ fn malloc_refused<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
     allocate::<T>(size, 1, false)
 }
 
-/// The rest of a free whose block the heap does not find by one load: another heap's, or of one of so many slabs of its own
-/// that its table does not hold them all. Anything else is freed outside the step, also what ends in a message.
+/// The rest of a free whose block the heap does not find by one load: another heap's, or of one of so many slabs of its
+/// own that its table does not hold them all. Anything else is freed outside the step, also what ends in a message.
 ///
 /// # Safety
 /// As for [`free`]; the thread is in a step.
@@ -284,7 +285,7 @@ fn allocate<T: Thread>(size: usize, align: usize, zero: bool) -> *mut u8 {
 /// Null, with the error number that C asks for.
 #[cold]
 fn out_of_memory() -> *mut u8 {
-    // SAFETY: libc answers with the address of this thread's errno.
+    // SAFETY: libc returns with the address of this thread's errno.
     unsafe { *libc::__errno_location() = libc::ENOMEM };
     ptr::null_mut()
 }
@@ -311,8 +312,8 @@ pub fn aligned<T: Thread>(align: usize, size: usize) -> *mut u8 {
     allocate::<T>(size, align, false)
 }
 
-/// realloc, for a `size` above zero and a block that is not null: the block with `size` bytes, moved if need be, or null
-/// with `ENOMEM` and the block as it was.
+/// realloc, for a `size` above zero and a block that is not null: the block with `size` bytes, moved if need be, or
+/// null with `ENOMEM` and the block as it was.
 ///
 /// # Safety
 /// `block` is a live block of this allocator.
@@ -349,8 +350,8 @@ pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
     if moved.is_null() && size <= usable { block } else { moved }
 }
 
-/// A block of `size` bytes with what the one at `block`, which holds `usable` bytes, begins with; that one is freed. Null
-/// without memory, and the block as it was.
+/// A block of `size` bytes with what the one at `block`, which holds `usable` bytes, begins with; that one is freed.
+/// Null without memory, and the block as it was.
 ///
 /// # Safety
 /// The caller hands over the block, which `free` may be called with.
@@ -388,8 +389,8 @@ fn usable<T: Thread>(call: Call, block: *mut u8) -> usize {
     find::<T>(call, block).map_or_else(|stray| stray.usable, |place| place.usable())
 }
 
-/// The heap that the block goes home to: a number, or `None` for large and huge blocks and foreign pointers. Any pointer may
-/// be asked about, also one that another thread frees meanwhile.
+/// The heap that the block goes home to: a number, or `None` for large and huge blocks and foreign pointers. Any
+/// pointer may be asked about, also one that another thread frees meanwhile.
 pub fn heap_of<T: Thread>(block: *const u8) -> Option<usize> {
     with_heap::<T, _>(&Options::new(), |heap| {
         // The section keeps the arena, should the pointer lead to one, whatever becomes of the block.

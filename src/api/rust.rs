@@ -40,8 +40,8 @@ std::thread_local! {
 /// Destructors of keys run after those of thread-locals, which may allocate and free.
 static EXIT: ExitKey = ExitKey::new(at_exit);
 
-/// At the end of a thread. Where no lock of the C library's is held, so the helper may be started, should it not have been
-/// when the threads that are left began.
+/// At the end of a thread. Where no lock of the C library's is held, so the helper may be started, should it not have
+/// been when the threads that are left began.
 unsafe extern "C" fn at_exit(counted: *mut c_void) {
     exit_thread::<RustThread>(was_counted(counted));
     crate::global::start_helper::<RustThread>();
@@ -127,8 +127,8 @@ impl SpecMalloc {
         self
     }
 
-    /// Bytes of address space that are mapped at a time: a power of two from 1 MiB to 32 MiB. Default: 32 MiB, less where the
-    /// process's address space is limited.
+    /// Bytes of address space that are mapped at a time: a power of two from 1 MiB to 32 MiB. Default: 32 MiB, less
+    /// where the process's address space is limited.
     ///
     /// # Panics
     /// On any other number: where the allocator is a static, that is an error of the compiler.
@@ -217,7 +217,8 @@ impl SpecMalloc {
         if is_first {
             // Where the helper is started must hold nothing of the C library's: an allocation may be inside
             // `dl_iterate_phdr`, whose lock a `dlclose` in another thread takes after the one that `pthread_create` takes.
-            // But a thread that begins by a free is one that std has just started: it frees the closure that it was given.
+            // But a thread that begins by a free is one that std has just started: it frees the closure that it was
+            // given.
             thread_found::<RustThread>();
         }
         figures::pulse::<RustThread>();
@@ -239,8 +240,8 @@ impl Default for SpecMalloc {
     }
 }
 
-// SAFETY: blocks are disjoint, at least as large and aligned as their layout asks, and live until they are freed; nothing
-// here unwinds.
+// SAFETY: blocks are disjoint, at least as large and aligned as their layout asks, and live until they are freed;
+// nothing here unwinds.
 unsafe impl GlobalAlloc for SpecMalloc {
     #[inline(always)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

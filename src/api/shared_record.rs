@@ -1,10 +1,10 @@
 //! Figures in memory shared with another process, so that they outlive the process that they are about.
 //! Imports `pal` (for `Errno`) and its neighbours here; makes its own few system calls.
 //!
-//! A reader (the command `specmalloc`) makes a [`StatisticsFile`]; every process that finds its path in the
-//! environment as `SPECMALLOC_STATS` opens it as a [`SharedRecord`]: it maps the file, closes the descriptor, claims one
-//! record and publishes into it from time to time. The file is a header and an array of records; a record is claimed
-//! by stepping a counter and never given back. Processes beyond the capacity are counted and have no figures.
+//! A reader (the command `specmalloc`) makes a [`StatisticsFile`]; every process that finds its path in the environment
+//! as `SPECMALLOC_STATS` opens it as a [`SharedRecord`]: it maps the file, closes the descriptor, claims one record and
+//! publishes into it from time to time. The file is a header and an array of records; a record is claimed by stepping a
+//! counter and never given back. Processes beyond the capacity are counted and have no figures.
 //!
 //! Nothing is trusted by its path: what is not a file of exactly this layout and size is refused before it is mapped,
 //! and the maker seals the size, so that no access can run past the end.
@@ -334,7 +334,7 @@ fn monotonic_ns() -> u64 {
 }
 
 fn last_error() -> Errno {
-    // SAFETY: libc answers with the address of this thread's errno.
+    // SAFETY: libc returns with the address of this thread's errno.
     Errno(unsafe { *libc::__errno_location() })
 }
 

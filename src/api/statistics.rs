@@ -97,8 +97,8 @@ pub struct Statistics {
     pub classes: [ClassStatistics; CLASSES],
 }
 
-/// The names of the figures, in the order of the words before the classes. The C header has them so; the command's document and
-/// table are made from them.
+/// The names of the figures, in the order of the words before the classes. The C header has them so; the command's
+/// document and table are made from them.
 pub const FIGURES: [&str; 34] = [
     "live_bytes",
     "live_blocks",

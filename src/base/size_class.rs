@@ -38,9 +38,9 @@ pub struct ClassInfo {
     ///
     /// Why: with `offset = index * size + rest` the product is `index * excess + rest * reciprocal`, and `excess` is at
     /// most `size`. Without a rest it is at most the offset, below 2^47, and ordered by the index. With one it lies
-    /// between `reciprocal` (above 2^49) and 2^64 - reciprocal + 2^48, so nothing wraps around. An offset before the slab
-    /// gives the negative of such a number, which is above 2^48 too. (After Lemire, Kaser, Kurz: "Faster remainder by
-    /// direct computation", 2019.)
+    /// between `reciprocal` (above 2^49) and 2^64 - reciprocal + 2^48, so nothing wraps around. An offset before the
+    /// slab gives the negative of such a number, which is above 2^48 too. (After Lemire, Kaser, Kurz: "Faster remainder
+    /// by direct computation", 2019.)
     pub reciprocal: u64,
     /// `reciprocal * size` modulo 2^64: between 1 and `size`.
     pub excess: u64,

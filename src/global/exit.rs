@@ -1,9 +1,10 @@
-//! How the end of a thread is noticed: a key of thread-specific data, whose destructor runs when the thread returns, calls
+//! How the end of a thread is noticed: a key of thread-specific data, whose destructor runs when the thread returns,
+//! calls
 //! `pthread_exit` or is cancelled, after the destructors of thread-locals.
 //!
-//! In glibc neither making a key nor setting a value takes a lock, so both may happen in the middle of a malloc inside the
-//! C library. (`__cxa_thread_atexit_impl` takes the dynamic linker's.) A value of a key beyond the first 32 is kept in a
-//! table that glibc allocates.
+//! In glibc neither making a key nor setting a value takes a lock, so both may happen in the middle of a malloc inside
+//! the C library. (`__cxa_thread_atexit_impl` takes the dynamic linker's.) A value of a key beyond the first 32 is kept
+//! in a table that glibc allocates.
 
 use crate::sync::atomic::{AtomicU32, Ordering};
 use core::ffi::c_void;

@@ -1,8 +1,8 @@
 //! fork: the child has one thread, and the heaps and reader slots of the others belong to nobody.
 //!
 //! The child finds out in two ways: by a handler registered with pthread_atfork, and, because `_Fork` and raw `clone`
-//! call no handlers and other libraries' handlers may allocate before ours, by a word in memory that the kernel wipes in
-//! the child (MADV_WIPEONFORK), which the slow paths look at. The parent does nothing and waits for nobody.
+//! call no handlers and other libraries' handlers may allocate before ours, by a word in memory that the kernel wipes
+//! in the child (MADV_WIPEONFORK), which the slow paths look at. The parent does nothing and waits for nobody.
 
 use super::presence;
 use super::process::process;
@@ -39,14 +39,14 @@ pub(super) fn prepare() {
         // SAFETY: as above; zero is a valid AtomicU32.
         // Relaxed: published by the Release below.
         unsafe { &*word }.store(1, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `notice`. A thread that saw the page and not the word would take its process
-        // for a child.
+        // Release: pairs with the Acquire in `notice`. A thread that saw the page and not the word would take its
+        // process for a child.
         WITNESS.store(word, Ordering::Release);
     }
 }
 
-/// Registers the handler for children. When the program, or the library that this is a part of, is loaded: that takes locks
-/// of the C library, which the caller of a malloc or free may hold, and allocates.
+/// Registers the handler for children. When the program, or the library that this is a part of, is loaded: that takes
+/// locks of the C library, which the caller of a malloc or free may hold, and allocates.
 extern "C" fn install() {
     // SAFETY: the handler is a function of this library, which is never unloaded while it is in use.
     let _no_memory = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
@@ -95,8 +95,8 @@ fn tidy(word: &AtomicU32) {
     let own = unsafe { core::mem::transmute::<*mut (), Own>(own) };
     // A handler that forked in the middle of this would have its child do all of it, and return to the rest.
     let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
-    // SAFETY: each set is initialised by the call before its first use. The witness was wiped, so this is a child, and its
-    // only thread is here.
+    // SAFETY: each set is initialised by the call before its first use. The witness was wiped, so this is a child, and
+    // its only thread is here.
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());

@@ -1,16 +1,17 @@
 //! Which heap a thread uses: possessed at the first need, given up at exit, guarded against signal handlers.
 //!
-//! A guarded thread passes the heap's gate at each step (`heap::gate`). So a signal handler that mallocs in the middle of a
-//! step is refused there, takes the slow path, and borrows an idle heap for that one operation; and so does the thread
-//! while another one visits its heap.
+//! A guarded thread passes the heap's gate at each step (`heap::gate`). So a signal handler that mallocs in the middle
+//! of a step is refused there, takes the slow path, and borrows an idle heap for that one operation; and so does the
+//! thread while another one visits its heap.
 //!
-//! A thread possesses a heap only if it is known that it will give it up: it is *armed* first, that is, its exit is hooked.
-//! The preload library arms each thread as it starts. So a thread that ends without having allocated is known to have
-//! exited, too, when the C library frees what it had: such calls, the last of all, borrow a heap for the operation. A
-//! thread that was not announced is armed by its first allocation, not by a free, which may be one of those.
+//! A thread possesses a heap only if it is known that it will give it up: it is *armed* first, that is, its exit is
+//! hooked. The preload library arms each thread as it starts. So a thread that ends without having allocated is known
+//! to have exited, too, when the C library frees what it had: such calls, the last of all, borrow a heap for the
+//! operation. A thread that was not announced is armed by its first allocation, not by a free, which may be one of
+//! those.
 //!
-//! Whatever runs here may be in the middle of a malloc or free inside the C library, which may hold any lock of its own;
-//! so nothing here takes one. What does, registering handlers and making threads, is done when the library is
+//! Whatever runs here may be in the middle of a malloc or free inside the C library, which may hold any lock of its
+//! own; so nothing here takes one. What does, registering handlers and making threads, is done when the library is
 //! loaded, and where a thread is made ([`thread_made`](super::thread_made)).
 
 use super::fork;
@@ -24,8 +25,9 @@ use crate::pal::{Linux, Platform};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use core::ptr;
 
-/// Runs `body` with a heap that the caller is alone in meanwhile: the thread's own, or one that is borrowed from the pool: in
-/// a signal handler that interrupted the allocator, while another thread visits the own one, and after the thread's exit.
+/// Runs `body` with a heap that the caller is alone in meanwhile: the thread's own, or one that is borrowed from the
+/// pool: in a signal handler that interrupted the allocator, while another thread visits the own one, and after the
+/// thread's exit.
 /// `None` when there is no memory for a heap.
 #[inline(never)]
 pub fn with_heap<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap>) -> R) -> R {
@@ -76,9 +78,9 @@ fn with_borrowed<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap
     result
 }
 
-/// Possesses a heap for one operation. Where all are taken (tens of thousands of threads) waits for one of those that are
-/// kept for that, which another thread has for the time of an operation; but not in a handler that interrupted such an
-/// operation of its own thread: if all of them were waited for so, no wait would end.
+/// Possesses a heap for one operation. Where all are taken (tens of thousands of threads) waits for one of those that
+/// are kept for that, which another thread has for the time of an operation; but not in a handler that interrupted such
+/// an operation of its own thread: if all of them were waited for so, no wait would end.
 fn borrow<T: Thread>() -> Option<&'static Heap> {
     let pool = process().pool();
     loop {
@@ -90,8 +92,8 @@ fn borrow<T: Thread>() -> Option<&'static Heap> {
     }
 }
 
-/// Gives the calling thread its heap, and answers what it has then: none when there is no memory, or the thread must not
-/// possess one.
+/// Gives the calling thread its heap, and returns what it has then: none when there is no memory, or the thread must
+/// not possess one.
 #[cold]
 fn attach<T: Thread>(options: &Options) -> *const Heap {
     start(options);
@@ -102,8 +104,8 @@ fn attach<T: Thread>(options: &Options) -> *const Heap {
         return T::heap();
     }
     let (pool, holder) = (process().pool(), T::id());
-    // Where threads are announced, none ends unnoticed; and there a handler may come in anywhere, who would find what this
-    // call has just possessed.
+    // Where threads are announced, none ends unnoticed; and there a handler may come in anywhere, who would find what
+    // this call has just possessed.
     let left = if T::GUARDED { None } else { pool.left_by(holder) };
     if let Some(heap) = left.or_else(|| pool.possess_to_keep(process(), holder)) {
         if !T::change_heap(&raw const ARMED, heap) {
@@ -137,7 +139,7 @@ pub(super) fn arm<T: Thread>(counted: bool) {
     }
 }
 
-/// Makes the thread an armed one if `call_at_exit` can; answers whether it could.
+/// Makes the thread an armed one if `call_at_exit` can; returns whether it could.
 fn hook<T: Thread>(counted: bool, call_at_exit: fn(bool) -> bool) -> bool {
     fork::learn::<T>();
     // Before the hook is set, which may allocate and so come back here. (A handler may have done all of it.)

@@ -1,10 +1,11 @@
 //! The helper thread: gives memory back by age in a process that has several threads anyway.
 //!
-//! Never started before the program's own second thread, and only where nothing is held: by whoever makes a thread, when
-//! it is made, never by malloc or free, for `pthread_create` takes locks that a caller of those may hold. All signals
-//! blocked; the policy and the processors that the process had when it was loaded, not those of whoever came second;
-//! asleep without a timer when nothing is left to give back, and no thread's heap to tidy. It possesses no heap and borrows one
-//! for each tick. It ends when one thread of the program is left: see [`HelperState`](crate::heap::HelperState).
+//! Never started before the program's own second thread, and only where nothing is held: by whoever makes a thread,
+//! when it is made, never by malloc or free, for `pthread_create` takes locks that a caller of those may hold. All
+//! signals blocked; the policy and the processors that the process had when it was loaded, not those of whoever came
+//! second; asleep without a timer when nothing is left to give back, and no thread's heap to tidy. It possesses no heap
+//! and borrows one for each tick. It ends when one thread of the program is left: see
+//! [`HelperState`](crate::heap::HelperState).
 
 use super::fork;
 use super::heaps::{arm, with_heap};
@@ -51,8 +52,8 @@ extern "C" fn note_processors() {
 #[unsafe(link_section = ".init_array")]
 static AT_LOAD: extern "C" fn() = note_processors;
 
-/// Makes a thread of the program by `make`, which answers whether it came to be. The helper is started here, if need be:
-/// whoever makes a thread holds nothing that making a thread needs.
+/// Makes a thread of the program by `make`, which returns whether it came to be. The helper is started here, if need
+/// be: whoever makes a thread holds nothing that making a thread needs.
 pub fn thread_made<T: Thread, R>(make: impl FnOnce() -> R, is_made: impl FnOnce(&R) -> bool) -> R {
     // The child of a fork is told before it has a second thread, which could not tell that it is one.
     fork::notice();
@@ -122,8 +123,8 @@ extern "C" fn run<T: Thread>(_: *mut c_void) -> *mut c_void {
     }
 }
 
-/// Takes a name, the policy of an ordinary thread and the processors of the process. What the system refuses stays as it
-/// was inherited.
+/// Takes a name, the policy of an ordinary thread and the processors of the process. What the system refuses stays as
+/// it was inherited.
 fn settle_in() {
     let ordinary = libc::sched_param { sched_priority: 0 };
     // Relaxed: noted before there was a second thread.
@@ -184,8 +185,8 @@ fn is_dismissed() -> bool {
     DISMISSED.load(Ordering::Relaxed)
 }
 
-/// Ends the helper if one thread of the program is left, and waits until the kernel knows it no more: before a call that
-/// fails in a process of several threads. Not from malloc and free.
+/// Ends the helper if one thread of the program is left, and waits until the kernel knows it no more: before a call
+/// that fails in a process of several threads. Not from malloc and free.
 pub fn dismiss_helper() {
     fork::notice();
     let (helper, os) = (process().helper(), process().space().os());

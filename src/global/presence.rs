@@ -1,5 +1,5 @@
-//! What the rest of `global` has to do with the helper: whether it is allowed, which threads it is there for, and that a
-//! child of fork has none.
+//! What the rest of `global` has to do with the helper: whether it is allowed, which threads it is there for, and that
+//! a child of fork has none.
 
 use super::process::process;
 use crate::sync::atomic::{AtomicBool, AtomicI32, Ordering};

@@ -14,10 +14,10 @@ pub fn process() -> &'static Allocator<Linux> {
     &PROCESS
 }
 
-/// Notes what the process may have of memory, once. That opens and reads some ten files, which would be an eighth of what a
-/// program costs that ends at once; but a sandbox may forbid it later on pain of death. So it is done when the process is
-/// about to shut itself off, to have a second thread, or more memory than one arena holds, whichever comes first; and
-/// where the first cannot be known, when it is loaded.
+/// Notes what the process may have of memory, once. That opens and reads some ten files, which would be an eighth of
+/// what a program costs that ends at once; but a sandbox may forbid it later on pain of death. So it is done when the
+/// process is about to shut itself off, to have a second thread, or more memory than one arena holds, whichever comes
+/// first; and where the first cannot be known, when it is loaded.
 pub fn learn_limits() {
     static LEARNED: AtomicBool = AtomicBool::new(false);
     // Relaxed (both): elects one thread; nobody waits for what it learns.

@@ -15,8 +15,8 @@ const STARTED: u32 = 3;
 
 static STAGE: AtomicU32 = AtomicU32::new(UNSTARTED);
 
-/// The part of the start that comes when the library is loaded, whether the program ever allocates or not: what asks the
-/// system for anything but memory. Many a program ends without the rest, which touches memory.
+/// The part of the start that comes when the library is loaded, whether the program ever allocates or not: what asks
+/// the system for anything but memory. Many a program ends without the rest, which touches memory.
 pub(super) fn prepare() {
     process().start();
     // Relaxed: elects one thread.

@@ -1,14 +1,15 @@
 //! A thread as the allocator knows it: where it keeps its heap, which checks it makes, whether its steps are guarded.
 //!
-//! The thread's *heap* pointer is what the fast paths read. Whenever they must not run it points to a heap that is always
-//! empty and owns nothing, so that they need no test: to [`NOBODY`] or [`ARMED`] before the thread has a heap, and to
-//! [`EXITED`] after.
+//! The thread's *heap* pointer is what the fast paths read. Whenever they must not run it points to a heap that is
+//! always empty and owns nothing, so that they need no test: to [`NOBODY`] or [`ARMED`] before the thread has a heap,
+//! and to [`EXITED`] after.
 
 use crate::heap::{Checks, Heap, ThreadId};
 use core::ffi::{c_int, c_void};
 use core::ptr;
 
-/// The heap of a thread that has none: empty lists, owner of no slab. Its gate may say anything: there is nothing behind it.
+/// The heap of a thread that has none: empty lists, owner of no slab. Its gate may say anything: there is nothing
+/// behind it.
 pub static NOBODY: Heap = Heap::new(0, 0);
 
 /// The heap of a thread that has none yet, and may possess one. As [`NOBODY`].
@@ -38,29 +39,31 @@ pub type Main = extern "C" fn(*mut c_void) -> *mut c_void;
 /// Where a thread keeps its heap, and how much it trusts its callers.
 ///
 /// # Safety
-/// `heap` answers what was last set by the same thread, and starts as [`NOBODY`]. No two threads have the same `id` at
+/// `heap` returns what was last set by the same thread, and starts as [`NOBODY`]. No two threads have the same `id` at
 /// the same time. None of the functions allocates, but for those that say so.
 pub unsafe trait Thread: 'static {
     /// Which checks the paths make.
     type Checks: Checks;
-    /// Whether the thread's steps are behind its heap's gate: a signal handler may allocate in the middle of an allocation,
-    /// and other threads may visit the heap while its thread is outside.
+    /// Whether the thread's steps are behind its heap's gate: a signal handler may allocate in the middle of an
+    /// allocation, and other threads may visit the heap while its thread is outside.
     const GUARDED: bool;
-    /// Whether the program's threads are announced ([`thread_made`](super::thread_made), [`begin_thread`](super::begin_thread)). Then others are not counted.
+    /// Whether the program's threads are announced ([`thread_made`](super::thread_made),
+    /// [`begin_thread`](super::begin_thread)). Then others are not counted.
     const ANNOUNCED: bool;
 
     /// What the fast paths allocate from; never null.
     fn heap() -> *const Heap;
-    /// Sets what `heap` answers if that is `before`, in one step as far as signal handlers of the thread can tell.
+    /// Sets what `heap` returns if that is `before`, in one step as far as signal handlers of the thread can tell.
     fn change_heap(before: *const Heap, heap: *const Heap) -> bool;
     /// The thread.
     fn id() -> ThreadId;
-    /// The block at `address`, which is not in this allocator's memory, if another allocator is known that it came from.
+    /// The block at `address`, which is not in this allocator's memory, if another allocator is known that it came
+    /// from.
     fn stray(_address: usize) -> Option<Stray> {
         None
     }
-    /// Sees to it that [`exit_thread`](super::exit_thread) runs when this thread exits, with the same argument. Returns whether it will. May
-    /// allocate; takes no lock of the C library's.
+    /// Sees to it that [`exit_thread`](super::exit_thread) runs when this thread exits, with the same argument. Returns
+    /// whether it will. May allocate; takes no lock of the C library's.
     fn call_at_exit(counted: bool) -> bool;
     /// The same at the start of a thread, where nothing is held: where the other has failed.
     fn call_at_exit_with_locks(_counted: bool) -> bool {
@@ -80,8 +83,8 @@ pub unsafe trait Thread: 'static {
     }
 }
 
-/// Begins a step in `heap`, what `heap()` has answered. If it answers `false`, the thread is refused, and owes the heap an
-/// [`undo_step`].
+/// Begins a step in `heap`, what `heap()` has answered. If it answers `false`, the thread is refused, and owes the heap
+/// an [`undo_step`].
 ///
 /// # Safety
 /// `heap` is a heap, which lives forever.

@@ -1,7 +1,7 @@
 //! The door: a whole allocator, what it does for a request, and what the helper does in the background.
 //!
-//! The rooms below answer "no memory" at once. Only here, when a request has failed, is everything that is free given back, and
-//! the request made once more.
+//! The rooms below answer "no memory" at once. Only here, when a request has failed, is everything that is free given
+//! back, and the request made once more.
 
 use super::block::{Block, Checks};
 use super::lives::HelperState;
@@ -45,9 +45,9 @@ const MOST_TICK_MS: u64 = 5_000;
 
 /// A whole allocator: address space, arenas, heaps, huge blocks. Lives forever where it is.
 ///
-/// 1.4 MiB of tables, of which a small program touches an entry or two each. So here, and in what this is made of, the order of
-/// the fields is kept, and what is touched together stands together: words before tables, and tables with their touched
-/// ends towards each other. Each page less is a fault less at the start of every program.
+/// 1.4 MiB of tables, of which a small program touches an entry or two each. So here, and in what this is made of, the
+/// order of the fields is kept, and what is touched together stands together: words before tables, and tables with
+/// their touched ends towards each other. Each page less is a fault less at the start of every program.
 #[repr(C)]
 pub struct Allocator<P: Platform> {
     helper: HelperState,
@@ -82,7 +82,8 @@ impl<P: Platform> Allocator<P> {
         self.settings().adapt_to_address_space(self.os().address_space_limit());
     }
 
-    /// A block of `size` bytes at a multiple of `align` (a power of two), zeroed if `zero`; null when there is no memory.
+    /// A block of `size` bytes at a multiple of `align` (a power of two), zeroed if `zero`; null when there is no
+    /// memory.
     ///
     /// # Safety
     /// The caller possesses `heap`.
@@ -155,8 +156,8 @@ impl<P: Platform> Allocator<P> {
     /// Grows or shrinks a block where it is, or by moving its pages; `None` if only a copy can do it, or nothing.
     ///
     /// # Safety
-    /// The caller possesses `heap` and the block that `place` was found for; both sizes are of kind [`BlockKind::Large`]
-    /// or both of kind [`BlockKind::Huge`], or the block is large and can hold `size` bytes.
+    /// The caller possesses `heap` and the block that `place` was found for; both sizes are of kind
+    /// [`BlockKind::Large`] or both of kind [`BlockKind::Huge`], or the block is large and can hold `size` bytes.
     pub unsafe fn resize(&self, heap: &Heap, place: Place, size: usize, align: usize) -> Option<*mut u8> {
         match place {
             Place::Slab(_) => None,
@@ -172,16 +173,16 @@ impl<P: Platform> Allocator<P> {
         }
     }
 
-    /// Gives back everything that is free: in this heap, in those whose threads are outside, in those that nobody possesses,
-    /// and in whole slices and regions.
+    /// Gives back everything that is free: in this heap, in those whose threads are outside, in those that nobody
+    /// possesses, and in whole slices and regions.
     #[cold]
     pub fn trim<C: Checks>(&self, heap: &Heap) {
         self.collect_all::<C>(heap);
         self.give_back_all(heap.claimant());
     }
 
-    /// Takes in what was sent to this heap, to those whose threads are outside, and to those that nobody possesses, and gives back
-    /// their empty slabs.
+    /// Takes in what was sent to this heap, to those whose threads are outside, and to those that nobody possesses, and
+    /// gives back their empty slabs.
     fn collect_all<C: Checks>(&self, heap: &Heap) {
         heap.collect::<C, P>(self);
         self.visit::<C>(heap.caller(), |_| true, |idle| idle.collect::<C, P>(self));
@@ -207,8 +208,8 @@ impl<P: Platform> Allocator<P> {
         self.refusals().wait(self.os().now_ms()).clamp(TICK_MS, MOST_TICK_MS) as u32
     }
 
-    /// Whether there is anything for [`Allocator::tick`] to give back: free memory that is resident, empty arenas, blocks that
-    /// were sent to a heap that nobody possesses, or regions that wait to be unmapped.
+    /// Whether there is anything for [`Allocator::tick`] to give back: free memory that is resident, empty arenas,
+    /// blocks that were sent to a heap that nobody possesses, or regions that wait to be unmapped.
     pub fn has_idle_memory(&self) -> bool {
         self.backend().has_idle_memory() || self.pool().has_unread_inbox()
     }
@@ -218,8 +219,9 @@ impl<P: Platform> Allocator<P> {
         &self.helper
     }
 
-    /// What the helper does last. Arenas that became empty while it was there stayed for it to unmap, and so did what the
-    /// last thread holds that is free: blocks that it freed for threads that have gone lie in slabs that were theirs.
+    /// What the helper does last. Arenas that became empty while it was there stayed for it to unmap, and so did what
+    /// the last thread holds that is free: blocks that it freed for threads that have gone lie in slabs that were
+    /// theirs.
     pub fn leave_alone<C: Checks>(&self, heap: &Heap) {
         self.tidy_all::<C>(heap);
         self.collect_idle::<C>(heap.caller());

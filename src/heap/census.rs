@@ -3,11 +3,11 @@
 //! Taken on demand, from the records that the paths keep anyway: nothing is counted twice, and no figure is a line that
 //! all threads write.
 //!
-//! What is exact: all figures, while nobody else changes anything, but for live blocks of other heaps that are possessed
-//! or were not tidied since. There, blocks in bins, and those on their way home, still count as live. So a census errs
-//! towards "live" only, and not at all once every heap has been collected ([`Heap::collect`],
-//! [`Heaps::collect_idle`]). Slabs in an arena for which the table had no place left, beyond the first 65,536, are
-//! not counted.
+//! What is exact: all figures, while nobody else changes anything, but for live blocks of other heaps that are
+//! possessed or were not tidied since. There, blocks in bins, and those on their way home, still count as live. So a
+//! census errs towards "live" only, and not at all once every heap has been collected ([`Heap::collect`],
+//! [`Heaps::collect_idle`]). Slabs in an arena for which the table had no place left, beyond the first 65,536, are not
+//! counted.
 
 use super::block::Checks;
 use super::ground::{Bet, Bets, Count};

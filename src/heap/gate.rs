@@ -1,20 +1,20 @@
 //! The gate of a heap: how a thread that lives, but does nothing at the moment, is visited.
 //!
-//! The thread that possesses a heap, its *owner*, is inside its heap during each *step* (the middle of a malloc or free)
-//! and outside otherwise. A *visitor* (the helper, malloc_trim, statistics) may touch what is in the heap while the owner is
-//! outside. The owner pays no locked instruction for that: it enters by one instruction on memory, which also tells whether
-//! it may, and leaves by a plain store.
+//! The thread that possesses a heap, its *owner*, is inside its heap during each *step* (the middle of a malloc or
+//! free) and outside otherwise. A *visitor* (the helper, malloc_trim, statistics) may touch what is in the heap while
+//! the owner is outside. The owner pays no locked instruction for that: it enters by one instruction on memory, which
+//! also tells whether it may, and leaves by a plain store.
 //!
 //! The word counts down from [`IDLE`]: an owner subtracts one and is in if that makes zero. Anything else sends it the
 //! slow way: a signal handler that interrupted a step finds zero and makes -1; where a visitor has marked the gate
-//! ([`TAKEN`], [`PROBE`]) the upper bits are not zero. Who was refused adds the one again, with a locked instruction.
-//! A gate of zero is *closed*: that of a heap that nobody possesses, or one whose owner does not use the gate (a thread of
-//! the Rust interface). It is taken for one that somebody is in.
+//! ([`TAKEN`], [`PROBE`]) the upper bits are not zero. Who was refused adds the one again, with a locked instruction. A
+//! gate of zero is *closed*: that of a heap that nobody possesses, or one whose owner does not use the gate (a thread
+//! of the Rust interface). It is taken for one that somebody is in.
 //!
 //! # Why a visitor and the owner are never inside together
 //!
-//! A visitor knocks (see [`Visit`]: one at a time), **marks the gate TAKEN** by an atomic or, runs the **heavy barrier**,
-//! and **looks**. Only if the word is exactly `TAKEN | IDLE` (a probe aside) it goes in. On x86-64:
+//! A visitor knocks (see [`Visit`]: one at a time), **marks the gate TAKEN** by an atomic or, runs the **heavy
+//! barrier**, and **looks**. Only if the word is exactly `TAKEN | IDLE` (a probe aside) it goes in. On x86-64:
 //!
 //! - The owner's subtraction is not atomic towards the or: the or may come between its load and its store, which then
 //!   wipes the mark out. But it is one instruction, and the barrier interrupts each processor of the process between two
@@ -31,8 +31,8 @@
 //! What one does inside the other sees: the owner's accesses before the barrier are done, by the barrier; the owner
 //! that comes in later has loaded what the visitor stored to take the mark off, a release.
 //!
-//! On other processors the subtraction is an atomic read-modify-write: it comes before the or, and then the or finds zero,
-//! or after it, and is refused. The barrier then orders the data only.
+//! On other processors the subtraction is an atomic read-modify-write: it comes before the or, and then the or finds
+//! zero, or after it, and is refused. The barrier then orders the data only.
 //!
 //! *A mark that comes back.* A subtraction whose load came before the mark was taken off and whose store comes after
 //! brings the mark back, with no visitor. That is why the mark is only a sign to go the slow way. The truth is in the
@@ -78,7 +78,7 @@ impl Gate {
         }
     }
 
-    /// The owner comes in, if this answers `true`. If not, it owes a [`Gate::undo`].
+    /// The owner comes in, if this returns `true`. If not, it owes a [`Gate::undo`].
     #[inline(always)]
     #[cfg(all(target_arch = "x86_64", not(miri), not(any(loom, shuttle))))]
     pub fn enter(&self) -> bool {
@@ -95,22 +95,22 @@ impl Gate {
         true
     }
 
-    /// The owner comes in, if this answers `true`. If not, it owes a [`Gate::undo`].
+    /// The owner comes in, if this returns `true`. If not, it owes a [`Gate::undo`].
     #[inline(always)]
     #[cfg(not(all(target_arch = "x86_64", not(miri), not(any(loom, shuttle)))))]
     pub fn enter(&self) -> bool {
         self.subtract() == IDLE
     }
 
-    /// The order in which an owner comes in. Acquire: pairs with the Release in `unmark`, so that what a visitor did inside
-    /// has happened. (On x86-64 each load is one.)
+    /// The order in which an owner comes in. Acquire: pairs with the Release in `unmark`, so that what a visitor did
+    /// inside has happened. (On x86-64 each load is one.)
     #[inline(always)]
     #[cfg(not(all(target_arch = "x86_64", not(miri), not(any(loom, shuttle)))))]
     fn entering() -> Ordering {
         acquire("heap.gate_enter")
     }
 
-    /// One less; answers what it was before.
+    /// One less; returns what it was before.
     #[inline(always)]
     #[cfg(not(any(loom, all(target_arch = "x86_64", not(miri), not(shuttle)))))]
     fn subtract(&self) -> u32 {
@@ -148,7 +148,7 @@ impl Gate {
         self.word.swap(word, Ordering::Relaxed);
     }
 
-    /// After a refusal: adds what was subtracted, and answers whether it is the marks alone that refuse.
+    /// After a refusal: adds what was subtracted, and returns whether it is the marks alone that refuse.
     pub fn undo(&self) -> bool {
         // Relaxed: nothing is touched that this could order; see `Visit::knock`.
         self.word.fetch_add(1, Ordering::Relaxed).wrapping_add(1) & !MARKS == IDLE
@@ -271,14 +271,15 @@ impl Visit {
     }
 
     fn end_as(&self, state: usize) -> bool {
-        // Release: pairs with the Acquire in `knock`: the next visitor comes after this one. Acquire on failure: pairs with
-        // the Release in `hand_over`.
+        // Release: pairs with the Acquire in `knock`: the next visitor comes after this one. Acquire on failure: pairs
+        // with the Release in `hand_over`.
         self.0
             .compare_exchange(state, NO_VISITOR, release("heap.visit_end"), acquire("heap.visit_gone"))
             .is_ok()
     }
 
-    /// The owner, refused because of a visitor, exits: the visitor is to give the heap up. `false` if there is none any more.
+    /// The owner, refused because of a visitor, exits: the visitor is to give the heap up. `false` if there is none any
+    /// more.
     #[must_use]
     pub(in crate::heap) fn hand_over(&self) -> bool {
         // Relaxed: the exchange decides.
@@ -298,8 +299,8 @@ impl Visit {
 
     /// The visitor; `None` for nobody.
     pub(in crate::heap) fn visitor(&self) -> Option<ThreadId> {
-        // Relaxed: for the visitor itself, an owner that is in, behind whose entry no visitor is inside, and the one thread
-        // of a child.
+        // Relaxed: for the visitor itself, an owner that is in, behind whose entry no visitor is inside, and the one
+        // thread of a child.
         NonZeroUsize::new(self.0.load(Ordering::Relaxed) >> FLAGS).map(|number| ThreadId::new(number.get()))
     }
 

@@ -43,8 +43,9 @@ impl Place {
 }
 
 impl<P: Platform> Heaps<P> {
-    /// Finds the live block that starts at `address`, or says what is wrong with the pointer. In a section of the caller's,
-    /// unless the pointer is known to be a live block's: such a block holds its region, any other pointer may race an unmap.
+    /// Finds the live block that starts at `address`, or says what is wrong with the pointer. In a section of the
+    /// caller's, unless the pointer is known to be a live block's: such a block holds its region, any other pointer may
+    /// race an unmap.
     pub fn place(&self, address: usize) -> Result<Place, Misuse> {
         // Where pages of several regions meet there is no block: those are mappings of files.
         let Found::Region(region) = self.space().index().lookup_coarse(address) else {

@@ -10,8 +10,8 @@ use core::num::NonZeroUsize;
 
 /// A thread, by a number that no other thread has at the same time: the address of something of its own.
 ///
-/// In the child of a fork the one thread that there is has the number that it had in the parent, so it knows which heaps
-/// are in its own hands, in however many calls that a signal handler interrupted.
+/// In the child of a fork the one thread that there is has the number that it had in the parent, so it knows which
+/// heaps are in its own hands, in however many calls that a signal handler interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadId(NonZeroUsize);
 

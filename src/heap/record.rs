@@ -1,5 +1,5 @@
-//! The record that every slice of an arena has in the arena's first slice, which tells what the slice is used for: to be
-//! free, or a part of a slab (see `small::slab`) or of a large block.
+//! The record that every slice of an arena has in the arena's first slice, which tells what the slice is used for: to
+//! be free, or a part of a slab (see `small::slab`) or of a large block.
 //!
 //! Who may touch which field:
 //! 1. The *shared* line is written by whoever has claimed the slices, before it hands out the first block, and then
@@ -111,8 +111,8 @@ impl Slab {
         ptr::with_exposed_provenance_mut::<Slab>(base + slice * size_of::<Slab>())
     }
 
-    /// The record of the first slice of the run that `record`'s slice belongs to; `record` itself, if it leads out of its
-    /// arena's header: it changes under a pointer that is not the caller's.
+    /// The record of the first slice of the run that `record`'s slice belongs to; `record` itself, if it leads out of
+    /// its arena's header: it changes under a pointer that is not the caller's.
     ///
     /// # Safety
     /// `record` lies in the header of a mapped arena.

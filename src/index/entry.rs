@@ -121,7 +121,8 @@ pub(super) struct Node<const N: usize> {
     pub(super) entries: [Entry; N],
 }
 
-// SAFETY: a node is made of atomics, which are valid when zero wherever `ZERO_IS_VALID`; zero is what `Entry::new` makes.
+// SAFETY: a node is made of atomics, which are valid when zero wherever `ZERO_IS_VALID`; zero is what `Entry::new`
+// makes.
 unsafe impl<const N: usize> InPlace for Node<N> {
     unsafe fn construct(at: *mut Node<N>) {
         let entries = at.cast::<Entry>();

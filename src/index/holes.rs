@@ -1,8 +1,8 @@
 //! Which of a number of places are free again: a bitmap, and what is known not to fit into it.
 //!
-//! The bitmap is the only record, so holes that meet are one, and none is ever forgotten. A search that found no room is
-//! remembered, so that the next one does not look again: what is known has a version, which whoever makes room changes
-//! afterwards. So a search that missed the room cannot write down what it found.
+//! The bitmap is the only record, so holes that meet are one, and none is ever forgotten. A search that found no room
+//! is remembered, so that the next one does not look again: what is known has a version, which whoever makes room
+//! changes afterwards. So a search that missed the room cannot write down what it found.
 
 use super::radix::{GRANULES, ROOT};
 use crate::pal::Platform;

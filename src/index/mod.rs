@@ -3,7 +3,7 @@
 //! A fixed radix (see `radix`): readers write nothing and never retry, writers change one entry at a time by
 //! compare-and-swap, and writers of disjoint regions share no lock.
 //!
-//! # Why a lookup never answers a region that is gone
+//! # Why a lookup never returns a region that is gone
 //!
 //! - *Publish.* A region is attached, its fields complete, before the first entry that names it is released; a lookup
 //!   acquires each entry that it follows. So a lookup that finds the region finds it complete.

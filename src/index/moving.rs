@@ -1,11 +1,13 @@
 //! Moving the pages of a region into a longer one, which stays one mapping.
 //!
-//! To the system moved pages are a mapping of their own, whatever they come to lie beside: it numbers the pages of a mapping
-//! by the address that they were first mapped at. Such a region could not be moved again in one call, and each move would
-//! add one mapping more. So the rest of the new region is unmapped, and the moved pages' mapping grows in its place.
+//! To the system moved pages are a mapping of their own, whatever they come to lie beside: it numbers the pages of a
+//! mapping by the address that they were first mapped at. Such a region could not be moved again in one call, and each
+//! move would add one mapping more. So the rest of the new region is unmapped, and the moved pages' mapping grows in
+//! its place.
 //!
-//! The rest is a hole in between. No region of ours comes there, for the addresses are held; but the system may, when it is
-//! short of addresses, place something of the program's there. Then the pages go back, and the new region is given up.
+//! The rest is a hole in between. No region of ours comes there, for the addresses are held; but the system may, when
+//! it is short of addresses, place something of the program's there. Then the pages go back, and the new region is
+//! given up.
 
 use super::Space;
 use crate::pal::{Access, Platform};
@@ -60,8 +62,8 @@ impl<P: Platform> Space<P> {
         Move::Undone
     }
 
-    /// Copies the first `len` bytes of `from` to `to`, and gives each part back as it has been copied: never are all of both
-    /// resident.
+    /// Copies the first `len` bytes of `from` to `to`, and gives each part back as it has been copied: never are all of
+    /// both resident.
     ///
     /// # Safety
     /// The caller owns both, they are as long as that, and nobody uses either meanwhile.

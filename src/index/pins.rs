@@ -1,5 +1,5 @@
-//! Who uses this today: nothing that allocates. Pins are for readers of regions that block, or keep one for long: files to
-//! come. A huge block that grows looks whether its region has one; tests and models take them.
+//! Who uses this today: nothing that allocates. Pins are for readers of regions that block, or keep one for long: files
+//! to come. A huge block that grows looks whether its region has one; tests and models take them.
 
 use super::Space;
 use crate::pal::Platform;

@@ -1,18 +1,19 @@
 //! Where in the address space the next region goes: on granules of its own, by a hint that never replaces anything.
 //!
-//! Address space is plentiful: regions start on granule boundaries, downwards from a random place below the system's own
-//! mappings. Addresses that are free again come first, the lowest of them, so that the index's nodes for them are used
-//! again and the part of the address space that is ever touched stays as small as what was mapped at a time.
+//! Address space is plentiful: regions start on granule boundaries, downwards from a random place below the system's
+//! own mappings. Addresses that are free again come first, the lowest of them, so that the index's nodes for them are
+//! used again and the part of the address space that is ever touched stays as small as what was mapped at a time.
 //!
 //! What lies above the *frontier* was handed out once, and is held by somebody or a hole: see `holes`. There are two
-//! sizes of holes. A *unit* is what an entry of the index's root stands for. A region of a unit or more takes whole units;
-//! a smaller one takes granules of one unit, and never lies across the edge of two. A unit that is free as a whole is cut
-//! up when no other has room, and one whose granules are all free again becomes whole when somebody wants units.
+//! sizes of holes. A *unit* is what an entry of the index's root stands for. A region of a unit or more takes whole
+//! units; a smaller one takes granules of one unit, and never lies across the edge of two. A unit that is free as a
+//! whole is cut up when no other has room, and one whose granules are all free again becomes whole when somebody wants
+//! units.
 //!
 //! Nothing is locked, and nothing is held between two steps but the addresses themselves: a thread that vanishes in the
-//! middle of one takes these with it, and nothing else. What is mapped decides in the end: where the system refuses a place,
-//! something is mapped there that is not ours; that granule stays held, and the rest of the place is a hole again.
-//! When hints fail a few times in a row (a small address space, a crowded one), the system chooses.
+//! middle of one takes these with it, and nothing else. What is mapped decides in the end: where the system refuses a
+//! place, something is mapped there that is not ours; that granule stays held, and the rest of the place is a hole
+//! again. When hints fail a few times in a row (a small address space, a crowded one), the system chooses.
 
 use super::holes::{ensure, find};
 use super::radix::{GRANULES, LIMIT, ROOT, ROOT_SPAN as UNIT, granule_index, root_index};
@@ -159,8 +160,8 @@ impl Placement {
         (first..top).step_by(UNIT)
     }
 
-    /// Takes addresses below the frontier. After some attempts in vain further down: a large mapping of somebody else's may
-    /// lie there.
+    /// Takes addresses below the frontier. After some attempts in vain further down: a large mapping of somebody else's
+    /// may lie there.
     fn advance<P: Platform>(
         &self,
         os: &P,
@@ -190,8 +191,8 @@ impl Placement {
         }
     }
 
-    /// The system has refused a place that was held: in one granule of it something is mapped that is not ours. That one
-    /// stays held; the rest is a hole.
+    /// The system has refused a place that was held: in one granule of it something is mapped that is not ours. That
+    /// one stays held; the rest is a hole.
     fn avoid<P: Platform>(&self, os: &P, metadata: &Metadata, base: usize, len: usize) {
         let (mut at, mut left) = (base, len);
         while left > GRANULE {

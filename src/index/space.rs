@@ -1,8 +1,8 @@
 //! The front door: one process's regions, from mapping to unmapping.
 //!
-//! The order in which a region goes, which is the whole of the argument: exclude (one winner), unlink, grace period, pins
-//! drained, munmap, recycle. [`Space::retire_region`] does the first two and never waits; [`Space::reap`] does what is
-//! due of the rest; [`Space::unmap_now`] does all of it and waits.
+//! The order in which a region goes, which is the whole of the argument: exclude (one winner), unlink, grace period,
+//! pins drained, munmap, recycle. [`Space::retire_region`] does the first two and never waits; [`Space::reap`] does
+//! what is due of the rest; [`Space::unmap_now`] does all of it and waits.
 
 use super::pages::PageNode;
 use super::placement::{Placed, Placement};
@@ -55,8 +55,8 @@ pub struct SpaceCounts {
     pub metadata: usize,
 }
 
-/// Bytes that may be resident in regions that wait for others to share a grace period with: what the options let stay free in
-/// a process with a helper.
+/// Bytes that may be resident in regions that wait for others to share a grace period with: what the options let stay
+/// free in a process with a helper.
 const WAITING_MOST: usize = 32 << 20;
 
 /// The regions of one process.
@@ -261,8 +261,8 @@ impl<P: Platform> Space<P> {
         won
     }
 
-    /// Excludes a region and unlinks it. `false` if another thread has excluded it, whichever way it is taken out: so only one
-    /// touches the index, the figures and what comes after.
+    /// Excludes a region and unlinks it. `false` if another thread has excluded it, whichever way it is taken out: so
+    /// only one touches the index, the figures and what comes after.
     fn take_out(&self, region: &'static Region) -> bool {
         if seeded("index.unlink_first") {
             self.unlink(region);
@@ -275,9 +275,9 @@ impl<P: Platform> Space<P> {
         won
     }
 
-    /// Takes an arena out of use if no slice of it is claimed: freezes it first. Then `unlist` clears whatever leads to it
-    /// beside the index: nobody who enters a section after the retirement may find it. The caller is in a section in which
-    /// it found the arena, or the arena's life could have ended.
+    /// Takes an arena out of use if no slice of it is claimed: freezes it first. Then `unlist` clears whatever leads to
+    /// it beside the index: nobody who enters a section after the retirement may find it. The caller is in a section in
+    /// which it found the arena, or the arena's life could have ended.
     pub fn retire_arena(
         &self,
         region: &'static Region,
@@ -320,24 +320,24 @@ impl<P: Platform> Space<P> {
         if self.parked.is_empty() && self.unready.is_empty() { 0 } else { self.reap_parked() }
     }
 
-    /// As [`Space::reap`], if so much waits that it is worth a grace period. For a caller who retires one region after the
-    /// other while thousands of threads sleep: each of them would be looked at for each region. `bytes` of the last one may be
-    /// resident; when [`WAITING_MOST`] wait, they wait no longer. Fewer wait for the helper's next tick.
+    /// As [`Space::reap`], if so much waits that it is worth a grace period. For a caller who retires one region after
+    /// the other while thousands of threads sleep: each of them would be looked at for each region. `bytes` of the last
+    /// one may be resident; when [`WAITING_MOST`] wait, they wait no longer. Fewer wait for the helper's next tick.
     pub fn reap_in_time(&self, own: Option<&ReaderSlot>, bytes: usize) -> usize {
         self.waiting.add(bytes);
         if self.waiting.get() < WAITING_MOST && !self.rcu.has_batch() { 0 } else { self.reap(own) }
     }
 
-    /// Whether [`Space::reap`] may have something to do before long: regions wait for a grace period, for pins, or for the
-    /// system to let them go.
+    /// Whether [`Space::reap`] may have something to do before long: regions wait for a grace period, for pins, or for
+    /// the system to let them go.
     pub fn has_retired(&self) -> bool {
         let rcu = self.rcu.statistics();
         !rcu.stopped && (rcu.pending > 0 || !self.parked.is_empty() || !self.unready.is_empty())
     }
 
-    /// Unmaps what is parked and drained; returns how many regions. One at a time is in this thread's hands, so that no more
-    /// are lost should it vanish in a fork; those that are not ready wait in `unready` meanwhile. Bounded, for another
-    /// thread may be at it, too.
+    /// Unmaps what is parked and drained; returns how many regions. One at a time is in this thread's hands, so that no
+    /// more are lost should it vanish in a fork; those that are not ready wait in `unready` meanwhile. Bounded, for
+    /// another thread may be at it, too.
     fn reap_parked(&self) -> usize {
         let most = self.counts().retired;
         let mut unmapped = 0;
@@ -430,9 +430,9 @@ impl<P: Platform> Space<P> {
         }
     }
 
-    /// Makes the child of a fork able to go on; `owns` tells the calling thread's slots. Pins of the threads that are gone
-    /// stay: their regions are never unmapped in the child. A region that another thread was taking out of use at that
-    /// moment may stay mapped, unused.
+    /// Makes the child of a fork able to go on; `owns` tells the calling thread's slots. Pins of the threads that are
+    /// gone stay: their regions are never unmapped in the child. A region that another thread was taking out of use at
+    /// that moment may stay mapped, unused.
     ///
     /// # Safety
     /// The calling thread is the only one of the process, since a fork.

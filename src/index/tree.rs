@@ -65,10 +65,11 @@ impl Index {
         }
     }
 
-    /// Whether an arena starts at the base of the granule that holds `address`. No means "ask [`Index::lookup_coarse`]".
+    /// Whether an arena starts at the base of the granule that holds `address`. No means "ask
+    /// [`Index::lookup_coarse`]".
     ///
-    /// A yes about the address of a live block is the arena that holds it, and stays true; a yes about any other address
-    /// holds in a section, and the arena may end before that address: its header says where.
+    /// A yes about the address of a live block is the arena that holds it, and stays true; a yes about any other
+    /// address holds in a section, and the arena may end before that address: its header says where.
     #[inline(always)]
     pub fn is_near_arena(&self, address: usize) -> bool {
         let number = granule_number(address);
@@ -82,8 +83,8 @@ impl Index {
         if address >= LIMIT {
             return Walk::Nothing;
         }
-        // Acquire, here and below: partner is the Release of `publish` (the region is complete) or of `ensure` (the node
-        // is).
+        // Acquire, here and below: partner is the Release of `publish` (the region is complete) or of `ensure` (the
+        // node is).
         let node = match self.root[root_index(address)].load(acquire("index.lookup_root")) {
             Content::Empty => return Walk::Nothing,
             Content::Region(region) => return Walk::Region(region),
@@ -105,8 +106,8 @@ impl Index {
         }
     }
 
-    /// The region that holds `address`, or that the rest of its granule is held for. The descriptor is immortal, but what it
-    /// describes stays only until the section ends, unless the caller pins it or claims a slice of it.
+    /// The region that holds `address`, or that the rest of its granule is held for. The descriptor is immortal, but
+    /// what it describes stays only until the section ends, unless the caller pins it or claims a slice of it.
     #[inline]
     pub fn lookup(&self, address: usize, _section: &Section<'_>) -> Option<&'static Region> {
         self.at(address)
@@ -137,8 +138,8 @@ impl Index {
     /// Publishes an attached region, of which the caller mapped every byte. Afterwards lookups find it.
     ///
     /// # Errors
-    /// No memory for nodes, or the region lies above the 47 bits that the index holds (`ENOMEM` both), or the system has
-    /// placed it in what another region leaves of its last granule (`EEXIST`): then nothing was published.
+    /// No memory for nodes, or the region lies above the 47 bits that the index holds (`ENOMEM` both), or the system
+    /// has placed it in what another region leaves of its last granule (`EEXIST`): then nothing was published.
     pub(super) fn insert<P: Platform>(
         &self,
         os: &P,
@@ -295,7 +296,7 @@ fn change_granule(entry: &Entry, from: Content, to: Content) {
     }
 }
 
-/// Changes one entry, unless it leads to a node: then answers that.
+/// Changes one entry, unless it leads to a node: then returns that.
 fn replace(entry: &Entry, from: Content, to: Content) -> Option<usize> {
     // Release: partner is the Acquire of `walk`: a region published is complete. Acquire on failure: partner is the
     // Release of `ensure`: the node found is complete.
@@ -323,7 +324,8 @@ fn ensure<const N: usize>(
         // SAFETY: the word holds the address of a blank node of this type.
         address => unsafe { Node::at(address) },
     };
-    // Release: partner is the Acquire of `walk`: the node's entries are made. Acquire on failure: likewise, of the winner.
+    // Release: partner is the Acquire of `walk`: the node's entries are made. Acquire on failure: likewise, of the
+    // winner.
     let orders = [release("index.node_relaxed"), acquire("index.ensure_lost")];
     match entry.link(node.content(), orders[0], orders[1], "index.node_two_steps") {
         Ok(()) => Ok(node),

@@ -1,12 +1,12 @@
 //! How much more memory the process may have: what its own limits and those of its control groups leave.
 //!
-//! Found out by system calls that malloc has no business to make in the middle of a program: a sandbox may forbid them on
-//! pain of death. So it is asked once, when `global` says so, and no descriptor is kept, which a program that closes all of
-//! them would give another file.
+//! Found out by system calls that malloc has no business to make in the middle of a program: a sandbox may forbid them
+//! on pain of death. So it is asked once, when `global` says so, and no descriptor is kept, which a program that closes
+//! all of them would give another file.
 //!
-//! A control group's limit holds for all that are in it and below, so every level of the path counts, up to the root as the
-//! process sees it. Files that are not there say nothing: a container may see another tree than the one that its path
-//! is told in. Of what a group uses, file pages that nobody has used for long do not count: they give way.
+//! A control group's limit holds for all that are in it and below, so every level of the path counts, up to the root as
+//! the process sees it. Files that are not there say nothing: a container may see another tree than the one that its
+//! path is told in. Of what a group uses, file pages that nobody has used for long do not count: they give way.
 
 use super::linux::kept_errno;
 use core::ffi::{c_int, c_long};

@@ -16,8 +16,8 @@ use core::ffi::{CStr, c_int, c_long, c_ulong, c_void};
 pub struct Linux {
     /// Bytes in a page, or zero before the first question.
     page_size: AtomicUsize,
-    /// Whether mappings get names: not by default, and not any more once that has failed. It is a kind of system call that
-    /// glibc's malloc does not make, and a program that sandboxes itself may have it forbidden on pain of death.
+    /// Whether mappings get names: not by default, and not any more once that has failed. It is a kind of system call
+    /// that glibc's malloc does not make, and a program that sandboxes itself may have it forbidden on pain of death.
     names: AtomicBool,
     /// What the next random number is made from; zero before the kernel was asked, which happens once, at start.
     random: AtomicU64,
@@ -92,7 +92,7 @@ impl Default for Linux {
 
 /// Makes one call of libc and turns its failure value into the error number; `errno` is what it was before.
 pub(super) fn kept_errno<T: PartialEq>(failure: T, call: impl FnOnce() -> T) -> Result<T, Errno> {
-    // SAFETY: libc answers with the address of this thread's errno, which lives as long as the thread.
+    // SAFETY: libc returns with the address of this thread's errno, which lives as long as the thread.
     let errno = unsafe { &mut *libc::__errno_location() };
     let before = *errno;
     let returned = call();
@@ -145,7 +145,8 @@ fn kernel_random(flags: libc::c_uint) -> Option<u64> {
     (got == Ok(size_of::<u64>() as c_long)).then_some(word)
 }
 
-/// The finalizer of splitmix64 (Steele, Lea, Flood, 2014): a bijection in which every input bit reaches every output bit.
+/// The finalizer of splitmix64 (Steele, Lea, Flood, 2014): a bijection in which every input bit reaches every output
+/// bit.
 fn scramble(mut word: u64) -> u64 {
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -301,7 +302,8 @@ unsafe impl Platform for Linux {
         });
         let timeout = timeout.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
         // A wake, another value, a signal and a timeout are all the same to the caller, who looks at the word again.
-        // SAFETY: the kernel reads the word, which the reference keeps alive, and `timeout`, which is null or on our stack.
+        // SAFETY: the kernel reads the word, which the reference keeps alive, and `timeout`, which is null or on our
+        // stack.
         let _ = kept_errno(-1, || unsafe {
             libc::syscall(
                 libc::SYS_futex,

@@ -114,7 +114,8 @@ pub unsafe trait Platform: Send + Sync + 'static {
     /// [`crate::sync::light_barrier`].
     fn heavy_barrier(&self) -> Result<(), Errno>;
 
-    /// Sleeps while `word` is `expected`, until woken or until `timeout_ms` have passed. May return early for no reason.
+    /// Sleeps while `word` is `expected`, until woken or until `timeout_ms` have passed. May return early for no
+    /// reason.
     fn wait(&self, word: &AtomicU32, expected: u32, timeout_ms: Option<u32>);
 
     /// Wakes up to `count` threads that wait on `word`.
@@ -129,8 +130,8 @@ pub unsafe trait Platform: Send + Sync + 'static {
     /// Bytes of address space that the process may still be allowed in all (RLIMIT_AS), or `usize::MAX`.
     fn address_space_limit(&self) -> usize;
 
-    /// Bytes of memory that the process may still get, by its own limits and those of its control groups, or `usize::MAX`.
-    /// Opens files: only when the process is loaded.
+    /// Bytes of memory that the process may still get, by its own limits and those of its control groups, or
+    /// `usize::MAX`. Opens files: only when the process is loaded.
     fn memory_left(&self) -> usize;
 
     /// Random bits for secrets and placement; not for cryptography.

@@ -1,15 +1,15 @@
 //! Last words: text for standard error, and the end of the process.
 //!
 //! Both are called where nothing may be trusted: in the middle of malloc and free, with a cancellation of the thread
-//! pending, in a handler, or inside libc's own abort. So both are bare system calls, which are no cancellation points, take
-//! no lock and allocate nothing. (`libc::syscall` is a function without any of these.)
+//! pending, in a handler, or inside libc's own abort. So both are bare system calls, which are no cancellation points,
+//! take no lock and allocate nothing. (`libc::syscall` is a function without any of these.)
 
 use core::ffi::c_long;
 use core::ptr::{null, null_mut};
 
 /// Writes `bytes` to standard error. A closed or full one is nobody's business here; `errno` is what it was.
 pub fn to_stderr(mut bytes: &[u8]) {
-    // SAFETY: libc answers with the address of this thread's errno.
+    // SAFETY: libc returns with the address of this thread's errno.
     let (errno, before) = unsafe {
         let errno = libc::__errno_location();
         (errno, *errno)
@@ -31,8 +31,8 @@ pub fn to_stderr(mut bytes: &[u8]) {
     unsafe { *errno = before };
 }
 
-/// A panic where std is not: this library itself is broken. It says where, and the process ends. (A format of what else is
-/// known would bring code that nothing else needs.)
+/// A panic where std is not: this library itself is broken. It says where, and the process ends. (A format of what else
+/// is known would bring code that nothing else needs.)
 #[cfg(not(any(feature = "std", panic = "unwind")))]
 #[panic_handler]
 fn panicked(panic: &core::panic::PanicInfo<'_>) -> ! {
@@ -60,12 +60,12 @@ type Action = [u64; 4];
 /// Bytes in the kernel's signal sets.
 const SET_BYTES: c_long = 8;
 
-/// Ends the process by SIGABRT, as libc's `abort` does, but also inside that function, whose lock another thread may hold
-/// for good. A handler of the program's is called once: when it returns, or comes here itself, that is the end.
+/// Ends the process by SIGABRT, as libc's `abort` does, but also inside that function, whose lock another thread may
+/// hold for good. A handler of the program's is called once: when it returns, or comes here itself, that is the end.
 pub fn end_process() -> ! {
     const SIGNAL: c_long = libc::SIGABRT as c_long;
-    // SAFETY: the calls read and write nothing but what is on this stack, and whatever they do is to end the process. Errors
-    // leave nothing to do but to go on.
+    // SAFETY: the calls read and write nothing but what is on this stack, and whatever they do is to end the process.
+    // Errors leave nothing to do but to go on.
     unsafe {
         let act = |new: *const Action, old: *mut Action| {
             libc::syscall(libc::SYS_rt_sigaction, SIGNAL, new, old, SET_BYTES)

@@ -87,8 +87,8 @@ impl Grace {
         self.failed_at.load(Ordering::Relaxed) != 0
     }
 
-    /// Runs the heavy barrier while so many links are retired, unless it has failed lately: what has failed will most likely
-    /// fail again, for a filter of system calls stays. It is tried again when twice as many wait for it.
+    /// Runs the heavy barrier while so many links are retired, unless it has failed lately: what has failed will most
+    /// likely fail again, for a filter of system calls stays. It is tried again when twice as many wait for it.
     pub(super) fn try_barrier<P: Platform>(&self, os: &P, retired: usize) -> Result<(), GraceError> {
         // Relaxed, here and below: a hint; looked at first, for it hardly ever changes.
         let failed_at = self.failed_at.load(Ordering::Relaxed);
@@ -151,7 +151,8 @@ impl Grace {
 
 impl Rcu {
     /// Moves what is retired towards its end, and passes each link whose grace period is over to `done`; returns how
-    /// many. `own` is the calling thread's slot if it has one. Never waits: what is not over yet is left to later calls.
+    /// many. `own` is the calling thread's slot if it has one. Never waits: what is not over yet is left to later
+    /// calls.
     ///
     /// `done` may retire, and may call this again, to no effect. It must not unwind. It may free what holds the link.
     pub fn reclaim<P: Platform>(
@@ -173,8 +174,8 @@ impl Rcu {
         handed
     }
 
-    /// How many links are worth a grace period, which looks at every slot that there is, most of them of threads that sleep.
-    /// One, where there are few threads.
+    /// How many links are worth a grace period, which looks at every slot that there is, most of them of threads that
+    /// sleep. One, where there are few threads.
     pub fn batch(&self) -> usize {
         self.slots.count().div_ceil(SLOTS_A_LINK)
     }
@@ -282,7 +283,8 @@ impl Rcu {
         Ok(())
     }
 
-    /// Whether no thread but the caller has a slot, and whoever attaches one from now on sees what the caller did before.
+    /// Whether no thread but the caller has a slot, and whoever attaches one from now on sees what the caller did
+    /// before.
     fn is_alone(&self, own: Option<&ReaderSlot>) -> bool {
         if !self.slots.is_only(own) {
             return false;

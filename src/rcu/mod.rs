@@ -37,15 +37,16 @@
 //!
 //! # Who waits
 //!
-//! [`Rcu::retire`] and [`Rcu::reclaim`] never wait: a reclaimer that finds a section open leaves the rest to whoever calls
-//! next, and one that finds another at work leaves at once. Only [`Rcu::synchronize`] waits.
+//! [`Rcu::retire`] and [`Rcu::reclaim`] never wait: a reclaimer that finds a section open leaves the rest to whoever
+//! calls next, and one that finds another at work leaves at once. Only [`Rcu::synchronize`] waits.
 //!
 //! # What a grace period costs
 //!
-//! One barrier, and one look at every slot; a second look at those from the first that was found inside. Slots of sleeping
-//! threads cannot be told from others without a look: a section's entry is one plain store to the thread's own word, and
-//! whoever is to know of it has to read that. So who retires one thing after the other while thousands of threads sleep waits
-//! until there is a [`Rcu::batch`], if it can bear that: then each thing costs 64 looks, however many threads there are.
+//! One barrier, and one look at every slot; a second look at those from the first that was found inside. Slots of
+//! sleeping threads cannot be told from others without a look: a section's entry is one plain store to the thread's own
+//! word, and whoever is to know of it has to read that. So who retires one thing after the other while thousands of
+//! threads sleep waits until there is a [`Rcu::batch`], if it can bear that: then each thing costs 64 looks, however
+//! many threads there are.
 
 mod grace;
 mod interrupt;
@@ -152,8 +153,8 @@ impl Rcu {
         }
     }
 
-    /// Makes each thread of the process that runs pass a full fence between two of its instructions. `false` where there is
-    /// no membarrier.
+    /// Makes each thread of the process that runs pass a full fence between two of its instructions. `false` where
+    /// there is no membarrier.
     pub fn interrupt_all<P: Platform>(&self, os: &P) -> bool {
         self.flavour() == Flavour::Membarrier && self.grace.try_barrier(os, self.retired.len()).is_ok()
     }
@@ -167,7 +168,8 @@ impl Rcu {
         unsafe { self.slots.push(slot) }
         // Partner: the fence of a waiter that is alone.
         if !seeded("heap.made_publish") {
-            // (Not with that bug: this fence would do the work of the release with which the slot's owner is published.)
+            // (Not with that bug: this fence would do the work of the release with which the slot's owner is
+            // published.)
             full_fence("rcu.attach_fence");
         }
     }
@@ -232,8 +234,8 @@ impl Rcu {
     /// running in another thread is lost, with the thing it stands for.
     ///
     /// `owns` tells the slots of the calling thread, which may have several, one to a call that a signal handler
-    /// interrupted. If it has none, guests and a reclaimer that is a guest are taken to be the calling thread itself, and
-    /// left alone: grace periods may then stand still in this child, which leaks but is safe.
+    /// interrupted. If it has none, guests and a reclaimer that is a guest are taken to be the calling thread itself,
+    /// and left alone: grace periods may then stand still in this child, which leaks but is safe.
     ///
     /// # Safety
     /// The calling thread is the only one of the process, since a fork.

@@ -240,8 +240,9 @@ fn attached_meanwhile() {
     });
 }
 
-/// The only thread with a slot unmaps while a second one attaches its own and reads. Whenever the waiter takes itself to be
-/// alone the light barrier must not be needed, so there is none here; and where it runs the heavy one, this model ends.
+/// The only thread with a slot unmaps while a second one attaches its own and reads. Whenever the waiter takes itself
+/// to be alone the light barrier must not be needed, so there is none here; and where it runs the heavy one, this model
+/// ends.
 fn no_longer_alone() {
     struct Bare;
     impl Drop for Bare {

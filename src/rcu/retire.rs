@@ -105,7 +105,8 @@ impl RetireList {
     /// barrier that follows it, and nothing is done with the batch before that.
     pub(super) fn note_batch(&self) -> bool {
         // Relaxed: the heavy barrier is a full fence, so this load followed by it acquires what `push` released. Later
-        // pushes are read-modify-writes and carry on what earlier ones released, so the top link publishes all below it.
+        // pushes are read-modify-writes and carry on what earlier ones released, so the top link publishes all below
+        // it.
         let top = self.pending.load(Ordering::Relaxed);
         // Relaxed: the reclaimer's lock orders the accesses to `batch`.
         self.batch.store(top, Ordering::Relaxed);

@@ -63,8 +63,8 @@ impl Snapshot {
         }
     }
 
-    /// Notes which sections are open on `word`, and answers whether any is. Where none was and none is there is nothing to
-    /// note: most threads sleep, and a store would take the line from them.
+    /// Notes which sections are open on `word`, and returns whether any is. Where none was and none is there is nothing
+    /// to note: most threads sleep, and a store would take the line from them.
     pub(super) fn take(&self, word: &SectionWord) -> bool {
         let now = word.read();
         // Relaxed (both): the reclaimer's lock orders them.

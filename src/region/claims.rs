@@ -1,7 +1,7 @@
 //! Claims of runs of bits in a bitmap, by compare-and-swap on single words: a set bit is held by somebody.
 //!
-//! A claimant of several words takes them in ascending order; if it meets one in which a bit of its run is held, it gives
-//! back what it took.
+//! A claimant of several words takes them in ascending order; if it meets one in which a bit of its run is held, it
+//! gives back what it took.
 
 use super::runs::{BITS, span, words};
 use crate::sync::atomic::AtomicU64;
@@ -45,8 +45,8 @@ pub(crate) fn try_claim(bitmap: &[AtomicU64], start: usize, end: usize, took_bac
 /// Gives back the bits of `start..end` after a lost claim.
 fn take_back(bitmap: &[AtomicU64], start: usize, end: usize) {
     for word in words(start, end) {
-        // Relaxed: nothing was done with what they stand for, and as a read-modify-write it keeps the release sequence of
-        // those who cleared the bits before.
+        // Relaxed: nothing was done with what they stand for, and as a read-modify-write it keeps the release sequence
+        // of those who cleared the bits before.
         bitmap[word].fetch_and(!span(word, start, end), Relaxed);
     }
 }
@@ -54,7 +54,8 @@ fn take_back(bitmap: &[AtomicU64], start: usize, end: usize) {
 /// Gives back the bits of `start..end`, which the caller holds.
 pub(crate) fn clear(bitmap: &[AtomicU64], start: usize, end: usize) {
     for word in words(start, end) {
-        // Release: partners are the Acquire of `try_claim` (the next holder) and that of `SliceMap::freeze` (the unmapper).
+        // Release: partners are the Acquire of `try_claim` (the next holder) and that of `SliceMap::freeze` (the
+        // unmapper).
         bitmap[word].fetch_and(!span(word, start, end), release("region.clear_relaxed"));
     }
 }

@@ -219,7 +219,8 @@ impl Region {
         self.state.attach();
     }
 
-    /// Ends a life: drained to detached, and a new generation. By the thread that won `exclude`, when the memory is gone.
+    /// Ends a life: drained to detached, and a new generation. By the thread that won `exclude`, when the memory is
+    /// gone.
     pub fn detach(&self) {
         // Relaxed: one owner; the Release of the next `State::attach` publishes it, and no pin succeeds before that.
         self.generation.store(self.generation() + 1, Relaxed);

@@ -1,8 +1,8 @@
 //! Immortal memory for the allocator's own structures: descriptors, index nodes, heaps.
 //!
-//! A bump allocator over chunks that are never unmapped. Lock-free: a thread that finds the chunk used up maps one of its
-//! own and offers it; the loser of that race gives its chunk back to the system and goes on in the winner's. Nothing is
-//! held between two steps, so a signal handler or a forked child may allocate at any moment.
+//! A bump allocator over chunks that are never unmapped. Lock-free: a thread that finds the chunk used up maps one of
+//! its own and offers it; the loser of that race gives its chunk back to the system and goes on in the winner's.
+//! Nothing is held between two steps, so a signal handler or a forked child may allocate at any moment.
 
 use crate::base::align_up;
 use crate::pal::{Access, Errno, Platform};

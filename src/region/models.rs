@@ -224,7 +224,7 @@ impl Slices {
         Arc::new(slices)
     }
 
-    /// Claims, uses the memory as its only user, and answers where.
+    /// Claims, uses the memory as its only user, and returns where.
     fn claim(&self, len: usize, align: usize) -> Option<Run> {
         let run = self.map.claim(len, Prefer::Any, align).run?;
         for memory in &self.memory[run.start..run.start + run.len] {

@@ -1,5 +1,5 @@
-//! What the layer above notes of a region, in words of the descriptor: of an arena one thing, of a huge block another. All
-//! zero when the region is attached, and to be used while it is.
+//! What the layer above notes of a region, in words of the descriptor: of an arena one thing, of a huge block another.
+//! All zero when the region is attached, and to be used while it is.
 
 use crate::sync::Counter;
 use crate::sync::atomic::AtomicUsize;
@@ -38,8 +38,8 @@ impl ArenaNotes {
         unsafe { &*core::ptr::from_ref(notes).cast() }
     }
 
-    /// Its position in the table of arenas; `None` for one that found no place there: it is not met again, and goes when it
-    /// is empty. Asked by whoever holds a part of the arena, or is in a section in which it did.
+    /// Its position in the table of arenas; `None` for one that found no place there: it is not met again, and goes
+    /// when it is empty. Asked by whoever holds a part of the arena, or is in a section in which it did.
     pub fn position(&self) -> Option<usize> {
         // Relaxed: written before the arena is entered in the table.
         self.0.0[0].load(Relaxed).checked_sub(1)
@@ -62,7 +62,8 @@ impl ArenaNotes {
     }
 }
 
-/// What is noted of a huge block: by who holds it, or holds the region that waits to be used again. Handing either over orders.
+/// What is noted of a huge block: by who holds it, or holds the region that waits to be used again. Handing either over
+/// orders.
 #[repr(transparent)]
 pub struct HugeNotes(Notes);
 

@@ -75,8 +75,8 @@ pub(crate) fn first_free<const N: usize>(used: &[u64; N], len: usize, align: usi
     }
 }
 
-/// How many slices are free before `start`, and how many behind `end`, in one run with those between. Asks for the words
-/// that it needs, which are few.
+/// How many slices are free before `start`, and how many behind `end`, in one run with those between. Asks for the
+/// words that it needs, which are few.
 #[inline]
 pub(super) fn beside(used: impl Fn(usize) -> u64, start: usize, end: usize) -> (usize, usize) {
     let (mut first, mut last) = (start, end);

@@ -10,8 +10,8 @@
 //! 4. A claimant of several words takes them in ascending order too. If it meets a word that is closed or in which one of
 //!    its bits is taken, it gives back what it took.
 //!
-//! So a freeze and a claim exclude each other: both need the lowest word of the claim. Slices outside the range given to
-//! [`SliceMap::open`] (the header, the guard) are set all along and count as "not claimed".
+//! So a freeze and a claim exclude each other: both need the lowest word of the claim. Slices outside the range given
+//! to [`SliceMap::open`] (the header, the guard) are set all along and count as "not claimed".
 
 use super::claims::{clear, read, try_claim};
 use super::runs::{BITS, Bitmap, FULL, Run, WORDS, beside, first_free, first_run, longest, span, words};
@@ -72,9 +72,9 @@ impl SliceMap {
         }
     }
 
-    /// Starts a new life: `usable` slices are unclaimed and clean, all others are out of reach. The map is closed, as after
-    /// [`SliceMap::freeze`], until [`SliceMap::reopen`]: whoever maps an arena writes its header in between. By the
-    /// owner of a detached region; `attach` publishes it.
+    /// Starts a new life: `usable` slices are unclaimed and clean, all others are out of reach. The map is closed, as
+    /// after [`SliceMap::freeze`], until [`SliceMap::reopen`]: whoever maps an arena writes its header in between. By
+    /// the owner of a detached region; `attach` publishes it.
     pub fn open(&self, usable: Range<usize>) {
         debug_assert!(usable.start < BITS && usable.end <= GRANULE_SLICES);
         // Relaxed, here and below: nobody else knows the region yet; the Release of `State::attach` publishes it.
@@ -118,8 +118,8 @@ impl SliceMap {
         before + len + behind
     }
 
-    /// Whether the caller's claim of `len` slices from `start` may have left no free run of `longest` slices where there
-    /// was one.
+    /// Whether the caller's claim of `len` slices from `start` may have left no free run of `longest` slices where
+    /// there was one.
     pub fn may_have_cut(&self, start: usize, len: usize, longest: usize) -> bool {
         let (before, behind) = beside(|word| self.others(Among::Free, word), start, start + len);
         before < longest && behind < longest && before + len + behind >= longest
@@ -140,8 +140,8 @@ impl SliceMap {
         None
     }
 
-    /// Claims the lowest run of `len` slices that starts at a multiple of `align` slices (a power of two). The caller is
-    /// in a reader section or otherwise knows that the region stays.
+    /// Claims the lowest run of `len` slices that starts at a multiple of `align` slices (a power of two). The caller
+    /// is in a reader section or otherwise knows that the region stays.
     pub fn claim(&self, len: usize, prefer: Prefer, align: usize) -> Attempt {
         let mut took_back = false;
         loop {
@@ -166,8 +166,8 @@ impl SliceMap {
         }
     }
 
-    /// Claims the `extra` slices (one at least) behind the run of `len` at `start`, which the caller holds, if all of them
-    /// are free.
+    /// Claims the `extra` slices (one at least) behind the run of `len` at `start`, which the caller holds, if all of
+    /// them are free.
     pub fn extend_claim(&self, start: usize, len: usize, extra: usize) -> Attempt {
         debug_assert!(self.holds(start, start + len));
         let (end, mut took_back) = (start + len, false);
@@ -196,8 +196,8 @@ impl SliceMap {
         }
     }
 
-    /// How many of the `len` slices from `start`, which the caller holds, have been written to since they were mapped or
-    /// purged.
+    /// How many of the `len` slices from `start`, which the caller holds, have been written to since they were mapped
+    /// or purged.
     #[must_use]
     pub fn dirty_within(&self, start: usize, len: usize) -> usize {
         debug_assert!(self.holds(start, start + len));
@@ -240,8 +240,8 @@ impl SliceMap {
         clear(&self.claimed, start, start + len);
     }
 
-    /// Closes the map if no slice is claimed: afterwards no claim succeeds. Returns `false`, with everything as it was, if
-    /// a slice is claimed or another thread freezes.
+    /// Closes the map if no slice is claimed: afterwards no claim succeeds. Returns `false`, with everything as it was,
+    /// if a slice is claimed or another thread freezes.
     #[must_use]
     pub fn freeze(&self) -> bool {
         for word in 0..WORDS {
@@ -270,8 +270,8 @@ impl SliceMap {
 
     fn reopen_below(&self, end: usize) {
         for word in (0..end).rev() {
-            // Release: partner is the Acquire of `try_claim`: the header that was written while the map was closed. As a
-            // read-modify-write it also keeps the release sequence of those who cleared the bits before.
+            // Release: partner is the Acquire of `try_claim`: the header that was written while the map was closed. As
+            // a read-modify-write it also keeps the release sequence of those who cleared the bits before.
             self.claimed[word].fetch_and(self.fixed(word), release("region.reopen_relaxed"));
         }
     }
@@ -317,8 +317,8 @@ impl SliceMap {
         start < end && start >= usable.start && end <= usable.end && words(start, end).all(held)
     }
 
-    /// The invariants that hold at every moment: the slices out of reach are set, and none of them is dirty. For a thread
-    /// that knows that the region stays.
+    /// The invariants that hold at every moment: the slices out of reach are set, and none of them is dirty. For a
+    /// thread that knows that the region stays.
     pub fn is_valid(&self) -> bool {
         (0..WORDS).all(|word| {
             let fixed = self.fixed(word);

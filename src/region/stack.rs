@@ -40,8 +40,8 @@ impl Default for Link {
 /// What can be kept in a [`Stack`].
 ///
 /// # Safety
-/// Values live in memory that is never unmapped or used for anything else, at a multiple of 128 bytes, below 2^48; `link`
-/// always answers the same link, which nothing but the pool touches.
+/// Values live in memory that is never unmapped or used for anything else, at a multiple of 128 bytes, below 2^48;
+/// `link` always returns the same link, which nothing but the pool touches.
 pub unsafe trait Linked: Sync + 'static {
     /// The link embedded in the value.
     fn link(&self) -> &Link;

@@ -8,8 +8,8 @@
 //! | EXCLUDE + n | being unmapped; n pins still to drain; no new pin succeeds |
 //!
 //! One law for all transitions: whoever makes the count zero under EXCLUDE, or finds it zero there, is followed by no
-//! other pin until the region is attached again. So every step is one atomic read-modify-write of the whole word, except
-//! [`State::attach`] and [`State::detach`], which only the one owner of a detached or drained region takes.
+//! other pin until the region is attached again. So every step is one atomic read-modify-write of the whole word,
+//! except [`State::attach`] and [`State::detach`], which only the one owner of a detached or drained region takes.
 //!
 //! The word is immortal: a descriptor's memory is never unmapped, so waking on it after the last unpin is sound.
 
@@ -188,8 +188,8 @@ impl State {
         Word(self.word.load(acquire("region.drained_relaxed"))) == Word::DRAINED
     }
 
-    /// Sleeps until [`State::is_drained`]. Only the thread that won [`State::exclude`] calls it, and not while it holds a
-    /// pin of its own.
+    /// Sleeps until [`State::is_drained`]. Only the thread that won [`State::exclude`] calls it, and not while it holds
+    /// a pin of its own.
     pub fn wait_drained<P: Platform>(&self, os: &P) {
         loop {
             if self.is_drained() {

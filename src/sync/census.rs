@@ -1,5 +1,5 @@
-//! Which places of the code run in models beside another thread. The tests of model builds take their atomics from here: the
-//! checker's, which note where they are used from, if `SPECMALLOC_MODEL_CENSUS` names a file for that. See
+//! Which places of the code run in models beside another thread. The tests of model builds take their atomics from
+//! here: the checker's, which note where they are used from, if `SPECMALLOC_MODEL_CENSUS` names a file for that. See
 //! `tests/layering/census.rs`.
 
 #[cfg(loom)]

@@ -54,8 +54,8 @@ fn search(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) 
     });
 }
 
-/// Runs so many schedules drawn at random, and as many by random priorities: others each time. For a seeded bug always the
-/// same, so that it is not found by luck, and fewer of one kind after the other.
+/// Runs so many schedules drawn at random, and as many by random priorities: others each time. For a seeded bug always
+/// the same, so that it is not found by luck, and fewer of one kind after the other.
 #[cfg(shuttle)]
 pub(crate) fn explore(schedules: usize, model: impl Fn() + Sync + Send + Clone + 'static) {
     use shuttle::Runner;
@@ -88,8 +88,8 @@ pub(crate) fn pass(layer: &str, name: &str, model: fn()) {
     println!("{layer}::{name}: {} executions", EXECUTIONS.with(Cell::get));
 }
 
-/// Searches for a bug before it counts as not caught, each from a seed of its own: which one finds it changes with the code
-/// that is searched, and with nothing else.
+/// Searches for a bug before it counts as not caught, each from a seed of its own: which one finds it changes with the
+/// code that is searched, and with nothing else.
 const SEARCHES: u64 = if cfg!(loom) { 1 } else { 16 };
 
 /// Runs each bug against the model that must catch it, and says after how many executions it did.

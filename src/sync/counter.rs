@@ -3,8 +3,8 @@
 use super::atomic::{AtomicUsize, Ordering};
 use crate::sync::const_unless_model;
 
-/// A count that any thread may change and ask for. Relaxed, all: a figure; no access to it is ordered with any other, and it is
-/// exact once nobody is changing it.
+/// A count that any thread may change and ask for. Relaxed, all: a figure; no access to it is ordered with any other,
+/// and it is exact once nobody is changing it.
 #[repr(transparent)]
 pub struct Counter(AtomicUsize);
 

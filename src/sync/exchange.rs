@@ -1,7 +1,8 @@
-//! Exchanges whose being one step is what a protocol relies on: a model can take each apart, by the name of a seeded bug.
+//! Exchanges whose being one step is what a protocol relies on: a model can take each apart, by the name of a seeded
+//! bug.
 //!
-//! With the bug planted the look and the store are two steps, between which any other thread may run. The orderings stay:
-//! what is missing is the one step alone.
+//! With the bug planted the look and the store are two steps, between which any other thread may run. The orderings
+//! stay: what is missing is the one step alone.
 
 use super::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 

@@ -2,9 +2,9 @@
 //!
 //! In a normal build [`seeded`] is the constant `false` and leaves nothing behind. In a model build a test plants one
 //! bug by name and demands that the checker finds the failure. Each layer's models list theirs as [`SeededBug`]s.
-//! Orderings and fences are written [`acquire`], [`release`] and [`full_fence`] with the name of the bug that takes that
-//! one away; a bug that leaves a step out asks [`seeded`]. `tests/layering` demands that the modelled layers name no
-//! ordering themselves but Relaxed, that each name stands in one place, and that a list of bugs has it.
+//! Orderings and fences are written [`acquire`], [`release`] and [`full_fence`] with the name of the bug that takes
+//! that one away; a bug that leaves a step out asks [`seeded`]. `tests/layering` demands that the modelled layers name
+//! no ordering themselves but Relaxed, that each name stands in one place, and that a list of bugs has it.
 
 use super::atomic::{Ordering, fence};
 
@@ -109,7 +109,7 @@ pub fn full_fence(name: &str) {
     }
 }
 
-/// Plants `bug` while `model` runs and answers what the model failed with, if it did.
+/// Plants `bug` while `model` runs and returns what the model failed with, if it did.
 #[cfg(all(test, any(loom, shuttle)))]
 pub(super) fn plant(bug: &'static str, model: impl FnOnce() + std::panic::UnwindSafe) -> Option<String> {
     PLANTED.with(|planted| planted.set(Some(bug)));

@@ -1,8 +1,9 @@
-//! An allocator on a simulated system beside a reference model of it: the set of live blocks, each with a pattern in it.
+//! An allocator on a simulated system beside a reference model of it: the set of live blocks, each with a pattern in
+//! it.
 //!
 //! Every operation is checked as it happens, and [`Driver::check`] compares the two after each: all live blocks are
-//! intact, none overlaps another, and the allocator tells the starts of live blocks from all other addresses. In the end
-//! [`Driver::finish`] frees everything and looks for leaks.
+//! intact, none overlaps another, and the allocator tells the starts of live blocks from all other addresses. In the
+//! end [`Driver::finish`] frees everything and looks for leaks.
 
 mod figures;
 

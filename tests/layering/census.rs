@@ -1,5 +1,5 @@
-//! A census of what is not modelled: every function that touches an atomic or makes a system call runs in a model beside
-//! another thread, or stands in the table of those that do not, with the reason.
+//! A census of what is not modelled: every function that touches an atomic or makes a system call runs in a model
+//! beside another thread, or stands in the table of those that do not, with the reason.
 //!
 //! Which model runs it is not claimed but noted: model builds write down from where atomics are used (`sync::census`),
 //! `ci/models.sh` collects that, and `write_the_census` turns it into `census.txt`. Functions are known by layer, type and

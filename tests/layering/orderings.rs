@@ -1,5 +1,5 @@
-//! Every ordering stronger than Relaxed has a seeded bug that takes it away, and a model that must notice; or it stands in
-//! the table of those that no model covers, with the reason.
+//! Every ordering stronger than Relaxed has a seeded bug that takes it away, and a model that must notice; or it stands
+//! in the table of those that no model covers, with the reason.
 
 use super::source::{self, Kind, Token};
 use super::{File, crate_files, crate_sources, files};
@@ -116,7 +116,8 @@ fn every_ordering_has_a_name_or_a_reason() {
     assert!(report.is_empty() && explained.is_empty(), "\n{report}{explained:?}");
 }
 
-/// Names of bugs that `tokens` mention: those that are listed with their model, and all others, the named orderings apart.
+/// Names of bugs that `tokens` mention: those that are listed with their model, and all others, the named orderings
+/// apart.
 #[derive(Default)]
 struct Names {
     listed: BTreeSet<String>,

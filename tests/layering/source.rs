@@ -194,8 +194,8 @@ pub fn behind_group(tokens: &[Token], open: usize) -> usize {
     tokens.len()
 }
 
-/// What the predicate of a cfg comes to in a normal build, where `test`, `loom`, `shuttle` and no feature but `std` is set; `None` if
-/// that depends on the machine.
+/// What the predicate of a cfg comes to in a normal build, where `test`, `loom`, `shuttle` and no feature but `std` is
+/// set; `None` if that depends on the machine.
 fn predicate(tokens: &[Token]) -> Option<bool> {
     let inner = || {
         let mut rest = &tokens[2..tokens.len() - 1];

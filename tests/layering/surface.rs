@@ -1,8 +1,7 @@
 //! What is public: `surface.txt` lists it, and is to be changed together with it.
 //!
-//! Read from the sources: the names that the root of the crate exports, of `api` but for one file, and the fields, functions and
-//! traits of each. What
-//! stands in `internals` promises nothing and is not listed.
+//! Read from the sources: the names that the root of the crate exports, of `api` but for one file, and the fields,
+//! functions and traits of each. What stands in `internals` promises nothing and is not listed.
 
 use super::source::{self, Kind, Token};
 use super::{crate_files, crate_sources};

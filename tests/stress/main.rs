@@ -1,5 +1,5 @@
-//! Stress of the Rust interface: this program's global allocator is specmalloc, and everything in `storm` goes through it,
-//! as the collections and threads of the test itself do.
+//! Stress of the Rust interface: this program's global allocator is specmalloc, and everything in `storm` goes through
+//! it, as the collections and threads of the test itself do.
 //!
 //! A few seconds by default; `SPECMALLOC_STRESS_SECONDS` runs longer (see `ci/stress.sh`).
 

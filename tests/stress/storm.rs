@@ -1,6 +1,6 @@
-//! A storm: many threads use every operation of an allocator at once, hand blocks to one another, unmap huge blocks, exit,
-//! and fork children that go on with what they find. Every block carries a pattern that is verified whenever the block
-//! changes hands.
+//! A storm: many threads use every operation of an allocator at once, hand blocks to one another, unmap huge blocks,
+//! exit, and fork children that go on with what they find. Every block carries a pattern that is verified whenever the
+//! block changes hands.
 //!
 //! Children of a fork must not wait for a lock that a vanished thread held, so nothing here locks, and whoever finds
 //! something wrong writes one line and aborts.

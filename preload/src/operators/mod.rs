@@ -148,7 +148,8 @@ macro_rules! throwing {
     };
 }
 
-/// Defines a nothrow form: `$serve` if the process uses this library's `$throwing` form, else by way of the C++ runtime.
+/// Defines a nothrow form: `$serve` if the process uses this library's `$throwing` form, else by way of the C++
+/// runtime.
 macro_rules! nothrow {
     ($(#[$doc:meta])* $name:ident, $symbol:literal, $throwing:literal, $body:ident, $serve:tt) => {
         $(#[$doc])*

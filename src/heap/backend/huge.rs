@@ -103,8 +103,8 @@ impl Huge {
         }
     }
 
-    /// Makes the first `used` bytes zero. Writing costs a tenth of faulting again, at any size; but what was never touched would
-    /// be resident then, and so it is bounded.
+    /// Makes the first `used` bytes zero. Writing costs a tenth of faulting again, at any size; but what was never
+    /// touched would be resident then, and so it is bounded.
     fn clear<P: Platform>(&self, ground: &Ground<P>, region: &Region, used: usize) {
         let dirty = region.huge().dirty().min(used);
         if dirty <= MOST_WRITTEN || purge(ground, region, 0, dirty).is_err() {
@@ -128,9 +128,9 @@ impl Huge {
         ground.space().reap_in_time(Some(by.slot()), waiting);
     }
 
-    /// Has `region`, whose block is freed, unmapped after a grace period. Where that is one for many regions, or will not come
-    /// because the barrier fails by now, its pages are not to wait, and go at once. Returns how many bytes may be resident
-    /// meanwhile.
+    /// Has `region`, whose block is freed, unmapped after a grace period. Where that is one for many regions, or will
+    /// not come because the barrier fails by now, its pages are not to wait, and go at once. Returns how many bytes may
+    /// be resident meanwhile.
     fn retire<P: Platform>(ground: &Ground<P>, region: &'static Region) -> usize {
         let dirty = region.huge().dirty();
         let waits = ground.space().rcu().batch() > 1 || ground.space().rcu().statistics().stopped;
@@ -159,8 +159,8 @@ impl Huge {
             return false;
         }
         let stays = align_down(dirty.saturating_sub(ground.excess(dirty)), ground.page_size());
-        // Without its pages the address space stays for a while: that saves the grace period of an unmap, and a second free of
-        // the block is still recognised.
+        // Without its pages the address space stays for a while: that saves the grace period of an unmap, and a second
+        // free of the block is still recognised.
         self.cut(ground, region, stays).is_ok() && self.put(ground, region)
     }
 
@@ -211,8 +211,8 @@ impl Huge {
         place.replace(ptr::null_mut(), acquire("heap.huge_take"), "heap.huge_take_two_steps")
     }
 
-    /// Takes the kept region for `used` bytes whose pages come nearest to that. Those that are not wanted are given back, for the
-    /// most part.
+    /// Takes the kept region for `used` bytes whose pages come nearest to that. Those that are not wanted are given
+    /// back, for the most part.
     pub(in crate::heap) fn take_kept<P: Platform>(
         &self,
         ground: &Ground<P>,
@@ -258,8 +258,8 @@ impl Huge {
         }
     }
 
-    /// Gives `bytes` of the pages of kept regions back, and answers how many are left to be given back elsewhere. What has no
-    /// pages left is unmapped.
+    /// Gives `bytes` of the pages of kept regions back, and returns how many are left to be given back elsewhere. What
+    /// has no pages left is unmapped.
     pub(in crate::heap) fn shrink_kept<P: Platform>(&self, ground: &Ground<P>, mut bytes: usize) -> usize {
         for place in &self.kept {
             if bytes == 0 {
@@ -334,8 +334,9 @@ impl Huge {
         ptr::null_mut()
     }
 
-    /// Brings the first `len` bytes of a region into a longer one; `false` if they are where they were, and the longer one is of
-    /// no use. Both are never resident as a whole, but if somebody has pinned the old one, who must keep his view of it.
+    /// Brings the first `len` bytes of a region into a longer one; `false` if they are where they were, and the longer
+    /// one is of no use. Both are never resident as a whole, but if somebody has pinned the old one, who must keep his
+    /// view of it.
     ///
     /// # Safety
     /// The caller holds the block of the first, and nobody knows the second.
@@ -365,7 +366,8 @@ impl Huge {
         if new >= old { live_bytes.add(new - old) } else { live_bytes.take_off(old - new) }
     }
 
-    /// In the child of a fork: a thread that vanished may have counted what it did not keep, or kept what it had not counted.
+    /// In the child of a fork: a thread that vanished may have counted what it did not keep, or kept what it had not
+    /// counted.
     pub(in crate::heap) fn recount<P: Platform>(&self, ground: &Ground<P>) {
         let bytes = self.each_kept().map(|region| region.huge().dirty()).sum();
         ground.huge_figures().kept_bytes().set(bytes);

@@ -1,13 +1,14 @@
 //! Large blocks: runs of slices. And how much of the last slice is resident beyond the block.
 //!
-//! A run of slices is up to 64 KiB longer than what was asked for. In memory that nobody has used that is address space only; slices
-//! that were slabs before are resident to their end. So each slice's record says how much at its end is known not to be, and
-//! a block that would waste more than an eighth of its size gives the rest of its last slice back before it is handed out.
-//! The same size again in the same slice finds nothing to give back.
+//! A run of slices is up to 64 KiB longer than what was asked for. In memory that nobody has used that is address space
+//! only; slices that were slabs before are resident to their end. So each slice's record says how much at its end is
+//! known not to be, and a block that would waste more than an eighth of its size gives the rest of its last slice back
+//! before it is handed out. The same size again in the same slice finds nothing to give back.
 //!
-//! Blocks of different sizes by turns would purge and fault at each turn. So a heap purges a tail for each large block that it
-//! allocates more than it frees, and besides those so many in a while: a program that exchanges small blocks for large ones
-//! has its tails given back, and one that exchanges large ones all the time spends a thousandth of its time on that.
+//! Blocks of different sizes by turns would purge and fault at each turn. So a heap purges a tail for each large block
+//! that it allocates more than it frees, and besides those so many in a while: a program that exchanges small blocks
+//! for large ones has its tails given back, and one that exchanges large ones all the time spends a thousandth of its
+//! time on that.
 
 use super::Backend;
 use crate::base::{SLICE, align_up};
@@ -79,8 +80,8 @@ impl<P: Platform> Backend<P> {
         Some(ptr::with_exposed_provenance_mut(base))
     }
 
-    /// Notes how much of the last slice of a large block is not resident, and gives back what is, behind the block, if that
-    /// is much. The slice was claimed just now if `fresh`. The caller holds the block.
+    /// Notes how much of the last slice of a large block is not resident, and gives back what is, behind the block, if
+    /// that is much. The slice was claimed just now if `fresh`. The caller holds the block.
     fn bound_tail(&self, by: &Claimant, slab: &Slab, fresh: bool) {
         let size = slab.requested();
         let (end, os) = (slab.base() + slab.bytes(), self.os());

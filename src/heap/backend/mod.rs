@@ -1,8 +1,9 @@
-//! The backend: where slabs, large blocks and huge blocks have their memory from, and what of it goes back when. May import
-//! the rooms before it, and knows of no heap.
+//! The backend: where slabs, large blocks and huge blocks have their memory from, and what of it goes back when. May
+//! import the rooms before it, and knows of no heap.
 //!
-//! Runs of slices are [`Arenas`]' matter, regions of their own [`Huge`]'s; [`Backend`] has both, and what one rule says for both:
-//! how much may stay resident though it is free. Nothing here tries a second time: who has no memory says `None`.
+//! Runs of slices are [`Arenas`]' matter, regions of their own [`Huge`]'s; [`Backend`] has both, and what one rule says
+//! for both: how much may stay resident though it is free. Nothing here tries a second time: who has no memory says
+//! `None`.
 
 mod arenas;
 mod huge;
@@ -76,7 +77,8 @@ impl<P: Platform> Backend<P> {
         self.space().reap(Some(by.slot()));
     }
 
-    /// Keeps a run of slices that holds nothing any more for the next slab or large block of that length, or gives it back.
+    /// Keeps a run of slices that holds nothing any more for the next slab or large block of that length, or gives it
+    /// back.
     pub(in crate::heap) fn keep_slices(&self, by: &Claimant, base: usize, slices: usize) {
         by.spares().keep(base, slices, |base, slices| self.release(by, base, slices));
     }
@@ -86,8 +88,8 @@ impl<P: Platform> Backend<P> {
         while by.spares().give_back(|base, slices| self.release(by, base, slices)) {}
     }
 
-    /// Counts slices that were released, or claimed although they were not resident: once in a while somebody looks how much is
-    /// dirty.
+    /// Counts slices that were released, or claimed although they were not resident: once in a while somebody looks how
+    /// much is dirty.
     fn count_change(&self, by: &Claimant, slices: usize) {
         if by.adds_up(slices, LOOK) || self.retention().is_held() {
             self.bound_dirty(by);
@@ -114,7 +116,8 @@ impl<P: Platform> Backend<P> {
         self.huge.free(&self.ground, by, region);
     }
 
-    /// Grows or shrinks the huge block of `region` to `size` bytes. Null when there is no memory: the block is as before.
+    /// Grows or shrinks the huge block of `region` to `size` bytes. Null when there is no memory: the block is as
+    /// before.
     pub fn resize_huge(&self, by: &Claimant, region: &'static Region, size: usize, align: usize) -> *mut u8 {
         self.huge.resize(&self.ground, by, region, size, align)
     }
@@ -134,8 +137,8 @@ impl<P: Platform> Backend<P> {
         let _rest = self.huge.shrink_kept(&self.ground, usize::MAX);
     }
 
-    /// Unmaps everything that is free, where address space, mappings or what may be committed are short. Purging what stays
-    /// mapped would not help.
+    /// Unmaps everything that is free, where address space, mappings or what may be committed are short. Purging what
+    /// stays mapped would not help.
     pub fn unmap_free(&self, by: &Claimant) {
         self.drop_kept();
         self.unmap_empty(by);
@@ -179,8 +182,8 @@ impl<P: Platform> Backend<P> {
         self.give_back_some(by, self.excess(0));
     }
 
-    /// Leaves of what is free no more than a quarter of what the options allow, whatever is proven: nobody is going to look
-    /// whether it is needed.
+    /// Leaves of what is free no more than a quarter of what the options allow, whatever is proven: nobody is going to
+    /// look whether it is needed.
     pub(in crate::heap) fn keep_little(&self, by: &Claimant) {
         let most = self.settings().dirty_limit(self.live_bytes()) / 4;
         self.give_back_some(by, self.dirty_bytes().saturating_sub(most));

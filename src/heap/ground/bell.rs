@@ -42,8 +42,8 @@ impl Bell {
         }
     }
 
-    /// Wakes the helper if it sleeps or pauses: it may have to end. The caller has passed a full fence since it wrote what
-    /// the helper is to see. No system call if it was called already.
+    /// Wakes the helper if it sleeps or pauses: it may have to end. The caller has passed a full fence since it wrote
+    /// what the helper is to see. No system call if it was called already.
     pub fn call<P: Platform>(&self, os: &P) {
         // Relaxed: the caller's fence orders it; the exchange elects one of those who call.
         if self.state.swap(CALLED, Ordering::Relaxed) != CALLED && !seeded("heap.call_without_wake") {
@@ -51,8 +51,8 @@ impl Bell {
         }
     }
 
-    /// Sleeps until somebody rings or calls, or `most_ms` have passed, unless `is_idle` says that there is idle memory now. By
-    /// the helper alone.
+    /// Sleeps until somebody rings or calls, or `most_ms` have passed, unless `is_idle` says that there is idle memory
+    /// now. By the helper alone.
     pub fn doze<P: Platform>(&self, os: &P, most_ms: Option<u32>, is_idle: impl Fn() -> bool) {
         if seeded("heap.doze_looks_early") && !is_idle() {
             self.set(ASLEEP);
@@ -68,8 +68,8 @@ impl Bell {
     }
 
     fn set(&self, state: u32) {
-        // Relaxed: the fence orders it before the look. An exchange, for loom does not know that a plain store cannot come
-        // between the halves of another thread's.
+        // Relaxed: the fence orders it before the look. An exchange, for loom does not know that a plain store cannot
+        // come between the halves of another thread's.
         self.state.swap(state, Ordering::Relaxed);
     }
 

@@ -1,5 +1,5 @@
-//! What everything in this layer stands on: address space, settings, the bell, and what is known of how much is used and how
-//! much is free. Knows of no arena, no block and no heap.
+//! What everything in this layer stands on: address space, settings, the bell, and what is known of how much is used
+//! and how much is free. Knows of no arena, no block and no heap.
 
 mod bell;
 mod bets;

@@ -1,7 +1,8 @@
-//! Memory that the system does not take back: pages that are locked (before Linux 5.18), an unmap that a sandbox forbids.
+//! Memory that the system does not take back: pages that are locked (before Linux 5.18), an unmap that a sandbox
+//! forbids.
 //!
-//! What was refused once is not tried again at the next free, nor at the next tick, but after a while, and after twice as long
-//! the next time: what would have to change is not for the allocator to see.
+//! What was refused once is not tried again at the next free, nor at the next tick, but after a while, and after twice
+//! as long the next time: what would have to change is not for the allocator to see.
 
 use crate::const_unless_model;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};

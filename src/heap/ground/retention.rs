@@ -1,9 +1,9 @@
 //! How much memory may stay resident though it is free: one rule for slices and huge blocks, by amount and by age.
 //!
-//! By amount it is what the options say: a share of the live bytes, and some bytes more. A program that builds up and tears
-//! down again and again is live in hardly anything at times, and would purge and fault all of its memory in each cycle. So
-//! a height of use can be *proven*: by rising to it again after having fallen. The options apply to the proven height where
-//! that is higher than what is live, and what lies between the two may stay besides:
+//! By amount it is what the options say: a share of the live bytes, and some bytes more. A program that builds up and
+//! tears down again and again is live in hardly anything at times, and would purge and fault all of its memory in each
+//! cycle. So a height of use can be *proven*: by rising to it again after having fallen. The options apply to the
+//! proven height where that is higher than what is live, and what lies between the two may stay besides:
 //!
 //! > live + free and resident <= height + share of height + some bytes, where height is the larger of live and proven
 //!
@@ -12,13 +12,13 @@
 //! The first descent of a program proves nothing, so nothing is kept for it. Use that stays about the same proves only
 //! itself. A cycle is proven by its second ascent, and neither purges nor faults from the third on.
 //!
-//! A proof is believed for a while after use was there last, for at least twice as long as it stayed away before, and then
-//! fades. What is dirty and was not needed between two ticks of the helper goes as well, but for what is proven. Where there is no
-//! helper (one thread), the slow paths look at the clock while anything is held on a proof; a process that makes no call at
-//! all any more keeps what it had proven last.
+//! A proof is believed for a while after use was there last, for at least twice as long as it stayed away before, and
+//! then fades. What is dirty and was not needed between two ticks of the helper goes as well, but for what is proven.
+//! Where there is no helper (one thread), the slow paths look at the clock while anything is held on a proof; a process
+//! that makes no call at all any more keeps what it had proven last.
 //!
-//! All figures are hints: of threads that look at the same time one may overwrite what the other has noted, and the next look
-//! notes it again.
+//! All figures are hints: of threads that look at the same time one may overwrite what the other has noted, and the
+//! next look notes it again.
 
 use super::settings::Settings;
 use crate::base::SLICE;
@@ -87,8 +87,8 @@ impl Retention {
         }
     }
 
-    /// How much of the `dirty` bytes that are free and resident has to go now, while `live` bytes are in use. `now` is asked
-    /// for the time in milliseconds only if it matters.
+    /// How much of the `dirty` bytes that are free and resident has to go now, while `live` bytes are in use. `now` is
+    /// asked for the time in milliseconds only if it matters.
     pub fn excess(&self, settings: &Settings, live: usize, dirty: usize, now: impl FnOnce() -> u64) -> usize {
         self.low_water.fetch_min(dirty, Ordering::Relaxed);
         if get(&self.high_water) < live {

@@ -1,6 +1,6 @@
-//! Spare slices: what a heap keeps of the slabs that have become empty and the large blocks that were freed, for the next
-//! of the same length that it needs. A program at the edge of a slab would else go to the arenas with every few blocks, and
-//! one that replaces large blocks with each: that costs twenty times what a small block does.
+//! Spare slices: what a heap keeps of the slabs that have become empty and the large blocks that were freed, for the
+//! next of the same length that it needs. A program at the edge of a slab would else go to the arenas with every few
+//! blocks, and one that replaces large blocks with each: that costs twenty times what a small block does.
 
 use crate::base::SLICE;
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -9,8 +9,8 @@ use crate::{atomic_array, const_unless_model};
 /// Slices in all the runs that a heap keeps. The largest slab takes five.
 pub const MOST: usize = 8;
 
-/// A claimed run of slices: its address, and in the low bits their number. One word, so that a thread that vanishes leaves
-/// the whole or nothing.
+/// A claimed run of slices: its address, and in the low bits their number. One word, so that a thread that vanishes
+/// leaves the whole or nothing.
 struct Run(AtomicUsize);
 
 impl Run {

@@ -1,7 +1,8 @@
 //! The child of a fork: what the threads that vanished had in their hands is mended, and their heaps become idle.
 //!
-//! Each part of an allocator knows what a thread may have left half done in it ([`Mend`]); here is the order, and what takes
-//! more than one of them: whose hands a heap was in, and the lists of slabs, which are built anew from the slabs' records.
+//! Each part of an allocator knows what a thread may have left half done in it ([`Mend`]); here is the order, and what
+//! takes more than one of them: whose hands a heap was in, and the lists of slabs, which are built anew from the slabs'
+//! records.
 
 use crate::heap::mend::Mend;
 use crate::heap::possession::ThreadId;

@@ -6,9 +6,9 @@
 //!
 //! Two races must not happen. A thread begins while the helper ends: each side writes, passes a full fence, and reads
 //! what the other writes, so either the thread sees that there is no helper any more and starts one, or the helper sees
-//! the thread in its second look and stays. And the last but one ends while the helper falls asleep without a timer: the
-//! thread is gone from the count before it rings, and the helper looks at the count in its last look before it sleeps
-//! (see `bell`).
+//! the thread in its second look and stays. And the last but one ends while the helper falls asleep without a timer:
+//! the thread is gone from the count before it rings, and the helper looks at the count in its last look before it
+//! sleeps (see `bell`).
 
 use crate::const_unless_model;
 use crate::heap::ground::Bell;
@@ -39,7 +39,8 @@ impl HelperState {
     pub fn thread_begins(&self) {
         // Relaxed: the fence orders it before `starts`.
         self.threads.fetch_add(1, Ordering::Relaxed);
-        // Partner: the fence in `ends`: either a look in `starts` sees that the helper has ended, or it sees this thread.
+        // Partner: the fence in `ends`: either a look in `starts` sees that the helper has ended, or it sees this
+        // thread.
         full_fence("heap.thread_begins_fence");
     }
 
@@ -58,8 +59,8 @@ impl HelperState {
         }
     }
 
-    /// The helper has nothing to do, unless `is_idle` says that it has: sleeps until somebody rings or calls, or `most_ms`
-    /// have passed. Not if it is to end.
+    /// The helper has nothing to do, unless `is_idle` says that it has: sleeps until somebody rings or calls, or
+    /// `most_ms` have passed. Not if it is to end.
     pub fn sleeps<P: Platform>(&self, bell: &Bell, os: &P, most_ms: Option<u32>, is_idle: impl Fn() -> bool) {
         bell.doze(os, most_ms, || self.is_alone() && !seeded("heap.helper_sleeps_alone") || is_idle());
     }

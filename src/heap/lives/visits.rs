@@ -1,13 +1,15 @@
-//! Visits: what the helper, a trim and the statistics do in the heaps of threads that are alive and outside (see `gate`).
+//! Visits: what the helper, a trim and the statistics do in the heaps of threads that are alive and outside (see
+//! `gate`).
 //!
-//! The helper watches heaps: about once a second it *probes* those that were used, and *tidies* those that were not used since
-//! it probed them. A tidied heap keeps its probe, and is not looked at again before its owner has come in or blocks were
-//! sent to it: both end that state, and ring the bell. So a process full of sleeping threads costs the helper nothing, and
-//! it may sleep without a timer once no heap is left that is not tidied.
+//! The helper watches heaps: about once a second it *probes* those that were used, and *tidies* those that were not
+//! used since it probed them. A tidied heap keeps its probe, and is not looked at again before its owner has come in or
+//! blocks were sent to it: both end that state, and ring the bell. So a process full of sleeping threads costs the
+//! helper nothing, and it may sleep without a timer once no heap is left that is not tidied.
 //!
 //! The race that must not happen: blocks arrive while the heap is tidied, and lie there for ever. The helper notes that
-//! the heap is tidied, passes a full fence, and then looks at the inbox; a sender pushes, passes a full fence, and looks for
-//! the note. So one sees the other's. (An owner needs no such pair: it takes the probe off, and only then the note.)
+//! the heap is tidied, passes a full fence, and then looks at the inbox; a sender pushes, passes a full fence, and
+//! looks for the note. So one sees the other's. (An owner needs no such pair: it takes the probe off, and only then the
+//! note.)
 
 use crate::heap::block::Checks;
 use crate::heap::possession::ThreadId;
@@ -27,8 +29,8 @@ impl<P: Platform> Heaps<P> {
         self.ring();
     }
 
-    /// The owner was refused at its gate. Takes in what it may: past marks that stand for no visitor. `false` if the heap is
-    /// not to be had now: another thread visits it, or this is a handler that interrupted a step. Never waits.
+    /// The owner was refused at its gate. Takes in what it may: past marks that stand for no visitor. `false` if the
+    /// heap is not to be had now: another thread visits it, or this is a handler that interrupted a step. Never waits.
     #[cold]
     pub fn readmit(&self, heap: &Heap, by: ThreadId) -> bool {
         if !heap.gate().undo() || !heap.visit().knock(by) {
@@ -47,7 +49,8 @@ impl<P: Platform> Heaps<P> {
     pub fn leave_heap<C: Checks>(&self, heap: &Heap, by: ThreadId) {
         while !heap.gate().enter() && !self.readmit(heap, by) {
             if heap.gate().is_occupied() {
-                // A signal handler ends the thread in the middle of a step, which nobody will finish: the heap stays as it is.
+                // A signal handler ends the thread in the middle of a step, which nobody will finish: the heap stays as
+                // it is.
                 return;
             }
             if heap.visit().hand_over() {
@@ -65,8 +68,8 @@ impl<P: Platform> Heaps<P> {
         self.give_up(heap);
     }
 
-    /// Visits each heap that `wants` picks and whose owner is outside, and does what `body` says there. One barrier for as
-    /// many as a word has bits; heaps that are being visited are left out.
+    /// Visits each heap that `wants` picks and whose owner is outside, and does what `body` says there. One barrier for
+    /// as many as a word has bits; heaps that are being visited are left out.
     pub(in crate::heap) fn visit<C: Checks>(
         &self,
         by: ThreadId,
@@ -107,8 +110,8 @@ impl<P: Platform> Heaps<P> {
         if heap.visit().end(by) || seeded("heap.visit_forgets_gone") {
             return;
         }
-        // The owner has gone, and left its heap to us: from here on we possess it. In this order: a child of fork finds it
-        // an orphan whatever it sees.
+        // The owner has gone, and left its heap to us: from here on we possess it. In this order: a child of fork finds
+        // it an orphan whatever it sees.
         heap.possession().pass_to(by);
         heap.gate().close();
         heap.visit().end_taken_over(by);

@@ -17,7 +17,8 @@ const SEEDED: &[SeededBug] = &[
 
 const SCHEDULES: usize = 5_000;
 
-/// An empty arena is unmapped while another thread walks the table: inside a section an arena that was found in it stays.
+/// An empty arena is unmapped while another thread walks the table: inside a section an arena that was found in it
+/// stays.
 fn walked() {
     explore(SCHEDULES, || {
         let world = World::new();

@@ -1,5 +1,6 @@
-//! fork, by shuttle: at any step of the other threads a child begins, in which they do not exist any more. A scheduler of
-//! this file's runs them up to that step and from then on the child alone. Accesses to what a thread owns are steps, too.
+//! fork, by shuttle: at any step of the other threads a child begins, in which they do not exist any more. A scheduler
+//! of this file's runs them up to that step and from then on the child alone. Accesses to what a thread owns are steps,
+//! too.
 //!
 //! What the child must find: no live block is handed out a second time, those of the vanished threads can be freed, and
 //! each of these threads has taken at most one block with it.
@@ -61,8 +62,8 @@ const CHILD: usize = 1;
 
 const CHILD_THREAD: ThreadId = ThreadId::new(2);
 
-/// Runs the threads of a model in turns of random length until a certain step, and the child alone from there: at each step
-/// several times, or at every so manieth in a model of many steps.
+/// Runs the threads of a model in turns of random length until a certain step, and the child alone from there: at each
+/// step several times, or at every so manieth in a model of many steps.
 struct Forks {
     most: usize,
     stride: usize,
@@ -122,8 +123,8 @@ impl Scheduler for Forks {
     }
 }
 
-/// Forks while each victim runs its body, and the child's thread is outside its heap. A body finds some of the blocks that the
-/// heaps' owners, the child's thread first, passed on beforehand.
+/// Forks while each victim runs its body, and the child's thread is outside its heap. A body finds some of the blocks
+/// that the heaps' owners, the child's thread first, passed on beforehand.
 fn explore(prepare: fn(&Actor, [&Actor; VICTIMS]), bodies: [fn(Actor); VICTIMS]) {
     let begun_and_ended = Arc::new([Count::new(0), Count::new(0)]);
     let counts = Arc::clone(&begun_and_ended);
@@ -221,8 +222,8 @@ fn run_child(world: &World, own: &'static Heap) {
     let (blocks, slices) = lost.into_inner().unwrap();
     let blocks = blocks + from.huge_figures().live_blocks().get();
     assert!(blocks <= VICTIMS, "{blocks} blocks are lost");
-    // Slices that belong to no block: some that it was to get or had just lost or that were being purged, or all six of an
-    // empty arena that was being closed to be unmapped.
+    // Slices that belong to no block: some that it was to get or had just lost or that were being purged, or all six of
+    // an empty arena that was being closed to be unmapped.
     let others = from.claimed_slices() - slices;
     assert!(others <= 6 * VICTIMS, "{others} slices are lost");
     assert!(from.space().counts().retired <= VICTIMS, "regions are never unmapped");

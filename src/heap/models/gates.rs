@@ -1,5 +1,5 @@
-//! The gate, by loom: an owner that comes and goes, and a visitor. The owner's entry is the load and the store that it is on
-//! x86-64, and the visitor's barrier falls before or behind both (`Gate::pass_instruction`).
+//! The gate, by loom: an owner that comes and goes, and a visitor. The owner's entry is the load and the store that it
+//! is on x86-64, and the visitor's barrier falls before or behind both (`Gate::pass_instruction`).
 
 use super::*;
 use crate::pal::simulated::Barrier;

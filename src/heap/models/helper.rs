@@ -1,5 +1,5 @@
-//! Those who make memory idle, by shuttle, while the helper is about to sleep: whatever they leave behind, it is awake or
-//! woken. A wake that is lost is a deadlock.
+//! Those who make memory idle, by shuttle, while the helper is about to sleep: whatever they leave behind, it is awake
+//! or woken. A wake that is lost is a deadlock.
 
 use super::world::{Actor, Dozing, HUGE, MEDIUM, World, join, spawn};
 use super::*;

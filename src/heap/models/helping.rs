@@ -1,5 +1,5 @@
-//! The helper's life, by loom: it is there while it is wanted, and it does not sleep through the end of the last thread but
-//! one.
+//! The helper's life, by loom: it is there while it is wanted, and it does not sleep through the end of the last thread
+//! but one.
 
 use super::super::HelperState;
 use super::*;

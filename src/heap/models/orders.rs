@@ -63,7 +63,7 @@ impl Held {
         Held(UnsafeCell::new(0))
     }
 
-    /// Uses it, and answers how often it was used before.
+    /// Uses it, and returns how often it was used before.
     fn use_it(&self) -> u32 {
         // SAFETY: the checker verifies that no access overlaps.
         self.0.with_mut(|value| unsafe {
@@ -248,8 +248,8 @@ fn helper_woken() {
     });
 }
 
-/// A block is sent to a heap that is given up at the same time: whoever comes second wakes the helper, which otherwise would
-/// sleep on while the block lies in an inbox that nobody reads.
+/// A block is sent to a heap that is given up at the same time: whoever comes second wakes the helper, which otherwise
+/// would sleep on while the block lies in an inbox that nobody reads.
 fn sent_to_an_exiting() {
     explore(2, || {
         let world = Arc::new(Base::new());
@@ -308,8 +308,8 @@ fn heap_made() {
     });
 }
 
-/// A block goes home from another thread, its slab and its arena become empty, and the arena is unmapped: whatever the other
-/// thread did with the arena comes before that, and the push of the block is the last of it.
+/// A block goes home from another thread, its slab and its arena become empty, and the arena is unmapped: whatever the
+/// other thread did with the arena comes before that, and the push of the block is the last of it.
 fn last_touch_of_a_send() {
     explore(2, || {
         let world = Arc::new(Base::on(Watched::new()));

@@ -1,5 +1,5 @@
-//! What the models of whole paths share: an allocator, and a ledger that knows every live block. No two overlap, and each
-//! keeps what its holder wrote. In the end everything is given back, and nothing may be left.
+//! What the models of whole paths share: an allocator, and a ledger that knows every live block. No two overlap, and
+//! each keeps what its holder wrote. In the end everything is given back, and nothing may be left.
 //!
 //! Memory that was unmapped too early would fault. So before it is touched the index is asked, which forgets a region
 //! before it is unmapped, and shuttle switches threads at atomics and at system calls only.
@@ -114,9 +114,9 @@ impl World {
         }
     }
 
-    /// Demands that every region that is mapped can be reached: arenas from the table, but for those that found no place
-    /// there, and huge ones from a block or from among those that are kept; and that the counters say what can be counted.
-    /// Returns how many arenas found no place. While nobody is in the middle of anything.
+    /// Demands that every region that is mapped can be reached: arenas from the table, but for those that found no
+    /// place there, and huge ones from a block or from among those that are kept; and that the counters say what can be
+    /// counted. Returns how many arenas found no place. While nobody is in the middle of anything.
     fn demand_reachable(&self) -> usize {
         let from = self.base.get();
         let (arenas, huge, figures) = (from.arenas(), from.huge(), from.huge_figures());
@@ -172,7 +172,8 @@ impl World {
         self.base.get().huge().each_kept().map(|region| region.huge().dirty()).sum()
     }
 
-    /// Demands that no counter has wrapped, not even for a moment: each counts what lies in the address space that there is.
+    /// Demands that no counter has wrapped, not even for a moment: each counts what lies in the address space that
+    /// there is.
     pub fn demand_bounds(&self) {
         let (from, most) = (self.base.get(), self.base.os.range().len());
         let counts = from.space().counts();
@@ -360,8 +361,8 @@ pub fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
-/// A helper that sleeps whenever it finds nothing idle, and does nothing else: so what threads leave behind stays. Whoever
-/// makes memory idle has to wake it then, also if there was some before.
+/// A helper that sleeps whenever it finds nothing idle, and does nothing else: so what threads leave behind stays.
+/// Whoever makes memory idle has to wake it then, also if there was some before.
 pub struct Dozing {
     over: Arc<AtomicUsize>,
     thread: thread::JoinHandle<()>,
@@ -386,8 +387,8 @@ impl Dozing {
         Dozing { over, thread }
     }
 
-    /// Once the others have ended: if they left idle memory, the helper is awake, or was woken. Else it sleeps for ever, which
-    /// the checker reports.
+    /// Once the others have ended: if they left idle memory, the helper is awake, or was woken. Else it sleeps for
+    /// ever, which the checker reports.
     pub fn end(self, world: &World) {
         let from = world.base.get();
         self.over.store(1, Ordering::Relaxed);

@@ -1,12 +1,12 @@
 //! A bin: the free blocks of one size class that a heap has at hand.
 //!
 //! Allocation pops from the bin's list. A free of a block of any of the heap's slabs pushes onto it: so the next
-//! allocation gets the block that was freed last, which is still in the cache, and a free and an allocation that follow each
-//! other need nothing but the bin, whatever slabs their blocks lie in. Slabs count the blocks of a bin as live.
+//! allocation gets the block that was freed last, which is still in the cache, and a free and an allocation that follow
+//! each other need nothing but the bin, whatever slabs their blocks lie in. Slabs count the blocks of a bin as live.
 //!
-//! Such a block keeps its slab from becoming empty, so there are not to be many. `room` says how many frees the list takes
-//! still: `bound` of them beyond what it was last filled with, and one more for each block that is handed out. What finds no
-//! room goes home to its slab, and is counted as `missed`. The bound begins small and is a bet:
+//! Such a block keeps its slab from becoming empty, so there are not to be many. `room` says how many frees the list
+//! takes still: `bound` of them beyond what it was last filled with, and one more for each block that is handed out.
+//! What finds no room goes home to its slab, and is counted as `missed`. The bound begins small and is a bet:
 //! 1. When the list is to be filled again after blocks went home, they might as well have stayed: the bound grows by so many, as long as all bounds of a heap together stay below a small share of what its slabs hold: [`Growth`].
 //! 2. When several times as many miss as the bound says and nothing is asked for, or when a slab becomes empty by one that
 //!    missed, the program gives back more than it wants again soon: the list goes home, and the bound is what it began
@@ -27,8 +27,8 @@ const MOST: usize = 1 << 13;
 /// By how much all bounds of a heap may grow: so many bytes, and one part in so many of the bytes in its slabs.
 const GROWTH_BYTES: usize = 256 << 10;
 const GROWTH_SHARE: usize = 32;
-/// A list goes home when so many times its bound, and so many more, have missed it: the next power of two, so that it goes
-/// seldom.
+/// A list goes home when so many times its bound, and so many more, have missed it: the next power of two, so that it
+/// goes seldom.
 const SHED: (usize, usize) = (2, 32);
 
 /// Largest request in bytes whose bin is found by its size; above it by granules of 16 bytes.
@@ -122,8 +122,8 @@ impl Growth {
 }
 
 impl Bin {
-    /// Words that a bin takes: bins are told apart by where they lie in words from the first, which is one instruction less
-    /// than by class.
+    /// Words that a bin takes: bins are told apart by where they lie in words from the first, which is one instruction
+    /// less than by class.
     pub const WORDS: usize = size_of::<Bin>() / size_of::<usize>();
 
     /// Nothing at hand.
@@ -182,8 +182,8 @@ impl Bin {
 
     /// Adds a block for which there is room. `key` is the block's, by [`Block::key`].
     ///
-    /// The list is a list after every single store, in the order in which they are written here: a thread that vanishes in
-    /// between (fork) loses this block at most.
+    /// The list is a list after every single store, in the order in which they are written here: a thread that vanishes
+    /// in between (fork) loses this block at most.
     ///
     /// # Safety
     /// The caller possesses the heap and the block.

@@ -19,8 +19,8 @@ use core::ptr;
 pub(in crate::heap) const AT_ONCE: usize = if cfg!(any(loom, shuttle)) { 2 } else { 512 };
 
 impl Heap {
-    /// Frees a block of another heap's slab if others of the same slice wait to be sent: these hold the slab and its arena, so
-    /// there is nothing to look up. Returns whether it was one.
+    /// Frees a block of another heap's slab if others of the same slice wait to be sent: these hold the slab and its
+    /// arena, so there is nothing to look up. Returns whether it was one.
     ///
     /// # Safety
     /// The caller possesses this heap, or it is one without blocks; the block, if it is one, is the caller's to give.
@@ -64,8 +64,8 @@ impl Heap {
         self.remote_frees.add_alone(1);
     }
 
-    /// Whether nobody possesses the heap that owns `slab`, which has live blocks. What is kept back for an owner whose thread
-    /// has exited would hold its slabs for as long as this thread is idle.
+    /// Whether nobody possesses the heap that owns `slab`, which has live blocks. What is kept back for an owner whose
+    /// thread has exited would hold its slabs for as long as this thread is idle.
     #[inline(always)]
     fn has_idle_owner(slab: &Slab) -> bool {
         // SAFETY: the owner of a slab with a live block is a heap, and heaps live forever.
@@ -100,8 +100,8 @@ impl Heap {
         }
     }
 
-    /// Sends a piece to its owner; or, if nobody possesses the owner, takes the slab of its blocks over: the thread that
-    /// frees what an exited thread has allocated goes on with its memory.
+    /// Sends a piece to its owner; or, if nobody possesses the owner, takes the slab of its blocks over: the thread
+    /// that frees what an exited thread has allocated goes on with its memory.
     #[inline(never)]
     fn send_or_adopt<C: Checks, P: Platform>(&self, from: &Heaps<P>, piece: &Piece) {
         if piece.is_empty() {
@@ -158,8 +158,8 @@ impl Heap {
         // SAFETY: heaps live forever.
         let index = unsafe { (*parcel.owner).index() } as usize;
         parcel.send::<C>(self.secret.get());
-        // Partners: the fences in `Heaps::give_up` and in `Heaps::tidy`: either we see that the owner has become idle or
-        // was tidied, or who did that sees the parcel.
+        // Partners: the fences in `Heaps::give_up` and in `Heaps::tidy`: either we see that the owner has become idle
+        // or was tidied, or who did that sees the parcel.
         if !seeded("heap.inbox_push") {
             // (Not with that bug: loom switches threads at no fence, so this one would do the work of the push.)
             full_fence("heap.post_fence");
@@ -233,7 +233,8 @@ impl Heap {
         Some(block)
     }
 
-    /// Takes some of what came, and sends what is held back for other heaps: at the end of an operation with a borrowed heap.
+    /// Takes some of what came, and sends what is held back for other heaps: at the end of an operation with a borrowed
+    /// heap.
     pub fn settle<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
         self.receive::<C, P>(from);
         self.send_all::<C, P>(from);
@@ -258,8 +259,8 @@ impl Heap {
         self.outbox.pinned()
     }
 
-    /// Gives an available slab of `class` to another heap that needs one: answers whether there was one. The caller possesses
-    /// both.
+    /// Gives an available slab of `class` to another heap that needs one: returns whether there was one. The caller
+    /// possesses both.
     pub fn give_away(&self, class: usize, to: &Heap) -> bool {
         // SAFETY: slabs in a list belong to this heap.
         let slab = unsafe { self.available[class].get().as_ref() };

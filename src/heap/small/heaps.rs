@@ -75,8 +75,8 @@ impl<P: Platform> Heaps<P> {
         &self.watch
     }
 
-    /// Gives a heap up: it is idle afterwards, and may be another thread's at once. Blocks that were sent to it meanwhile
-    /// are the helper's to look after.
+    /// Gives a heap up: it is idle afterwards, and may be another thread's at once. Blocks that were sent to it
+    /// meanwhile are the helper's to look after.
     pub fn give_up(&self, heap: &Heap) {
         self.pool.give_up(heap);
         // Partner: the fence in `Heap::post`: either we see what was sent, or the sender sees that the heap is idle.
@@ -98,8 +98,8 @@ impl<P: Platform> Heaps<P> {
         }
     }
 
-    /// A fresh slab of `class` for `heap`, current there; in slices that it has to spare, or has claimed. `None` without
-    /// memory, and if an idle heap had an available one to spare, which is `heap`'s now.
+    /// A fresh slab of `class` for `heap`, current there; in slices that it has to spare, or has claimed. `None`
+    /// without memory, and if an idle heap had an available one to spare, which is `heap`'s now.
     pub(super) fn new_slab<C: Checks>(&self, heap: &Heap, class: usize) -> Option<&'static Slab> {
         let slices = class_info(class).slices as usize;
         let base = match heap.claimant().spares().take(slices) {

@@ -1,7 +1,7 @@
 //! A heap: what one thread allocates from. The fast paths are [`Bin::pop`] and [`Bin::push`].
 //!
-//! Allocation pops from the list of the class's bin, frees push onto it, or onto the slab's own list when the bin has no
-//! room (`bin` says when). When the bin is empty, [`Heap::take_over`] takes the list of a slab whole; and
+//! Allocation pops from the list of the class's bin, frees push onto it, or onto the slab's own list when the bin has
+//! no room (`bin` says when). When the bin is empty, [`Heap::take_over`] takes the list of a slab whole; and
 //! [`Heap::refill`] takes what other threads sent, extends the current slab by blocks that were never used, or makes
 //! another slab current.
 //!
@@ -43,8 +43,9 @@ use bin::Growth;
 use core::ptr;
 use remote::{Inbox, Outbox};
 
-/// Slabs that a heap finds by one load: this many slices, 512 MiB in a row. Beyond that it finds some of them so, and the
-/// others by arithmetic on the address. Only the part of the table that lies under the heap's own slabs is ever touched.
+/// Slabs that a heap finds by one load: this many slices, 512 MiB in a row. Beyond that it finds some of them so, and
+/// the others by arithmetic on the address. Only the part of the table that lies under the heap's own slabs is ever
+/// touched.
 const OWN: usize = if cfg!(any(loom, shuttle)) { 8 } else { 8192 };
 
 /// What any thread reads of a heap, on a line that its possessor seldom writes.
@@ -61,7 +62,8 @@ impl Shared {
     }
 }
 
-/// What one thread allocates from. In the order of declaration: the gate comes first, so that its address is the heap's.
+/// What one thread allocates from. In the order of declaration: the gate comes first, so that its address is the
+/// heap's.
 #[repr(C)]
 pub struct Heap {
     gate: Gate,

@@ -4,8 +4,8 @@
 //! the heap becomes idle with its slabs, private lists and inbox as they are, and the next new thread possesses it
 //! whole. That is adoption in one step: what the old thread had allocated is local to the new one.
 //!
-//! The word in the heap decides (see `possession`). The bits in `idle` are hints where to look: one may be set for a heap
-//! that is possessed; when nobody is in the middle of taking or giving up, each idle heap's is.
+//! The word in the heap decides (see `possession`). The bits in `idle` are hints where to look: one may be set for a
+//! heap that is possessed; when nobody is in the middle of taking or giving up, each idle heap's is.
 
 use super::{Heap, Heaps};
 use crate::heap::block::Checks;
@@ -19,8 +19,8 @@ use core::ptr;
 
 /// Heaps that can exist.
 pub const MAX_HEAPS: usize = if cfg!(any(loom, shuttle)) { 4 } else { 1 << 16 };
-/// Of these, how many are only ever borrowed, so that there is one soon for each of the threads that have none of their own
-/// because the others are taken.
+/// Of these, how many are only ever borrowed, so that there is one soon for each of the threads that have none of their
+/// own because the others are taken.
 const SHARED: usize = if cfg!(any(loom, shuttle)) { 0 } else { 64 };
 /// Heaps that threads may keep.
 const KEPT: usize = MAX_HEAPS - SHARED;
@@ -33,8 +33,8 @@ const WORDS: usize = MAX_HEAPS.div_ceil(WORD);
 #[repr(C)] // As `Allocator`.
 pub struct Pool {
     made: AtomicU32,
-    /// By number of a thread, hashed: the index of the heap that it keeps, plus one; zero for none. The last that began to
-    /// keep one has the entry.
+    /// By number of a thread, hashed: the index of the heap that it keeps, plus one; zero for none. The last that began
+    /// to keep one has the entry.
     keepers: [AtomicU32; KEEPERS],
     heaps: [AtomicPtr<Heap>; MAX_HEAPS],
     idle: [AtomicU64; WORDS],
@@ -141,11 +141,11 @@ impl Pool {
         &self.keepers[hash as usize % KEEPERS]
     }
 
-    /// A heap that `thread`, which keeps none, possesses all the same: one that had its number before has ended where nothing
-    /// could notice it, and was the last that did so.
+    /// A heap that `thread`, which keeps none, possesses all the same: one that had its number before has ended where
+    /// nothing could notice it, and was the last that did so.
     pub fn left_by(&self, thread: ThreadId) -> Option<&'static Heap> {
-        // Relaxed: as in `possess_to_keep`. An entry is cleared before its heap is given up, so a heap that the thread only
-        // borrows, in a call that it has interrupted, is not found here.
+        // Relaxed: as in `possess_to_keep`. An entry is cleared before its heap is given up, so a heap that the thread
+        // only borrows, in a call that it has interrupted, is not found here.
         let index = self.keeper(thread).load(Ordering::Relaxed).checked_sub(1)?;
         self.get(index as usize).filter(|heap| heap.possession().possessor() == Some(thread))
     }
@@ -162,7 +162,8 @@ impl Pool {
         self.made() == MAX_HEAPS
     }
 
-    /// Whether `thread` is in the middle of an operation for which it has borrowed one of the heaps that are only borrowed.
+    /// Whether `thread` is in the middle of an operation for which it has borrowed one of the heaps that are only
+    /// borrowed.
     pub fn lends_to(&self, thread: ThreadId) -> bool {
         (KEPT..self.made())
             .any(|index| self.get(index).is_some_and(|heap| heap.possession().possessor() == Some(thread)))
@@ -182,8 +183,8 @@ impl Pool {
             .allocate(from.space().os(), size_of::<Heap>(), align_of::<Heap>())
             .ok()?;
         let heap = memory.cast::<Heap>().as_ptr();
-        // Relaxed (both): only the number counts. Where another thread makes the last one meanwhile, the memory stays with the
-        // metadata.
+        // Relaxed (both): only the number counts. Where another thread makes the last one meanwhile, the memory stays
+        // with the metadata.
         let index = self
             .made
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |made| {

@@ -1,9 +1,9 @@
 //! Remote frees: blocks on their way home to the heap that owns their slab.
 //!
-//! A thread collects the blocks that it frees for others in its [`Outbox`], in one piece per slice, and sends what one owner
-//! is to get with one compare-and-swap to the owner's [`Inbox`]. What waits in an outbox is bounded in the slabs that it
-//! pins, and each piece in bytes. Heaps live forever, and so do inboxes: the push is the last touch of the block, and
-//! touches nothing that anybody could unmap.
+//! A thread collects the blocks that it frees for others in its [`Outbox`], in one piece per slice, and sends what one
+//! owner is to get with one compare-and-swap to the owner's [`Inbox`]. What waits in an outbox is bounded in the slabs
+//! that it pins, and each piece in bytes. Heaps live forever, and so do inboxes: the push is the last touch of the
+//! block, and touches nothing that anybody could unmap.
 //!
 //! Inboxes are never closed. A heap whose thread has exited keeps its slabs and its inbox, and is possessed again
 //! later: by the next new thread, or for a moment by whoever tidies up (see `pool`). So a sender never has to re-sort,
@@ -18,18 +18,19 @@ use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::sync::{Cell, Exchange, acquire, release, seeded, signal_fence};
 use core::ptr;
 
-/// Pieces of an outbox: one for each slice, by its number modulo this, so that slabs that were made one after the other have
-/// different ones.
+/// Pieces of an outbox: one for each slice, by its number modulo this, so that slabs that were made one after the other
+/// have different ones.
 const PIECES: usize = if cfg!(any(loom, shuttle)) { 1 } else { 32 };
 /// Slices that all pieces pin at most: 1 MiB, for a thread that is not tidied while it is active, or never.
 const PINNED: u32 = 16;
 /// A piece is sent when it holds so many bytes.
 const PIECE_BYTES: usize = if cfg!(any(loom, shuttle)) { 64 } else { 16 << 10 };
-/// Other pieces that go along when one is sent, if they are its owner's, and how many others are met before the search ends.
+/// Other pieces that go along when one is sent, if they are its owner's, and how many others are met before the search
+/// ends.
 const ALONG: usize = 16;
 const OTHERS: usize = 2;
-/// Where slices of too many slabs come by turns, the one that came last goes at once, so that those that are waiting go on
-/// collecting; but once in so many times one of those goes in its place, which may be wanted no more.
+/// Where slices of too many slabs come by turns, the one that came last goes at once, so that those that are waiting go
+/// on collecting; but once in so many times one of those goes in its place, which may be wanted no more.
 const TURNS: u32 = 8;
 
 /// Blocks that other threads have freed for a heap.
@@ -78,8 +79,8 @@ impl Inbox {
         self.head.load(Ordering::Relaxed)
     }
 
-    /// Takes everything that was sent, into `received`, which is empty. It is there before it is gone from here: a thread
-    /// that vanishes in between leaves it in both places, which [`Inbox::holds`] tells, and not in none.
+    /// Takes everything that was sent, into `received`, which is empty. It is there before it is gone from here: a
+    /// thread that vanishes in between leaves it in both places, which [`Inbox::holds`] tells, and not in none.
     pub fn take(&self, received: &AtomicPtr<Block>) {
         // Relaxed: only the value is needed; the exchange below confirms it. (`received` is the caller's own.)
         let mut head = self.head.load(Ordering::Relaxed);
@@ -241,8 +242,8 @@ impl Outbox {
         }
     }
 
-    /// The piece for blocks of the slice that `address` lies in, which may hold another's: then it is to be emptied before
-    /// [`Outbox::begin`].
+    /// The piece for blocks of the slice that `address` lies in, which may hold another's: then it is to be emptied
+    /// before [`Outbox::begin`].
     #[inline(always)]
     pub fn piece(&self, address: usize) -> &Piece {
         &self.pieces[address / SLICE % PIECES]
@@ -251,8 +252,8 @@ impl Outbox {
     /// Puts the first block into its piece. Returns whether that is to be sent at once.
     ///
     /// # Safety
-    /// The caller possesses the heap of this outbox and holds the block, whose key is `key` and which lies in `slab`; its piece is
-    /// empty.
+    /// The caller possesses the heap of this outbox and holds the block, whose key is `key` and which lies in `slab`;
+    /// its piece is empty.
     #[must_use]
     pub unsafe fn begin<C: Checks>(&self, slab: &Slab, block: *mut Block, key: usize) -> bool {
         let (slice, size) = (block.addr() / SLICE, slab.info().size);
@@ -308,7 +309,8 @@ impl Outbox {
         self.pinned.set(if used == 0 { 0 } else { self.pinned.get().saturating_sub(slices) });
     }
 
-    /// Takes out all of `piece`, which is for `owner`, and what some others have for the same. `None` if a fork left nothing.
+    /// Takes out all of `piece`, which is for `owner`, and what some others have for the same. `None` if a fork left
+    /// nothing.
     pub fn take<C: Checks>(&self, piece: &Piece, owner: *const Heap, secret: usize) -> Option<Parcel> {
         let (first, last) = piece.take();
         self.forget(piece);

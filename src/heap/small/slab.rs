@@ -1,4 +1,5 @@
-//! A slab: a run of slices that holds blocks of one size class, by the record of its first slice. What its heap does with it.
+//! A slab: a run of slices that holds blocks of one size class, by the record of its first slice. What its heap does
+//! with it.
 
 use super::{Bin, Heap};
 use crate::base::{ClassInfo, class_info};
@@ -20,8 +21,8 @@ pub enum Standing {
     Available = 2,
 }
 
-/// While a slab is current nobody needs to know when it is empty: the countdown starts here, less what is on the list, and
-/// is set anew whenever the list is taken.
+/// While a slab is current nobody needs to know when it is empty: the countdown starts here, less what is on the list,
+/// and is set anew whenever the list is taken.
 const UNCOUNTED: u32 = u32::MAX;
 
 /// Bytes of blocks that a slab is extended by at most.
@@ -111,8 +112,8 @@ impl Slab {
 
     /// Puts a block of this slab on its free list. `key` is the block's, by [`Block::key`].
     ///
-    /// The list is a list after every single store, in the order in which they are written here: a thread that vanishes in
-    /// between (fork) loses this block at most.
+    /// The list is a list after every single store, in the order in which they are written here: a thread that vanishes
+    /// in between (fork) loses this block at most.
     ///
     /// # Safety
     /// The caller possesses the owning heap and the block.
@@ -176,14 +177,15 @@ impl Slab {
         offset < self.bytes() && offset >= self.handed_out() as usize * self.info().size as usize
     }
 
-    /// Links never used blocks into a list, which it puts into `list`, and answers how many: none when the slab has none
-    /// left. As many as a `page` holds, one at least; and more in a slab that has been used for some time: a third of what it has handed out,
-    /// so that not every fourth block is a slow event, and most pages are touched when they are needed and not before.
-    /// A thread that vanishes in between leaves a list that begins with a block that was never handed out: see
-    /// [`Slab::is_unborn`].
+    /// Links never used blocks into a list, which it puts into `list`, and returns how many: none when the slab has
+    /// none left. As many as a `page` holds, one at least; and more in a slab that has been used for some time: a third
+    /// of what it has handed out, so that not every fourth block is a slow event, and most pages are touched when they
+    /// are needed and not before. A thread that vanishes in between leaves a list that begins with a block that was
+    /// never handed out: see [`Slab::is_unborn`].
     ///
     /// # Safety
-    /// The caller possesses the owning heap, of which `list` is an empty list; `base` is the address of the slab's first slice.
+    /// The caller possesses the owning heap, of which `list` is an empty list; `base` is the address of the slab's
+    /// first slice.
     pub unsafe fn extend<C: Checks>(
         &self,
         base: usize,
@@ -246,8 +248,8 @@ impl Slab {
     }
 
     /// The countdown is what turns two tests of every free into one. A full slab's first free must link it again: the
-    /// countdown is 1. An available slab is empty after as many frees as blocks are out. A current slab needs neither: the
-    /// countdown never ends.
+    /// countdown is 1. An available slab is empty after as many frees as blocks are out. A current slab needs neither:
+    /// the countdown never ends.
     fn stand(&self, standing: Standing, countdown: u32) {
         // Relaxed (both): see `standing` and `push`.
         self.owned.standing.store(standing as u32, Ordering::Relaxed);

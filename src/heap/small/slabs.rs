@@ -41,8 +41,8 @@ impl Heap {
         };
         let bin = &self.bins[class];
         bin.refilled(class, count, &self.growth);
-        // In this order: a thread that vanishes in between leaves the list in two places, which `Heap::link_again` sees,
-        // and not in none.
+        // In this order: a thread that vanishes in between leaves the list in two places, which `Heap::link_again`
+        // sees, and not in none.
         bin.list().set(slab.free_list());
         signal_fence();
         slab.forget_free();
@@ -50,8 +50,8 @@ impl Heap {
         unsafe { self.pop::<C>(class) }
     }
 
-    /// A block of `class` when its bin is empty; null when there is no memory. In this order: what was sent is received, what
-    /// is on a slab's list taken over, the current slab extended, another slab made current.
+    /// A block of `class` when its bin is empty; null when there is no memory. In this order: what was sent is
+    /// received, what is on a slab's list taken over, the current slab extended, another slab made current.
     ///
     /// # Safety
     /// The caller possesses the heap.
@@ -72,7 +72,8 @@ impl Heap {
         }
     }
 
-    /// A block that was never handed out, by extending the current slab. Null if it has none left: then it is current no more.
+    /// A block that was never handed out, by extending the current slab. Null if it has none left: then it is current
+    /// no more.
     ///
     /// # Safety
     /// The caller possesses the heap; no slab of the class has anything on its list.
@@ -93,8 +94,8 @@ impl Heap {
         unsafe { self.pop::<C>(class) }
     }
 
-    /// Makes an available slab current, which has nothing on its list, but blocks that were never handed out. `false` if there
-    /// is none.
+    /// Makes an available slab current, which has nothing on its list, but blocks that were never handed out. `false`
+    /// if there is none.
     fn change_current(&self, class: usize) -> bool {
         // SAFETY: slabs in a list belong to this heap, which holds their arenas.
         let Some(slab) = (unsafe { self.available[class].get().as_ref() }) else { return false };
@@ -104,8 +105,8 @@ impl Heap {
         true
     }
 
-    /// Gets another slab: an idle heap's, which is available then, or a fresh one, which is current. Before that sends what is
-    /// held back, if `sends`: some of it may be this heap's by now. `false` when there is no memory.
+    /// Gets another slab: an idle heap's, which is available then, or a fresh one, which is current. Before that sends
+    /// what is held back, if `sends`: some of it may be this heap's by now. `false` when there is no memory.
     fn get_slab<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize, sends: bool) -> bool {
         if sends {
             self.send_all::<C, P>(from);
@@ -163,7 +164,8 @@ impl Heap {
         }
     }
 
-    /// Puts a block on the list of its slab, which this heap owns. Returns whether the slab is empty by that, and closed.
+    /// Puts a block on the list of its slab, which this heap owns. Returns whether the slab is empty by that, and
+    /// closed.
     ///
     /// # Safety
     /// As for [`Heap::free_local`].
@@ -255,8 +257,8 @@ impl Heap {
         from.keep_slices(&self.claimant, base, slices);
     }
 
-    /// Gives back what is free: blocks in bins go to their slabs, and slabs without live blocks to their arenas. Walks every
-    /// bin.
+    /// Gives back what is free: blocks in bins go to their slabs, and slabs without live blocks to their arenas. Walks
+    /// every bin.
     pub fn collect<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
         self.empty_bins::<C, P>(from);
         self.settle_all::<C, P>(from);

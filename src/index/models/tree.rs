@@ -120,8 +120,8 @@ pub(super) fn published_in_granules() {
     });
 }
 
-/// A region that covers a whole granule comes where a node was left behind by a smaller one, beside lookups at both ends:
-/// each finds the region or nothing, and in the end all of it is there.
+/// A region that covers a whole granule comes where a node was left behind by a smaller one, beside lookups at both
+/// ends: each finds the region or nothing, and in the end all of it is there.
 pub(super) fn folded() {
     explore(3, || {
         let bench = Bench::new();

@@ -1,5 +1,5 @@
-//! Who uses this today: nothing that allocates. Regions of files ([`Kind::File`](crate::region::Kind)) may begin and end
-//! between slices, arenas and huge blocks do not; until there are some, only tests and models come here.
+//! Who uses this today: nothing that allocates. Regions of files ([`Kind::File`](crate::region::Kind)) may begin and
+//! end between slices, arenas and huge blocks do not; until there are some, only tests and models come here.
 //!
 //! Nodes of single pages: where regions meet inside one slice.
 //!
@@ -33,8 +33,8 @@ pub(in crate::index) struct PageNode {
     entries: [Entry; PAGES],
 }
 
-// SAFETY: made of atomics, which are valid when zero wherever `ZERO_IS_VALID`. Zero is what the constructors make but for
-// the word in `retired`, which `take`'s caller sets through `begin` before anybody else knows the node.
+// SAFETY: made of atomics, which are valid when zero wherever `ZERO_IS_VALID`. Zero is what the constructors make but
+// for the word in `retired`, which `take`'s caller sets through `begin` before anybody else knows the node.
 unsafe impl InPlace for PageNode {
     unsafe fn construct(at: *mut PageNode) {
         let node = PageNode {
@@ -117,9 +117,9 @@ impl PageNode {
             // Relaxed: readers are held off by the grace period of the region.
             self.entries[page].store(Content::Empty, Relaxed);
         }
-        // Relaxed: that all entries are cleared before the node is used again is seen to by its grace period, which waits
-        // for the sections of all that leave (rule 4) as for those of readers. It cannot miss one: a guest enters with a
-        // full fence before it subtracts, and the last one subtracts before the barrier.
+        // Relaxed: that all entries are cleared before the node is used again is seen to by its grace period, which
+        // waits for the sections of all that leave (rule 4) as for those of readers. It cannot miss one: a guest enters
+        // with a full fence before it subtracts, and the last one subtracts before the barrier.
         self.users.fetch_sub(1, Relaxed) == 1
     }
 

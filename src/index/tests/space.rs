@@ -195,8 +195,8 @@ fn a_pin_keeps_a_region_and_only_while_it_lasts() {
     assert!(space.pin_again(id).is_none());
 }
 
-/// Among thousands of threads that sleep, regions share a grace period: a look at each slot for each region would be the
-/// better part of what unmapping it takes.
+/// Among thousands of threads that sleep, regions share a grace period: a look at each slot for each region would be
+/// the better part of what unmapping it takes.
 #[test]
 fn regions_share_a_grace_period_among_many_slots() {
     const SLOTS: usize = 6400;
@@ -350,7 +350,8 @@ fn whichever_call_fails_nothing_is_lost() {
     }
 }
 
-/// The first word of a region. An atomic: whoever finds a region may read it before the thread that mapped it has written.
+/// The first word of a region. An atomic: whoever finds a region may read it before the thread that mapped it has
+/// written.
 fn word_at<'a>(base: usize) -> &'a AtomicUsize {
     // SAFETY: the callers are in a section, or have a pin or the region itself, which keeps the memory.
     unsafe { AtomicUsize::from_ptr(std::ptr::with_exposed_provenance_mut(base)) }

@@ -15,8 +15,8 @@ const FIXED: c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESER
 
 fn protection(access: Access) -> c_int {
     match access {
-        // With a planted bug the allocator may touch what was unmapped. That is for the model to find out: a fault would
-        // end the checker, and all other models with it.
+        // With a planted bug the allocator may touch what was unmapped. That is for the model to find out: a fault
+        // would end the checker, and all other models with it.
         #[cfg(any(loom, shuttle))]
         Access::None if crate::sync::is_any_planted() => libc::PROT_READ | libc::PROT_WRITE,
         Access::None => libc::PROT_NONE,

@@ -193,7 +193,8 @@ impl<C: Checks> Driver<C> {
         }
     }
 
-    /// Sees to it that every figure must be exact, and compares. With `relieve` gives back what is free, and compares again.
+    /// Sees to it that every figure must be exact, and compares. With `relieve` gives back what is free, and compares
+    /// again.
     pub(super) fn count(&mut self, relieve: bool) {
         for hand in &mut self.hands {
             if let Some(heap) = hand.take() {

@@ -1,5 +1,5 @@
-//! What arenas give back to the system: the pages of dirty slices, as many as `retention` says, and arenas that have become
-//! empty.
+//! What arenas give back to the system: the pages of dirty slices, as many as `retention` says, and arenas that have
+//! become empty.
 
 use super::Arenas;
 use super::hints::{Asked, Way};
@@ -18,8 +18,8 @@ const EMPTY_TICKS: usize = 10;
 const PURGE_RUN: usize = if cfg!(any(loom, shuttle)) { 2 } else { 32 };
 
 impl Arenas {
-    /// Unmaps an arena if it has become empty and is not to stay. The caller is inside a section in which it held slices of
-    /// the arena, and has called [`Hints::changed`](super::hints::Hints::changed) since.
+    /// Unmaps an arena if it has become empty and is not to stay. The caller is inside a section in which it held
+    /// slices of the arena, and has called [`Hints::changed`](super::hints::Hints::changed) since.
     pub(in crate::heap) fn look_if_empty<P: Platform>(
         &self,
         ground: &Ground<P>,
@@ -35,8 +35,8 @@ impl Arenas {
             Some(position) if ground.keeps_empty_arena(region) => self.hints.raise(Asked::Empty, position, 1),
             _ => self.retire(ground, by, position, region, section),
         }
-        // Slices that were held for a moment, by a purge or by a claim that failed, may have been all that the arena had: the
-        // helper, which looked meanwhile, sleeps.
+        // Slices that were held for a moment, by a purge or by a claim that failed, may have been all that the arena
+        // had: the helper, which looked meanwhile, sleeps.
         if !seeded("heap.no_ring_after_purge") {
             ground.ring();
         }
@@ -130,8 +130,8 @@ impl Arenas {
                 let section = by.section(ground);
                 // Whoever looked meanwhile found no room, and an arena that is not empty.
                 if purged.is_err() && !seeded("heap.purge_unchecked") {
-                    // Locked memory, for one: it stays dirty, and is not tried again now. (Nobody need ring: some of it was
-                    // counted as dirty all along, so the helper is awake.)
+                    // Locked memory, for one: it stays dirty, and is not tried again now. (Nobody need ring: some of it
+                    // was counted as dirty all along, so the helper is awake.)
                     ground.tally().add(by, Count::Dirty, run.len - dirty);
                     region.slices().release(run.start, run.len);
                     self.given_back(ground, by, region, [run.start, run.len], true, &section);

@@ -1,15 +1,16 @@
-//! What is known of every arena without looking at it: a byte for each of a few questions, by position in the table, and
-//! above the bytes the highest of each [`FAN`] of them, and so on. So the next position that may serve is found in a few
-//! lines of memory, however many arenas there are.
+//! What is known of every arena without looking at it: a byte for each of a few questions, by position in the table,
+//! and above the bytes the highest of each [`FAN`] of them, and so on. So the next position that may serve is found in
+//! a few lines of memory, however many arenas there are.
 //!
-//! A byte may be wrong in either direction while somebody is in the middle of a step. Two rules make it right afterwards:
+//! A byte may be wrong in either direction while somebody is in the middle of a step. Two rules make it right
+//! afterwards:
 //! 1. Who changes an arena so that its answer grows changes the arena first, passes a full fence ([`Hints::changed`]), and
 //!    then looks at the byte and raises it ([`Hints::raise`]).
 //! 2. Who makes a byte smaller writes it, passes a full fence, and looks at the arena again ([`Hints::lower`]).
 //!
 //! So of a change and a look that miss each other one sees the other's write: no room is forgotten. A byte that is too
-//! high costs a look in vain, after which it is right. The same rules hold between a byte and the one above it, which is
-//! raised at once, and lowered when a search has followed it in vain.
+//! high costs a look in vain, after which it is right. The same rules hold between a byte and the one above it, which
+//! is raised at once, and lowered when a search has followed it in vain.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{full_fence, seeded};
@@ -137,7 +138,8 @@ impl Hints {
         full_fence("heap.hint_change_fence");
     }
 
-    /// Makes the byte at `position` at least `value`. The caller has changed the arena and called [`Hints::changed`] since.
+    /// Makes the byte at `position` at least `value`. The caller has changed the arena and called [`Hints::changed`]
+    /// since.
     pub(in crate::heap) fn raise(&self, asked: Asked, position: usize, value: usize) {
         self.raise_from(asked, 0, position, value.min(MOST));
     }
@@ -161,8 +163,8 @@ impl Hints {
         }
     }
 
-    /// Makes the byte at `position` what `measure` finds there, if that is less. `measure` looks no further than for the
-    /// answer that it is given.
+    /// Makes the byte at `position` what `measure` finds there, if that is less. `measure` looks no further than for
+    /// the answer that it is given.
     pub(in crate::heap) fn lower(&self, asked: Asked, position: usize, measure: impl Fn(usize) -> usize) {
         self.lower_to(asked, 0, position, measure);
     }

@@ -13,8 +13,8 @@ use crate::sync::atomic::Ordering;
 use crate::sync::seeded;
 
 impl Arenas {
-    /// What is to be done after slices were given back, which are `dirty` or not: the hints learn of them, and an arena that
-    /// has become empty may go. The caller is in the section in which it held the slices.
+    /// What is to be done after slices were given back, which are `dirty` or not: the hints learn of them, and an arena
+    /// that has become empty may go. The caller is in the section in which it held the slices.
     pub(in crate::heap) fn given_back<P: Platform>(
         &self,
         ground: &Ground<P>,
@@ -36,8 +36,8 @@ impl Arenas {
         self.look_if_empty(ground, by, Some(position), region, section);
     }
 
-    /// Slices of the arena at `position` were held for a moment: whoever looked meanwhile found no room, or found that it is
-    /// not empty. The caller is in the section in which that happened.
+    /// Slices of the arena at `position` were held for a moment: whoever looked meanwhile found no room, or found that
+    /// it is not empty. The caller is in the section in which that happened.
     pub(in crate::heap) fn look_again<P: Platform>(
         &self,
         ground: &Ground<P>,
@@ -52,7 +52,8 @@ impl Arenas {
         }
     }
 
-    /// Raises the hints of the arena at `position` to what is found there: it is new, or was closed or held for a moment.
+    /// Raises the hints of the arena at `position` to what is found there: it is new, or was closed or held for a
+    /// moment.
     pub(in crate::heap) fn renew_hints(&self, position: usize) {
         self.hints.changed();
         for asked in [Asked::Room, Asked::Dirty, Asked::Empty] {
@@ -60,8 +61,8 @@ impl Arenas {
         }
     }
 
-    /// What the hint of the arena at `position` should be; `most` if it is that or more. Descriptors live forever, so a look
-    /// needs no section; what it finds may be that of another arena by then, as any hint.
+    /// What the hint of the arena at `position` should be; `most` if it is that or more. Descriptors live forever, so a
+    /// look needs no section; what it finds may be that of another arena by then, as any hint.
     fn measure(&self, asked: Asked, position: usize, most: usize) -> usize {
         let Some(region) = self.region(position) else { return usize::from(asked == Asked::Vacant) };
         match asked {
@@ -93,7 +94,8 @@ impl Arenas {
         }
     }
 
-    /// Calls `visit` with the record of every slab, of the arenas that are in the table. The caller is inside a section.
+    /// Calls `visit` with the record of every slab, of the arenas that are in the table. The caller is inside a
+    /// section.
     pub fn each_slab(&self, mut visit: impl FnMut(&Slab)) {
         for position in self.positions(Asked::Slabs, Way::Up) {
             if let Some(region) = self.region(position) {

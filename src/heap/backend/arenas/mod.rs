@@ -2,8 +2,8 @@
 //!
 //! A claim finds an arena with room by the hints, inside a reader section, and takes slices by compare-and-swap on its
 //! bitmap; when no arena has room the claimant maps another. No lock is common to any two of these: who maps an arena
-//! keeps nobody waiting, and an arena that is being unmapped answers claims with "no room". What a claim, a release or a
-//! figure costs does not depend on how many arenas there are or were: whoever looks for one asks the hints.
+//! keeps nobody waiting, and an arena that is being unmapped returns claims with "no room". What a claim, a release or
+//! a figure costs does not depend on how many arenas there are or were: whoever looks for one asks the hints.
 //!
 //! Freed slices are dirty until they are purged: see `giving_back`, which also unmaps arenas.
 
@@ -74,8 +74,8 @@ impl Arenas {
         self.claim_mapped(ground, by, slices, align, prefer).or_else(|| self.grow(ground, by, slices, align))
     }
 
-    /// Claims slices of an arena that is there. Whenever an arena that could serve is quiescent, its hints say so: none is
-    /// mapped beside free slices.
+    /// Claims slices of an arena that is there. Whenever an arena that could serve is quiescent, its hints say so: none
+    /// is mapped beside free slices.
     pub(in crate::heap) fn claim_mapped<P: Platform>(
         &self,
         ground: &Ground<P>,
@@ -100,8 +100,8 @@ impl Arenas {
             .or_else(|| if align == 1 { None } else { ask(Asked::Room, any, slices, HOPES) })
     }
 
-    /// Claims `slices` slices at a multiple of `align` in an arena whose hint is at least `least`, of which it asks `most`
-    /// at most, the one that served this heap last first.
+    /// Claims `slices` slices at a multiple of `align` in an arena whose hint is at least `least`, of which it asks
+    /// `most` at most, the one that served this heap last first.
     fn claim_hinted<P: Platform>(
         &self,
         ground: &Ground<P>,
@@ -221,8 +221,8 @@ impl Arenas {
         slices: usize,
         align: usize,
     ) -> Option<Claim> {
-        // The first slice, the header, is not for use, so an aligned run starts `align` slices in. Nor is the last one, with
-        // the guard page.
+        // The first slice, the header, is not for use, so an aligned run starts `align` slices in. Nor is the last one,
+        // with the guard page.
         let least = ((align.max(1) + slices + 1) * SLICE).next_power_of_two();
         let mut len = ground.arena_bytes().max(least).min(GRANULE);
         let region = loop {
@@ -238,8 +238,8 @@ impl Arenas {
                 unsafe { Slab::construct(Slab::of(region.base() + slice * SLICE)) };
             }
         }
-        // The map was published closed. It is opened and claimed from inside a section, so that the arena is still there
-        // if others take everything and leave again in between.
+        // The map was published closed. It is opened and claimed from inside a section, so that the arena is still
+        // there if others take everything and leave again in between.
         let section = by.section(ground);
         region.slices().reopen();
         let run = region.slices().claim(slices, Prefer::Any, align.max(1)).run;
