@@ -12,7 +12,7 @@
 
 use super::Backend;
 use crate::base::{SLICE, align_up};
-use crate::heap::ground::{Claimant, Count};
+use crate::heap::ground::{Claimant, Count, MOST_SPARE};
 use crate::heap::record::Slab;
 use crate::pal::Platform;
 use crate::region::Prefer;
@@ -58,7 +58,7 @@ impl<P: Platform> Backend<P> {
         self.tally().take_off(by, Count::LargeBytes, slab.requested());
         slab.close();
         by.tails().add(-1);
-        self.keep_slices(by, base, slices);
+        self.keep_slices(by, base, slices, MOST_SPARE);
     }
 
     pub(in crate::heap) fn resize_large(&self, by: &Claimant, slab: &Slab, size: usize) -> Option<*mut u8> {

@@ -16,6 +16,7 @@ pub use claimant::Claimant;
 pub use refusals::Refusals;
 pub use retention::Retention;
 pub use settings::Settings;
+pub use spare::{MOST_SPARE, MOST_SPARE_OF_SLABS};
 pub use tally::{Count, Tally};
 
 use crate::base::{GRANULE, SLICE};

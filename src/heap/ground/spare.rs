@@ -6,8 +6,10 @@ use crate::base::SLICE;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::{atomic_array, const_unless_model};
 
-/// Slices in all the runs that a heap keeps. The largest slab takes five.
-pub const MOST: usize = 8;
+/// Slices in all the runs that a heap keeps, when a large block is freed; and when a slab becomes empty, the largest of which
+/// takes five.
+pub const MOST_SPARE: usize = 8;
+pub const MOST_SPARE_OF_SLABS: usize = 5;
 
 /// A claimed run of slices: its address, and in the low bits their number. One word, so that a thread that vanishes
 /// leaves the whole or nothing.
@@ -40,23 +42,23 @@ const NONE: (usize, usize) = (0, 0);
 
 /// Claimed runs of slices that are no slab's at the moment. What was kept last comes first; there may be gaps.
 pub struct Spares {
-    runs: [Run; MOST],
+    runs: [Run; MOST_SPARE],
 }
 
 impl Spares {
     const_unless_model! {
         /// None.
         pub fn new() -> Spares {
-            Spares { runs: atomic_array!(Run(AtomicUsize::new(0)); MOST) }
+            Spares { runs: atomic_array!(Run(AtomicUsize::new(0)); MOST_SPARE) }
         }
     }
 
-    /// Keeps the run of `slices` slices at `base`. What becomes too many by that is given to `release`.
-    pub fn keep(&self, base: usize, slices: usize, release: impl Fn(usize, usize)) {
-        if slices > MOST {
+    /// Keeps the run of `slices` slices at `base`. What becomes more than `most` by that is given to `release`.
+    pub fn keep(&self, base: usize, slices: usize, most: usize, release: impl Fn(usize, usize)) {
+        if slices > most {
             return release(base, slices);
         }
-        while self.slices() + slices > MOST && self.give_back(&release) {}
+        while self.slices() + slices > most && self.give_back(&release) {}
         // A run is in one place or none at any time.
         let mut next = (base, slices);
         for run in &self.runs {
@@ -98,7 +100,7 @@ mod tests {
         let spares = Spares::new();
         let released = RefCell::new(Vec::new());
         let keep = |slice: usize, slices| {
-            spares.keep(slice * SLICE, slices, |base, slices| {
+            spares.keep(slice * SLICE, slices, MOST_SPARE, |base, slices| {
                 released.borrow_mut().push((base / SLICE, slices))
             })
         };
@@ -110,12 +112,12 @@ mod tests {
         keep(20, 2);
         assert_eq!((spares.slices(), released.take()), (8, Vec::from([(1, 1), (2, 1)])));
         assert_eq!((spares.take(1), spares.take(2)), (Some(6 * SLICE), Some(20 * SLICE)));
-        keep(30, MOST);
-        assert_eq!(spares.slices(), MOST);
+        keep(30, MOST_SPARE);
+        assert_eq!(spares.slices(), MOST_SPARE);
         assert_eq!(released.take(), Vec::from([(3, 1), (4, 1), (5, 1), (10, 2)]), "one may be all of it");
-        keep(50, MOST + 1);
-        assert_eq!((spares.slices(), released.take()), (MOST, Vec::from([(50, MOST + 1)])));
-        assert!(spares.give_back(|base, slices| assert_eq!((base, slices), (30 * SLICE, MOST))));
+        keep(50, MOST_SPARE + 1);
+        assert_eq!((spares.slices(), released.take()), (MOST_SPARE, Vec::from([(50, MOST_SPARE + 1)])));
+        assert!(spares.give_back(|base, slices| assert_eq!((base, slices), (30 * SLICE, MOST_SPARE))));
         assert!(!spares.give_back(|_, _| unreachable!()) && spares.slices() == 0);
     }
 }

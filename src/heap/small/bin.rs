@@ -4,14 +4,19 @@
 //! allocation gets the block that was freed last, which is still in the cache, and a free and an allocation that follow
 //! each other need nothing but the bin, whatever slabs their blocks lie in. Slabs count the blocks of a bin as live.
 //!
-//! Such a block keeps its slab from becoming empty, so there are not to be many. `room` says how many frees the list
-//! takes still: `bound` of them beyond what it was last filled with, and one more for each block that is handed out.
-//! What finds no room goes home to its slab, and is counted as `missed`. The bound begins small and is a bet:
-//! 1. When the list is to be filled again after blocks went home, they might as well have stayed: the bound grows by so many, as long as all bounds of a heap together stay below a small share of what its slabs hold: [`Growth`].
+//! Such a block keeps its slab from becoming empty, so there are not to be many. `room` says how many frees the list takes
+//! still: `bound` of them beyond what it was last filled with, and one more for each block that is handed out. What finds no
+//! room goes home to its slab, and is counted as `missed`. The bound begins small and is a bet:
+//! 1. When the list is to be filled again after blocks went home, they might as well have stayed: the bound grows by so many,
+//!    as long as all bounds of a heap together stay below a small share of what its slabs hold: [`Growth`].
 //! 2. When several times as many miss as the bound says and nothing is asked for, or when a slab becomes empty by one that
 //!    missed, the program gives back more than it wants again soon: the list goes home, and the bound is what it began
 //!    with. So what stays at hand of a heap that shrinks lies in the slabs that were freed into last. Should the program want
 //!    those blocks again after all, the bound grows by all that have missed.
+//!
+//! And there is an ebb: where frees and allocations keep the balance, one free in about 20 goes home all the same, so that
+//! the list runs out in the end, and the heap looks at what it was sent and at its other slabs. Without it the few blocks of a
+//! thin slab were handed out again and again, and kept it: a steady state of four threads held a fifth more memory.
 
 use crate::base::{MIN_BLOCK, SMALL_MAX, class_of, class_size};
 use crate::heap::block::{Block, Checks};
@@ -30,6 +35,18 @@ const GROWTH_SHARE: usize = 32;
 /// A list goes home when so many times its bound, and so many more, have missed it: the next power of two, so that it
 /// goes seldom.
 const SHED: (usize, usize) = (2, 32);
+
+/// What a free takes of a bin's room, and what an allocation gives back: a little less, which is the ebb.
+const PUSHED: i32 = POPPED + 1;
+const POPPED: i32 = 20;
+/// What is left of the room when those differences alone have used it up since the last block went home: one free more than
+/// there were allocations would have left less.
+const EBB: i32 = -1;
+
+/// Room for so many frees, without an allocation.
+fn room_for(frees: usize) -> i32 {
+    frees as i32 * PUSHED + PUSHED - 2
+}
 
 /// Largest request in bytes whose bin is found by its size; above it by granules of 16 bytes.
 const BY_SIZE_MAX: usize = 1024;
@@ -166,7 +183,7 @@ impl Bin {
         // SAFETY: blocks of the list are free and the heap's.
         let Some(next) = (unsafe { Block::next::<C>(block, secret) }) else { return ptr::null_mut() };
         self.list.set(next);
-        self.room.set(self.room.get() + 1);
+        self.room.set(self.room.get() + POPPED);
         // SAFETY: the block has just left the list and is the caller's.
         unsafe { Block::clear::<C>(block) };
         block
@@ -175,7 +192,7 @@ impl Bin {
     /// Takes room for another block, if there is some.
     #[inline(always)]
     pub fn take_room(&self) -> bool {
-        let left = self.room.get() - 1;
+        let left = self.room.get() - PUSHED;
         self.room.set(left);
         left >= 0
     }
@@ -206,7 +223,7 @@ impl Bin {
         if self.missed.get() != 0 {
             self.grow(class, count as usize, growth);
         }
-        self.room.set(i32::from(self.bound.get()));
+        self.room.set(room_for(usize::from(self.bound.get())));
     }
 
     #[cold]
@@ -224,10 +241,14 @@ impl Bin {
         let bound = usize::from(self.bound.get());
         if bound == 0 {
             self.bound.set(least(class) as u16);
-            self.room.set(least(class) as i32 - 1);
+            self.room.set(room_for(least(class) - 1));
             return Missed::Welcome;
         }
-        self.room.set(0);
+        let left = self.room.get();
+        self.room.set(room_for(0));
+        if left == EBB {
+            return Missed::GoHome;
+        }
         let missed = self.missed.get().saturating_add(1);
         self.missed.set(missed);
         let too_many = missed.is_power_of_two() && usize::from(missed) >= SHED.0 * bound + SHED.1;
@@ -239,7 +260,7 @@ impl Bin {
         let (bound, least) = (usize::from(self.bound.get()), least(class));
         growth.grown.set(growth.grown.get() - (bound - least) * class_size(class));
         self.bound.set(least as u16);
-        self.room.set(least as i32);
+        self.room.set(room_for(least));
     }
 }
 

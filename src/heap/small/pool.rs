@@ -207,7 +207,7 @@ impl Pool {
     /// Takes an available slab of `class` from one idle heap, if there is any: threads that went away leave partly
     /// used slabs, and those are used before fresh memory. Looks at a few heaps only. Returns whether it took one.
     pub fn steal<C: Checks, P: Platform>(&self, from: &Heaps<P>, heap: &Heap, class: usize) -> bool {
-        const TRIES: usize = 4;
+        const TRIES: usize = 16;
         let mut tries = 0;
         for index in self.idle_heaps() {
             let by = heap.caller();

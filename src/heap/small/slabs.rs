@@ -8,6 +8,7 @@ use super::bin::Missed;
 use super::slab::{Freed, Standing};
 use crate::base::CLASSES;
 use crate::heap::block::{Block, Checks};
+use crate::heap::ground::MOST_SPARE_OF_SLABS;
 use crate::heap::record::Slab;
 use crate::pal::Platform;
 use crate::sync::{seeded, signal_fence};
@@ -158,6 +159,10 @@ impl Heap {
         }
         // SAFETY: the caller's.
         let closed = unsafe { self.free_into_slab::<C, P>(from, slab, block) };
+        // A thread whose bins never ran out would not look otherwise.
+        if self.has_mail() {
+            self.receive::<C, P>(from);
+        }
         if closed || missed == Missed::TooMany {
             self.empty_bin::<C, P>(from, class);
             bin.shrink(class, &self.growth);
@@ -254,7 +259,7 @@ impl Heap {
         self.growth.lost(slab);
         slab.close();
         from.count_slab(base, false);
-        from.keep_slices(&self.claimant, base, slices);
+        from.keep_slices(&self.claimant, base, slices, MOST_SPARE_OF_SLABS);
     }
 
     /// Gives back what is free: blocks in bins go to their slabs, and slabs without live blocks to their arenas. Walks
