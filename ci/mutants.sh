@@ -1,7 +1,7 @@
 #!/bin/bash
 # ci/mutants.sh [rcu|region|index|heap|FILE ...]: changes the code in many small ways, one at a time, and fails if a change
 # survives all tests and is not listed in ci/mutants.txt. All four layers by default; of the heap, slabs and what one thread
-# does with them. A FILE is one of a layer's, as src/region/pool.rs.
+# does with them. A FILE is one of a layer's, as src/region/stack.rs.
 #
 # Needs cargo-mutants (`cargo install cargo-mutants`). A layer takes half an hour to three hours on two processors, a small
 # file some minutes. What one stage misses goes to the next:
@@ -78,7 +78,7 @@ for what; do
     case $what in
         src/*/*.rs) layer=${what#src/} layer=${layer%%/*} files=("$what") ;;
         rcu | region | index) layer=$what files=("src/$what/"*.rs) ;;
-        heap) layer=heap files=(src/heap/{slab,block,remote}.rs src/heap/local/*.rs) ;;
+        heap) layer=heap files=(src/heap/{block,record}.rs src/heap/small/*.rs) ;;
         *) sed -n '2,4s/^# //p' "$0" >&2 && exit 1 ;;
     esac
     rm -rf "${out:?}/$layer"

@@ -1,5 +1,5 @@
-//! A server's day: a burst of requests on several threads, then quiet. Shows how much memory the process holds at the peak,
-//! right after the burst, and once the quiet has lasted a moment; and what a trim adds.
+//! A server's day: a burst of requests on several threads, then quiet. Shows how much memory the process holds at the
+//! peak, right after the burst, and once the quiet has lasted a moment; and what a trim adds.
 //!
 //! ```text
 //! cargo run --release --example give_back

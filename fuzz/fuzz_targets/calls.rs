@@ -1,5 +1,5 @@
-//! Any sequence of calls of the C interface, made by a few threads in turn: blocks hold what was written to them, have the
-//! size and alignment that was asked for, and nothing aborts.
+//! Any sequence of calls of the C interface, made by a few threads in turn: blocks hold what was written to them, have
+//! the size and alignment that was asked for, and nothing aborts.
 
 #![no_main]
 

@@ -85,7 +85,8 @@ pub unsafe fn free<T: Thread>(block: *mut u8) {
 /// Frees a block of a slab that the thread's heap owns, and ends the step.
 ///
 /// # Safety
-/// `slab` belongs to `heap`, which the thread possesses and is inside; a live block of it starts at `block`, and `key` is its key.
+/// `slab` belongs to `heap`, which the thread possesses and is inside; a live block of it starts at `block`, and `key`
+/// is its key.
 #[inline(always)]
 unsafe fn free_own<T: Thread>(heap: *const Heap, slab: &Slab, block: *mut Block, key: usize) {
     // SAFETY: the caller's.

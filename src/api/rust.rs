@@ -216,9 +216,9 @@ impl SpecMalloc {
         });
         if is_first {
             // Where the helper is started must hold nothing of the C library's: an allocation may be inside
-            // `dl_iterate_phdr`, whose lock a `dlclose` in another thread takes after the one that `pthread_create` takes.
-            // But a thread that begins by a free is one that std has just started: it frees the closure that it was
-            // given.
+            // `dl_iterate_phdr`, whose lock a `dlclose` in another thread takes after the one that `pthread_create`
+            // takes. But a thread that begins by a free is one that std has just started: it frees the closure that it
+            // was given.
             thread_found::<RustThread>();
         }
         figures::pulse::<RustThread>();

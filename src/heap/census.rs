@@ -98,8 +98,8 @@ impl Census {
 
 impl<P: Platform> Heaps<P> {
     /// Counts everything: a look at two lines of each slab and three of each heap, however many arenas and large blocks
-    /// there are; and at the bins of `heap`, which the caller possesses, and which takes in first what was sent to it: its
-    /// live blocks are exact.
+    /// there are; and at the bins of `heap`, which the caller possesses, and which takes in first what was sent to it:
+    /// its live blocks are exact.
     pub fn census<C: Checks>(&self, heap: &Heap) -> Census {
         heap.settle_all::<C, P>(self);
         let mut classes = [ClassCensus::default(); CLASSES];

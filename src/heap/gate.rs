@@ -17,14 +17,15 @@
 //! barrier**, and **looks**. Only if the word is exactly `TAKEN | IDLE` (a probe aside) it goes in. On x86-64:
 //!
 //! - The owner's subtraction is not atomic towards the or: the or may come between its load and its store, which then
-//!   wipes the mark out. But it is one instruction, and the barrier interrupts each processor of the process between two
-//!   instructions, all earlier stores done (one that runs another thread has switched, which is as good). So each
-//!   subtraction is wholly before or wholly after the barrier; also that of a thread that is preempted for an hour. That
-//!   is why the test and the mark must be one instruction: between a test and a mark the hour would fit.
-//! - *A subtraction wholly after* the barrier loads the mark, unless a store of the owner has wiped it out, and is refused.
-//! - *A subtraction wholly before* that let the owner in has left zero, or zero with the mark. What the owner stores from
-//!   then on, as it leaves, is a word without the mark. So what the look finds is not `TAKEN | IDLE`, whether the owner
-//!   is in or has left, and however often since.
+//!   wipes the mark out. But it is one instruction, and the barrier interrupts each processor of the process between
+//!   two instructions, all earlier stores done (one that runs another thread has switched, which is as good). So each
+//!   subtraction is wholly before or wholly after the barrier; also that of a thread that is preempted for an hour.
+//!   That is why the test and the mark must be one instruction: between a test and a mark the hour would fit.
+//! - *A subtraction wholly after* the barrier loads the mark, unless a store of the owner has wiped it out, and is
+//!   refused.
+//! - *A subtraction wholly before* that let the owner in has left zero, or zero with the mark. What the owner stores
+//!   from then on, as it leaves, is a word without the mark. So what the look finds is not `TAKEN | IDLE`, whether the
+//!   owner is in or has left, and however often since.
 //! - So if the look finds `TAKEN | IDLE`, no subtraction before the barrier has let the owner in since the mark, and
 //!   none after it will: the mark stays until the visitor takes it off, for who is refused adds what it has subtracted.
 //!

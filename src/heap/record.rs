@@ -6,7 +6,8 @@
 //!    only `owner` changes (a slab moves to another heap) and `limit` grows. Whoever holds a block of the slab may
 //!    read it: the block came to them after those writes.
 //! 2. The *owner's* line is touched only by the thread that possesses the owning heap.
-//! 3. `countdown`, `handed_out` and `standing` are the exception: statistics read them from any thread, and believe them only roughly.
+//! 3. `countdown`, `handed_out` and `standing` are the exception: statistics read them from any thread, and believe
+//!    them only roughly.
 //! 4. The record of a slice that is not the first of its run says only how far back the first is.
 
 use super::block::Block;

@@ -7,10 +7,10 @@
 //!
 //! - *Publish.* A region is attached, its fields complete, before the first entry that names it is released; a lookup
 //!   acquires each entry that it follows. So a lookup that finds the region finds it complete.
-//! - *Retire.* All entries that name the region are cleared before it is retired. A reader whose section began before the
-//!   clearing may hold the region, and the grace period waits for its section; one whose section began after the heavy
-//!   barrier finds the entries empty. See `rcu`. The memory is unmapped, and the descriptor begins its next life, only
-//!   after the grace period and after the pins have drained.
+//! - *Retire.* All entries that name the region are cleared before it is retired. A reader whose section began before
+//!   the clearing may hold the region, and the grace period waits for its section; one whose section began after the
+//!   heavy barrier finds the entries empty. See `rcu`. The memory is unmapped, and the descriptor begins its next life,
+//!   only after the grace period and after the pins have drained.
 //! - *Nodes.* The root and the nodes of granules and slices are immortal, so [`Index::lookup_coarse`] may walk them
 //!   outside a section. Nodes of pages come and go through the same grace periods.
 //!

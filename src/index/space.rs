@@ -134,8 +134,9 @@ impl<P: Platform> Space<P> {
     }
 
     /// Maps a region of `len` bytes, readable, writable and zero, at a multiple of `align` (a power of two), with
-    /// `reserve` more bytes behind it if there is room for them, and publishes it. `len` and `reserve` are rounded up to
-    /// whole slices; [`Region::len`] is their sum, and with a reserve what is left of whole granules, the guard apart.
+    /// `reserve` more bytes behind it if there is room for them, and publishes it. `len` and `reserve` are rounded up
+    /// to whole slices; [`Region::len`] is their sum, and with a reserve what is left of whole granules, the guard
+    /// apart.
     ///
     /// An arena lies on a granule and is at most that long; its last page is a guard, so its first and last slice are
     /// never handed out. It is published closed: once its header is written, [`crate::region::SliceMap::reopen`] lets

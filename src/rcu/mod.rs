@@ -19,18 +19,20 @@
 //!
 //! There is no third: the mark is before or after the barrier. What each variation adds:
 //!
-//! - *A slot attached during a grace period.* Attaching comes before the mark, so a waiter that does not find the slot in
-//!   the list is in outcome 2 with its thread.
-//! - *A waiter that is alone*, whose slot is the only one that was ever attached, needs no membarrier. It unlinks, passes a
-//!   fence, and looks for other slots; who attaches one passes a fence behind that and reads. So either the waiter sees the
-//!   slot and runs the barrier, or the new thread is in outcome 2. A program with one thread makes no such system call.
+//! - *A slot attached during a grace period.* Attaching comes before the mark, so a waiter that does not find the slot
+//!   in the list is in outcome 2 with its thread.
+//! - *A waiter that is alone*, whose slot is the only one that was ever attached, needs no membarrier. It unlinks,
+//!   passes a fence, and looks for other slots; who attaches one passes a fence behind that and reads. So either the
+//!   waiter sees the slot and runs the barrier, or the new thread is in outcome 2. A program with one thread makes no
+//!   such system call.
 //! - *A batch.* Links retired before the heavy barrier share it, whoever unlinked them: the push releases and the
 //!   reclaimer acquires, so every unlinking comes before the barrier.
 //! - *A look that comes later.* A slot is looked at at any time after the heavy barrier; a section found then may be
 //!   newer than the barrier, and is waited for without need, once.
 //! - *A busy reader.* A slot that was left and entered again has another generation; the section seen has ended.
-//! - *A signal handler* opens and closes its sections on the slot of the thread that it interrupted. Depth and generation
-//!   are one word, and a nested entry runs the light barrier too, for the outer one may not have come to it yet.
+//! - *A signal handler* opens and closes its sections on the slot of the thread that it interrupted. Depth and
+//!   generation are one word, and a nested entry runs the light barrier too, for the outer one may not have come to it
+//!   yet.
 //! - *A guest*, a thread without a slot, shares words with others and enters with a full fence.
 //! - *No membarrier.* Every entry executes the full fence, and so does the waiter. Which it is, is decided once:
 //!   before that, entries use the fence and nothing is freed, so no waiter takes an unfenced reader for a fenced one.

@@ -122,9 +122,10 @@ impl RegionId {
 /// The descriptor of a region. Immortal; its lives are told apart by the generation.
 ///
 /// Which thread may touch what:
-/// 1. `base`, `len`, `mapped`, `held`, `kind`, `generation` are written only between [`Descriptors::take`] and `attach`, by the
-///    thread that took the descriptor. They may be read at any time; what they say holds for a reader in a section that
-///    looked the region up, for a holder of a pin that has re-checked the generation, and for the owner of a live block.
+/// 1. `base`, `len`, `mapped`, `held`, `kind`, `generation` are written only between [`Descriptors::take`] and
+///    `attach`, by the thread that took the descriptor. They may be read at any time; what they say holds for a reader
+///    in a section that looked the region up, for a holder of a pin that has re-checked the generation, and for the
+///    owner of a live block.
 /// 2. `state` changes by its transitions only. `cut` is written by the owner of the only block.
 /// 3. `slices` changes by its own rules, and only while the region is attached.
 /// 4. `retired` belongs to the thread that won `exclude`; `link` to the pool or list that the descriptor is in.

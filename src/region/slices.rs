@@ -3,12 +3,12 @@
 //! Rules, by which thread may touch what:
 //! 1. A `claimed` bit is set by the thread that takes the slice and cleared by the one that gives it back; clearing is
 //!    that thread's last touch of the arena, for the arena may be frozen and unmapped right after it.
-//! 2. A `dirty` bit says that the slice's memory may be other than zero. Only the holder of the slice writes it, before it
-//!    clears `claimed`.
+//! 2. A `dirty` bit says that the slice's memory may be other than zero. Only the holder of the slice writes it, before
+//!    it clears `claimed`.
 //! 3. The arena is frozen word by word in ascending order, each from "nothing claimed" to all bits set ("closed"). Only
 //!    the freezer changes a closed word: to everybody else it is full. The first word serves as the freezers' lock.
-//! 4. A claimant of several words takes them in ascending order too. If it meets a word that is closed or in which one of
-//!    its bits is taken, it gives back what it took.
+//! 4. A claimant of several words takes them in ascending order too. If it meets a word that is closed or in which one
+//!    of its bits is taken, it gives back what it took.
 //!
 //! So a freeze and a claim exclude each other: both need the lowest word of the claim. Slices outside the range given
 //! to [`SliceMap::open`] (the header, the guard) are set all along and count as "not claimed".

@@ -1,8 +1,8 @@
 //! What the models of all layers share: how a model is explored, and the demand that each seeded bug is caught by the
 //! model that is named for it. Test equipment of model builds.
 //!
-//! `SPECMALLOC_MODEL_EFFORT=N` (default 0) makes the search wider: so many more preemptions under loom, and under shuttle
-//! as many more schedules as are drawn anyway for each.
+//! `SPECMALLOC_MODEL_EFFORT=N` (default 0) makes the search wider: so many more preemptions under loom, and under
+//! shuttle as many more schedules as are drawn anyway for each.
 
 use super::SeededBug;
 use super::census;

@@ -2,8 +2,8 @@
 //! beside another thread, or stands in the table of those that do not, with the reason.
 //!
 //! Which model runs it is not claimed but noted: model builds write down from where atomics are used (`sync::census`),
-//! `ci/models.sh` collects that, and `write_the_census` turns it into `census.txt`. Functions are known by layer, type and
-//! name, so the file that they lie in does not matter.
+//! `ci/models.sh` collects that, and `write_the_census` turns it into `census.txt`. Functions are known by layer, type
+//! and name, so the file that they lie in does not matter.
 
 use super::source::{Token, behind_group};
 use super::{File, crate_files, files};

@@ -6,8 +6,8 @@ use crate::base::SLICE;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::{atomic_array, const_unless_model};
 
-/// Slices in all the runs that a heap keeps, when a large block is freed; and when a slab becomes empty, the largest of which
-/// takes five.
+/// Slices in all the runs that a heap keeps, when a large block is freed; and when a slab becomes empty, the largest of
+/// which takes five.
 pub const MOST_SPARE: usize = 8;
 pub const MOST_SPARE_OF_SLABS: usize = 5;
 

@@ -1,5 +1,5 @@
-//! `lives`: heaps and the threads that come and go. Visits in the heaps of threads that sleep, what a thread does at its exit, the
-//! helper's state, and what is mended after a fork. May import the rooms before it.
+//! `lives`: heaps and the threads that come and go. Visits in the heaps of threads that sleep, what a thread does at
+//! its exit, the helper's state, and what is mended after a fork. May import the rooms before it.
 
 mod fork;
 mod helper_state;

@@ -4,19 +4,20 @@
 //! allocation gets the block that was freed last, which is still in the cache, and a free and an allocation that follow
 //! each other need nothing but the bin, whatever slabs their blocks lie in. Slabs count the blocks of a bin as live.
 //!
-//! Such a block keeps its slab from becoming empty, so there are not to be many. `room` says how many frees the list takes
-//! still: `bound` of them beyond what it was last filled with, and one more for each block that is handed out. What finds no
-//! room goes home to its slab, and is counted as `missed`. The bound begins small and is a bet:
-//! 1. When the list is to be filled again after blocks went home, they might as well have stayed: the bound grows by so many,
-//!    as long as all bounds of a heap together stay below a small share of what its slabs hold: [`Growth`].
-//! 2. When several times as many miss as the bound says and nothing is asked for, or when a slab becomes empty by one that
-//!    missed, the program gives back more than it wants again soon: the list goes home, and the bound is what it began
-//!    with. So what stays at hand of a heap that shrinks lies in the slabs that were freed into last. Should the program want
-//!    those blocks again after all, the bound grows by all that have missed.
+//! Such a block keeps its slab from becoming empty, so there are not to be many. `room` says how many frees the list
+//! takes still: `bound` of them beyond what it was last filled with, and one more for each block that is handed out.
+//! What finds no room goes home to its slab, and is counted as `missed`. The bound begins small and is a bet:
+//! 1. When the list is to be filled again after blocks went home, they might as well have stayed: the bound grows by so
+//!    many, as long as all bounds of a heap together stay below a small share of what its slabs hold: [`Growth`].
+//! 2. When several times as many miss as the bound says and nothing is asked for, or when a slab becomes empty by one
+//!    that missed, the program gives back more than it wants again soon: the list goes home, and the bound is what it
+//!    began with. So what stays at hand of a heap that shrinks lies in the slabs that were freed into last. Should the
+//!    program want those blocks again after all, the bound grows by all that have missed.
 //!
-//! And there is an ebb: where frees and allocations keep the balance, one free in about 20 goes home all the same, so that
-//! the list runs out in the end, and the heap looks at what it was sent and at its other slabs. Without it the few blocks of a
-//! thin slab were handed out again and again, and kept it: a steady state of four threads held a fifth more memory.
+//! And there is an ebb: where frees and allocations keep the balance, one free in about 20 goes home all the same, so
+//! that the list runs out in the end, and the heap looks at what it was sent and at its other slabs. Without it the few
+//! blocks of a thin slab were handed out again and again, and kept it: a steady state of four threads held a fifth more
+//! memory.
 
 use crate::base::{MIN_BLOCK, SMALL_MAX, class_of, class_size};
 use crate::heap::block::{Block, Checks};
@@ -39,8 +40,8 @@ const SHED: (usize, usize) = (2, 32);
 /// What a free takes of a bin's room, and what an allocation gives back: a little less, which is the ebb.
 const PUSHED: i32 = POPPED + 1;
 const POPPED: i32 = 20;
-/// What is left of the room when those differences alone have used it up since the last block went home: one free more than
-/// there were allocations would have left less.
+/// What is left of the room when those differences alone have used it up since the last block went home: one free more
+/// than there were allocations would have left less.
 const EBB: i32 = -1;
 
 /// Room for so many frees, without an allocation.

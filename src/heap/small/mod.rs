@@ -7,7 +7,8 @@
 //!
 //! Rules:
 //! 1. A heap is *possessed* by one thread at a time (see `pool`); only the possessor touches it, but for `inbox`,
-//!    `shared` and `slot`, and only inside its gate, if it uses that: while it is outside another may visit (see `gate`).
+//!    `shared` and `slot`, and only inside its gate, if it uses that: while it is outside another may visit (see
+//!    `gate`).
 //! 2. Heaps live forever in metadata memory, so an owner pointer can always be followed to its inbox.
 //! 3. Every step leaves each list a list: a thread that vanishes between two instructions (fork) takes with it what it
 //!    had in its hands, and nothing else.

@@ -4,8 +4,8 @@
 //!
 //! A byte may be wrong in either direction while somebody is in the middle of a step. Two rules make it right
 //! afterwards:
-//! 1. Who changes an arena so that its answer grows changes the arena first, passes a full fence ([`Hints::changed`]), and
-//!    then looks at the byte and raises it ([`Hints::raise`]).
+//! 1. Who changes an arena so that its answer grows changes the arena first, passes a full fence ([`Hints::changed`]),
+//!    and then looks at the byte and raises it ([`Hints::raise`]).
 //! 2. Who makes a byte smaller writes it, passes a full fence, and looks at the arena again ([`Hints::lower`]).
 //!
 //! So of a change and a look that miss each other one sees the other's write: no room is forgotten. A byte that is too
