@@ -23,6 +23,9 @@ use core::ptr;
 const WATCH_MS: u32 = 1000;
 /// Milliseconds that the helper stays when one thread is left: one that comes soon finds it.
 const LINGER_MS: u32 = 20;
+/// How often it looks, before it ends, whether blocks were sent while it looked; and the milliseconds in between.
+const ROUNDS: usize = 8;
+const ROUND_MS: u32 = 10;
 /// Bytes of stack: what the C library calls at the end of a process, if this is the last thread, has to fit in, too.
 const STACK: usize = 256 << 10;
 /// Words of a set of processors, for 1,024 of them.
@@ -116,7 +119,16 @@ extern "C" fn run<T: Thread>(_: *mut c_void) -> *mut c_void {
         process().settings().set_helper(true);
         help::<T>();
         process().settings().set_helper(false);
-        with_heap::<T, _>(&Options::new(), |heap| heap.map(|heap| process().leave_alone::<T::Checks>(heap)));
+        for _ in 0..ROUNDS {
+            with_heap::<T, _>(&Options::new(), |heap| {
+                heap.map(|heap| process().leave_alone::<T::Checks>(heap))
+            });
+            // What was sent meanwhile nobody else may ever receive.
+            if !process().has_mail() {
+                break;
+            }
+            process().bell().pause(process().os(), ROUND_MS);
+        }
         if process().helper().ends(is_allowed) {
             return ptr::null_mut();
         }

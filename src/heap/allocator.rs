@@ -219,12 +219,20 @@ impl<P: Platform> Allocator<P> {
         &self.helper
     }
 
+    /// Whether blocks that were sent to any heap are still to be received.
+    pub fn has_mail(&self) -> bool {
+        self.pool().each().any(Heap::has_mail)
+    }
+
     /// What the helper does last. Arenas that became empty while it was there stayed for it to unmap, and so did what
     /// the last thread holds that is free: blocks that it freed for threads that have gone lie in slabs that were
     /// theirs.
     pub fn leave_alone<C: Checks>(&self, heap: &Heap) {
-        self.tidy_all::<C>(heap);
+        // The heap that the helper has borrowed may be what blocks are sent to meanwhile. And those that were sent to an
+        // idle one lie in slabs that a living thread may have adopted since, and go on to it: so those come last.
+        heap.collect::<C, P>(self);
         self.collect_idle::<C>(heap.caller());
+        self.tidy_all::<C>(heap);
         self.keep_little(heap.claimant());
         self.unmap_empty(heap.claimant());
         self.space().reap(Some(heap.slot()));
