@@ -8,7 +8,7 @@
 //! the process sees it. Files that are not there say nothing: a container may see another tree than the one that its
 //! path is told in. Of what a group uses, file pages that nobody has used for long do not count: they give way.
 
-use super::linux::kept_errno;
+use super::errno::kept_errno;
 use core::ffi::{c_int, c_long};
 
 /// Bytes of a file that are read at most.

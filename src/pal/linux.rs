@@ -4,6 +4,7 @@
 //! `errno` as it was whatever happens: the caller is inside malloc or free, and only the C interface above decides
 //! what `errno` becomes.
 
+use super::errno::kept_errno;
 use super::{Access, CallCounts, Errno, Platform, limits};
 use crate::const_unless_model;
 use crate::sync::CachePadded;
@@ -90,21 +91,7 @@ impl Default for Linux {
     }
 }
 
-/// Makes one call of libc and turns its failure value into the error number; `errno` is what it was before.
-pub(super) fn kept_errno<T: PartialEq>(failure: T, call: impl FnOnce() -> T) -> Result<T, Errno> {
-    // SAFETY: libc returns with the address of this thread's errno, which lives as long as the thread.
-    let errno = unsafe { &mut *libc::__errno_location() };
-    let before = *errno;
-    let returned = call();
-    if returned != failure {
-        return Ok(returned);
-    }
-    // SAFETY: as above. Asked again, so that no reference is held across `call`, which writes errno.
-    let errno = unsafe { &mut *libc::__errno_location() };
-    Err(Errno(core::mem::replace(errno, before)))
-}
-
-/// The same for calls that answer 0 or -1.
+/// [`kept_errno`] for calls that return 0 or -1.
 fn done(call: impl FnOnce() -> c_int) -> Result<(), Errno> {
     kept_errno(-1, call).map(|_| ())
 }

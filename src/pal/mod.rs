@@ -9,6 +9,7 @@
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod conformance;
+mod errno;
 mod limits;
 mod linux;
 mod misuse;
