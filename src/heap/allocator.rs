@@ -1,7 +1,7 @@
 //! The door: a whole allocator, what it does for a request, and what the helper does in the background.
 //!
-//! The rooms below answer "no memory" at once. Only here, when a request has failed, is everything that is free given
-//! back, and the request made once more.
+//! The rooms below report "no memory" at once. Only here, when a request has failed, is everything that is free
+//! unmapped, and the request made once more.
 
 use super::block::{Block, Checks};
 use super::lives::HelperState;
@@ -71,13 +71,14 @@ impl<P: Platform> Allocator<P> {
         }
     }
 
-    /// Finds out what the platform offers. Any number of threads may race here before the first allocation.
+    /// Finds out what the platform offers, and chooses the secret. Any number of threads may race here before the first
+    /// allocation.
     pub fn start(&'static self) {
         self.space().start();
         self.choose_secret();
     }
 
-    /// Adapts the settings to what the process may have of address space. By one thread, before anybody sets anything.
+    /// Adapts the settings to how much address space the process may have. By one thread, before anybody sets anything.
     pub fn adapt(&self) {
         self.settings().adapt_to_address_space(self.os().address_space_limit());
     }
@@ -101,7 +102,7 @@ impl<P: Platform> Allocator<P> {
     }
 
     /// Whether a request that failed may have a second try, after what is free has been unmapped. That frees no more
-    /// addresses than are mapped: if the system has no room even for what the request is longer, there is no use in it.
+    /// addresses than are mapped: if the system has no room even for the rest of the request, it is of no use.
     #[cold]
     fn may_make_room(&self, size: usize, align: usize) -> bool {
         let Some(bytes) = size.checked_add(align) else { return false };
@@ -189,9 +190,9 @@ impl<P: Platform> Allocator<P> {
         self.collect_idle::<C>(heap.caller());
     }
 
-    /// One tick of the clock: what has been free since the last tick goes back to the system, and arenas that have been
-    /// empty for several.
-    /// Returns whether anything is left to give back.
+    /// One tick of the clock: takes in what was sent to idle heaps, and gives back to the system a part of what has
+    /// been free since the last tick, and arenas that have been empty for several. Returns whether anything is left to
+    /// give back.
     pub fn tick<C: Checks>(&self, heap: &Heap) -> bool {
         let before = self.os().calls();
         self.collect_idle::<C>(heap.caller());
@@ -224,12 +225,12 @@ impl<P: Platform> Allocator<P> {
         self.pool().each().any(Heap::has_mail)
     }
 
-    /// What the helper does last. Arenas that became empty while it was there stayed for it to unmap, and so did what
-    /// the last thread holds that is free: blocks that it freed for threads that have gone lie in slabs that were
-    /// theirs.
+    /// What the helper does last: gives back what is free in the heap of the last thread, for blocks that it freed for
+    /// threads that have gone lie in slabs that were theirs; and unmaps empty arenas, which stayed mapped while the
+    /// helper was there.
     pub fn leave_alone<C: Checks>(&self, heap: &Heap) {
-        // The heap that the helper has borrowed may be what blocks are sent to meanwhile. And those that were sent to an
-        // idle one lie in slabs that a living thread may have adopted since, and go on to it: so those come last.
+        // Blocks may be sent to the heap that the helper has borrowed meanwhile. And those that were sent to an idle
+        // one lie in slabs that a living thread may have adopted since, and go on to it: so the living come last.
         heap.collect::<C, P>(self);
         self.collect_idle::<C>(heap.caller());
         self.tidy_all::<C>(heap);

@@ -86,7 +86,7 @@ impl Block {
         }
     }
 
-    /// Takes the mark of a free block off, so that freeing it again is no double free.
+    /// Takes the mark of a free block off, so that the next free of it is no double free.
     ///
     /// # Safety
     /// `block` is a block that the caller is about to hand out.

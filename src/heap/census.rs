@@ -58,7 +58,7 @@ pub struct Census {
     pub kept_bytes: u64,
     /// Bytes of slices that slabs and large blocks hold.
     pub claimed_bytes: u64,
-    /// Bytes of free slices that may be resident, those that heaps keep to be slabs again among them.
+    /// Bytes of free slices that may be resident, those that heaps keep for slabs and large blocks among them.
     pub dirty_bytes: u64,
     /// Bytes given back by purging, ever.
     pub purged_bytes: u64,
@@ -121,7 +121,7 @@ impl<P: Platform> Heaps<P> {
         let counts = self.space().counts();
         let (rcu, huge) = (self.space().rcu().statistics(), self.huge_figures());
         let heaps = || self.pool().each();
-        // Claimed, but free: no slab's.
+        // Claimed, but free: they hold no slab and no large block.
         let spare: usize = heaps().map(Heap::spare_slices).sum();
         Census {
             classes,

@@ -42,8 +42,8 @@
 //! # Probes
 //!
 //! PROBE is the accessed bit of a page table, the other way round: the helper sets it, the owner's next step is refused
-//! once, and takes it off (`lives::visits`). A probe that is still there a second later
-//! says that the heap was not used meanwhile. A probe that gets lost says that it was.
+//! once, and takes it off (`lives::visits`). A probe that is still there a second later says that the heap was not used
+//! meanwhile. A probe that gets lost says that it was.
 
 use super::possession::ThreadId;
 use crate::const_unless_model;
@@ -59,7 +59,7 @@ const TAKEN: u32 = 1 << 31;
 const PROBE: u32 = 1 << 30;
 const MARKS: u32 = TAKEN | PROBE;
 
-/// The gate. By the argument above. Zero is closed.
+/// The gate, by the argument above. Zero is closed.
 pub struct Gate {
     word: AtomicU32,
     /// Held for as long as the owner's entering instruction takes: what the barrier waits for in a model.
@@ -172,7 +172,7 @@ impl Gate {
         self.word() & !MARKS != IDLE
     }
 
-    /// Whether the owner did not come in since the probe.
+    /// Whether the owner has not come in since the probe.
     pub(in crate::heap) fn is_probed(&self) -> bool {
         self.word() & PROBE != 0
     }
@@ -246,7 +246,7 @@ impl Visit {
 
     /// Begins a visit unless there is one.
     pub(in crate::heap) fn knock(&self, by: ThreadId) -> bool {
-        // Acquire: pairs with the Release in `end`.
+        // Acquire: pairs with the Release in `end_as`.
         self.0.compare_exchange(NO_VISITOR, Visit::of(by), acquire("heap.knock"), Ordering::Relaxed).is_ok()
     }
 
@@ -279,13 +279,13 @@ impl Visit {
             .is_ok()
     }
 
-    /// The owner, refused because of a visitor, exits: the visitor is to give the heap up. `false` if there is none any
-    /// more.
+    /// The owner, refused because of a visitor, exits: the visitor is to give the heap up. `false` if there is no
+    /// visitor any more.
     #[must_use]
     pub(in crate::heap) fn hand_over(&self) -> bool {
         // Relaxed: the exchange decides.
         let state = self.0.load(Ordering::Relaxed);
-        // Release: pairs with the Acquire in `end`: the visitor sees what the owner did.
+        // Release: pairs with the Acquire in `end_as`: the visitor sees what the owner did.
         state != NO_VISITOR
             && self
                 .0
@@ -300,8 +300,8 @@ impl Visit {
 
     /// The visitor; `None` for nobody.
     pub(in crate::heap) fn visitor(&self) -> Option<ThreadId> {
-        // Relaxed: for the visitor itself, an owner that is in, behind whose entry no visitor is inside, and the one
-        // thread of a child.
+        // Relaxed: for the visitor itself, for an owner that is in, after whose entry no visitor is inside, and for the
+        // one thread of a child.
         NonZeroUsize::new(self.0.load(Ordering::Relaxed) >> FLAGS).map(|number| ThreadId::new(number.get()))
     }
 

@@ -3,12 +3,12 @@
 //! May import `base`, `sync`, `pal`, `rcu`, `region` and `index`. The front door is [`Allocator`], a value: a process
 //! has one in a static (`global`), a test as many as it likes, on whatever platform.
 //!
-//! Its rooms, the lowest first; none imports one behind it (`tests/layering` looks):
+//! Its rooms, the lowest first; none imports one that comes after it (`tests/layering` checks):
 //!
 //! - `mend`, `possession`, `gate`, `block`: words. Who possesses a heap, who is inside, what a free block carries.
 //! - `ground`: what everything stands on: address space, settings, figures, the bell.
 //! - `record`: what the slices of an arena are used for.
-//! - `backend`: arenas, large blocks, huge blocks, and what of them goes back to the system when.
+//! - `backend`: arenas, large blocks, huge blocks, and what of them goes back to the system, and when.
 //! - `small`: slabs, heaps, and what passes between heaps.
 //! - `place`: what lies at an address. `census`: everything counted.
 //! - `lives`: heaps and the threads that come and go: visits, exits, forks.

@@ -1,14 +1,15 @@
-//! The record that every slice of an arena has in the arena's first slice, which tells what the slice is used for: to
-//! be free, or a part of a slab (see `small::slab`) or of a large block.
+//! The record that every slice of an arena has in the arena's first slice, which tells what the slice is: free, or part
+//! of a slab (see `small::slab`) or of a large block.
 //!
 //! Who may touch which field:
 //! 1. The *shared* line is written by whoever has claimed the slices, before it hands out the first block, and then
 //!    only `owner` changes (a slab moves to another heap) and `limit` grows. Whoever holds a block of the slab may
-//!    read it: the block came to them after those writes.
+//!    read it: the block came to them after those writes. A large block's line is written by the block's holder.
 //! 2. The *owner's* line is touched only by the thread that possesses the owning heap.
 //! 3. `countdown`, `handed_out` and `standing` are the exception: statistics read them from any thread, and believe
 //!    them only roughly.
-//! 4. The record of a slice that is not the first of its run says only how far back the first is.
+//! 4. The record of a slice that is not the first of its run says only how far back the first is, and what of the slice
+//!    itself is known not to be resident (`spared`).
 
 use super::block::Block;
 use crate::base::{GRANULE, SLICE, align_down};
@@ -48,7 +49,7 @@ pub(super) struct Shared {
     pub(super) bin: AtomicU32,
     /// Slices in the run; in a `Later` record: slices back to the first.
     pub(super) slices: AtomicU32,
-    /// Bytes at the end of this slice that are known not to be resident, though others of it are.
+    /// Bytes at the end of this slice that are known not to be resident, though the rest of it may be.
     pub(super) spared: AtomicU32,
     /// Bytes that the program asked for: a large block's figure for statistics.
     pub(super) requested: AtomicUsize,
@@ -112,8 +113,8 @@ impl Slab {
         ptr::with_exposed_provenance_mut::<Slab>(base + slice * size_of::<Slab>())
     }
 
-    /// The record of the first slice of the run that `record`'s slice belongs to; `record` itself, if it leads out of
-    /// its arena's header: it changes under a pointer that is not the caller's.
+    /// The record of the first slice of the run that `record`'s slice belongs to; `record` itself if what it says leads
+    /// out of its arena's header: a record changes under a pointer that is not the caller's.
     ///
     /// # Safety
     /// `record` lies in the header of a mapped arena.
@@ -140,11 +141,11 @@ impl Slab {
     pub fn open_large(&self, slices: u32, requested: usize) {
         self.mark_later(slices);
         self.soil(slices - 1);
-        // Relaxed (all): as in `open`.
+        // Relaxed (all): as in `Slab::open`.
         self.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
         self.shared.slices.store(slices, Ordering::Relaxed);
         self.shared.requested.store(requested, Ordering::Relaxed);
-        // One block, at the start: so that it is known when it is freed again after the run was closed.
+        // One block, at the start: so that a second free of it is recognised after the run was closed.
         self.shared.reciprocal.store(1, Ordering::Relaxed);
         self.shared.limit.store(1, Ordering::Relaxed);
         self.shared.usage.store(Usage::Large as u32, Ordering::Relaxed);
@@ -171,7 +172,7 @@ impl Slab {
         for back in 1..slices {
             // SAFETY: as in `close`.
             let record = unsafe { &*ptr::from_ref(self).add(back as usize) };
-            // Relaxed: as in `open`.
+            // Relaxed: as in `Slab::open`.
             record.shared.slices.store(back, Ordering::Relaxed);
             record.shared.usage.store(Usage::Later as u32, Ordering::Relaxed);
             record.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);

@@ -1,12 +1,12 @@
 //! Huge blocks: one region each, with address space in reserve behind them.
 //!
 //! The space bet: a block that grew once will grow again, and address space costs nothing until it is touched. So the
-//! region is longer than what was asked; growth inside it is one store. Beyond it the pages move to a longer region
-//! (mremap): old and new are never resident at once.
+//! region is longer than what was asked for; growth inside it makes no system call. Beyond it the pages move to a
+//! longer region (mremap): old and new are never resident at once.
 //!
 //! A freed block's region is kept for a while, bounded in number and bytes: an unmap costs a grace period and fresh
-//! page faults, so it is for memory that is not coming back. A kept region stays in the index with `used`
-//! zero, which is how a second free of it is recognised.
+//! page faults, so it is for memory that is not coming back. A kept region stays in the index with `used` zero, which
+//! is how a second free of it is recognised.
 
 use crate::base::{SLICE, align_down, align_up, is_aligned};
 use crate::heap::ground::{Claimant, Ground};
@@ -21,9 +21,9 @@ use core::ptr;
 /// Regions kept at most, and those of them that may be kept without pages, for their address space.
 const KEPT: usize = if cfg!(any(loom, shuttle)) { 2 } else { 512 };
 const KEPT_BARE: usize = if cfg!(any(loom, shuttle)) { 2 } else { 16 };
-/// Places that a block that grows is moved to before it stays where it is.
+/// Regions that a growing block tries to move to before it stays where it is.
 const TRIES: usize = 2;
-/// Bytes of a block used before that are cleared by writing at most.
+/// Bytes of a block that was used before which are cleared by writing at most.
 const MOST_WRITTEN: usize = 64 << 20;
 /// Largest reserve behind a block.
 const MOST_RESERVE: usize = 1 << 30;
@@ -207,7 +207,7 @@ impl Huge {
 
     /// Takes what a place holds.
     fn take(place: &AtomicPtr<Region>) -> *mut Region {
-        // Acquire: pairs with the Release in `keep`.
+        // Acquire: pairs with the Release in `put`.
         place.replace(ptr::null_mut(), acquire("heap.huge_take"), "heap.huge_take_two_steps")
     }
 
@@ -335,8 +335,8 @@ impl Huge {
     }
 
     /// Brings the first `len` bytes of a region into a longer one; `false` if they are where they were, and the longer
-    /// one is of no use. Both are never resident as a whole, but if somebody has pinned the old one, who must keep his
-    /// view of it.
+    /// one is of no use. The two are never resident as a whole at once, unless somebody has pinned the old one, who
+    /// must keep their view of it.
     ///
     /// # Safety
     /// The caller holds the block of the first, and nobody knows the second.

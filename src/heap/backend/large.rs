@@ -6,9 +6,9 @@
 //! before it is handed out. The same size again in the same slice finds nothing to give back.
 //!
 //! Blocks of different sizes by turns would purge and fault at each turn. So a heap purges a tail for each large block
-//! that it allocates more than it frees, and besides those so many in a while: a program that exchanges small blocks
-//! for large ones has its tails given back, and one that exchanges large ones all the time spends a thousandth of its
-//! time on that.
+//! that it allocates more than it frees, and besides those one every 10 ms: a program that exchanges small blocks for
+//! large ones has its tails given back, and one that exchanges large ones all the time spends a thousandth of its time
+//! on that.
 
 use super::Backend;
 use crate::base::{SLICE, align_up};
@@ -18,8 +18,9 @@ use crate::pal::Platform;
 use crate::region::Prefer;
 use core::ptr;
 
-/// One part in so many of a block's size may be resident behind it.
+/// One part in `WASTE_PARTS` of a block's size may be resident behind it.
 const WASTE_PARTS: usize = 8;
+
 impl<P: Platform> Backend<P> {
     pub(in crate::heap) fn allocate_large(
         &self,

@@ -1,9 +1,9 @@
-//! The backend: where slabs, large blocks and huge blocks have their memory from, and what of it goes back when. May
-//! import the rooms before it, and knows of no heap.
+//! The backend: where slabs, large blocks and huge blocks get their memory from, and what of it goes back, and when.
+//! May import the rooms before it, and knows of no heap.
 //!
 //! Runs of slices are [`Arenas`]' matter, regions of their own [`Huge`]'s; [`Backend`] has both, and what one rule says
-//! for both: how much may stay resident though it is free. Nothing here tries a second time: who has no memory says
-//! `None`.
+//! for both: how much may stay resident though it is free. Nothing here tries a second time: where there is no memory,
+//! it says `None` or null at once.
 
 mod arenas;
 mod huge;
@@ -23,7 +23,7 @@ use crate::region::{Prefer, Region};
 use crate::sync::seeded;
 use core::ops::Deref;
 
-/// A claimant changes so many slices between two looks at how much is dirty.
+/// Slices that a claimant changes between two looks at how much is dirty.
 const LOOK: usize = if cfg!(any(loom, shuttle)) { 1 } else { 16 };
 
 /// See the head of this file. Stands on the ground, and lends its functions.
@@ -88,8 +88,8 @@ impl<P: Platform> Backend<P> {
         while by.spares().give_back(|base, slices| self.release(by, base, slices)) {}
     }
 
-    /// Counts slices that were released, or claimed although they were not resident: once in a while somebody looks how
-    /// much is dirty.
+    /// Counts slices that were released, or claimed although they were not resident: once in a while somebody looks at
+    /// how much is dirty.
     fn count_change(&self, by: &Claimant, slices: usize) {
         if by.adds_up(slices, LOOK) || self.retention().is_held() {
             self.bound_dirty(by);
@@ -161,8 +161,8 @@ impl<P: Platform> Backend<P> {
             || self.space().has_retired()
     }
 
-    /// One tick of the clock: what has been free since the last tick goes back to the system, and arenas that have been
-    /// empty for several.
+    /// One tick of the clock: a part of what has been free since the last tick goes back to the system, and so do
+    /// arenas that have been empty for several.
     pub(in crate::heap) fn age(&self, by: &Claimant) {
         let now = self.os().now_ms();
         let old = self.retention().aged(self.settings(), self.live_bytes(), self.dirty_bytes(), now);
@@ -171,7 +171,7 @@ impl<P: Platform> Backend<P> {
         self.space().reap(Some(by.slot()));
     }
 
-    /// Notes what the process may have of memory: what the system leaves it, and what it has already. See `global`.
+    /// Notes how much memory the process may have: what the system leaves it, and what it has already. See `global`.
     pub fn learn_limits(&self) {
         let has = self.live_bytes() + self.dirty_bytes();
         self.settings().set_memory(self.os().memory_left().saturating_add(has));
@@ -182,8 +182,8 @@ impl<P: Platform> Backend<P> {
         self.give_back_some(by, self.excess(0));
     }
 
-    /// Leaves of what is free no more than a quarter of what the options allow, whatever is proven: nobody is going to
-    /// look whether it is needed.
+    /// Leaves no more free memory than a quarter of what the options allow, whatever is proven: nobody is going to look
+    /// whether it is needed.
     pub(in crate::heap) fn keep_little(&self, by: &Claimant) {
         let most = self.settings().dirty_limit(self.live_bytes()) / 4;
         self.give_back_some(by, self.dirty_bytes().saturating_sub(most));
@@ -206,7 +206,7 @@ impl<P: Platform> Backend<P> {
 impl<P: Platform> Mend for Backend<P> {
     fn mend(&self) {
         {
-            // The slot of any heap would do: the calling thread may have none.
+            // As a guest: the calling thread may have no heap, and so no slot.
             let _section = self.space().rcu().enter_guest();
             self.arenas.recount(self.tally());
         }

@@ -8,7 +8,7 @@ use crate::pal::Platform;
 use crate::rcu::{ReaderSlot, Section};
 use crate::sync::{Cell, ZERO_IS_VALID};
 
-/// A heap as the arenas know it. Touched by the heap's possessor only, but for the slot and the figures.
+/// A heap as the backend knows it. Touched by the heap's possessor only, but for the slot and the figures.
 #[repr(C)]
 pub struct Claimant {
     slot: ReaderSlot,
@@ -19,7 +19,7 @@ pub struct Claimant {
     changed: Cell<usize>,
     spares: Spares,
     tails: Tails,
-    /// Arenas asked for slices, ever: won by those that had them.
+    /// How often arenas were asked for slices, ever: won where they had them.
     lookups: BetCount,
 }
 
@@ -44,7 +44,7 @@ impl Claimant {
     /// # Safety
     /// `at` is zero memory for a claimant that nobody else knows yet.
     pub(in crate::heap) unsafe fn construct(at: *mut Claimant, number: u32) {
-        // SAFETY: the caller's. Zero is a valid value of every field, and the one that `new` gives it.
+        // SAFETY: the caller's. Zero is a valid value of every other field, and the one that `new` gives it.
         unsafe {
             if ZERO_IS_VALID {
                 (&raw mut (*at).slot).write(ReaderSlot::new());
@@ -81,7 +81,7 @@ impl Claimant {
         self.lookups.count_alone(won);
     }
 
-    /// Arenas asked for slices, ever.
+    /// How often arenas were asked for slices, ever.
     pub fn lookups(&self) -> Bet {
         self.lookups.get()
     }
@@ -104,7 +104,7 @@ impl Claimant {
     }
 }
 
-/// Milliseconds after which a heap may purge one tail more.
+/// Milliseconds after which a heap may purge one more tail.
 const EACH_MS: u64 = 10;
 /// What a heap may spend in a row, and how far it may be behind.
 const MOST: i64 = 64;

@@ -1,5 +1,5 @@
 //! What everything in this layer stands on: address space, settings, the bell, and what is known of how much is used
-//! and how much is free. Knows of no arena, no block and no heap.
+//! and how much is free. Has no arenas, no blocks and no heaps.
 
 mod bell;
 mod bets;
@@ -171,7 +171,7 @@ impl<P: Platform> Ground<P> {
         self.dirty_slices() * SLICE + self.huge.kept_bytes.get()
     }
 
-    /// How much of what is free and resident may not stay, if `more` bytes become so.
+    /// How much of what is free and resident may not stay, once `more` bytes have become free and resident.
     pub(in crate::heap) fn excess(&self, more: usize) -> usize {
         let now = || self.os().now_ms();
         self.retention.excess(&self.settings, self.live_bytes(), self.dirty_bytes() + more, now)
@@ -183,8 +183,8 @@ impl<P: Platform> Ground<P> {
     }
 
     /// Whether an arena that has just become empty stays mapped: the helper thread unmaps it when it has been empty for
-    /// a while; without one, it goes at once if the other arenas have a quarter of its room, so that a program at the
-    /// edge does not map and unmap with every slab, and if its pages are not likely to be wanted again.
+    /// a while; without one, it goes at once if the other arenas have a quarter of its room free, so that a program at
+    /// the edge does not map and unmap with every slab, and if its pages are not likely to be wanted again.
     pub(in crate::heap) fn keeps_empty_arena(&self, arena: &Region) -> bool {
         let here = arena.slices().usable().len();
         let free = self.tally.sum(Count::Usable).saturating_sub(self.claimed_slices());

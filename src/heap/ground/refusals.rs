@@ -2,14 +2,14 @@
 //! forbids.
 //!
 //! What was refused once is not tried again at the next free, nor at the next tick, but after a while, and after twice
-//! as long the next time: what would have to change is not for the allocator to see.
+//! as long the next time: the allocator cannot see when what stands in the way has changed.
 
 use crate::const_unless_model;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Milliseconds until what was refused is tried again, the first time.
 const FIRST_MS: u64 = 200;
-/// Binary logarithm of how many times as long at most: two hours.
+/// How often that doubles at most: to a little less than two hours.
 const MOST_DOUBLINGS: u32 = 15;
 
 /// How often in a row the system refused, and until when it is not asked again.
@@ -39,7 +39,7 @@ impl Refusals {
         }
     }
 
-    /// Milliseconds for which there is no use in asking.
+    /// Milliseconds for which asking is of no use.
     pub fn wait(&self, now: u64) -> u64 {
         // Relaxed: a figure.
         self.until.load(Ordering::Relaxed).saturating_sub(now)

@@ -1,7 +1,7 @@
 //! How much memory may stay resident though it is free: one rule for slices and huge blocks, by amount and by age.
 //!
 //! By amount it is what the options say: a share of the live bytes, and some bytes more. A program that builds up and
-//! tears down again and again is live in hardly anything at times, and would purge and fault all of its memory in each
+//! tears down again and again has hardly anything live at times, and would purge and fault all of its memory in each
 //! cycle. So a height of use can be *proven*: by rising to it again after having fallen. The options apply to the
 //! proven height where that is higher than what is live, and what lies between the two may stay besides:
 //!
@@ -30,12 +30,12 @@ const STEP_MS: u64 = 100;
 /// Milliseconds for which a proof is believed: at least, and at most.
 const HOLD_MS: u64 = 1_000;
 const MOST_HOLD_MS: u64 = 4_000;
-/// A step takes one part in so many of what is proven and not used any more, and at least so many bytes.
+/// A step takes one part in `FADE_PARTS` of what is proven and no longer used, and at least `FADE_LEAST` bytes.
 const FADE_PARTS: usize = 4;
 const FADE_LEAST: usize = 1 << 20;
 /// The same for the crest, which costs nothing to remember.
 const CREST_PARTS: usize = 32;
-/// A tick gives back one part in so many of what was not needed since the last, and at least so many bytes.
+/// A tick gives back one part in `AGE_PARTS` of what was not needed since the last, and at least `AGE_LEAST` bytes.
 const AGE_PARTS: usize = 4;
 const AGE_LEAST: usize = 16 * SLICE;
 
@@ -49,12 +49,12 @@ pub struct Retention {
     proven: AtomicUsize,
     /// Highest use since the last proof was looked for.
     high_water: AtomicUsize,
-    /// Least that was free and resident since the last tick: so much was not needed for that long.
+    /// Least that was free and resident since the last tick: all that time this much was not needed.
     low_water: AtomicUsize,
-    /// Milliseconds on the clock: when use was last near the proven height, and to when fading was reckoned.
+    /// Milliseconds on the clock: when use was last near the proven height, and up to when fading was reckoned.
     reached: AtomicU64,
     faded: AtomicU64,
-    /// Milliseconds for which use stayed away at most before it came back, twice.
+    /// Twice the longest time, in milliseconds, for which use stayed away before it came back.
     hold: AtomicU64,
     /// Whether more is free and resident than the options would allow without a proof.
     held: AtomicBool,
@@ -132,11 +132,11 @@ impl Retention {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Looks how far use has come since the last look, and lets fade what was proven too long ago.
+    /// Looks at how far use has come since the last look, and lets fade what was proven too long ago.
     fn look(&self, settings: &Settings, live: usize, now: u64) {
         let top = self.high_water.swap(live, Ordering::Relaxed).max(live);
         let (crest, trough) = (get(&self.crest), get(&self.trough));
-        // Less than that may be dirty without a proof: a fall by less is none.
+        // That much may be dirty without a proof: a smaller fall is none.
         let fallen = |height: usize| height.saturating_sub(trough) > settings.dirty_limit(height);
         let risen = top.min(crest);
         if fallen(risen) && risen > get(&self.proven) {
@@ -228,7 +228,7 @@ mod tests {
             (self.faulted - before) / MIB
         }
 
-        /// Lets the helper tick for that long.
+        /// Lets the helper tick for `ms` milliseconds.
         fn idle(&mut self, ms: u64) {
             for _ in 0..ms / 100 {
                 self.now += 100;

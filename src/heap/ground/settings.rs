@@ -4,7 +4,7 @@ use crate::base::GRANULE;
 use crate::const_unless_model;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Address space below which space is not reserved ahead, in bytes: 64 GiB.
+/// With less address space than this, in bytes, none is reserved ahead: 64 GiB.
 const PLENTY: usize = 64 << 30;
 
 /// One setting, stored as its difference from the default, so that an allocator that has not started yet is all zero:
@@ -36,9 +36,9 @@ pub struct Settings {
     arena_bytes: Setting<GRANULE>,
     reserve: Setting<1>,
     helper: AtomicBool,
-    /// Dirty bytes allowed: this share of the live bytes, in percent, and ...
+    /// Dirty bytes allowed, as a share of the live bytes, in percent.
     dirty_percent: Setting<12>,
-    /// ... so many bytes.
+    /// Dirty bytes allowed besides.
     dirty_bytes: Setting<{ 4 << 20 }>,
     /// Bytes of memory that the process may have in all.
     memory: Setting<{ usize::MAX }>,

@@ -1,13 +1,13 @@
 //! Spare slices: what a heap keeps of the slabs that have become empty and the large blocks that were freed, for the
-//! next of the same length that it needs. A program at the edge of a slab would else go to the arenas with every few
-//! blocks, and one that replaces large blocks with each: that costs twenty times what a small block does.
+//! next of the same length that it needs. Otherwise a program at the edge of a slab would go to the arenas with every
+//! few blocks, and one that replaces large blocks with each: that costs twenty times what a small block does.
 
 use crate::base::SLICE;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::{atomic_array, const_unless_model};
 
-/// Slices in all the runs that a heap keeps, when a large block is freed; and when a slab becomes empty, the largest of
-/// which takes five.
+/// Slices in all the runs that a heap keeps at most: when a large block is freed, and when a slab becomes empty. (The
+/// largest slab has five.)
 pub const MOST_SPARE: usize = 8;
 pub const MOST_SPARE_OF_SLABS: usize = 5;
 
@@ -40,7 +40,7 @@ impl Run {
 
 const NONE: (usize, usize) = (0, 0);
 
-/// Claimed runs of slices that are no slab's at the moment. What was kept last comes first; there may be gaps.
+/// Claimed runs of slices that hold nothing at the moment. What was kept last comes first; there may be gaps.
 pub struct Spares {
     runs: [Run; MOST_SPARE],
 }
@@ -53,7 +53,8 @@ impl Spares {
         }
     }
 
-    /// Keeps the run of `slices` slices at `base`. What becomes more than `most` by that is given to `release`.
+    /// Keeps the run of `slices` slices at `base`. What is more than `most` by that is given to `release`, the run that
+    /// was kept first before the others.
     pub fn keep(&self, base: usize, slices: usize, most: usize, release: impl Fn(usize, usize)) {
         if slices > most {
             return release(base, slices);

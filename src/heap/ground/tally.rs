@@ -1,6 +1,6 @@
 //! Figures that many threads change and few ask for: each is the sum of a few dozen shards, and a claimant changes the
-//! one that its number leads to. So to count costs a line that hardly anybody else writes, and to ask costs a look at
-//! all of them, however many arenas and heaps there are.
+//! one that its number leads to. So counting costs a line that hardly anybody else writes, and asking costs a look at
+//! all shards, however many arenas and heaps there are.
 //!
 //! A sum is of no one moment: while others count it may miss an addition and see a later subtraction. It is exact when
 //! nobody is in the middle of anything.
@@ -56,8 +56,7 @@ impl Tally {
         self.figure(by, count).add(more);
     }
 
-    /// Takes off `fewer`, which this claimant or another has counted. A shard may be less than nothing; their sum is
-    /// not.
+    /// Takes off `fewer`, which this claimant or another has counted. A shard may fall below zero; their sum does not.
     pub fn take_off(&self, by: &Claimant, count: Count, fewer: usize) {
         self.figure(by, count).take_off(fewer);
     }

@@ -53,7 +53,7 @@ enum Fate {
 
 impl<P: Platform> Heaps<P> {
     /// In the child of a fork: what belonged to threads that do not exist here belongs to nobody. `own` is the calling
-    /// thread, in whose hands heaps may be, also those that calls of its own were busy with when a handler forked.
+    /// thread, in whose hands heaps may be, those included that calls of its own were busy with when a handler forked.
     ///
     /// # Safety
     /// The calling thread is the only one.
@@ -70,9 +70,9 @@ impl<P: Platform> Heaps<P> {
         others.into_iter().for_each(Mend::mend);
     }
 
-    /// Takes the slabs of torn heaps into their lists again, which were forgotten.
+    /// Takes the slabs of torn heaps back into the heaps' lists, which `mend` has emptied.
     fn link_slabs(&self, own: ThreadId) {
-        // The slot of any heap would do: the calling thread may have none.
+        // As a guest: the calling thread may have no heap, and so no slot.
         let _section = self.space().rcu().enter_guest();
         self.arenas().each_slab(|slab| {
             // SAFETY: an owner is a heap, and lives forever.
@@ -83,8 +83,7 @@ impl<P: Platform> Heaps<P> {
         });
     }
 
-    /// When what was torn is mended: the heaps of vanished threads become idle, and vanished
-    /// visitors are forgotten.
+    /// When what was torn is mended: the heaps of vanished threads become idle, and vanished visitors are forgotten.
     fn settle_gates(&self, own: ThreadId) {
         for heap in self.pool().each() {
             let fate = heap.fate(own);

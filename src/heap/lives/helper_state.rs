@@ -7,7 +7,7 @@
 //! Two races must not happen. A thread begins while the helper ends: each side writes, passes a full fence, and reads
 //! what the other writes, so either the thread sees that there is no helper any more and starts one, or the helper sees
 //! the thread in its second look and stays. And the last but one ends while the helper falls asleep without a timer:
-//! the thread is gone from the count before it rings, and the helper looks at the count in its last look before it
+//! the thread is gone from the count before it calls, and the helper looks at the count in its last look before it
 //! sleeps (see `bell`).
 
 use crate::const_unless_model;
@@ -77,7 +77,7 @@ impl HelperState {
         self.state.load(Ordering::Relaxed) == PRESENT
     }
 
-    /// Takes the duty to start a helper, if one is wanted and there is none.
+    /// Takes on the duty of starting a helper, if one is wanted and there is none.
     pub fn starts(&self) -> bool {
         if self.is_alone() || self.is_present() {
             return false;

@@ -29,8 +29,8 @@ impl<P: Platform> Heaps<P> {
         self.ring();
     }
 
-    /// The owner was refused at its gate. Takes in what it may: past marks that stand for no visitor. `false` if the
-    /// heap is not to be had now: another thread visits it, or this is a handler that interrupted a step. Never waits.
+    /// The owner was refused at its gate. Lets it in past marks that stand for no visitor. `false` if the heap is not
+    /// to be had now: another thread visits it, or this is a handler that interrupted a step. Never waits.
     #[cold]
     pub fn readmit(&self, heap: &Heap, by: ThreadId) -> bool {
         if !heap.gate().undo() || !heap.visit().knock(by) {
@@ -45,7 +45,8 @@ impl<P: Platform> Heaps<P> {
         true
     }
 
-    /// The owner exits: gives the heap up without what is empty in it. Never waits: a visitor that is inside does it.
+    /// The owner exits: gives back what is free in the heap, and gives the heap up. Never waits: a visitor that is
+    /// there does it in the owner's place.
     pub fn leave_heap<C: Checks>(&self, heap: &Heap, by: ThreadId) {
         while !heap.gate().enter() && !self.readmit(heap, by) {
             if heap.gate().is_occupied() {
@@ -60,7 +61,7 @@ impl<P: Platform> Heaps<P> {
         self.abandon::<C>(heap);
     }
 
-    /// Gives up a heap that the caller possesses and nobody visits, or is inside as its owner.
+    /// Gives up a heap that the caller possesses, which nobody visits or which the caller is inside as its owner.
     pub fn abandon<C: Checks>(&self, heap: &Heap) {
         self.watch().gated.remove(heap.index() as usize);
         heap.gate().close();
@@ -118,8 +119,8 @@ impl<P: Platform> Heaps<P> {
         self.abandon::<C>(heap);
     }
 
-    /// The helper's look at the heaps that were not tidied since they were used, with the heap that it
-    /// has borrowed.
+    /// The helper's look at the heaps that were not tidied since they were used. `heap` is the one that it has
+    /// borrowed.
     pub fn watch_heaps<C: Checks>(&self, heap: &Heap) {
         let wants = |other: &Heap| self.is_untidied(other) && other.gate().is_probed();
         self.visit::<C>(heap.caller(), wants, |idle| self.tidy::<C>(idle));

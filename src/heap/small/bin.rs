@@ -4,13 +4,14 @@
 //! allocation gets the block that was freed last, which is still in the cache, and a free and an allocation that follow
 //! each other need nothing but the bin, whatever slabs their blocks lie in. Slabs count the blocks of a bin as live.
 //!
-//! Such a block keeps its slab from becoming empty, so there are not to be many. `room` says how many frees the list
-//! takes still: `bound` of them beyond what it was last filled with, and one more for each block that is handed out.
+//! Such a block keeps its slab from becoming empty, so there must not be many. `room` says how many frees the list
+//! still takes: `bound` of them beyond what it was last filled with, and one more for each block that is handed out.
 //! What finds no room goes home to its slab, and is counted as `missed`. The bound begins small and is a bet:
-//! 1. When the list is to be filled again after blocks went home, they might as well have stayed: the bound grows by so
-//!    many, as long as all bounds of a heap together stay below a small share of what its slabs hold: [`Growth`].
-//! 2. When several times as many miss as the bound says and nothing is asked for, or when a slab becomes empty by one
-//!    that missed, the program gives back more than it wants again soon: the list goes home, and the bound is what it
+//! 1. When the list is to be filled again after blocks went home, they might as well have stayed: the bound grows by
+//!    their number, as long as all bounds of a heap together stay below a small share of what its slabs hold:
+//!    [`Growth`].
+//! 2. When several times as many miss as the bound says and nothing is asked for, or when one that missed leaves its
+//!    slab empty, the program gives back more than it wants again soon: the list goes home, and the bound is what it
 //!    began with. So what stays at hand of a heap that shrinks lies in the slabs that were freed into last. Should the
 //!    program want those blocks again after all, the bound grows by all that have missed.
 //!
@@ -30,11 +31,12 @@ const LEAST_BYTES: usize = 2 << 10;
 const LEAST: (usize, usize) = (2, 64);
 /// Blocks that a bound grows to.
 const MOST: usize = 1 << 13;
-/// By how much all bounds of a heap may grow: so many bytes, and one part in so many of the bytes in its slabs.
+/// By how much all bounds of a heap may grow together: `GROWTH_BYTES`, and one part in `GROWTH_SHARE` of the bytes in
+/// its slabs.
 const GROWTH_BYTES: usize = 256 << 10;
 const GROWTH_SHARE: usize = 32;
-/// A list goes home when so many times its bound, and so many more, have missed it: the next power of two, so that it
-/// goes seldom.
+/// A list goes home when `SHED.0` times its bound and `SHED.1` more blocks have missed it, at the next power of two: so
+/// that it seldom goes.
 const SHED: (usize, usize) = (2, 32);
 
 /// What a free takes of a bin's room, and what an allocation gives back: a little less, which is the ebb.
@@ -44,7 +46,7 @@ const POPPED: i32 = 20;
 /// than there were allocations would have left less.
 const EBB: i32 = -1;
 
-/// Room for so many frees, without an allocation.
+/// Room for `frees` frees without an allocation.
 fn room_for(frees: usize) -> i32 {
     frees as i32 * PUSHED + PUSHED - 2
 }
@@ -91,11 +93,11 @@ pub struct Bin {
 /// What becomes of a block that found no room in its bin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::heap) enum Missed {
-    /// There is some: it was the first block of its class that was freed.
+    /// There is room after all: it is the first block of its class that is freed.
     Welcome,
     /// It goes home.
     GoHome,
-    /// It goes home, as so many before that the list should go, too.
+    /// It goes home, after so many others that the list should go, too.
     TooMany,
 }
 
@@ -170,8 +172,8 @@ impl Bin {
         Some(usize::from(unsafe { *BY_GRANULES.get_unchecked(size.div_ceil(MIN_BLOCK)) }))
     }
 
-    /// Takes the block that was pushed last; null if there is none, or if it was written while it was free: what calls
-    /// nothing needs no stack. A [`Heap::pop`](super::Heap::pop) that follows tells.
+    /// Takes the block that was pushed last; null if there is none, or if it was written while it was free: a function
+    /// that calls nothing needs no stack frame. A [`Heap::pop`](super::Heap::pop) that follows tells which it was.
     ///
     /// # Safety
     /// The caller possesses the heap.
@@ -190,7 +192,7 @@ impl Bin {
         block
     }
 
-    /// Takes room for another block, if there is some.
+    /// Takes room for another block. `false` if there was none: then [`Bin::miss`] puts the room right.
     #[inline(always)]
     pub fn take_room(&self) -> bool {
         let left = self.room.get() - PUSHED;

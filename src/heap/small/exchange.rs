@@ -13,14 +13,14 @@ use crate::sync::atomic::Ordering;
 use crate::sync::{full_fence, seeded};
 use core::ptr;
 
-/// Blocks that a malloc or free receives at most. As many as it hands out at most in return, on an average over a slab
+/// Blocks that a malloc or free receives at most. As many as it hands out at most in return, on average over a slab
 /// ([`Slab::extend`]): so what waits does not become more while the heap grows, whatever the classes on either side. A
-/// block out of the cache takes less than a microsecond.
+/// block that is not in the cache takes less than a microsecond.
 pub(in crate::heap) const AT_ONCE: usize = if cfg!(any(loom, shuttle)) { 2 } else { 512 };
 
 impl Heap {
     /// Frees a block of another heap's slab if others of the same slice wait to be sent: these hold the slab and its
-    /// arena, so there is nothing to look up. Returns whether it was one.
+    /// arena, so there is nothing to look up. Returns whether it did.
     ///
     /// # Safety
     /// The caller possesses this heap, or it is one without blocks; the block, if it is one, is the caller's to give.
@@ -88,7 +88,7 @@ impl Heap {
         if !is_known && !piece.is_empty() {
             self.send_or_adopt::<C, P>(from, piece);
         }
-        // SAFETY: the caller's; what the piece held of another slice is delivered.
+        // SAFETY: the caller's; what the piece held of another slice was sent.
         let is_full = unsafe {
             if is_known { piece.add::<C>(block, key) } else { self.outbox.begin::<C>(slab, block, key) }
         };
@@ -128,7 +128,7 @@ impl Heap {
         {
             idle.hand_over(slab, self);
         }
-        // While there are blocks, the slab stays whose it is.
+        // While there are blocks, a slab of a heap that this thread possesses stays that heap's.
         let owner = slab.owner();
         #[cfg(any(loom, shuttle))]
         let mut count = 0;
@@ -194,7 +194,7 @@ impl Heap {
         }
     }
 
-    /// Whether other threads have sent anything that is still to be freed. For who does not possess the heap a hint.
+    /// Whether other threads have sent anything that is still to be freed. A hint, but for the possessor.
     #[inline(always)]
     pub fn has_mail(&self) -> bool {
         // Relaxed: as said; the possessor's own store.
@@ -203,8 +203,8 @@ impl Heap {
 
     /// Takes some of the blocks that other threads sent, and frees them here or sends them on. Returns how many.
     ///
-    /// Not all, of which there may be millions: a malloc or free comes here, and must not pause. Who allocates
-    /// comes again before it has used up so many: see [`AT_ONCE`].
+    /// Not all: there may be millions, and a malloc or free, which comes here, must not pause. Whoever allocates comes
+    /// again before it has used up as many: see [`AT_ONCE`].
     pub fn receive<C: Checks, P: Platform>(&self, from: &Heaps<P>) -> usize {
         let mut count = 0;
         while count < AT_ONCE
@@ -240,7 +240,7 @@ impl Heap {
         self.send_all::<C, P>(from);
     }
 
-    /// Takes all that came, and sends what is held back for other heaps: before the thread exits or pauses.
+    /// Takes all that came, and sends what is held back for other heaps.
     pub(in crate::heap) fn settle_all<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
         while self.receive::<C, P>(from) != 0 {}
         self.send_all::<C, P>(from);

@@ -50,7 +50,8 @@ impl<P: Platform> Heaps<P> {
     /// Chooses the secret. Any number of threads may race here before the first allocation.
     pub(in crate::heap) fn choose_secret(&self) {
         let secret = self.os().entropy() as usize | 1;
-        // Relaxed (both): one of the racing threads wins, and the exchange tells the others its value.
+        // Relaxed (both): one of the racing threads wins; the others' exchanges have seen its value, so their later
+        // loads see it, too.
         let _ = self.secret.compare_exchange(0, secret, Ordering::Relaxed, Ordering::Relaxed);
     }
 

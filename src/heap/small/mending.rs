@@ -9,9 +9,9 @@ use crate::sync::seeded;
 use core::ptr;
 
 impl Mend for Heap {
-    /// The thread that possessed this heap vanished in the middle of anything. Forgets the lists of slabs,
-    /// [`Heap::link_again`] builds them anew from the slabs' records; and repairs what that thread left half done. What
-    /// it had in its hands counts as live for ever.
+    /// The thread that possessed this heap, or visited it, vanished in the middle of anything. Forgets the lists of
+    /// slabs, which [`Heap::link_again`] builds anew from the slabs' records, and repairs what that thread left half
+    /// done. What it had in its hands counts as live for ever.
     fn mend(&self) {
         for list in self.available.iter().filter(|_| !seeded("heap.child_keeps_available")) {
             list.set(ptr::null());

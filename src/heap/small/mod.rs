@@ -1,4 +1,4 @@
-//! A heap: what one thread allocates from. The fast paths are [`Bin::pop`] and [`Bin::push`].
+//! A heap: what one thread allocates from. The fast paths are [`Bin::try_pop`] and [`Bin::push`].
 //!
 //! Allocation pops from the list of the class's bin, frees push onto it, or onto the slab's own list when the bin has
 //! no room (`bin` says when). When the bin is empty, [`Heap::take_over`] takes the list of a slab whole; and
@@ -6,9 +6,9 @@
 //! another slab current.
 //!
 //! Rules:
-//! 1. A heap is *possessed* by one thread at a time (see `pool`); only the possessor touches it, but for `inbox`,
-//!    `shared` and `slot`, and only inside its gate, if it uses that: while it is outside another may visit (see
-//!    `gate`).
+//! 1. A heap is *possessed* by one thread at a time (see `pool`); only the possessor touches it, but for its gate,
+//!    `inbox`, `shared`, its reader slot and what others read as a figure, and only inside its gate, if it uses that:
+//!    while it is outside another may visit (see `gate`).
 //! 2. Heaps live forever in metadata memory, so an owner pointer can always be followed to its inbox.
 //! 3. Every step leaves each list a list: a thread that vanishes between two instructions (fork) takes with it what it
 //!    had in its hands, and nothing else.
@@ -86,8 +86,8 @@ pub struct Heap {
     own: [Cell<*const Slab>; OWN],
 }
 
-// SAFETY: rule 1: the fields that are not atomics are touched by the possessor only, and possession is handed on with
-// release and acquire (`pool`).
+// SAFETY: rule 1: the fields that are not atomics are touched by the possessor or a visitor only, one at a time, and
+// handed on with release and acquire (`possession`, `gate`).
 unsafe impl Sync for Heap {}
 // SAFETY: as above; a heap is not tied to the thread that made it.
 unsafe impl Send for Heap {}
@@ -120,7 +120,7 @@ impl Heap {
     /// # Safety
     /// `at` is zero memory for a heap that nobody else knows yet.
     pub unsafe fn construct(at: *mut Heap, index: u32, secret: usize) {
-        // SAFETY: the caller's. Zero is a valid value of every field, and the one that `new` gives it.
+        // SAFETY: the caller's. Zero is a valid value of every other field, and the one that `new` gives it.
         unsafe {
             if ZERO_IS_VALID {
                 (&raw mut (*at).secret).write(Cell::new(secret));
@@ -154,7 +154,7 @@ impl Heap {
         }
     }
 
-    /// The bin that lies `at` so many words from the first.
+    /// The bin that lies `at` words from the first.
     ///
     /// # Safety
     /// `at` is what [`Bin::of_size`], [`Bin::of_granules`] or [`Slab::bin`] said.
@@ -195,7 +195,7 @@ impl Heap {
             || self.current.iter().any(|slab| !slab.get().is_null())
     }
 
-    /// Free blocks of `class` that slabs count as live, in the bin: walks them.
+    /// Free blocks of `class` that slabs count as live: those in its bin. Walks them.
     pub fn uncounted<C: Checks>(&self, class: usize) -> u32 {
         self.length::<C>(self.bins[class].list().get())
     }
@@ -282,7 +282,7 @@ impl Heap {
         self.claimant.slot()
     }
 
-    /// The process's secret, for the tags of free blocks. Zero in a heap that stands for none.
+    /// The process's secret, for the tags of free blocks. Zero in the heap that stands for none.
     #[inline(always)]
     pub fn secret(&self) -> usize {
         self.secret.get()
@@ -293,7 +293,7 @@ impl Heap {
         self.remote_frees.get() as u64
     }
 
-    /// Arenas asked for slices, ever: won by those that had them.
+    /// How often arenas were asked for slices, ever: won where they had them.
     pub fn lookups(&self) -> Bet {
         self.claimant.lookups()
     }

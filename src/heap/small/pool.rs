@@ -5,7 +5,7 @@
 //! whole. That is adoption in one step: what the old thread had allocated is local to the new one.
 //!
 //! The word in the heap decides (see `possession`). The bits in `idle` are hints where to look: one may be set for a
-//! heap that is possessed; when nobody is in the middle of taking or giving up, each idle heap's is.
+//! heap that is possessed; when nobody is in the middle of taking or giving up, each idle heap's is set.
 
 use super::{Heap, Heaps};
 use crate::heap::block::Checks;
@@ -98,7 +98,7 @@ impl Pool {
     pub(in crate::heap) fn give_up(&self, heap: &Heap) {
         let index = heap.index() as usize;
         heap.possession().give_up();
-        // Relaxed: a hint, and after the step: no possessor's clearing comes later.
+        // Relaxed: a hint. Set after the step: whoever clears it from then on possesses the heap, and sets it again.
         self.idle[index / WORD].fetch_or(1 << (index % WORD), Ordering::Relaxed);
     }
 
@@ -136,13 +136,13 @@ impl Pool {
     }
 
     fn keeper(&self, thread: ThreadId) -> &AtomicU32 {
-        // The finalizer of Fibonacci hashing: numbers of threads differ in the middle bits.
+        // Fibonacci hashing: numbers of threads differ in the middle bits.
         let hash = (thread.number() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
         &self.keepers[hash as usize % KEEPERS]
     }
 
-    /// A heap that `thread`, which keeps none, possesses all the same: one that had its number before has ended where
-    /// nothing could notice it, and was the last that did so.
+    /// A heap that `thread`, which keeps none, possesses all the same: a thread that had its number before has ended
+    /// where nothing could notice it, and none has taken its entry since.
     pub fn left_by(&self, thread: ThreadId) -> Option<&'static Heap> {
         // Relaxed: as in `possess_to_keep`. An entry is cleared before its heap is given up, so a heap that the thread
         // only borrows, in a call that it has interrupted, is not found here.
@@ -252,7 +252,7 @@ impl Mend for Pool {
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 impl Pool {
-    /// As if so many heaps that threads may keep, and all but `left` of those that they may not, had been made and were
+    /// As if all heaps that threads may keep, and all but `left` of those that they may not, had been made and were
     /// possessed for good.
     pub(crate) fn pretend_taken(&self, left: usize) {
         // Relaxed: before there are other threads.

@@ -18,19 +18,19 @@ use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::sync::{Cell, Exchange, acquire, release, seeded, signal_fence};
 use core::ptr;
 
-/// Pieces of an outbox: one for each slice, by its number modulo this, so that slabs that were made one after the other
+/// Pieces of an outbox: a slice has the one at its number modulo this, so that slabs that were made one after the other
 /// have different ones.
 const PIECES: usize = if cfg!(any(loom, shuttle)) { 1 } else { 32 };
 /// Slices that all pieces pin at most: 1 MiB, for a thread that is not tidied while it is active, or never.
 const PINNED: u32 = 16;
-/// A piece is sent when it holds so many bytes.
+/// Bytes of blocks with which a piece is sent.
 const PIECE_BYTES: usize = if cfg!(any(loom, shuttle)) { 64 } else { 16 << 10 };
-/// Other pieces that go along when one is sent, if they are its owner's, and how many others are met before the search
-/// ends.
+/// Pieces that are looked at when one is sent, for they go along if they are for the same owner; and how many of those
+/// that are not end the search.
 const ALONG: usize = 16;
 const OTHERS: usize = 2;
 /// Where slices of too many slabs come by turns, the one that came last goes at once, so that those that are waiting go
-/// on collecting; but once in so many times one of those goes in its place, which may be wanted no more.
+/// on collecting; but every `TURNS`th time one of those goes in its place, which may get no more blocks.
 const TURNS: u32 = 8;
 
 /// Blocks that other threads have freed for a heap.
@@ -80,7 +80,7 @@ impl Inbox {
     }
 
     /// Takes everything that was sent, into `received`, which is empty. It is there before it is gone from here: a
-    /// thread that vanishes in between leaves it in both places, which [`Inbox::holds`] tells, and not in none.
+    /// thread that vanishes in between leaves it in both places, which [`Inbox::holds`] tells, and never in neither.
     pub fn take(&self, received: &AtomicPtr<Block>) {
         // Relaxed: only the value is needed; the exchange below confirms it. (`received` is the caller's own.)
         let mut head = self.head.load(Ordering::Relaxed);
@@ -115,7 +115,7 @@ impl Inbox {
 pub struct Piece {
     /// Number of the slice plus one; zero when there is no block.
     slice: Cell<u32>,
-    /// Blocks that it takes before it is sent.
+    /// Blocks that it still takes before it is sent.
     left: Cell<u16>,
     /// Slices that it pins: those of its slab.
     slices: Cell<u16>,
@@ -222,7 +222,7 @@ impl Parcel {
 
 /// The blocks that one heap collects for others. Touched by the heap's possessor only.
 pub struct Outbox {
-    /// Which pieces hold blocks: a bit each. (After a fork perhaps one that does not.)
+    /// Which pieces hold blocks: a bit each. (After a fork it may be set for one that holds none.)
     used: Cell<u32>,
     /// Slices of the slabs that all pieces hold blocks of; a slab counts as often as it has pieces.
     pinned: Cell<u32>,
@@ -305,12 +305,12 @@ impl Outbox {
         let slices = u32::from(piece.slices.get());
         let used = self.used.get() & !(1 << self.place(piece));
         self.used.set(used);
-        // (A vanished thread may have left it wrong.)
+        // (A vanished thread may have left the sum wrong.)
         self.pinned.set(if used == 0 { 0 } else { self.pinned.get().saturating_sub(slices) });
     }
 
-    /// Takes out all of `piece`, which is for `owner`, and what some others have for the same. `None` if a fork left
-    /// nothing.
+    /// Takes out all of `piece`, which is for `owner`, and what some others have for the same owner. `None` if a fork
+    /// left nothing.
     pub fn take<C: Checks>(&self, piece: &Piece, owner: *const Heap, secret: usize) -> Option<Parcel> {
         let (first, last) = piece.take();
         self.forget(piece);

@@ -9,7 +9,7 @@ use crate::sync::atomic::Ordering;
 use crate::sync::{Cell, signal_fence};
 use core::ptr;
 
-/// Where a slab stands with its heap. What the countdown means in each says `Slab::stand`.
+/// Where a slab stands with its heap. `Slab::stand` says what the countdown means in each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Standing {
@@ -34,7 +34,7 @@ const EXTENSION: usize = 16 << 10;
 pub enum Freed {
     /// Nothing that needs attention.
     Quietly,
-    /// The countdown arrived at zero: the heap looks at the slab's standing.
+    /// The countdown reached zero: the heap looks at the slab's standing.
     Event,
 }
 
@@ -179,9 +179,9 @@ impl Slab {
 
     /// Links never used blocks into a list, which it puts into `list`, and returns how many: none when the slab has
     /// none left. As many as a `page` holds, one at least; and more in a slab that has been used for some time: a third
-    /// of what it has handed out, so that not every fourth block is a slow event, and most pages are touched when they
-    /// are needed and not before. A thread that vanishes in between leaves a list that begins with a block that was
-    /// never handed out: see [`Slab::is_unborn`].
+    /// of what it has handed out, up to [`EXTENSION`] bytes, so that not every fourth block is a slow event, and most
+    /// pages are touched when they are needed and not before. A thread that vanishes in between leaves a list that
+    /// begins with a block that was never handed out: see [`Slab::is_unborn`].
     ///
     /// # Safety
     /// The caller possesses the owning heap, of which `list` is an empty list; `base` is the address of the slab's

@@ -42,8 +42,8 @@ impl Heap {
         };
         let bin = &self.bins[class];
         bin.refilled(class, count, &self.growth);
-        // In this order: a thread that vanishes in between leaves the list in two places, which `Heap::link_again`
-        // sees, and not in none.
+        // In this order: a thread that vanishes in between leaves the list in both places, which `Heap::link_again`
+        // sees, and never in neither.
         bin.list().set(slab.free_list());
         signal_fence();
         slab.forget_free();
@@ -77,7 +77,7 @@ impl Heap {
     /// no more.
     ///
     /// # Safety
-    /// The caller possesses the heap; no slab of the class has anything on its list.
+    /// The caller possesses the heap; the class's bin is empty, and so is the list of its current slab.
     unsafe fn extend_current<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize) -> *mut Block {
         // SAFETY: current slabs belong to this heap, which holds their arenas.
         let Some(slab) = (unsafe { self.current[class].get().as_ref() }) else { return ptr::null_mut() };
@@ -85,7 +85,7 @@ impl Heap {
         // SAFETY: possessed by the caller; the base is computed from the record.
         let count = unsafe { slab.extend::<C>(slab.base(), page, secret, bin.list()) };
         if count == 0 {
-            // Nothing on any list and nothing left to hand out: every block is out.
+            // Nothing on its list and nothing left to hand out: every block is out.
             self.current[class].set(ptr::null());
             slab.make_full();
             return ptr::null_mut();
@@ -95,7 +95,7 @@ impl Heap {
         unsafe { self.pop::<C>(class) }
     }
 
-    /// Makes an available slab current, which has nothing on its list, but blocks that were never handed out. `false`
+    /// Makes the first available slab current: its list is empty, but some of its blocks were never handed out. `false`
     /// if there is none.
     fn change_current(&self, class: usize) -> bool {
         // SAFETY: slabs in a list belong to this heap, which holds their arenas.
@@ -169,8 +169,8 @@ impl Heap {
         }
     }
 
-    /// Puts a block on the list of its slab, which this heap owns. Returns whether the slab is empty by that, and
-    /// closed.
+    /// Puts a block on the list of its slab, which this heap owns. Returns whether that left the slab empty, which is
+    /// closed then.
     ///
     /// # Safety
     /// As for [`Heap::free_local`].
@@ -231,7 +231,7 @@ impl Heap {
         }
     }
 
-    /// A slab's countdown arrived at zero: it was full, or it is empty. Returns whether it was closed.
+    /// A slab's countdown reached zero: it was full, or it is empty. Returns whether it was closed.
     #[cold]
     #[inline(never)]
     fn countdown_ended<P: Platform>(&self, from: &Heaps<P>, slab: &Slab) -> bool {

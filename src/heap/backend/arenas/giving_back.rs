@@ -100,8 +100,8 @@ impl Arenas {
         self.hints.raise(Asked::Vacant, position, 1);
     }
 
-    /// Purges dirty slices, `most` of them at most and up to a run more. Never under anything that another thread waits
-    /// for: a run is claimed first, so that nobody allocates it meanwhile. Returns how many were dirty no more.
+    /// Purges dirty slices, `most` of them and up to a run more. Holds nothing that another thread waits for: a run is
+    /// claimed first, so that nobody allocates it meanwhile. Returns how many are no longer dirty.
     pub fn purge<P: Platform>(&self, ground: &Ground<P>, by: &Claimant, most: usize) -> usize {
         let mut done = 0;
         // The arenas behind come first: claims start at the front.

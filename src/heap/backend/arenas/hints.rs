@@ -27,7 +27,7 @@ pub(in crate::heap) enum Asked {
     Empty = 2,
     /// Whether there are slabs in it.
     Slabs = 3,
-    /// Whether there was an arena at this position, and is none.
+    /// Whether there was an arena at this position, and there is none now.
     Vacant = 4,
 }
 
@@ -163,8 +163,8 @@ impl Hints {
         }
     }
 
-    /// Makes the byte at `position` what `measure` finds there, if that is less. `measure` looks no further than for
-    /// the answer that it is given.
+    /// Makes the byte at `position` what `measure` finds there, if that is less. `measure` need look no further than
+    /// the value that it is given.
     pub(in crate::heap) fn lower(&self, asked: Asked, position: usize, measure: impl Fn(usize) -> usize) {
         self.lower_to(asked, 0, position, measure);
     }

@@ -13,8 +13,8 @@ use crate::sync::atomic::Ordering;
 use crate::sync::seeded;
 
 impl Arenas {
-    /// What is to be done after slices were given back, which are `dirty` or not: the hints learn of them, and an arena
-    /// that has become empty may go. The caller is in the section in which it held the slices.
+    /// What is to be done after slices, `dirty` or not, were given back: the hints learn of them, and an arena that has
+    /// become empty may go. The caller is in the section in which it held the slices.
     pub(in crate::heap) fn given_back<P: Platform>(
         &self,
         ground: &Ground<P>,
@@ -62,7 +62,7 @@ impl Arenas {
     }
 
     /// What the hint of the arena at `position` should be; `most` if it is that or more. Descriptors live forever, so a
-    /// look needs no section; what it finds may be that of another arena by then, as any hint.
+    /// look needs no section; what it finds may be that of another arena by then, as with any hint.
     fn measure(&self, asked: Asked, position: usize, most: usize) -> usize {
         let Some(region) = self.region(position) else { return usize::from(asked == Asked::Vacant) };
         match asked {

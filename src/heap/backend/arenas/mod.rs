@@ -2,8 +2,8 @@
 //!
 //! A claim finds an arena with room by the hints, inside a reader section, and takes slices by compare-and-swap on its
 //! bitmap; when no arena has room the claimant maps another. No lock is common to any two of these: who maps an arena
-//! keeps nobody waiting, and an arena that is being unmapped returns claims with "no room". What a claim, a release or
-//! a figure costs does not depend on how many arenas there are or were: whoever looks for one asks the hints.
+//! keeps nobody waiting, and an arena that is being unmapped turns claims away: it has no room. What a claim, a release
+//! or a figure costs does not depend on how many arenas there are or were: whoever looks for one asks the hints.
 //!
 //! Freed slices are dirty until they are purged: see `giving_back`, which also unmaps arenas.
 
@@ -23,7 +23,8 @@ use crate::sync::{ZERO_IS_VALID, acquire, release, seeded};
 use crate::{atomic_array, const_unless_model};
 use core::ptr;
 
-/// Arenas that can exist at a time: 2 TiB of slabs and large blocks.
+/// Arenas that the table has places for: 2 TiB of slabs and large blocks. One beyond those serves the request that it
+/// was mapped for, and no other.
 const MAX_ARENAS: usize = if cfg!(any(loom, shuttle)) { 2 } else { 1 << 16 };
 /// Smallest arena, mapped when address space is short.
 const SMALLEST: usize = if cfg!(any(loom, shuttle)) { GRANULE } else { 1 << 20 };
@@ -41,7 +42,7 @@ pub struct Claim {
     pub clean: usize,
 }
 
-/// Every arena of the process.
+/// The arenas of the process.
 #[repr(C)] // As `Allocator`.
 pub struct Arenas {
     /// Positions ever used.
@@ -86,12 +87,12 @@ impl Arenas {
     ) -> Option<Claim> {
         let section = by.section(ground);
         let align = align.max(1);
-        // In a run of so many slices the claim fits wherever it begins.
+        // In a run of this length the claim fits wherever the run begins.
         let surely = slices + align - 1;
         let ask = |asked, prefer, least, most| {
             self.claim_hinted(ground, by, &section, [slices, align, least, most], asked, prefer)
         };
-        // Dirty slices of any arena before clean ones of the nearest: else each arena keeps dirty slices of its own.
+        // Dirty slices of any arena before clean ones of the nearest: or else each arena keeps dirty slices of its own.
         let dirty =
             if prefer == Prefer::Dirty { ask(Asked::Dirty, prefer, surely, usize::MAX) } else { None };
         let any = if prefer == Prefer::Dirty { Prefer::Any } else { prefer };
@@ -100,8 +101,8 @@ impl Arenas {
             .or_else(|| if align == 1 { None } else { ask(Asked::Room, any, slices, HOPES) })
     }
 
-    /// Claims `slices` slices at a multiple of `align` in an arena whose hint is at least `least`, of which it asks
-    /// `most` at most, the one that served this heap last first.
+    /// Claims `slices` slices at a multiple of `align` in an arena whose hint is at least `least`. Asks at most `most`
+    /// arenas, first the one that served this claimant last.
     fn claim_hinted<P: Platform>(
         &self,
         ground: &Ground<P>,
@@ -323,7 +324,7 @@ impl Arenas {
         region.slices().dirty_within((base - region.base()) / SLICE, 1) > 0
     }
 
-    /// Whether an arena may be empty that is still mapped.
+    /// Whether some mapped arena may be empty.
     pub fn has_empty(&self) -> bool {
         self.hints.find(Asked::Empty, Way::Up, 0, 1).is_some()
     }
