@@ -1,7 +1,8 @@
 //! The command `specmalloc`: runs any program under the allocator, and shows what the allocator did.
 //!
 //! `library` finds libspecmalloc.so; `target` and `elf` tell whether the program will be served; `child` runs it and
-//! ends as it ended; `report` shows the statistics. May import the public API of `specmalloc` only.
+//! ends as it ended; `report` shows the statistics. Uses of `specmalloc` its statistics and the record that processes
+//! share, and nothing else.
 
 mod child;
 mod elf;

@@ -16,10 +16,10 @@ extern "C" {
 
 /* Figures of the whole process. Later versions append fields and never change those that are here. */
 struct specmalloc_statistics {
-    uint64_t live_bytes;          /* in blocks that the program holds: large ones as asked for, others at their usable size */
+    uint64_t live_bytes;          /* in live blocks: large ones as asked for, others at their usable size */
     uint64_t live_blocks;         /* number of those blocks */
     uint64_t cached_bytes;        /* free blocks inside slabs, and huge blocks kept for reuse */
-    uint64_t dirty_bytes;         /* free slices that are still resident */
+    uint64_t dirty_bytes;         /* free slices that may still be resident */
     uint64_t reserved_bytes;      /* address space mapped */
     uint64_t resident_bytes;      /* of it thought resident: an estimate, the kernel is not asked */
     uint64_t peak_live_bytes;     /* most live bytes seen */
@@ -27,10 +27,10 @@ struct specmalloc_statistics {
     uint64_t purged_bytes;        /* given back to the system by purging, in all */
     uint64_t regions;             /* regions mapped, of all kinds */
     uint64_t arenas;              /* regions that are arenas */
-    uint64_t huge_regions;        /* regions that are huge blocks */
-    uint64_t mappings;            /* entries that the allocator has in /proc/self/maps */
-    uint64_t threads;             /* threads that own a heap */
-    uint64_t heaps;               /* heaps, those of exited threads included */
+    uint64_t huge_regions;        /* regions of huge blocks, those kept for reuse included */
+    uint64_t mappings;            /* entries that the allocator has in /proc/self/maps, at most */
+    uint64_t threads;             /* heaps that a thread possesses */
+    uint64_t heaps;               /* heaps, those that nobody possesses included */
     uint64_t remote_frees;        /* blocks freed by a thread that does not own their slab, in all */
     uint64_t grace_periods;       /* grace periods passed */
     uint64_t retired_pending;     /* things that wait for one */
@@ -44,7 +44,7 @@ struct specmalloc_statistics {
     uint64_t lookup_taken;        /* bets on a lookup without a lock */
     uint64_t lookup_won;
     uint64_t lookup_lost;
-    uint64_t space_taken;         /* bets on address space reserved beyond what was asked */
+    uint64_t space_taken;         /* bets on address space reserved beyond what was asked for */
     uint64_t space_won;
     uint64_t space_lost;
     uint64_t population_taken;    /* bets on memory faulted in ahead of use */
@@ -58,7 +58,7 @@ struct specmalloc_statistics {
  */
 size_t specmalloc_get_statistics(struct specmalloc_statistics *out, size_t size);
 
-/* Gives every free page back to the system. Returns 1 if there were any, else 0. */
+/* Gives back to the system what is free in whole slices and huge blocks. Returns 1 if anything was given, else 0. */
 int specmalloc_trim(void);
 
 /*
@@ -69,7 +69,8 @@ int specmalloc_set_option(const char *name, const char *value);
 
 /*
  * Stores the value of the option NAME, a number (0 or 1 for a switch), in the SIZE bytes at VALUE as a string, cut off
- * if need be, and returns its length without the final zero, as snprintf does; or returns -1 if there is no such option.
+ * if need be, and returns its length without the final zero, as snprintf does; or returns -1 if there is no such
+ * option.
  */
 int specmalloc_get_option(const char *name, char *value, size_t size);
 
@@ -77,8 +78,9 @@ int specmalloc_get_option(const char *name, char *value, size_t size);
 size_t specmalloc_usable_size(const void *pointer);
 
 /*
- * A number that stands for the heap that the block at POINTER belongs to: equal for blocks of one heap. 0 for memory
- * that is not specmalloc's. Any pointer may be asked about.
+ * A number that stands for the heap that the block at POINTER belongs to, equal for blocks of one heap. 0 for a block
+ * of more than 32 KiB, which belongs to none, and for anything that is no live block of specmalloc's. Any pointer may
+ * be asked about.
  */
 size_t specmalloc_heap_of(const void *pointer);
 

@@ -58,7 +58,7 @@ pub fn namespace_appears() {
 
 /// The end of the data segment.
 fn end_of_segment() -> usize {
-    // SAFETY: the kernel answers a request for the impossible end 0 with the end as it is.
+    // SAFETY: to a request for the impossible end 0 the kernel returns the end as it is.
     unsafe { libc::syscall(libc::SYS_brk, 0) as usize }
 }
 

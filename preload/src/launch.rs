@@ -69,8 +69,8 @@ extern "C" fn loaded() {
 #[unsafe(link_section = ".init_array")]
 static LOADED: extern "C" fn() = loaded;
 
-/// Makes a thread of the program by `create`, which is given what to start and with what argument. `no_memory` is the
-/// answer if there is not even memory for that.
+/// Makes a thread of the program by `create`, which is given what to start and with what argument. Returns `no_memory`
+/// if there is not even memory for that.
 fn launch(
     start: *const c_void,
     argument: *mut c_void,

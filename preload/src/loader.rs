@@ -3,10 +3,10 @@
 //! That flag lets a library find libc's functions before anybody else's, and malloc and free are among them: it would
 //! free with the one allocator what came from the other, for much of what libc hands out is made by the malloc that the
 //! process uses. So the flag is taken out, unless the option `deepbind` says otherwise. Only in the program's own
-//! namespace: in another, a library has a libc of its own there, flag or not.
+//! namespace: in another a library has a libc of its own, flag or not.
 //!
-//! Both jump on to libc's function with the stack as the caller left it: from the address that it returns to, libc
-//! knows who asks, hence in which namespace and along which RUNPATH to look, and what `$ORIGIN` is.
+//! Both jump on to libc's function with the stack as the caller left it: from its return address libc knows who asks,
+//! hence in which namespace and along which RUNPATH to look, and what `$ORIGIN` is.
 
 use crate::next::Next;
 use crate::{glibc, raw};
@@ -129,7 +129,7 @@ macro_rules! jump_on {
     };
 }
 
-/// Loads a library, as libc's function of this name does, but that its symbols are found after the program's.
+/// Loads a library, as libc's function of this name does, except that its symbols are found after the program's.
 ///
 /// # Safety
 /// As for libc's.

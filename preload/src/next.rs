@@ -16,7 +16,7 @@ impl Next {
     }
 
     /// The function; null if there is none. Looked up when the library is loaded, or by the first caller of the
-    /// function, who can as well be held up by the dynamic linker as by what he called.
+    /// function, who may as well be held up by the dynamic linker as by what was called.
     pub fn get(&self) -> *mut c_void {
         // Relaxed (both): an address of code that was there before this library.
         let found = self.found.load(Ordering::Relaxed);

@@ -117,8 +117,8 @@ unsafe impl Thread for PreloadThread {
         EXIT.arm(counted)
     }
 
-    /// Where the program has left no key: by what destructors of C++ thread-locals are registered with. The first that
-    /// is registered runs last; the destructors of keys come later, and what they allocate is borrowed for.
+    /// Where the program has left no key: by the function that registers destructors of C++ thread-locals. The first
+    /// that is registered runs last; the destructors of keys come later, and allocate from borrowed heaps.
     fn call_at_exit_with_locks(counted: bool) -> bool {
         unsafe extern "C" {
             fn __cxa_thread_atexit_impl(

@@ -99,8 +99,8 @@ pub extern "C" fn mallinfo() -> MallInfo {
     MallInfo(fields.map(|field| c_int::try_from(field).unwrap_or(c_int::MAX)))
 }
 
-/// Gives memory that is free back to the system; returns 1 if there was any. Nothing is kept, whatever
-/// the padding asked for.
+/// Gives memory that is free back to the system; returns 1 if there was any. Nothing is kept, whatever the padding asks
+/// for.
 #[unsafe(no_mangle)]
 pub extern "C" fn malloc_trim(_pad: usize) -> c_int {
     raw::trim().into()

@@ -15,9 +15,9 @@ const INTERVAL_MS: u64 = 20;
 
 /// The process's figures now.
 ///
-/// Live blocks are exact for the calling thread's heap and for slabs that no thread allocates from at the moment;
-/// blocks that are free in another thread's current slabs count as live. What other threads do meanwhile may be seen
-/// half done.
+/// Live blocks are exact for the calling thread's heap, and for others once they have been tidied: until then, free
+/// blocks in the bins of another live thread, and those on their way to it, count as live. What other threads do
+/// meanwhile may be seen half done.
 pub fn statistics<T: Thread>() -> Statistics {
     let take = |heap: Option<&Heap>| heap.map(|heap| process().census::<T::Checks>(heap));
     with_heap_to_free::<T, _>(&Options::new(), take).map_or(Statistics::new(), |census| figures(&census))

@@ -33,7 +33,7 @@ fn malloc_medium<T: Thread>(size: usize) -> *mut u8 {
     }
 }
 
-/// The block that was freed last of those in the bin `at` so many words, which serves `size` bytes.
+/// The block that was freed last of those in the bin that lies `at` words from the first, which serves `size` bytes.
 #[inline(always)]
 fn take<T: Thread>(size: usize, at: usize) -> *mut u8 {
     let heap = T::heap();
@@ -102,8 +102,7 @@ unsafe fn free_own<T: Thread>(heap: *const Heap, slab: &Slab, block: *mut Block,
 }
 
 /// The rest of a free for which there was no room at hand, and the end of the step. Out of line and called last, so
-/// that
-/// `free` needs no stack.
+/// that `free` needs no stack.
 #[cold]
 #[inline(never)]
 fn free_beyond<T: Thread>(block: *mut Block, slab: &Slab, heap: *const Heap) {
@@ -140,8 +139,8 @@ fn malloc_refused<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
     allocate::<T>(size, 1, false)
 }
 
-/// The rest of a free whose block the heap does not find by one load: another heap's, or of one of so many slabs of its
-/// own that its table does not hold them all. Anything else is freed outside the step, also what ends in a message.
+/// The rest of a free whose block the heap does not find by one load: another heap's, or one of its own whose slab has
+/// no place in its table. Anything else is freed outside the step, what ends in a message included.
 ///
 /// # Safety
 /// As for [`free`]; the thread is in a step.
@@ -313,11 +312,11 @@ pub fn aligned<T: Thread>(align: usize, size: usize) -> *mut u8 {
     allocate::<T>(size, align, false)
 }
 
-/// realloc, for a `size` above zero and a block that is not null: the block with `size` bytes, moved if need be, or
-/// null with `ENOMEM` and the block as it was.
+/// realloc, for a `size` above zero: the block with `size` bytes, moved if need be, or null with `ENOMEM` and the block
+/// as it was. A null block makes it [`malloc`].
 ///
 /// # Safety
-/// `block` is a live block of this allocator.
+/// `block` is null or a live block of this allocator.
 pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
     if block.is_null() {
         return malloc::<T>(size);
@@ -414,7 +413,7 @@ pub unsafe fn free_sized<T: Thread>(block: *mut u8, size: usize) {
     unsafe { free::<T>(block) }
 }
 
-/// Gives back to the system everything that is free. Returns whether anything was.
+/// Gives back to the system what is free in whole slices and huge blocks. Returns whether anything was.
 pub fn trim<T: Thread>() -> bool {
     crate::global::trim::<T>()
 }

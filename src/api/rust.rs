@@ -40,7 +40,7 @@ std::thread_local! {
 /// Destructors of keys run after those of thread-locals, which may allocate and free.
 static EXIT: ExitKey = ExitKey::new(at_exit);
 
-/// At the end of a thread. Where no lock of the C library's is held, so the helper may be started, should it not have
+/// At the end of a thread, where no lock of the C library's is held: so the helper may be started, should it not have
 /// been when the threads that are left began.
 unsafe extern "C" fn at_exit(counted: *mut c_void) {
     exit_thread::<RustThread>(was_counted(counted));
@@ -121,7 +121,7 @@ impl SpecMalloc {
         self
     }
 
-    /// Whether the allocator's mappings have names in `/proc/PID/maps`. Default: yes, where the kernel gives them any.
+    /// Whether the allocator's mappings have names in `/proc/PID/maps`, where the kernel gives them any. Default: no.
     pub const fn names(mut self, on: bool) -> SpecMalloc {
         self.options.names = Some(on);
         self
@@ -154,7 +154,7 @@ impl SpecMalloc {
         figures::statistics::<RustThread>()
     }
 
-    /// Gives back to the system everything that is free. Returns whether anything was.
+    /// Gives back to the system what is free in whole slices and huge blocks. Returns whether anything was.
     pub fn trim(&self) -> bool {
         crate::global::trim::<RustThread>()
     }

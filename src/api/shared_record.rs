@@ -21,7 +21,7 @@ use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 /// The environment variable that carries the path of the file.
 pub const VARIABLE: &CStr = c"SPECMALLOC_STATS";
 
-/// Records in a file that nobody asked otherwise: 16 MiB of address space, of which only used records have memory.
+/// Records in a file unless its maker asks otherwise: 16 MiB of address space, of which only used records have memory.
 pub const CAPACITY: usize = 4096;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"specstat");
@@ -85,7 +85,7 @@ unsafe impl Sync for Mapped {}
 struct Descriptor(c_int);
 
 impl Descriptor {
-    /// What a call that makes one has answered.
+    /// What a call that makes one has returned.
     fn new(answer: c_int) -> Result<Descriptor, Errno> {
         if answer < 0 { Err(last_error()) } else { Ok(Descriptor(answer)) }
     }

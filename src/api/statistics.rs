@@ -49,7 +49,8 @@ pub struct ClassStatistics {
     pub slabs: u64,
 }
 
-/// The figures of one process, taken at one time (each field is exact; the fields are not one instant's).
+/// The figures of one process. They are not one instant's; free blocks in the bins of other live threads, and those on
+/// their way to them, count as live until the threads' heaps are tidied.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Statistics {
@@ -59,7 +60,7 @@ pub struct Statistics {
     pub live_blocks: u64,
     /// Bytes of free blocks inside slabs and of huge blocks kept for reuse.
     pub cached_bytes: u64,
-    /// Bytes of free slices that are still resident.
+    /// Bytes of free slices that may still be resident.
     pub dirty_bytes: u64,
     /// Bytes of address space mapped, for regions and for the allocator's own records.
     pub reserved_bytes: u64,
@@ -75,13 +76,14 @@ pub struct Statistics {
     pub regions: u64,
     /// Regions that are arenas.
     pub arenas: u64,
-    /// Regions that are huge blocks.
+    /// Regions of huge blocks, those that are kept for reuse included.
     pub huge: u64,
-    /// Mappings (VMAs) that the allocator owns: what counts against `vm.max_map_count`.
+    /// Mappings (VMAs) that the allocator owns: what counts against `vm.max_map_count`. An upper bound, for neighbours
+    /// may merge.
     pub mappings: u64,
-    /// Threads that own a heap now.
+    /// Heaps that a thread possesses now.
     pub threads: u64,
-    /// Heaps that exist: owned ones and those of exited threads.
+    /// Heaps that exist, those that nobody possesses included.
     pub heaps: u64,
     /// Blocks freed by a thread that does not own their slab, in all.
     pub remote_frees: u64,

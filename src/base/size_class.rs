@@ -1,8 +1,8 @@
 //! Size classes: which block size serves a request.
 //!
-//! Up to 128 bytes a class every 16 bytes; above it eight classes to a doubling, so that a block is at most
-//! 1/9 (11.1 %) larger than the request. A class size is a multiple of every power of two that divides the
-//! request rounded up to it, so an aligned request needs no classes of its own: see [`class_of_aligned`].
+//! Up to 128 bytes a class every 16 bytes; above it eight classes to a doubling, so that at most 1/9 (11.1 %) of a
+//! block is more than was asked for. An aligned request needs no classes of its own: rounded up to a multiple of its
+//! alignment it is served by a class whose size is such a multiple, too. See [`class_of_aligned`].
 
 use super::address::SLICE;
 
@@ -12,7 +12,7 @@ pub const MIN_BLOCK: usize = 16;
 /// Largest request in bytes that is a block of a slab; above it, a request is a run of slices.
 pub const SMALL_MAX: usize = 32 << 10;
 
-/// Largest request in bytes whose slab is a single slice: the fast paths know no other.
+/// Largest request in bytes whose slab is a single slice.
 pub const QUICK_MAX: usize = 8 << 10;
 
 /// Classes below the first doubling: 16, 32, ... 128 bytes.
@@ -34,7 +34,8 @@ pub struct ClassInfo {
     pub slices: u32,
     /// floor(2^64 / size) + 1. Modulo 2^64, `offset * reciprocal` is `index * excess` for the offset of the block at
     /// `index`, and far more than that for every other offset, up to 2^47 bytes before and behind the slab. So one
-    /// comparison tells whether an offset is that of one of the first so many blocks: see [`ClassInfo::limit`].
+    /// comparison tells whether an offset is that of one of the first `n` blocks, for any `n`: see
+    /// [`ClassInfo::limit`].
     ///
     /// Why: with `offset = index * size + rest` the product is `index * excess + rest * reciprocal`, and `excess` is at
     /// most `size`. Without a rest it is at most the offset, below 2^47, and ordered by the index. With one it lies

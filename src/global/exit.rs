@@ -1,6 +1,5 @@
 //! How the end of a thread is noticed: a key of thread-specific data, whose destructor runs when the thread returns,
-//! calls
-//! `pthread_exit` or is cancelled, after the destructors of thread-locals.
+//! calls `pthread_exit` or is cancelled, after the destructors of thread-locals.
 //!
 //! In glibc neither making a key nor setting a value takes a lock, so both may happen in the middle of a malloc inside
 //! the C library. (`__cxa_thread_atexit_impl` takes the dynamic linker's.) A value of a key beyond the first 32 is kept

@@ -12,7 +12,8 @@
 //!
 //! Whatever runs here may be in the middle of a malloc or free inside the C library, which may hold any lock of its
 //! own; so nothing here takes one. What does, registering handlers and making threads, is done when the library is
-//! loaded, and where a thread is made ([`thread_made`](super::thread_made)).
+//! loaded, and where a thread is made or found ([`thread_made`](super::thread_made),
+//! [`thread_found`](super::thread_found)).
 
 use super::fork;
 use super::options::Options;
@@ -26,15 +27,14 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use core::ptr;
 
 /// Runs `body` with a heap that the caller is alone in meanwhile: the thread's own, or one that is borrowed from the
-/// pool: in a signal handler that interrupted the allocator, while another thread visits the own one, and after the
-/// thread's exit.
-/// `None` when there is no memory for a heap.
+/// pool (in a signal handler that interrupted the allocator, while another thread visits the thread's own, and after
+/// the thread's exit). `None` when there is no memory for a heap, or none is left to wait for.
 #[inline(never)]
 pub fn with_heap<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap>) -> R) -> R {
     with::<T, R, true>(options, body)
 }
 
-/// The same for a free, which is no reason to arm the thread: it may be the last that is heard of it.
+/// The same for a free, which is no reason to arm the thread: it may be the last that is heard of the thread.
 #[inline(never)]
 pub fn with_heap_to_free<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap>) -> R) -> R {
     with::<T, R, false>(options, body)
@@ -159,7 +159,7 @@ pub fn begin_thread<T: Thread>() {
     }
 }
 
-/// Gives the calling thread's heap up, without what is empty in it: slabs that hold blocks stay with the heap, for the
+/// Gives the calling thread's heap up, after what is free in it: slabs that hold blocks stay with the heap, for the
 /// next thread that possesses it or frees those blocks. What the thread allocates and frees afterwards goes through
 /// borrowed heaps, whether it had one of its own or not.
 pub fn exit_thread<T: Thread>(counted: bool) {

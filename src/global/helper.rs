@@ -1,8 +1,9 @@
 //! The helper thread: gives memory back by age in a process that has several threads anyway.
 //!
-//! Never started before the program's own second thread, and only where nothing is held: by whoever makes a thread,
-//! when it is made, never by malloc or free, for `pthread_create` takes locks that a caller of those may hold. All
-//! signals blocked; the policy and the processors that the process had when it was loaded, not those of whoever came
+//! Never started before the program's own second thread, and only where nothing is held, for `pthread_create` takes
+//! locks that a caller of malloc or free may hold: by whoever makes a thread, when it is made; and in a Rust program,
+//! whose threads are not announced, by the free that a new thread begins with, or at a thread's end. All signals
+//! blocked; an ordinary policy and the processors that the process had when it was loaded, not those of whoever came
 //! second; asleep without a timer when nothing is left to give back, and no thread's heap to tidy. It possesses no heap
 //! and borrows one for each tick. It ends when one thread of the program is left: see
 //! [`HelperState`](crate::heap::HelperState).
@@ -33,14 +34,14 @@ const CPU_WORDS: usize = 1024 / usize::BITS as usize;
 
 /// Whether the helper is to end without waiting for another thread to come.
 static DISMISSED: AtomicBool = AtomicBool::new(false);
-/// The processors that the process might use when it was loaded, and how many bytes of that the kernel told.
+/// The processors that the process might use when it was loaded, and how many bytes of them the kernel told.
 static PROCESSORS: [AtomicUsize; CPU_WORDS] = [const { AtomicUsize::new(0) }; CPU_WORDS];
 static PROCESSORS_BYTES: AtomicUsize = AtomicUsize::new(0);
 
 /// Notes the processors of the process. When it is loaded.
 extern "C" fn note_processors() {
     let mut words = [0usize; CPU_WORDS];
-    // SAFETY: the kernel writes at most so many bytes of `words`.
+    // SAFETY: the kernel writes no more bytes than `words` has.
     let told =
         unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, size_of_val(&words), words.as_mut_ptr()) };
     for (noted, word) in PROCESSORS.iter().zip(words) {
@@ -55,8 +56,8 @@ extern "C" fn note_processors() {
 #[unsafe(link_section = ".init_array")]
 static AT_LOAD: extern "C" fn() = note_processors;
 
-/// Makes a thread of the program by `make`, which returns whether it came to be. The helper is started here, if need
-/// be: whoever makes a thread holds nothing that making a thread needs.
+/// Makes a thread of the program by `make`; `is_made` tells from what that returns whether there is one. The helper is
+/// started here, if need be: whoever makes a thread holds nothing that making a thread needs.
 pub fn thread_made<T: Thread, R>(make: impl FnOnce() -> R, is_made: impl FnOnce(&R) -> bool) -> R {
     // The child of a fork is told before it has a second thread, which could not tell that it is one.
     fork::notice();
@@ -123,7 +124,7 @@ extern "C" fn run<T: Thread>(_: *mut c_void) -> *mut c_void {
             with_heap::<T, _>(&Options::new(), |heap| {
                 heap.map(|heap| process().leave_alone::<T::Checks>(heap))
             });
-            // What was sent meanwhile nobody else may ever receive.
+            // Nobody else may ever receive what was sent meanwhile.
             if !process().has_mail() {
                 break;
             }
@@ -154,10 +155,10 @@ fn settle_in() {
     }
 }
 
-/// Gives memory back until nobody needs that any more.
+/// Gives memory back until no helper is needed or allowed any more.
 fn help<T: Thread>() {
     let (helper, bell, os) = (process().helper(), process().bell(), process().space().os());
-    // Whether a thread that came since the last but one was left would have been seen.
+    // Whether it has lingered since one thread was left: one that came soon after would have been seen.
     let mut lingered = false;
     let mut watched = os.now_ms();
     loop {
@@ -184,7 +185,7 @@ fn help<T: Thread>() {
             bell.pause(os, process().tick_ms());
         } else {
             let watches = process().has_untidied();
-            // Whoever ends that a heap is tidied rings.
+            // Whoever comes to a tidied heap rings.
             let is_awake =
                 || !is_allowed() || process().has_idle_memory() || !watches && process().has_untidied();
             helper.sleeps(bell, os, watches.then_some(WATCH_MS), is_awake);

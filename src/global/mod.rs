@@ -3,8 +3,8 @@
 //! May import everything below. A process has one allocator, [`process`]; which heap a thread uses is kept wherever its
 //! [`Thread`] type says: in a `thread_local!` of a Rust program, or in an initial-exec variable of the preload library.
 //!
-//! Its rooms, the lowest first; none imports one behind it (`tests/layering` looks): `process`, `presence`, `options`,
-//! `thread`, `fork`, `start`, `heaps`, `helper`; and `exit`, which stands alone.
+//! Its rooms, the lowest first; none imports one that comes after it (`tests/layering` checks): `process`, `presence`,
+//! `options`, `thread`, `fork`, `start`, `heaps`, `helper`; and `exit`, which stands alone.
 
 mod exit;
 mod fork;

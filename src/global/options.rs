@@ -1,7 +1,7 @@
 //! Options: from the `static` of a Rust program, from the environment, from the C interface. The last one wins.
 //!
-//! `SPECMALLOC_CONF=key:value,...`. Sizes take a suffix K, M or G; switches are `on` and `off`. A key or value that is
-//! not known gives one line on standard error and leaves the default.
+//! `SPECMALLOC_CONF=key:value,...`. Sizes take a suffix K, M or G; switches are `on` and `off`. A key or value there
+//! that is not known gives one line on standard error and changes nothing.
 
 use super::presence;
 use super::process::{environment, process};
@@ -9,7 +9,7 @@ use crate::base::GRANULE;
 use crate::pal::to_stderr;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
-/// What a Rust program can set in its `static`.
+/// What one of the three sets; `None` leaves an option as it is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     pub(crate) dirty_bytes: Option<usize>,

@@ -14,8 +14,8 @@ pub fn process() -> &'static Allocator<Linux> {
     &PROCESS
 }
 
-/// Notes what the process may have of memory, once. That opens and reads some ten files, which would be an eighth of
-/// what a program costs that ends at once; but a sandbox may forbid it later on pain of death. So it is done when the
+/// Notes how much memory the process may have, once. That opens and reads some ten files, which would be an eighth of
+/// what a program that ends at once costs; but a sandbox may forbid it later on pain of death. So it is done when the
 /// process is about to shut itself off, to have a second thread, or more memory than one arena holds, whichever comes
 /// first; and where the first cannot be known, when it is loaded.
 pub fn learn_limits() {
@@ -26,7 +26,7 @@ pub fn learn_limits() {
     }
 }
 
-/// The same if the process has more than one arena by now.
+/// The same if more address space is mapped by now than one arena takes.
 pub(super) fn learn_limits_if_large() {
     if process().space().mapped() > GRANULE {
         learn_limits();

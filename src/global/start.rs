@@ -28,7 +28,7 @@ pub(super) fn prepare() {
 }
 
 /// Starts the allocator before its first use. Threads that race here do so before there is anything to race for: each
-/// may run the idempotent part, and only the first registers hooks and reads the environment.
+/// may run the idempotent part, and only the first reads the environment and maps the witness of forks.
 pub(super) fn start(options: &Options) {
     // Acquire: pairs with the Release below.
     if STAGE.load(Ordering::Acquire) == STARTED {

@@ -57,7 +57,7 @@ pub unsafe trait Thread: 'static {
     fn change_heap(before: *const Heap, heap: *const Heap) -> bool;
     /// The thread.
     fn id() -> ThreadId;
-    /// The block at `address`, which is not in this allocator's memory, if another allocator is known that it came
+    /// The block at `address`, which is not in this allocator's memory, if it is known which other allocator it came
     /// from.
     fn stray(_address: usize) -> Option<Stray> {
         None
@@ -83,8 +83,8 @@ pub unsafe trait Thread: 'static {
     }
 }
 
-/// Begins a step in `heap`, what `heap()` has answered. If it answers `false`, the thread is refused, and owes the heap
-/// an [`undo_step`].
+/// Begins a step in `heap`, which `heap()` has returned. `false` if the thread is refused; then it owes the heap an
+/// [`undo_step`].
 ///
 /// # Safety
 /// `heap` is a heap, which lives forever.

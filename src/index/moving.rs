@@ -62,8 +62,8 @@ impl<P: Platform> Space<P> {
         Move::Undone
     }
 
-    /// Copies the first `len` bytes of `from` to `to`, and gives each part back as it has been copied: never are all of
-    /// both resident.
+    /// Copies the first `len` bytes of `from` to `to`, and gives each part back when it has been copied: the two are
+    /// never resident as a whole at once.
     ///
     /// # Safety
     /// The caller owns both, they are as long as that, and nobody uses either meanwhile.

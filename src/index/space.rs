@@ -20,7 +20,7 @@ use crate::sync::{Counter, atomic_array, seeded};
 /// the default `vm.max_map_count`.
 const GUARDED_MAPPINGS: usize = 16 << 10;
 
-/// Whether a region is to have a guard page, when there are so many mappings.
+/// Whether a region is to have a guard page, when there are `mappings` mappings.
 pub(super) const fn wants_guard(kind: Kind, mappings: usize) -> bool {
     matches!(kind, Kind::Arena) || mappings < GUARDED_MAPPINGS
 }
@@ -55,8 +55,7 @@ pub struct SpaceCounts {
     pub metadata: usize,
 }
 
-/// Bytes that may be resident in regions that wait for others to share a grace period with: what the options let stay
-/// free in a process with a helper.
+/// Bytes that may be resident in regions that wait for others to share a grace period with.
 const WAITING_MOST: usize = 32 << 20;
 
 /// The regions of one process.
@@ -143,7 +142,7 @@ impl<P: Platform> Space<P> {
     /// claims in, and others may retire it from then on whenever it is empty. A huge region has its guard behind it.
     ///
     /// # Errors
-    /// What the system answered, as a rule `ENOMEM`; nothing is lost by that.
+    /// The system's, as a rule `ENOMEM`; nothing is lost by that.
     pub fn map_region(
         &self,
         kind: Kind,
@@ -278,7 +277,7 @@ impl<P: Platform> Space<P> {
 
     /// Takes an arena out of use if no slice of it is claimed: freezes it first. Then `unlist` clears whatever leads to
     /// it beside the index: nobody who enters a section after the retirement may find it. The caller is in a section in
-    /// which it found the arena, or the arena's life could have ended.
+    /// which it found the arena: otherwise the arena's life could have ended.
     pub fn retire_arena(
         &self,
         region: &'static Region,

@@ -113,7 +113,7 @@ impl Index {
         self.at(address)
     }
 
-    /// As [`Index::lookup`], where a section is not needed or not to be shown.
+    /// As [`Index::lookup`], where a section is not needed or cannot be shown.
     #[inline]
     pub(super) fn at(&self, address: usize) -> Option<&'static Region> {
         match self.walk(address) {

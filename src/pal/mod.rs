@@ -133,7 +133,7 @@ pub unsafe trait Platform: Send + Sync + 'static {
     fn address_space_limit(&self) -> usize;
 
     /// Bytes of memory that the process may still get, by its own limits and those of its control groups, or
-    /// `usize::MAX`. Opens files: only when the process is loaded.
+    /// `usize::MAX`. Opens files: asked once, when `global` says so.
     fn memory_left(&self) -> usize;
 
     /// Random bits for secrets and placement; not for cryptography.

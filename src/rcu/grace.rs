@@ -21,8 +21,8 @@ pub enum GraceError {
 /// Looks at a slot before the caller of [`Rcu::synchronize`] lets others run.
 const SPINS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 100 };
 
-/// Slots that a grace period looks at for each link of a batch that is worth it. To map and unmap a region takes some
-/// microseconds; so many looks take less than one.
+/// Slots that a grace period looks at for each link of a batch that is worth it. Mapping and unmapping a region takes
+/// some microseconds; these looks take less than one.
 const SLOTS_A_LINK: usize = 64;
 
 /// No batch is on its way; links may be ready to be handed over.
@@ -87,8 +87,8 @@ impl Grace {
         self.failed_at.load(Ordering::Relaxed) != 0
     }
 
-    /// Runs the heavy barrier while so many links are retired, unless it has failed lately: what has failed will most
-    /// likely fail again, for a filter of system calls stays. It is tried again when twice as many wait for it.
+    /// Runs the heavy barrier while `retired` links wait, unless it has failed lately: what has failed will most likely
+    /// fail again, for a filter of system calls stays. It is tried again when twice as many wait for it.
     pub(super) fn try_barrier<P: Platform>(&self, os: &P, retired: usize) -> Result<(), GraceError> {
         // Relaxed, here and below: a hint; looked at first, for it hardly ever changes.
         let failed_at = self.failed_at.load(Ordering::Relaxed);
@@ -180,7 +180,7 @@ impl Rcu {
         self.slots.count().div_ceil(SLOTS_A_LINK)
     }
 
-    /// Whether so many wait, or none, so that there is nothing to be put off.
+    /// Whether a batch waits, or nothing does, so that there is nothing to put off.
     pub fn has_batch(&self) -> bool {
         let waiting = self.retired.len();
         waiting == 0 || waiting >= self.batch()

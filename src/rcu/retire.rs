@@ -69,7 +69,8 @@ impl RetireList {
 
     /// How many links are between `retire` and `done`; exact when nobody is in the middle of either.
     pub(super) fn len(&self) -> usize {
-        // Relaxed: a count, not a promise. `handed` first, so that links handed over in between are not missing twice.
+        // Relaxed: a count, not a promise. `handed` first, so that links retired and handed over in between are not
+        // taken off uncounted.
         let handed = self.handed.load(Ordering::Relaxed);
         self.retired.load(Ordering::Relaxed).saturating_sub(handed)
     }

@@ -105,7 +105,7 @@ impl RegionId {
     }
 
     /// Pins the region of this life; needs no section, for descriptors are immortal. A pin on a later life of the
-    /// descriptor is given back, and the answer is [`Pinning::Detached`].
+    /// descriptor is given back, and the result is [`Pinning::Detached`].
     pub fn try_pin<P: Platform>(&self, os: &P) -> Pinning {
         let pinning = self.region.state.try_pin();
         if pinning == Pinning::Pinned
@@ -122,10 +122,10 @@ impl RegionId {
 /// The descriptor of a region. Immortal; its lives are told apart by the generation.
 ///
 /// Which thread may touch what:
-/// 1. `base`, `len`, `mapped`, `held`, `kind`, `generation` are written only between [`Descriptors::take`] and
-///    `attach`, by the thread that took the descriptor. They may be read at any time; what they say holds for a reader
-///    in a section that looked the region up, for a holder of a pin that has re-checked the generation, and for the
-///    owner of a live block.
+/// 1. `base`, `len`, `mapped`, `held`, `kind`, `mappings` are written only between [`Descriptors::take`] and `attach`,
+///    by the thread that took the descriptor; `generation` by `detach`. They may be read at any time; what they say
+///    holds for a reader in a section that looked the region up, for a holder of a pin that has re-checked the
+///    generation, and for the owner of a live block.
 /// 2. `state` changes by its transitions only. `cut` is written by the owner of the only block.
 /// 3. `slices` changes by its own rules, and only while the region is attached.
 /// 4. `retired` belongs to the thread that won `exclude`; `link` to the pool or list that the descriptor is in.
@@ -378,7 +378,7 @@ impl Descriptors {
     /// A detached descriptor for the caller alone.
     ///
     /// # Errors
-    /// What the system answered when it was asked for metadata.
+    /// The system's, when it was asked for metadata.
     pub fn take<P: Platform>(&self, os: &P, metadata: &Metadata) -> Result<&'static Region, Errno> {
         match self.free.take() {
             Some(region) => Ok(region),

@@ -85,7 +85,7 @@ impl Metadata {
     /// `size` bytes of zeroed memory at a multiple of `align` (a power of two, at most a page), for good.
     ///
     /// # Errors
-    /// What the system answered when it was asked for a chunk; nothing is lost by that.
+    /// The system's, when it was asked for a chunk; nothing is lost by that.
     pub fn allocate<P: Platform>(&self, os: &P, size: usize, align: usize) -> Result<NonNull<u8>, Errno> {
         debug_assert!(align.is_power_of_two() && align <= os.page_size());
         loop {

@@ -38,8 +38,8 @@ impl ArenaNotes {
         unsafe { &*core::ptr::from_ref(notes).cast() }
     }
 
-    /// Its position in the table of arenas; `None` for one that found no place there: it is not met again, and goes
-    /// when it is empty. Asked by whoever holds a part of the arena, or is in a section in which it did.
+    /// Its position in the table of arenas; `None` for one that found no place there: no claim meets it again, and it
+    /// goes when it is empty. Asked by whoever holds a part of the arena, or is in a section in which it did.
     pub fn position(&self) -> Option<usize> {
         // Relaxed: written before the arena is entered in the table.
         self.0.0[0].load(Relaxed).checked_sub(1)
@@ -51,7 +51,7 @@ impl ArenaNotes {
         self.0.0[0].store(position.map_or(0, |position| position + 1), Relaxed);
     }
 
-    /// Ticks since it became empty.
+    /// Ticks of the helper since it became empty.
     pub fn empty_for(&self) -> &Counter {
         Counter::of(&self.0.0[1])
     }
@@ -79,7 +79,7 @@ impl HugeNotes {
         self.0.0[0].load(Relaxed)
     }
 
-    /// The program uses so many bytes.
+    /// Notes how many bytes the program uses.
     pub fn set_used(&self, bytes: usize) {
         self.0.0[0].store(bytes, Relaxed);
     }
@@ -94,7 +94,7 @@ impl HugeNotes {
         self.0.0[1].load(Relaxed)
     }
 
-    /// So many bytes from the start may be resident.
+    /// Notes how many bytes from the start may be resident.
     pub fn set_dirty(&self, bytes: usize) {
         self.0.0[1].store(bytes, Relaxed);
     }

@@ -1,4 +1,4 @@
-//! Who holds which slice of an arena: two bitmaps, changed only by compare-and-swap on single words.
+//! Who holds which slice of an arena: two bitmaps, changed only by read-modify-writes of single words.
 //!
 //! Rules, by which thread may touch what:
 //! 1. A `claimed` bit is set by the thread that takes the slice and cleared by the one that gives it back; clearing is

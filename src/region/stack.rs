@@ -5,7 +5,7 @@ use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use crate::sync::{acquire, release, seeded};
 use core::marker::PhantomData;
 
-/// Alignment of everything that can be in a pool: the low bits of its address carry a part of the tag.
+/// Alignment of everything that can be in a stack: the low bits of its address carry a part of the tag.
 pub(crate) const STACK_ALIGN: usize = 128;
 
 /// Bits of an address in user space: 47 on x86-64, up to 48 elsewhere unless a program asks for more.
@@ -41,7 +41,7 @@ impl Default for Link {
 ///
 /// # Safety
 /// Values live in memory that is never unmapped or used for anything else, at a multiple of 128 bytes, below 2^48;
-/// `link` always returns the same link, which nothing but the pool touches.
+/// `link` always returns the same link, which nothing but the stack touches.
 pub unsafe trait Linked: Sync + 'static {
     /// The link embedded in the value.
     fn link(&self) -> &Link;
@@ -79,13 +79,13 @@ pub struct Stack<T: Linked> {
 }
 
 impl<T: Linked> Stack<T> {
-    /// An empty pool.
+    /// An empty stack.
     #[cfg(not(any(loom, shuttle)))]
     pub const fn new() -> Stack<T> {
         Stack { head: AtomicU64::new(0), holds: PhantomData }
     }
 
-    /// An empty pool.
+    /// An empty stack.
     #[cfg(any(loom, shuttle))]
     pub fn new() -> Stack<T> {
         Stack { head: AtomicU64::new(0), holds: PhantomData }
@@ -135,7 +135,7 @@ impl<T: Linked> Stack<T> {
         }
     }
 
-    /// Whether the pool is empty right now.
+    /// Whether the stack is empty right now.
     pub fn is_empty(&self) -> bool {
         // Relaxed: an answer that is already old.
         Head(self.head.load(Relaxed)).address() == 0

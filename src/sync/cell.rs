@@ -1,5 +1,5 @@
-//! Cells of what one thread at a time owns. Under shuttle a model may ask that each access be a step, at which another
-//! thread may run: so that a fork finds the owner at any place between two accesses.
+//! Cells of what one thread at a time owns. Under shuttle a model may ask that each store be a step, at which another
+//! thread may run: so that a fork finds the owner at any place between two stores.
 
 #[cfg(not(shuttle))]
 pub use core::cell::Cell;
@@ -16,7 +16,7 @@ mod steps {
         static STEPS: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
     }
 
-    /// Says whether each access is a step, at which another thread may run.
+    /// Says whether each store is a step, at which another thread may run.
     #[cfg(test)]
     pub(crate) fn set_steps(on: bool) {
         STEPS.with(|steps| steps.set(on));

@@ -1,8 +1,8 @@
 //! What the models of all layers share: how a model is explored, and the demand that each seeded bug is caught by the
 //! model that is named for it. Test equipment of model builds.
 //!
-//! `SPECMALLOC_MODEL_EFFORT=N` (default 0) makes the search wider: so many more preemptions under loom, and under
-//! shuttle as many more schedules as are drawn anyway for each.
+//! `SPECMALLOC_MODEL_EFFORT=N` (default 0) makes the search wider: `N` more preemptions under loom, and under shuttle
+//! `N` times as many schedules besides those that are drawn anyway.
 
 use super::SeededBug;
 use super::census;
@@ -31,7 +31,7 @@ fn effort() -> usize {
     std::env::var("SPECMALLOC_MODEL_EFFORT").map_or(0, |effort| effort.parse().expect("a number"))
 }
 
-/// Searches all executions with at most so many involuntary switches.
+/// Searches all executions with at most `preemptions` involuntary switches.
 #[cfg(loom)]
 pub(crate) fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     search(Some(preemptions + effort()), model);
@@ -54,8 +54,8 @@ fn search(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) 
     });
 }
 
-/// Runs so many schedules drawn at random, and as many by random priorities: others each time. For a seeded bug always
-/// the same, so that it is not found by luck, and fewer of one kind after the other.
+/// Runs `schedules` schedules drawn at random, and as many by random priorities: other ones each time. For a seeded bug
+/// a quarter of them at a time, and always the same, so that it is not found by luck.
 #[cfg(shuttle)]
 pub(crate) fn explore(schedules: usize, model: impl Fn() + Sync + Send + Clone + 'static) {
     use shuttle::Runner;
@@ -80,7 +80,7 @@ pub(crate) fn explore(schedules: usize, model: impl Fn() + Sync + Send + Clone +
 #[cfg(shuttle)]
 const PREEMPTIONS: usize = 3;
 
-/// Runs a model that must pass, and says how many executions that were.
+/// Runs a model that must pass, and says how many executions that took.
 pub(crate) fn pass(layer: &str, name: &str, model: fn()) {
     EXECUTIONS.with(|count| count.set(0));
     model();

@@ -1,4 +1,4 @@
-//! Figures: counts that somebody is told, and that nothing else depends on.
+//! Figures: counts that are told, and that decisions go by where a figure that is wrong for a moment does no harm.
 
 use super::atomic::{AtomicUsize, Ordering};
 use crate::sync::const_unless_model;

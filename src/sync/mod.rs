@@ -2,8 +2,9 @@
 //!
 //! May import `base` only. Everything above takes its atomics from here, so that the models run the real code.
 //!
-//! Two things differ under a checker, and are named here once: an atomic may not be zero bytes when it is zero
-//! ([`ZERO_IS_VALID`]), and membarrier does not exist there ([`light_barrier`] is a full fence).
+//! What differs under a checker is named here once: an atomic may not be zero bytes when it is zero
+//! ([`ZERO_IS_VALID`]) and cannot be made in a constant ([`const_unless_model`]), and membarrier does not exist there
+//! ([`light_barrier`] is a full fence).
 
 mod cell;
 #[cfg(all(test, any(loom, shuttle)))]

@@ -10,7 +10,7 @@
 //! needed, because it may come with a later dlopen or not at all; without one the process ends with a line.
 //!
 //! **Exceptions.** No C++ exception may pass a Rust frame. So whatever may throw is called from assembly, whose
-//! frames unwind by their CFI directives and have nothing to clean up; Rust only answers what to call next. The
+//! frames unwind by their CFI directives and have nothing to clean up; Rust only says what to call next. The
 //! nothrow forms need a `catch`, which assembly does not have: when a handler is installed they jump to the C++
 //! runtime's own nothrow form, which calls the throwing form above inside its `try`.
 

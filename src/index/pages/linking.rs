@@ -51,7 +51,7 @@ impl Index {
                     if node.join(pages, region) {
                         return;
                     }
-                    // Relaxed: only takes away; rule 3 of `page`.
+                    // Relaxed: only takes away; rule 3 of `pages`.
                     let _ = entry.exchange(node.content(), Content::Empty, Relaxed, Relaxed);
                 }
                 Content::Region(_) => return debug_assert!(false, "index: two regions in one place"),

@@ -13,7 +13,7 @@ pub enum Barrier {
     Works,
     /// Never: an old kernel. Registering fails with ENOSYS.
     Missing,
-    /// So many times, and then no more, with EPERM: a seccomp filter that the program installs.
+    /// This often, and then no more, with EPERM: a seccomp filter that the program installs.
     StopsAfter(u64),
 }
 
@@ -26,7 +26,7 @@ pub struct Config {
     pub reserve: usize,
     /// Bytes that may be mapped at a time (RLIMIT_AS).
     pub address_space_limit: usize,
-    /// Bytes of memory that the process may still get when it is loaded.
+    /// Bytes of memory that the process may still get: see [`Platform::memory_left`].
     pub memory_left: usize,
     /// Bytes that may be readable and writable at a time (strict overcommit).
     pub commit_limit: usize,

@@ -1,11 +1,11 @@
 //! A simulated operating system for tests and models: one more [`Platform`], with an address space of its own.
 //!
 //! Mappings are real memory inside a reserved range, so what was unmapped faults when it is touched. The simulation
-//! keeps books like Linux does (neighbouring mappings that agree are one), enforces limits, records every call, and
+//! keeps books as Linux does (neighbouring mappings that agree are one), enforces limits, records every call, and
 //! fails the calls it is told to fail. A contract that the caller breaks is a panic with the reason.
 //!
 //! Test equipment: it uses std and allocates; nothing of the allocator refers to it, and only tests name it. It is
-//! compiled always, because the integration tests of the package use it.
+//! compiled in tests and model builds, and with the feature `simulated`, for the integration tests of the package.
 //!
 //! What Linux does and this does not: mappings whose pages were touched before they became neighbours stay two there
 //! (each has an `anon_vma`), so Linux may count more of them.

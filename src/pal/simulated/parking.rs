@@ -82,7 +82,7 @@ impl Parking {
 
 #[cfg(not(any(loom, shuttle)))]
 impl Parking {
-    /// Sleeps while `word` is `expected`, until woken, or until the time is over or `early` answers yes.
+    /// Sleeps while `word` is `expected`, until woken, or until the time is over or `early` says so.
     pub(super) fn wait(
         &self,
         word: &AtomicU32,
