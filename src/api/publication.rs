@@ -57,7 +57,7 @@ impl<const WORDS: usize> Publication<WORDS> {
         // Release: partner is the acquire fence in `attempt`. A reader that saw one of the words stored below sees the
         // odd sequence too, and takes nothing.
         release_fence("api.publish.fence");
-        let copy = if seeded("api.publish.copy") { 1 } else { before / 2 + 1 };
+        let copy = if !seeded("api.publish.copy") { before / 2 + 1 } else { 1 };
         for (shared, word) in self.copies[(copy % 2) as usize].iter().zip(words) {
             // Relaxed: ordered by the fence above and the store below.
             shared.store(*word, Ordering::Relaxed);

@@ -64,7 +64,7 @@ impl Possession {
 
     pub(super) fn give_up(&self) {
         debug_assert!(
-            seeded("heap.steal_unpossessed") || self.possessor().is_some(),
+            self.possessor().is_some() || seeded("heap.steal_unpossessed"),
             "an idle heap was given up"
         );
         // Release: pairs with the Acquire in `take`.

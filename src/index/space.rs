@@ -14,7 +14,7 @@ use crate::rcu::{GraceError, Rcu, ReaderSlot, RetireLink, Section};
 use crate::region::{
     Descriptors, Exclusion, KINDS, Kind, Metadata, Region, Retired, RetiredAs, Shape, Stack,
 };
-use crate::sync::{Counter, atomic_array, seeded};
+use crate::sync::{Counter, atomic_array, if_first, seeded};
 
 /// Above this many mappings, huge regions go without a guard page, which would be a mapping of its own. A quarter of
 /// the default `vm.max_map_count`.
@@ -252,7 +252,7 @@ impl<P: Platform> Space<P> {
     /// `false` if another thread has excluded it.
     ///
     /// The caller owns the region or is in a section in which it found it, and no block in it is live. Of an arena:
-    /// see [`Space::retire_arena`].
+    /// it is frozen by [`Space::freeze_arena`], and the caller in that section still.
     pub fn retire_region(&self, region: &'static Region) -> bool {
         let won = self.take_out(region);
         if won {
@@ -264,33 +264,22 @@ impl<P: Platform> Space<P> {
     /// Excludes a region and unlinks it. `false` if another thread has excluded it, whichever way it is taken out: so
     /// only one touches the index, the figures and what comes after.
     fn take_out(&self, region: &'static Region) -> bool {
-        if seeded("index.unlink_first") {
-            self.unlink(region);
-            return region.exclude() != Exclusion::Lost;
-        }
-        let won = region.exclude() != Exclusion::Lost;
-        if won {
-            self.unlink(region);
-        }
-        won
+        let exclude = || region.exclude() != Exclusion::Lost;
+        if_first(exclude, || self.unlink(region), "index.unlink_first")
     }
 
-    /// Takes an arena out of use if no slice of it is claimed: freezes it first. Then `unlist` clears whatever leads to
-    /// it beside the index: nobody who enters a section after the retirement may find it. The caller is in a section in
-    /// which it found the arena: otherwise the arena's life could have ended.
-    pub fn retire_arena(
-        &self,
-        region: &'static Region,
-        _section: &Section<'_>,
-        unlist: impl FnOnce(),
-    ) -> bool {
+    /// Takes an arena out of use to which nothing leads but the index, if no slice of it is claimed. The caller is in a
+    /// section in which it found the arena: otherwise the arena's life could have ended.
+    pub fn retire_arena(&self, region: &'static Region, section: &Section<'_>) -> bool {
+        self.freeze_arena(region, section) && self.retire_region(region)
+    }
+
+    /// Closes an arena if no slice of it is claimed: what leads to it beside the index can be cleared then, and the
+    /// region retired. The caller is in a section, as for [`Space::retire_arena`].
+    pub fn freeze_arena(&self, region: &'static Region, _section: &Section<'_>) -> bool {
         debug_assert!(region.kind() == Kind::Arena);
         // Cheap to ask, and spares those who claim at this moment a map that is closed for a while.
-        let frozen = region.slices().is_empty() && (seeded("index.no_freeze") || region.slices().freeze());
-        if frozen {
-            unlist();
-        }
-        frozen && self.retire_region(region)
+        region.slices().is_empty() && (region.slices().freeze() || seeded("index.no_freeze"))
     }
 
     /// After exclusion, before the grace period.
@@ -303,11 +292,12 @@ impl<P: Platform> Space<P> {
     }
 
     fn retire(&self, region: &'static Region) {
-        if seeded("index.no_grace") {
-            return self.parked.give(region);
+        if !seeded("index.no_grace") {
+            // SAFETY: unlinked, and this thread alone won the exclusion, so it is retired once. `done` below frees it.
+            unsafe { self.rcu.retire(region.retire_link()) };
+        } else {
+            self.parked.give(region);
         }
-        // SAFETY: unlinked, and this thread alone won the exclusion, so it is retired once. `done` below frees it.
-        unsafe { self.rcu.retire(region.retire_link()) };
     }
 
     /// Does what is due: moves retired regions on, unmaps those past their grace period that nobody pins, and tries
@@ -368,9 +358,6 @@ impl<P: Platform> Space<P> {
 
     /// Unmaps a drained region past its grace period and recycles its descriptor.
     fn finish(&self, region: &'static Region) -> Result<(), Errno> {
-        if seeded("index.unlink_late") {
-            self.index.remove(&self.rcu, region);
-        }
         let (base, mapped, held) = (region.base(), region.left(), region.held());
         // SAFETY: the law of the space: excluded, unlinked, a grace period, drained. Nobody uses the memory.
         if let Err(error) = unsafe { self.os.unmap(base, mapped) } {
@@ -378,6 +365,9 @@ impl<P: Platform> Space<P> {
             return Err(error);
         }
         self.count_unmapped(region);
+        if seeded("index.unlink_late") {
+            self.index.remove(&self.rcu, region);
+        }
         region.detach();
         self.descriptors.recycle(region);
         self.placement.give_back(&self.os, &self.metadata, base, held);
@@ -396,7 +386,7 @@ impl<P: Platform> Space<P> {
         if !self.take_out(region) {
             return Err(UnmapError::NotThere);
         }
-        let grace = if seeded("index.no_grace") { Ok(()) } else { self.rcu.synchronize(&self.os, own) };
+        let grace = if !seeded("index.no_grace") { self.rcu.synchronize(&self.os, own) } else { Ok(()) };
         if let Err(error) = grace {
             self.retire(region);
             return Err(match error {

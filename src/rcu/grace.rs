@@ -6,7 +6,7 @@ use crate::const_unless_model;
 use crate::pal::Platform;
 use crate::rcu::interrupt;
 use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
-use crate::sync::{acquire, full_fence, release, seeded, spin_hint};
+use crate::sync::{acquire, full_fence, if_first, in_order, release, seeded, spin_hint};
 use core::ptr;
 
 /// Why a grace period was refused.
@@ -193,28 +193,19 @@ impl Rcu {
                 return false;
             }
             interrupt::point();
-            if seeded("rcu.snapshot_early") {
-                self.take_snapshots();
-            }
-            if self.heavy(os, own).is_err() {
+            let barrier = || self.heavy(os, own).is_ok();
+            if !if_first(barrier, || self.take_snapshots(), "rcu.snapshot_early") {
                 return false;
-            }
-            if !seeded("rcu.snapshot_early") {
-                self.take_snapshots();
             }
             self.grace.go_to(WAITING);
         }
         if self.grace.step() == WAITING {
-            if !self.snapshots_ended() {
+            if !self.snapshots_ended() && !seeded("rcu.no_wait") {
                 return false;
             }
             self.grace.go_to(CUTTING);
         }
-        if seeded("rcu.idle_before_cut") {
-            self.grace.go_to(IDLE);
-        }
-        self.retired.cut_batch();
-        self.grace.go_to(IDLE);
+        in_order(|| self.retired.cut_batch(), || self.grace.go_to(IDLE), "rcu.idle_before_cut");
         self.grace.count();
         true
     }
@@ -245,9 +236,6 @@ impl Rcu {
 
     /// Whether all sections of the snapshots have ended. Slots found so are not looked at again.
     fn snapshots_ended(&self) -> bool {
-        if seeded("rcu.no_wait") {
-            return true;
-        }
         // Relaxed: the lock orders it.
         for slot in self.slots.from(self.grace.cursor.load(Ordering::Relaxed)) {
             // Relaxed: as above.
@@ -258,7 +246,7 @@ impl Rcu {
         }
         // Relaxed: as above.
         self.grace.cursor.store(ptr::null_mut(), Ordering::Relaxed);
-        seeded("rcu.guests_ignored") || self.guests.iter().all(|guest| guest.snapshot.ended(&guest.word))
+        self.guests.iter().all(|guest| guest.snapshot.ended(&guest.word)) || seeded("rcu.guests_ignored")
     }
 
     /// Waits for a grace period: every section that was open when this was called has ended when it returns. Spins
@@ -291,7 +279,7 @@ impl Rcu {
         }
         // Partner: the fence in `attach`: either we see the slot, or its thread sees what we unlinked.
         full_fence("rcu.alone_fence");
-        seeded("rcu.alone_looks_early") || self.slots.is_only(own)
+        self.slots.is_only(own) || seeded("rcu.alone_looks_early")
     }
 
     /// The waiter's half of the barrier. Its other half is that of all threads with a slot: where there is none but the
@@ -303,8 +291,7 @@ impl Rcu {
                 full_fence("rcu.heavy_fence");
                 Ok(())
             }
-            Flavour::Membarrier if self.is_alone(own) => Ok(()),
-            Flavour::Membarrier if seeded("rcu.heavy_barrier") => Ok(()),
+            Flavour::Membarrier if self.is_alone(own) || seeded("rcu.heavy_barrier") => Ok(()),
             Flavour::Membarrier => self.grace.try_barrier(os, self.retired.len()),
         }
     }

@@ -196,8 +196,8 @@ impl Rcu {
     #[inline(always)]
     fn light(&self) {
         match self.flavour() {
-            Flavour::Membarrier if seeded("rcu.light_barrier") => {}
-            Flavour::Membarrier => light_barrier(),
+            Flavour::Membarrier if !seeded("rcu.light_barrier") => light_barrier(),
+            Flavour::Membarrier => {}
             Flavour::Fence => full_fence("rcu.entry_fence"),
             Flavour::Undecided => full_fence("rcu.undecided_entry"),
         }

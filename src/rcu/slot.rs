@@ -33,10 +33,8 @@ impl Reading {
     /// waiter. An equal generation proves nothing, for it may have wrapped or been put back by an interrupted
     /// entry; then the answer is `false` and the waiter looks again, so every such mistake is on the safe side.
     pub(super) fn ended_by(self, now: Reading) -> bool {
-        if seeded("rcu.any_change") {
-            return !self.inside() || self != now;
-        }
-        !self.inside() || !now.inside() || now.0 / GENERATION != self.0 / GENERATION
+        let changed = now.0 / GENERATION != self.0 / GENERATION || self != now && seeded("rcu.any_change");
+        !self.inside() || !now.inside() || changed
     }
 
     /// The word after one more section was opened.

@@ -19,7 +19,7 @@ use super::zeros64;
 use crate::base::GRANULE_SLICES;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
-use crate::sync::{Exchange, acquire, release, seeded};
+use crate::sync::{Exchange, acquire, in_order, release, seeded};
 use core::ops::Range;
 
 /// Which free slices a claim takes first.
@@ -188,8 +188,8 @@ impl SliceMap {
             else {
                 return Attempt { run: None, took_back };
             };
-            if seeded("region.purge_without_claim")
-                || try_claim(&self.claimed, start, start + len, &mut took_back)
+            if try_claim(&self.claimed, start, start + len, &mut took_back)
+                || seeded("region.purge_without_claim")
             {
                 return Attempt { run: Some(Run { start, len, all_clean: false }), took_back };
             }
@@ -210,25 +210,22 @@ impl SliceMap {
     pub fn release(&self, start: usize, len: usize) {
         let end = start + len;
         debug_assert!(self.holds(start, end) && self.is_valid());
-        if seeded("region.clear_before_dirty") {
-            clear(&self.claimed, start, end);
-        }
-        for word in words(start, end) {
-            let mask = span(word, start, end);
-            // Relaxed: only the holder writes these bits, and the Release of `clear` hands them over.
-            if self.dirty[word].load(Relaxed) & mask != mask {
-                self.dirty[word].fetch_or(mask, Relaxed);
+        let mark = || {
+            for word in words(start, end) {
+                let mask = span(word, start, end);
+                // Relaxed: only the holder writes these bits, and the Release of `clear` hands them over.
+                if self.dirty[word].load(Relaxed) & mask != mask {
+                    self.dirty[word].fetch_or(mask, Relaxed);
+                }
             }
-        }
-        if !seeded("region.clear_before_dirty") {
-            clear(&self.claimed, start, end);
-        }
+        };
+        in_order(mark, || clear(&self.claimed, start, end), "region.clear_before_dirty");
     }
 
     /// Gives back slices whose memory is zero: purged, or never touched. The last touch, as with [`SliceMap::release`].
     pub fn release_clean(&self, start: usize, len: usize) {
         debug_assert!(
-            seeded("region.purge_without_claim") || self.holds(start, start + len) && self.is_valid()
+            self.holds(start, start + len) && self.is_valid() || seeded("region.purge_without_claim")
         );
         for word in words(start, start + len) {
             let mask = span(word, start, start + len);

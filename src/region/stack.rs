@@ -68,7 +68,7 @@ impl Head {
 
     /// The next tag; the tag wraps after 2^23 removals, which would all have to happen within one `take`.
     fn retagged(self) -> Head {
-        if seeded("region.pool_no_tag") { self } else { Head(self.0.wrapping_add(1 << INDEX_BITS)) }
+        Head(self.0.wrapping_add(u64::from(!seeded("region.pool_no_tag")) << INDEX_BITS))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Figures: counts that are told, and that decisions go by where a figure that is wrong for a moment does no harm.
 
 use super::atomic::{AtomicUsize, Ordering};
-use crate::sync::const_unless_model;
+use crate::sync::{const_unless_model, seeded};
 
 /// A count that any thread may change and ask for. Relaxed, all: a figure; no access to it is ordered with any other,
 /// and it is exact once nobody is changing it.
@@ -30,6 +30,11 @@ impl Counter {
     /// Counts `more`.
     pub fn add(&self, more: usize) {
         self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// As [`Counter::add`]; in two steps where the bug `name` is planted.
+    pub fn add_in_one_step(&self, more: usize, name: &str) {
+        if !seeded(name) { self.add(more) } else { self.add_alone(more) }
     }
 
     /// Takes `fewer` off, which somebody has counted.

@@ -34,7 +34,9 @@ pub use exchange::Exchange;
 pub use seeded::is_any_planted;
 #[cfg(all(test, loom))]
 pub(crate) use seeded::set_bare;
-pub use seeded::{SeededBug, acquire, acquire_fence, full_fence, release, release_fence, seeded};
+pub use seeded::{
+    SeededBug, acquire, acquire_fence, full_fence, if_first, in_order, release, release_fence, seeded,
+};
 
 /// Whether freshly mapped (zero) memory is a valid value of every type made of this module's atomics. Where it is
 /// not, constructors write each field in place.

@@ -109,6 +109,32 @@ pub fn full_fence(name: &str) {
     }
 }
 
+/// Takes `first`, then `second`, in which order a model proves that they must be: the other way round where the bug
+/// `name` is planted. Returns what both return.
+#[inline(always)]
+pub fn in_order<A, B>(first: impl FnOnce() -> A, second: impl FnOnce() -> B, name: &str) -> (A, B) {
+    if !seeded(name) {
+        return (first(), second());
+    }
+    let second = second();
+    (first(), second)
+}
+
+/// Asks `first`, and takes `second` if it says so: where the bug `name` is planted, takes `second` before it asks.
+/// Returns what `first` says.
+#[inline(always)]
+pub fn if_first(first: impl FnOnce() -> bool, second: impl FnOnce(), name: &str) -> bool {
+    if seeded(name) {
+        second();
+        return first();
+    }
+    let says = first();
+    if says {
+        second();
+    }
+    says
+}
+
 /// Plants `bug` while `model` runs and returns what the model failed with, if it did.
 #[cfg(all(test, any(loom, shuttle)))]
 pub(super) fn plant(bug: &'static str, model: impl FnOnce() + std::panic::UnwindSafe) -> Option<String> {

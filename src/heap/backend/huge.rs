@@ -14,7 +14,7 @@ use crate::index::Move;
 use crate::pal::{Call, Errno, Misuse, Platform, broken_contract};
 use crate::region::{Kind, Region};
 use crate::sync::atomic::{AtomicPtr, Ordering};
-use crate::sync::{Exchange, acquire, release, seeded};
+use crate::sync::{Exchange, acquire, in_order, release, seeded};
 use crate::{atomic_array, const_unless_model};
 use core::ptr;
 
@@ -97,10 +97,7 @@ impl Huge {
         region.huge().set_dirty(region.huge().dirty().max(used));
         let figures = ground.huge_figures();
         figures.live_blocks().add(1);
-        match seeded("heap.huge_count_two_steps") {
-            false => figures.live_bytes().add(used),
-            true => figures.live_bytes().add_alone(used),
-        }
+        figures.live_bytes().add_in_one_step(used, "heap.huge_count_two_steps");
     }
 
     /// Makes the first `used` bytes zero. Writing costs a tenth of faulting again, at any size; but what was never
@@ -118,13 +115,8 @@ impl Huge {
         if !Huge::take_in(ground, region) {
             broken_contract(Misuse::DoubleFree, Call::Free, region.base());
         }
-        if seeded("heap.ring_before_keep") {
-            ground.ring();
-        }
-        let waiting = if self.keep(ground, region) { 0 } else { Huge::retire(ground, region) };
-        if !seeded("heap.ring_before_keep") {
-            ground.ring();
-        }
+        let keep = || if self.keep(ground, region) { 0 } else { Huge::retire(ground, region) };
+        let (waiting, ()) = in_order(keep, || ground.ring(), "heap.ring_before_keep");
         ground.space().reap_in_time(Some(by.slot()), waiting);
     }
 
@@ -182,18 +174,14 @@ impl Huge {
             if !place.load(Ordering::Relaxed).is_null() {
                 continue;
             }
-            let late = seeded("heap.count_kept_late");
-            // Before the region can be taken.
-            kept_bytes.add(if late { 0 } else { bytes });
             // Release: pairs with the Acquire in `take`: who takes the region sees the last owner's accesses done.
-            if place
-                .compare_exchange(ptr::null_mut(), new, release("heap.huge_keep"), Ordering::Relaxed)
-                .is_ok()
-            {
-                kept_bytes.add(if late { bytes } else { 0 });
+            let order = release("heap.huge_keep");
+            let put = || place.compare_exchange(ptr::null_mut(), new, order, Ordering::Relaxed).is_ok();
+            // Counted before the region can be taken.
+            if in_order(|| kept_bytes.add(bytes), put, "heap.count_kept_late").1 {
                 return true;
             }
-            kept_bytes.take_off(if late { 0 } else { bytes });
+            kept_bytes.take_off(bytes);
         }
         false
     }

@@ -8,7 +8,7 @@ use crate::const_unless_model;
 use crate::heap::mend::Mend;
 use crate::pal::Platform;
 use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sync::{full_fence, seeded};
+use crate::sync::{full_fence, in_order, seeded};
 
 const AWAKE: u32 = 0;
 const ASLEEP: u32 = 1;
@@ -54,14 +54,13 @@ impl Bell {
     /// Sleeps until somebody rings or calls, or `most_ms` have passed, unless `is_idle` says that there is idle memory
     /// now. By the helper alone.
     pub fn doze<P: Platform>(&self, os: &P, most_ms: Option<u32>, is_idle: impl Fn() -> bool) {
-        if seeded("heap.doze_looks_early") && !is_idle() {
+        let lie_down = || {
             self.set(ASLEEP);
-            return os.wait(&self.state, ASLEEP, most_ms);
-        }
-        self.set(ASLEEP);
-        // Partner: the fence in `ring`.
-        full_fence("heap.doze_fence");
-        if !is_idle() {
+            // Partner: the fence in `ring`.
+            full_fence("heap.doze_fence");
+        };
+        let ((), is_idle) = in_order(lie_down, is_idle, "heap.doze_looks_early");
+        if !is_idle {
             os.wait(&self.state, ASLEEP, most_ms);
         }
         self.set(AWAKE);

@@ -96,13 +96,11 @@ impl HelperState {
     pub fn ends(&self, is_allowed: impl Fn() -> bool) -> bool {
         // Relaxed: the fence orders it before the second look.
         self.state.swap(ABSENT, Ordering::Relaxed);
-        if seeded("heap.helper_ends_blind") {
-            return true;
-        }
         // Partner: the fence in `thread_begins`.
         full_fence("heap.helper_ends_fence");
         // Who begins meanwhile may have started another.
-        !(is_allowed() && self.starts())
+        let is_wanted = is_allowed() && !seeded("heap.helper_ends_blind");
+        !(is_wanted && self.starts())
     }
 
     /// In the child of a fork: there is no helper, and one thread, counted or not.

@@ -112,8 +112,8 @@ impl Heap {
         let (slab, owner) = unsafe { (piece.slab(), &*piece.slab().owner()) };
         let (index, secret) = (owner.index() as usize, self.secret.get());
         let idle = match Heap::has_idle_owner(slab) {
-            true if seeded("heap.deliver_unpossessed") => from.pool().get(index),
-            true => from.pool().possess(index, self.caller()),
+            true if !seeded("heap.deliver_unpossessed") => from.pool().possess(index, self.caller()),
+            true => from.pool().get(index),
             false => None,
         };
         if idle.is_none() && !ptr::eq(owner, self) {

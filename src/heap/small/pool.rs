@@ -212,7 +212,7 @@ impl Pool {
         for index in self.idle_heaps() {
             let by = heap.caller();
             let idle =
-                if seeded("heap.steal_unpossessed") { self.get(index) } else { self.possess(index, by) };
+                if !seeded("heap.steal_unpossessed") { self.possess(index, by) } else { self.get(index) };
             if let Some(idle) = idle {
                 if idle.receive::<C, P>(from) != 0 {
                     idle.send_all::<C, P>(from);

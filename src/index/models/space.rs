@@ -112,7 +112,7 @@ pub(super) fn claim_and_retire() {
                 world.region.slices().release(run.start, run.len);
             }
         });
-        let retired = world.space.retire_arena(world.region, &world.enter(1), || {});
+        let retired = world.space.retire_arena(world.region, &world.enter(1));
         if retired {
             world.space.reap(None);
             world.space.reap(None);
@@ -120,7 +120,7 @@ pub(super) fn claim_and_retire() {
         claimant.join().unwrap();
         world.reap();
         if !retired {
-            assert!(world.space.retire_arena(world.region, &world.enter(1), || {}));
+            assert!(world.space.retire_arena(world.region, &world.enter(1)));
         }
     });
 }
@@ -152,7 +152,7 @@ pub(super) fn near_and_retire() {
                 world.space.os().touch(world.base);
             }
         });
-        assert!(world.space.retire_arena(world.region, &world.enter(1), || {}));
+        assert!(world.space.retire_arena(world.region, &world.enter(1)));
         world.space.reap(None);
         world.space.reap(None);
         reader.join().unwrap();

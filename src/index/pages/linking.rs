@@ -74,10 +74,12 @@ impl Index {
         }
         // Relaxed: only takes away; if it fails, someone who wanted to join has done it.
         let _ = entry.exchange(node.content(), Content::Empty, Relaxed, Relaxed);
-        if seeded("index.page_without_grace") {
-            return self.recycle(node);
+        if !seeded("index.page_without_grace") {
+            // SAFETY: the node is unlinked, `users` was made zero by this thread alone, and links are recovered in
+            // `Space`.
+            unsafe { rcu.retire(node.retire_link()) };
+        } else {
+            self.recycle(node);
         }
-        // SAFETY: the node is unlinked, `users` was made zero by this thread alone, and links are recovered in `Space`.
-        unsafe { rcu.retire(node.retire_link()) };
     }
 }

@@ -294,7 +294,7 @@ fn a_refused_unmap_is_kept_and_tried_again() {
 fn an_arena_is_retired_only_when_no_slice_is_claimed() {
     let (os, space) = space_on(Config::default());
     let arena = space.map_region(Kind::Arena, 1 << 20, 1, 0).unwrap();
-    let retire = || space.retire_arena(arena, &space.rcu().enter_guest(), || {});
+    let retire = || space.retire_arena(arena, &space.rcu().enter_guest());
     assert!(!retire(), "closed: its header may not be written yet");
     arena.slices().reopen();
     assert_eq!(arena.slices().free_count(), 14);

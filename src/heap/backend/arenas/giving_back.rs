@@ -9,7 +9,7 @@ use crate::pal::Platform;
 use crate::rcu::Section;
 use crate::region::Region;
 use crate::sync::atomic::Ordering;
-use crate::sync::seeded;
+use crate::sync::{in_order, seeded};
 use core::ptr;
 
 /// Ticks for which an arena stays empty before it is unmapped: one at the edge would be mapped again at once.
@@ -51,8 +51,12 @@ impl Arenas {
         region: &'static Region,
         section: &Section<'_>,
     ) {
+        let frozen = ground.space().freeze_arena(region, section) || seeded("heap.retire_unfrozen");
         let unlist = || {
             let Some(position) = position else { return };
+            if !frozen && !seeded("heap.unlist_unfrozen") {
+                return;
+            }
             let old = ptr::from_ref(region).cast_mut();
             // Relaxed: the grace period that follows orders it.
             let unlisted = self.table[position].compare_exchange(
@@ -72,21 +76,9 @@ impl Arenas {
                 );
             }
         };
-        let retired = if seeded("heap.unlist_unfrozen") {
-            unlist();
-            ground.space().retire_arena(region, section, || {})
-        } else if seeded("heap.unlist_late") {
-            let retired = ground.space().retire_arena(region, section, || {});
-            if retired {
-                unlist();
-            }
-            retired
-        } else if seeded("heap.retire_unfrozen") {
-            unlist();
-            ground.space().retire_region(region)
-        } else {
-            ground.space().retire_arena(region, section, unlist)
-        };
+        let retire = || frozen && ground.space().retire_region(region);
+        // Nobody who enters a section after the retirement may find it.
+        let ((), retired) = in_order(unlist, retire, "heap.unlist_late");
         let Some(position) = position else { return };
         if !retired {
             // It may have been closed for a moment.
@@ -118,15 +110,12 @@ impl Arenas {
                 // Another thread may have purged them, or some of them, between the look and the claim.
                 let dirty = region.slices().dirty_within(run.start, run.len);
                 let base = region.base() + run.start * SLICE;
-                let too_early = seeded("heap.release_before_purge");
-                if too_early {
-                    region.slices().release_clean(run.start, run.len);
-                }
-                let purged = match dirty {
+                let purge = || match dirty {
                     0 => Ok(()),
                     // SAFETY: the run is claimed: nobody uses it, and its arena is one mapping.
                     _ => unsafe { ground.os().purge(base, run.len * SLICE) },
                 };
+                let purged = if !seeded("heap.release_before_purge") { purge() } else { Ok(()) };
                 let section = by.section(ground);
                 // Whoever looked meanwhile found no room, and an arena that is not empty.
                 if purged.is_err() && !seeded("heap.purge_unchecked") {
@@ -140,8 +129,9 @@ impl Arenas {
                 ground.count_purged(dirty * SLICE);
                 ground.tally().take_off(by, Count::Dirty, dirty);
                 done += dirty;
-                if !too_early {
-                    region.slices().release_clean(run.start, run.len);
+                region.slices().release_clean(run.start, run.len);
+                if seeded("heap.release_before_purge") {
+                    let _too_late = purge();
                 }
                 if !seeded("heap.purge_no_look") {
                     self.given_back(ground, by, region, [run.start, run.len], false, &section);

@@ -19,7 +19,7 @@ use crate::pal::Platform;
 use crate::rcu::Section;
 use crate::region::{Kind, Prefer, Region, Run};
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use crate::sync::{ZERO_IS_VALID, acquire, release, seeded};
+use crate::sync::{ZERO_IS_VALID, acquire, in_order, release, seeded};
 use crate::{atomic_array, const_unless_model};
 use core::ptr;
 
@@ -196,9 +196,6 @@ impl Arenas {
         slices: usize,
         extra: usize,
     ) -> bool {
-        if seeded("heap.extend_unclaimed") {
-            return true;
-        }
         let region = ground.arena_of(base);
         let start = (base - region.base()) / SLICE;
         let attempt = region.slices().extend_claim(start, slices, extra);
@@ -211,7 +208,7 @@ impl Arenas {
                 self.claimed(ground, by, position, region, run);
             }
         }
-        attempt.run.is_some()
+        attempt.run.is_some() || seeded("heap.extend_unclaimed")
     }
 
     /// Maps another arena and claims the run in it before anybody else can.
@@ -255,7 +252,7 @@ impl Arenas {
             }
             None if run.is_some() => {}
             None => {
-                let _retired = ground.space().retire_arena(region, &section, || {});
+                let _retired = ground.space().retire_arena(region, &section);
             }
         }
         run.map(|run| self.claim_of(region, run))
@@ -299,23 +296,18 @@ impl Arenas {
         let region = ground.arena_of(base);
         let start = (base - region.base()) / SLICE;
         let position = region.arena().position();
-        if seeded("heap.ring_before_release") {
-            ground.ring();
-        }
-        if position.is_some() {
-            ground.tally().take_off(by, Count::Claimed, slices);
-            // Before the slices are free: whoever claims them takes this off again.
-            ground.tally().add(by, Count::Dirty, slices);
-        }
-        {
+        let release = || {
+            if position.is_some() {
+                ground.tally().take_off(by, Count::Claimed, slices);
+                // Before the slices are free: whoever claims them takes this off again.
+                ground.tally().add(by, Count::Dirty, slices);
+            }
             // The last access to the arena gives it away: what follows happens inside the section that starts here.
             let section = by.section(ground);
             region.slices().release(start, slices);
             self.given_back(ground, by, region, [start, slices], true, &section);
-        }
-        if !seeded("heap.ring_before_release") {
-            ground.ring();
-        }
+        };
+        in_order(release, || ground.ring(), "heap.ring_before_release");
     }
 
     /// Whether the slice at `base`, which the caller has just claimed, was written to before.
