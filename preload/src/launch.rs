@@ -2,7 +2,7 @@
 //! `unshare` and `setns`; and, for what a process does before it shuts itself off, `prctl`.
 //!
 //! Each thread of the program starts in a trampoline, which hooks its exit before it does anything else: so the
-//! allocator knows that a thread has ended also if it never allocated, when the C library frees what belonged to it, as
+//! allocator knows that a thread has ended even if it never allocated, when the C library frees what belonged to it, as
 //! the last of all and with locks held. And the helper thread is started here, where nobody can be inside malloc or
 //! free.
 //!

@@ -146,7 +146,7 @@ fn hook<T: Thread>(counted: bool, call_at_exit: fn(bool) -> bool) -> bool {
     !T::change_heap(&raw const NOBODY, &raw const ARMED) || call_at_exit(counted)
 }
 
-/// At load, in the first thread: arms it, also if it never allocates.
+/// At load, in the first thread: arms it, even if it never allocates.
 pub fn begin_process<T: Thread>() {
     prepare();
     arm::<T>(!T::ANNOUNCED);

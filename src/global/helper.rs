@@ -198,7 +198,7 @@ fn is_dismissed() -> bool {
     DISMISSED.load(Ordering::Relaxed)
 }
 
-/// Ends the helper if one thread of the program is left, and waits until the kernel knows it no more: before a call
+/// Ends the helper if one thread of the program is left, and waits until the kernel no longer knows it: before a call
 /// that fails in a process of several threads. Not from malloc and free.
 pub fn dismiss_helper() {
     fork::notice();
@@ -211,7 +211,7 @@ pub fn dismiss_helper() {
     }
     // Relaxed: as above.
     DISMISSED.store(false, Ordering::Relaxed);
-    // Pairs with the full fence of the last heap that the helper gave up: who sees it absent sees its number.
+    // Pairs with the full fence of the last heap that the helper gave up: whoever sees it absent sees its number.
     fence(Ordering::Acquire);
     // Relaxed: ordered by the fence.
     let number = NUMBER.load(Ordering::Relaxed);

@@ -47,7 +47,7 @@ const MOST_TICK_MS: u64 = 5_000;
 ///
 /// 1.4 MiB of tables, of which a small program touches an entry or two each. So here, and in what this is made of, the
 /// order of the fields is kept, and what is touched together stands together: words before tables, and tables with
-/// their touched ends towards each other. Each page less is a fault less at the start of every program.
+/// their touched ends towards each other. Each page fewer is a fault fewer at the start of every program.
 #[repr(C)]
 pub struct Allocator<P: Platform> {
     helper: HelperState,

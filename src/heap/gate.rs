@@ -7,27 +7,28 @@
 //!
 //! The word counts down from [`IDLE`]: an owner subtracts one and is in if that makes zero. Anything else sends it the
 //! slow way: a signal handler that interrupted a step finds zero and makes -1; where a visitor has marked the gate
-//! ([`TAKEN`], [`PROBE`]) the upper bits are not zero. Who was refused adds the one again, with a locked instruction. A
-//! gate of zero is *closed*: that of a heap that nobody possesses, or one whose owner does not use the gate (a thread
-//! of the Rust interface). It is taken for one that somebody is in.
+//! ([`TAKEN`], [`PROBE`]) the upper bits are not zero. Whoever was refused adds the one again, with a locked
+//! instruction. A gate of zero is *closed*: that of a heap that nobody possesses, or one whose owner does not use the
+//! gate (a thread of the Rust interface). It is taken for one that somebody is in.
 //!
 //! # Why a visitor and the owner are never inside together
 //!
 //! A visitor knocks (see [`Visit`]: one at a time), **marks the gate TAKEN** by an atomic or, runs the **heavy
 //! barrier**, and **looks**. Only if the word is exactly `TAKEN | IDLE` (a probe aside) it goes in. On x86-64:
 //!
-//! - The owner's subtraction is not atomic towards the or: the or may come between its load and its store, which then
-//!   wipes the mark out. But it is one instruction, and the barrier interrupts each processor of the process between
-//!   two instructions, all earlier stores done (one that runs another thread has switched, which is as good). So each
-//!   subtraction is wholly before or wholly after the barrier; also that of a thread that is preempted for an hour.
-//!   That is why the test and the mark must be one instruction: between a test and a mark the hour would fit.
+//! - The owner's subtraction is not atomic as the or sees it: the or may come between its load and its store, which
+//!   then wipes the mark out. But it is one instruction, and the barrier interrupts each processor of the process
+//!   between two instructions, all earlier stores done (one that runs another thread has switched, which is as good).
+//!   So each subtraction is wholly before or wholly after the barrier; even that of a thread that is preempted for an
+//!   hour. That is why the test and the mark must be one instruction: between a test and a mark the hour would fit.
 //! - *A subtraction wholly after* the barrier loads the mark, unless a store of the owner has wiped it out, and is
 //!   refused.
 //! - *A subtraction wholly before* that let the owner in has left zero, or zero with the mark. What the owner stores
 //!   from then on, as it leaves, is a word without the mark. So what the look finds is not `TAKEN | IDLE`, whether the
 //!   owner is in or has left, and however often since.
 //! - So if the look finds `TAKEN | IDLE`, no subtraction before the barrier has let the owner in since the mark, and
-//!   none after it will: the mark stays until the visitor takes it off, for who is refused adds what it has subtracted.
+//!   none after it will: the mark stays until the visitor takes it off, for whoever is refused adds what it has
+//!   subtracted.
 //!
 //! What one does inside the other sees: the owner's accesses before the barrier are done, by the barrier; the owner
 //! that comes in later has loaded what the visitor stored to take the mark off, a release.
@@ -155,13 +156,13 @@ impl Gate {
         self.word.fetch_add(1, Ordering::Relaxed).wrapping_add(1) & !MARKS == IDLE
     }
 
-    /// Opens a closed gate: by who has just come to possess the heap, and is not inside.
+    /// Opens a closed gate: by whoever has just come to possess the heap, and is not inside.
     pub fn open(&self) {
         // Relaxed: the owner's own steps, and visitors' looks, come after it on this word.
         self.set(IDLE);
     }
 
-    /// Closes the gate for good: by who has the heap from here on, whatever the word says.
+    /// Closes the gate for good: by whoever has the heap from here on, whatever the word says.
     pub fn close(&self) {
         // Relaxed: no owner is there.
         self.set(0);
@@ -188,7 +189,7 @@ impl Gate {
         self.word.fetch_or(PROBE, Ordering::Relaxed);
     }
 
-    /// The owner's way past marks, by who has knocked: takes them off and comes in. Returns whether it was probed.
+    /// The owner's way past marks, by whoever has knocked: takes them off and comes in. Returns whether it was probed.
     pub(in crate::heap) fn pass_marks(&self) -> bool {
         // Relaxed: the knock has ordered what the last visitor did.
         let probed = self.word.fetch_and(!MARKS, Ordering::Relaxed) & PROBE != 0;
@@ -197,7 +198,7 @@ impl Gate {
         probed
     }
 
-    /// A visitor's mark, by who has knocked. The heavy barrier follows.
+    /// A visitor's mark, by whoever has knocked. The heavy barrier follows.
     pub(in crate::heap) fn mark(&self) {
         // Relaxed: the barrier orders it before the look, and behind what the owner did before it left.
         self.word.fetch_or(TAKEN, Ordering::Relaxed);
@@ -228,8 +229,8 @@ const GONE: usize = 2;
 const FLAGS: u32 = 2;
 const NO_VISITOR: usize = 0;
 
-/// Who is visiting a heap: the [`ThreadId`] and two flags, or zero for nobody. Who has knocked here is the one who may
-/// change the marks at the gate, but for probes.
+/// Who is visiting a heap: the [`ThreadId`] and two flags, or zero for nobody. Whoever has knocked here is the one who
+/// may change the marks at the gate, but for probes.
 pub struct Visit(AtomicUsize);
 
 impl Visit {
@@ -266,7 +267,7 @@ impl Visit {
         self.end_as(Visit::of(by))
     }
 
-    /// Ends the visit of who took over from an owner that is gone.
+    /// Ends the visit of whoever took over from an owner that is gone.
     pub(in crate::heap) fn end_taken_over(&self, by: ThreadId) {
         let _ended = self.end_as(Visit::of(by) | GONE);
     }

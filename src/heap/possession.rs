@@ -42,9 +42,9 @@ impl Possession {
         }
     }
 
-    /// Who has it; `None` for nobody. Certain only for who has it, and for the one thread of a child.
+    /// Who has it; `None` for nobody. Certain only for the possessor, and for the one thread of a child.
     pub fn possessor(&self) -> Option<ThreadId> {
-        // Relaxed: a hint, but for who has it, whose own store it is.
+        // Relaxed: a hint, but for the possessor, whose own store it is.
         NonZeroUsize::new(self.0.load(Ordering::Relaxed)).map(ThreadId)
     }
 
@@ -56,7 +56,7 @@ impl Possession {
         self.0.exchange(NO_POSSESSOR, by.number(), order, Ordering::Relaxed, "heap.possess_two_steps").is_ok()
     }
 
-    /// Makes it another thread's: by who has it, or is left with it.
+    /// Makes it another thread's: by the possessor, or the visitor that is left with it.
     pub(super) fn pass_to(&self, to: ThreadId) {
         // Relaxed: nobody takes what is possessed.
         self.0.store(to.number(), Ordering::Relaxed);

@@ -56,7 +56,8 @@ pub(super) fn ensure<P: Platform>(word: &AtomicUsize, os: &P, metadata: &Metadat
     let holes: &Holes = metadata.create(os).ok()?;
     holes.begin();
     let address = core::ptr::from_ref(holes).expose_provenance();
-    // Release: partner is the Acquire of `find`. Who loses the race leaves a map unused: less than a page, once a word.
+    // Release: partner is the Acquire of `find`. Whoever loses the race leaves a map unused: less than a page, once a
+    // word.
     let _ = word.compare_exchange(0, address, release("index.holes_link"), Relaxed);
     find(word)
 }

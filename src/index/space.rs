@@ -193,7 +193,7 @@ impl<P: Platform> Space<P> {
             Kind::Huge if reserve > 0 => {
                 (align.max(SLICE), whole(len + page).ok_or(Errno(libc::ENOMEM))? - page)
             }
-            // On a slice at least: who looks up a pointer of C does not follow nodes of single pages.
+            // On a slice at least: whoever looks up a pointer of C does not follow nodes of single pages.
             Kind::Huge => (align.max(SLICE), len),
             Kind::File => (align.max(page), len),
         };

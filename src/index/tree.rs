@@ -73,7 +73,8 @@ impl Index {
     #[inline(always)]
     pub fn is_near_arena(&self, address: usize) -> bool {
         let number = granule_number(address);
-        // Relaxed: who owns a live block in the arena knows the arena's memory already, and nothing else is read here.
+        // Relaxed: whoever owns a live block in the arena knows the arena's memory already, and nothing else is read
+        // here.
         self.near[number % NEAR].load(Relaxed) == !number
     }
 
@@ -266,8 +267,8 @@ impl Index {
 
     /// The entry of the slice at `at`, below nodes that are there.
     pub(super) fn slice_entry(&self, at: usize) -> Option<&'static Entry> {
-        // Relaxed, both: who inserts a region has acquired the nodes above it in `ensure`; who removes it came to know
-        // of it from who inserted it.
+        // Relaxed, both: whoever inserts a region has acquired the nodes above it in `ensure`; whoever removes it came
+        // to know of it from whoever inserted it.
         let Content::Node(granules) = self.root[root_index(at)].load(Relaxed) else { return None };
         // SAFETY: the root leads to nodes of granules only.
         let entry = &unsafe { GranuleNode::at(granules) }.entries[granule_index(at)];

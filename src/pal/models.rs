@@ -1,5 +1,5 @@
 //! Models of what the simulated system promises to the protocols above: a sleeper whose wake is forgotten is found,
-//! one whose wake is not sleeps no longer, and the two halves of the asymmetric barrier order what they should.
+//! one whose wake is not forgotten wakes, and the two halves of the asymmetric barrier order what they should.
 
 use super::Platform;
 use super::simulated::Simulated;

@@ -22,9 +22,9 @@
 //! - *A slot attached during a grace period.* Attaching comes before the mark, so a waiter that does not find the slot
 //!   in the list is in outcome 2 with its thread.
 //! - *A waiter that is alone*, whose slot is the only one that was ever attached, needs no membarrier. It unlinks,
-//!   passes a fence, and looks for other slots; who attaches one passes a fence behind that and reads. So either the
-//!   waiter sees the slot and runs the barrier, or the new thread is in outcome 2. A program with one thread makes no
-//!   such system call.
+//!   passes a fence, and looks for other slots; whoever attaches one passes a fence behind that and reads. So either
+//!   the waiter sees the slot and runs the barrier, or the new thread is in outcome 2. A program with one thread makes
+//!   no such system call.
 //! - *A batch.* Links retired before the heavy barrier share it, whoever unlinked them: the push releases and the
 //!   reclaimer acquires, so every unlinking comes before the barrier.
 //! - *A look that comes later.* A slot is looked at at any time after the heavy barrier; a section found then may be
@@ -46,7 +46,7 @@
 //!
 //! One barrier, and one look at every slot; a second look at those from the first that was found inside. Slots of
 //! sleeping threads cannot be told from others without a look: a section's entry is one plain store to the thread's own
-//! word, and whoever is to know of it has to read that. So who retires one thing after the other while thousands of
+//! word, and whoever is to know of it has to read that. So whoever retires one thing after the other while thousands of
 //! threads sleep waits until there is a [`Rcu::batch`], if it can bear that: then each thing costs 64 looks, however
 //! many threads there are.
 

@@ -190,7 +190,7 @@ impl SectionWord {
 /// memory does.
 ///
 /// 1. `word` is written by the owning thread only, and by the child of a fork.
-/// 2. `snapshot` is read and written only by who holds the reclaimer's lock.
+/// 2. `snapshot` is read and written only by whoever holds the reclaimer's lock.
 /// 3. `next` is written once, before the slot is attached.
 pub struct ReaderSlot {
     /// Alone on its line: the owner writes it twice per section.

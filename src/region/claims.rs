@@ -14,7 +14,7 @@ pub(crate) fn read<const N: usize>(bitmap: &[AtomicU64; N]) -> [u64; N] {
     core::array::from_fn(|word| bitmap[word].load(Relaxed))
 }
 
-/// Takes the bits of `start..end`, all or none. Says in `took_back` if it had some of them for a moment: who looked
+/// Takes the bits of `start..end`, all or none. Says in `took_back` if it had some of them for a moment: whoever looked
 /// meanwhile did not find them.
 pub(crate) fn try_claim(bitmap: &[AtomicU64], start: usize, end: usize, took_back: &mut bool) -> bool {
     for word in words(start, end) {

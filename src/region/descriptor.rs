@@ -301,7 +301,7 @@ impl Region {
 
     /// Notes that nothing behind the first `bytes` is mapped for it any more. By the owner of the region's only block.
     pub fn cut(&self, bytes: usize) {
-        // Relaxed: as in `kind`; retiring the region orders it for who unmaps it.
+        // Relaxed: as in `kind`; retiring the region orders it for whoever unmaps it.
         self.cut.store(bytes, Relaxed);
     }
 

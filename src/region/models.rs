@@ -1,4 +1,4 @@
-//! Models of the state word, the bitmaps, the pool and the metadata, on the real code.
+//! Models of the state word, the bitmaps, the stack and the metadata, on the real code.
 //!
 //! Memory of a region is a cell of the checker, which reports every access that is not ordered before the write that
 //! stands for unmapping it. Run with `RUSTFLAGS="--cfg loom" cargo test --profile model --lib -p specmalloc region`.
@@ -375,7 +375,7 @@ fn header_before_claims() {
     });
 }
 
-/// Two objects in a pool, and what their users write to.
+/// Two objects in a stack, and what their users write to.
 struct Shelf {
     pool: Stack<Region>,
     regions: [&'static Region; 2],

@@ -19,7 +19,7 @@ impl Notes {
         }
     }
 
-    /// By who attaches the region.
+    /// By whoever attaches the region.
     pub(super) fn clear(&self) {
         for note in &self.0 {
             // Relaxed: published by the Release of `State::attach`, and by that of the entry in the index.
@@ -62,8 +62,8 @@ impl ArenaNotes {
     }
 }
 
-/// What is noted of a huge block: by who holds it, or holds the region that waits to be used again. Handing either over
-/// orders.
+/// What is noted of a huge block: by whoever holds it, or holds the region that waits to be used again. Handing either
+/// over orders.
 #[repr(transparent)]
 pub struct HugeNotes(Notes);
 

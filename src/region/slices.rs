@@ -46,7 +46,7 @@ pub enum Among {
 pub struct Attempt {
     /// The run that the caller holds now.
     pub run: Option<Run>,
-    /// Whether slices were held for a moment and given back: who looked meanwhile did not find them.
+    /// Whether slices were held for a moment and given back: whoever looked meanwhile did not find them.
     pub took_back: bool,
 }
 

@@ -189,7 +189,7 @@ impl Huge {
     /// The regions that wait to be used again.
     pub(in crate::heap) fn each_kept(&self) -> impl Iterator<Item = &'static Region> {
         // SAFETY: descriptors live forever.
-        // Relaxed: for who looks while nobody keeps or takes.
+        // Relaxed: for whoever looks while nobody keeps or takes.
         self.kept.iter().filter_map(|place| unsafe { place.load(Ordering::Relaxed).as_ref() })
     }
 

@@ -77,7 +77,7 @@ impl<P: Platform> Backend<P> {
         self.space().reap(Some(by.slot()));
     }
 
-    /// Keeps a run of slices that holds nothing any more for the next slab or large block of that length, or gives it
+    /// Keeps a run of slices that no longer holds anything for the next slab or large block of that length, or gives it
     /// back: what becomes more than `most`.
     pub(in crate::heap) fn keep_slices(&self, by: &Claimant, base: usize, slices: usize, most: usize) {
         by.spares().keep(base, slices, most, |base, slices| self.release(by, base, slices));

@@ -2,7 +2,7 @@
 //!
 //! The race that must not happen: somebody makes memory idle while the helper, which has just seen that there is none,
 //! falls asleep without a timer, and nobody wakes it. Each side writes, passes a full fence, and then reads what the
-//! other writes: so either who makes memory idle sees that the helper sleeps, or the helper sees the memory.
+//! other writes: so either whoever makes memory idle sees that the helper sleeps, or the helper sees the memory.
 
 use crate::const_unless_model;
 use crate::heap::mend::Mend;

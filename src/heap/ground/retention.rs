@@ -15,7 +15,7 @@
 //! A proof is believed for a while after use was there last, for at least twice as long as it stayed away before, and
 //! then fades. What is dirty and was not needed between two ticks of the helper goes as well, but for what is proven.
 //! Where there is no helper (one thread), the slow paths look at the clock while anything is held on a proof; a process
-//! that makes no call at all any more keeps what it had proven last.
+//! that makes no more calls at all keeps what it had proven last.
 //!
 //! All figures are hints: of threads that look at the same time one may overwrite what the other has noted, and the
 //! next look notes it again.

@@ -1,9 +1,8 @@
-//! fork, by shuttle: at any step of the other threads a child begins, in which they do not exist any more. A scheduler
-//! of this file's runs them up to that step and from then on the child alone. Accesses to what a thread owns are steps,
-//! too.
+//! fork, by shuttle: at any step of the other threads a child begins, in which they no longer exist. A scheduler in
+//! this file runs them up to that step and from then on the child alone. Stores to what a thread owns are steps, too.
 //!
 //! What the child must find: no live block is handed out a second time, those of the vanished threads can be freed, and
-//! each of these threads has taken at most one block with it.
+//! each of these threads has taken at most one block with it, and the slices that it had in hand.
 
 use super::world::{Actor, HUGE, MEDIUM, World, join, spawn};
 use super::*;
@@ -53,7 +52,7 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("rcu.child_keeps_lock", "the freeing of a vanished reclaimer's lock", "forked_in_runs"),
 ];
 
-/// Forks in each model. Not more, for what vanishes keeps its stack, and the system has so many mappings for stacks.
+/// Forks in each model. Not more, for what vanishes keeps its stack, and the system has no more mappings for stacks.
 const MOST: usize = 900;
 /// Threads that vanish.
 const VICTIMS: usize = 2;
@@ -63,7 +62,7 @@ const CHILD: usize = 1;
 const CHILD_THREAD: ThreadId = ThreadId::new(2);
 
 /// Runs the threads of a model in turns of random length until a certain step, and the child alone from there: at each
-/// step several times, or at every so manieth in a model of many steps.
+/// step several times, or at one step in every few in a model of many.
 struct Forks {
     most: usize,
     stride: usize,

@@ -36,7 +36,7 @@ const SEEDED: &[SeededBug] = &[
 
 const SCHEDULES: usize = 3_000;
 
-/// Runs bodies, each with a heap and a block of so many bytes, beside a helper that is about to sleep.
+/// Runs bodies, each with a heap and a block of the given size, beside a helper that is about to sleep.
 fn beside_a_helper(prepare: fn(&Actor), bytes: [usize; 2], bodies: [fn(&Actor, usize); 2]) {
     explore(SCHEDULES, move || {
         let world = World::new();

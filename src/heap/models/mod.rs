@@ -9,7 +9,7 @@
 //! - `arenas` (shuttle): the table of arenas, walked while they come and go.
 //! - `forks` (shuttle): fork at any step of the other threads.
 //! - `helper` (shuttle): who makes memory idle, beside a helper that is about to sleep.
-//! - `world` (shuttle): the ledger that both are held against.
+//! - `world` (shuttle): the ledger that whole paths are held against.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test --profile model --lib -p specmalloc heap`, and the same with shuttle.
 

@@ -159,7 +159,7 @@ impl Heap {
         let index = unsafe { (*parcel.owner).index() } as usize;
         parcel.send::<C>(self.secret.get());
         // Partners: the fences in `Heaps::give_up` and in `Heaps::tidy`: either we see that the owner has become idle
-        // or was tidied, or who did that sees the parcel.
+        // or was tidied, or whoever did that sees the parcel.
         if !seeded("heap.inbox_push") {
             // (Not with that bug: loom switches threads at no fence, so this one would do the work of the push.)
             full_fence("heap.post_fence");

@@ -105,7 +105,7 @@ impl Pool {
     /// Whether blocks were sent to a heap that nobody possesses.
     pub fn has_unread_inbox(&self) -> bool {
         let unread = |index| self.get(index).is_some_and(Heap::has_mail);
-        // Not by the hints: who has just given a heap up may not have set its.
+        // Not by the hints: whoever has just given a heap up may not have set its.
         (0..self.made()).any(|index| unread(index) && self.is_idle(index))
     }
 

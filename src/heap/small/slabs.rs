@@ -73,8 +73,8 @@ impl Heap {
         }
     }
 
-    /// A block that was never handed out, by extending the current slab. Null if it has none left: then it is current
-    /// no more.
+    /// A block that was never handed out, by extending the current slab. Null if it has none left: then it is no longer
+    /// current.
     ///
     /// # Safety
     /// The caller possesses the heap; the class's bin is empty, and so is the list of its current slab.
@@ -218,7 +218,7 @@ impl Heap {
         (0..CLASSES).for_each(|class| self.empty_bin::<C, P>(from, class));
     }
 
-    /// Brings the blocks of a bin home: one at a time, so that no more is lost with a thread that vanishes.
+    /// Brings the blocks of a bin home: one at a time, so that no more than one is lost with a thread that vanishes.
     fn empty_bin<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize) {
         loop {
             // SAFETY: this heap is the caller's, and a class is below `CLASSES`.

@@ -63,7 +63,7 @@ impl Index {
     pub(in crate::index) fn unlink_pages(&self, rcu: &Rcu, at: usize, pages: &Range<usize>) {
         let Some(entry) = self.slice_entry(at) else { return debug_assert!(false, "index: not there") };
         let _section = (!seeded("index.page_without_section")).then(|| rcu.enter_guest());
-        // Relaxed: who inserted the region has acquired or made the node.
+        // Relaxed: whoever inserted the region has acquired or made the node.
         let Content::Node(address) = entry.load(Relaxed) else {
             return debug_assert!(false, "index: not there");
         };

@@ -7,9 +7,10 @@
 //! counts them and decides, much as the state word of a region does:
 //!
 //! 1. A region joins by adding one to `users` unless it is zero, and only then writes its entries.
-//! 2. A region leaves by clearing its entries and then subtracting one. Who makes it zero owns the node's end: it
+//! 2. A region leaves by clearing its entries and then subtracting one. Whoever makes it zero owns the node's end: it
 //!    unlinks the node and retires it. Zero is final until the node has gone through a grace period and the pool.
-//! 3. Who wants to join and finds zero unlinks the node itself and puts another one there; nobody waits for the owner.
+//! 3. Whoever wants to join and finds zero unlinks the node itself and puts another one there; nobody waits for the
+//!    owner.
 //! 4. Joining and leaving happen inside a reader section, so that a node which is about to be unlinked is not the same
 //!    node in a next life.
 

@@ -1,5 +1,4 @@
-//! Tests of the tree, one thread at a time; see also `models`. Those of the space are in `space`
-//! and `placement`.
+//! Tests of the tree, one thread at a time; see also `models`. Those of the space are in `space` and `placement`.
 
 mod placement;
 mod space;

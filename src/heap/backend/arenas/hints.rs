@@ -4,9 +4,9 @@
 //!
 //! A byte may be wrong in either direction while somebody is in the middle of a step. Two rules make it right
 //! afterwards:
-//! 1. Who changes an arena so that its answer grows changes the arena first, passes a full fence ([`Hints::changed`]),
-//!    and then looks at the byte and raises it ([`Hints::raise`]).
-//! 2. Who makes a byte smaller writes it, passes a full fence, and looks at the arena again ([`Hints::lower`]).
+//! 1. Whoever changes an arena so that its answer grows changes the arena first, passes a full fence
+//!    ([`Hints::changed`]), and then looks at the byte and raises it ([`Hints::raise`]).
+//! 2. Whoever makes a byte smaller writes it, passes a full fence, and looks at the arena again ([`Hints::lower`]).
 //!
 //! So of a change and a look that miss each other one sees the other's write: no room is forgotten. A byte that is too
 //! high costs a look in vain, after which it is right. The same rules hold between a byte and the one above it, which
@@ -134,7 +134,8 @@ impl Hints {
 
     /// Between the change of an arena and the look at what the hints say of it.
     pub(in crate::heap) fn changed(&self) {
-        // Partner: the fence in `lower_to`: either we see what the hints say now, or who lowers them sees the change.
+        // Partner: the fence in `lower_to`: either we see what the hints say now, or whoever lowers them sees the
+        // change.
         full_fence("heap.hint_change_fence");
     }
 

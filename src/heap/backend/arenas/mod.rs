@@ -1,9 +1,10 @@
 //! The arenas of a process: where runs of slices come from and go back to.
 //!
 //! A claim finds an arena with room by the hints, inside a reader section, and takes slices by compare-and-swap on its
-//! bitmap; when no arena has room the claimant maps another. No lock is common to any two of these: who maps an arena
-//! keeps nobody waiting, and an arena that is being unmapped turns claims away: it has no room. What a claim, a release
-//! or a figure costs does not depend on how many arenas there are or were: whoever looks for one asks the hints.
+//! bitmap; when no arena has room the claimant maps another. No lock is common to any two of these: whoever maps an
+//! arena keeps nobody waiting, and an arena that is being unmapped turns claims away: it has no room. What a claim, a
+//! release or a figure costs does not depend on how many arenas there are or were: whoever looks for one asks the
+//! hints.
 //!
 //! Freed slices are dirty until they are purged: see `giving_back`, which also unmaps arenas.
 
