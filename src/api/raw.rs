@@ -118,16 +118,16 @@ fn free_beyond<T: Thread>(block: *mut Block, slab: &Slab, heap: *const Heap) {
 #[inline(never)]
 fn malloc_slow<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
     let class = class_of(size);
-    // SAFETY: as in `take`; NOBODY and EXITED have no slab.
-    let mut block = unsafe { (*heap).pop::<T::Checks>(class) };
-    // SAFETY: as above.
-    if block.is_null() && !unsafe { (*heap).has_mail() } {
-        // SAFETY: as above.
-        block = unsafe { (*heap).take_over::<T::Checks>(class) };
-    }
+    // SAFETY: as in `take`; NOBODY and EXITED have no slab. A list that is still there has a block on it that was
+    // written while it was free, as `pop` will tell.
+    let block = unsafe {
+        let own = &*heap;
+        let is_filled = !own.has_none(class) || !own.has_mail() && own.take_over(class);
+        if is_filled { own.pop::<T::Checks>(class) } else { ptr::null_mut() }
+    };
     // SAFETY: as above.
     unsafe { leave_step::<T>(heap) };
-    if block.is_null() { allocate::<T>(size, 1, false) } else { block.cast() }
+    if block.is_null() { allocate_small::<T>(size, class) } else { block.cast() }
 }
 
 /// The thread was refused at its heap's gate.
@@ -266,6 +266,21 @@ unsafe fn free_stray(block: *mut u8, stray: Stray) {
         // SAFETY: the caller's; it is a block of the allocator that this function belongs to.
         unsafe { free(block.cast()) };
     }
+}
+
+/// A block of `class`, which serves `size` bytes, by a thread that has none at hand.
+#[inline(never)]
+fn allocate_small<T: Thread>(size: usize, class: usize) -> *mut u8 {
+    let block = with_heap::<T, _>(&Options::new(), |heap| match heap {
+        // SAFETY: the heap is possessed here.
+        Some(heap) => unsafe { process().try_allocate_small::<T::Checks>(heap, class) },
+        None => ptr::null_mut(),
+    });
+    if block.is_null() {
+        return allocate::<T>(size, 1, false);
+    }
+    figures::pulse::<T>();
+    block
 }
 
 #[inline(never)]

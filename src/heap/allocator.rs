@@ -110,17 +110,27 @@ impl<P: Platform> Allocator<P> {
         longer == 0 || self.space().has_room(longer)
     }
 
+    /// A block of `class`; null when there is no memory without making room.
+    ///
+    /// # Safety
+    /// The caller possesses `heap`; `class` is below [`CLASSES`](crate::base::CLASSES).
+    #[inline(always)]
+    pub unsafe fn try_allocate_small<C: Checks>(&self, heap: &Heap, class: usize) -> *mut u8 {
+        // SAFETY: the caller's.
+        unsafe {
+            if heap.has_none(class) && !heap.refill::<C, P>(self, class) {
+                return ptr::null_mut();
+            }
+            heap.pop::<C>(class).cast()
+        }
+    }
+
     #[inline]
     unsafe fn try_allocate<C: Checks>(&self, heap: &Heap, size: usize, align: usize, zero: bool) -> *mut u8 {
         match BlockKind::of(size, align) {
             BlockKind::Small(class) => {
                 // SAFETY: the caller's.
-                let mut block = unsafe { heap.pop::<C>(class) };
-                if block.is_null() {
-                    // SAFETY: the caller's.
-                    block = unsafe { heap.refill::<C, P>(self, class) };
-                }
-                let block = block.cast::<u8>();
+                let block = unsafe { self.try_allocate_small::<C>(heap, class) };
                 if zero && !block.is_null() {
                     // SAFETY: the block holds at least `size` bytes and is the caller's.
                     unsafe { block.write_bytes(0, size) };

@@ -180,6 +180,12 @@ impl Heap {
         block
     }
 
+    /// Whether the bin of `class` is empty.
+    #[inline(always)]
+    pub fn has_none(&self, class: usize) -> bool {
+        self.bins[class].list().get().is_null()
+    }
+
     fn follow<C: Checks>(&self, block: *mut Block) -> *mut Block {
         // SAFETY: a free block of this heap.
         unsafe { Block::follow::<C>(block, self.secret.get()) }

@@ -15,12 +15,13 @@ use crate::sync::{seeded, signal_fence};
 use core::ptr;
 
 impl Heap {
-    /// A block of `class` when its bin is empty and the current slab or an available one has free blocks; else null.
+    /// Fills the bin of `class`, which is empty, from the current slab or an available one, if that has free blocks.
+    /// Returns whether it has.
     ///
     /// # Safety
     /// The caller possesses the heap; `class` is below [`CLASSES`], and its bin is empty.
     #[inline(always)]
-    pub unsafe fn take_over<C: Checks>(&self, class: usize) -> *mut Block {
+    pub unsafe fn take_over(&self, class: usize) -> bool {
         let has_free = |slab: &&Slab| !slab.free_list().is_null();
         // SAFETY: current slabs belong to this heap, which holds their arenas.
         let (slab, count) = if let Some(slab) = unsafe { self.current[class].get().as_ref() }.filter(has_free)
@@ -38,7 +39,7 @@ impl Heap {
             }
             (slab, count)
         } else {
-            return ptr::null_mut();
+            return false;
         };
         let bin = &self.bins[class];
         bin.refilled(class, count, &self.growth);
@@ -47,40 +48,37 @@ impl Heap {
         bin.list().set(slab.free_list());
         signal_fence();
         slab.forget_free();
-        // SAFETY: the caller's.
-        unsafe { self.pop::<C>(class) }
+        true
     }
 
-    /// A block of `class` when its bin is empty; null when there is no memory. In this order: what was sent is
+    /// Fills the bin of `class`, which is empty; `false` when there is no memory. In this order: what was sent is
     /// received, what is on a slab's list taken over, the current slab extended, another slab made current.
     ///
     /// # Safety
-    /// The caller possesses the heap.
+    /// The caller possesses the heap; `class` is below [`CLASSES`].
     #[cold]
     #[inline(never)]
-    pub unsafe fn refill<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize) -> *mut Block {
+    pub unsafe fn refill<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize) -> bool {
         let came = self.receive::<C, P>(from) != 0;
         loop {
             // SAFETY: the caller's.
-            let mut block = unsafe { self.take_over::<C>(class) };
-            if block.is_null() {
-                // SAFETY: the caller's.
-                block = unsafe { self.extend_current::<C, P>(from, class) };
+            if unsafe { self.take_over(class) || self.extend_current::<C, P>(from, class) } {
+                return true;
             }
-            if !block.is_null() || !self.change_current(class) && !self.get_slab::<C, P>(from, class, !came) {
-                return block;
+            if !self.change_current(class) && !self.get_slab::<C, P>(from, class, !came) {
+                return false;
             }
         }
     }
 
-    /// A block that was never handed out, by extending the current slab. Null if it has none left: then it is no longer
-    /// current.
+    /// Fills the bin of `class` with blocks that were never handed out, by extending the current slab. `false` if it
+    /// has none left: then it is no longer current.
     ///
     /// # Safety
     /// The caller possesses the heap; the class's bin is empty, and so is the list of its current slab.
-    unsafe fn extend_current<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize) -> *mut Block {
+    unsafe fn extend_current<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize) -> bool {
         // SAFETY: current slabs belong to this heap, which holds their arenas.
-        let Some(slab) = (unsafe { self.current[class].get().as_ref() }) else { return ptr::null_mut() };
+        let Some(slab) = (unsafe { self.current[class].get().as_ref() }) else { return false };
         let (bin, page, secret) = (&self.bins[class], from.page_size(), self.secret.get());
         // SAFETY: possessed by the caller; the base is computed from the record.
         let count = unsafe { slab.extend::<C>(slab.base(), page, secret, bin.list()) };
@@ -88,11 +86,10 @@ impl Heap {
             // Nothing on its list and nothing left to hand out: every block is out.
             self.current[class].set(ptr::null());
             slab.make_full();
-            return ptr::null_mut();
+            return false;
         }
         bin.refilled(class, count, &self.growth);
-        // SAFETY: the caller's.
-        unsafe { self.pop::<C>(class) }
+        true
     }
 
     /// Makes the first available slab current: its list is empty, but some of its blocks were never handed out. `false`
