@@ -9,6 +9,7 @@ passing_cases! { "limits.c":
     exhaust_the_data_segment,
     from_small_to_huge_and_back,
     threads_exhaust_together,
+    limits_are_learned_on_a_small_stack,
 }
 
 /// Runs a case that prints how many MiB it could use, and demands at least `expected`.

@@ -59,13 +59,30 @@ fn left_by_process(root: &[u8], page: usize) -> usize {
     if limits.iter().all(|&(limit, _)| limit == usize::MAX) {
         return usize::MAX;
     }
-    let mut file = [0; FILE];
-    let Some(sizes) = read(&[root, b"/proc/self/statm"], &mut file) else { return usize::MAX };
-    let left = |(limit, field): (usize, usize)| {
-        let pages = sizes.split(|&byte| byte == b' ').nth(field).and_then(number).unwrap_or(0);
-        if limit == usize::MAX { limit } else { limit.saturating_sub(pages.saturating_mul(page)) }
+    with_files(|[file, _]| {
+        let Some(sizes) = read(&[root, b"/proc/self/statm"], file) else { return usize::MAX };
+        let left = |(limit, field): (usize, usize)| {
+            let pages = sizes.split(|&byte| byte == b' ').nth(field).and_then(number).unwrap_or(0);
+            if limit == usize::MAX { limit } else { limit.saturating_sub(pages.saturating_mul(page)) }
+        };
+        limits.into_iter().map(left).min().unwrap_or(usize::MAX)
+    })
+}
+
+/// Gives `body` room for two files, or says that nothing is known. Not on the stack, which may be that of a handler or a
+/// coroutine: a malloc that comes here must not need much of it.
+fn with_files(body: impl FnOnce(&mut [[u8; FILE]; 2]) -> usize) -> usize {
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    let map = || {
+        // SAFETY: a new mapping, wherever the kernel likes.
+        unsafe { libc::mmap(core::ptr::null_mut(), 2 * FILE, access, kind, -1, 0) }
     };
-    limits.into_iter().map(left).min().unwrap_or(usize::MAX)
+    let Ok(files) = kept_errno(libc::MAP_FAILED, map) else { return usize::MAX };
+    // SAFETY: mapped just now, as large as that, zero, and nobody else's.
+    let left = body(unsafe { &mut *files.cast::<[[u8; FILE]; 2]>() });
+    // SAFETY: as above; the body has returned nothing that lies there.
+    let _unmapped = kept_errno(-1, || unsafe { libc::munmap(files, 2 * FILE) });
+    left
 }
 
 /// A limit of the process in bytes, or `usize::MAX`.
@@ -83,25 +100,24 @@ pub(super) fn limit(which: libc::__rlimit_resource_t) -> usize {
 
 /// What the control groups leave, of both versions and at every level.
 fn left_by_groups(root: &[u8]) -> usize {
-    let mut file = [0; FILE];
-    let Some(groups) = read(&[root, b"/proc/self/cgroup"], &mut file) else { return usize::MAX };
-    let mut left = usize::MAX;
-    for version in &VERSIONS {
-        let Some(path) = path_of(groups, version.controller) else { continue };
-        for level in levels(path) {
-            for mount in version.mounts {
-                left = left.min(left_in_group(version, &[root, mount, level]));
+    with_files(|[file, other]| {
+        let Some(groups) = read(&[root, b"/proc/self/cgroup"], file) else { return usize::MAX };
+        let mut left = usize::MAX;
+        for version in &VERSIONS {
+            let Some(path) = path_of(groups, version.controller) else { continue };
+            for level in levels(path) {
+                for mount in version.mounts {
+                    left = left.min(left_in_group(version, &[root, mount, level], other));
+                }
             }
         }
-    }
-    left
+        left
+    })
 }
 
-fn left_in_group(version: &Version, group: &[&[u8]; 3]) -> usize {
-    let figure = |name: &[u8], key: &[u8]| {
-        let mut file = [0; FILE];
-        value_of(read(&[group[0], group[1], group[2], name], &mut file)?, key)
-    };
+fn left_in_group(version: &Version, group: &[&[u8]; 3], file: &mut [u8; FILE]) -> usize {
+    let mut figure =
+        |name: &[u8], key: &[u8]| value_of(read(&[group[0], group[1], group[2], name], file)?, key);
     let limit = version.limits.iter().filter_map(|name| figure(name, b"")).min();
     // (The first version's word for no limit is a very high one.)
     let Some(limit) = limit.filter(|&limit| limit < usize::MAX >> 4) else { return usize::MAX };

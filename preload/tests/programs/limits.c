@@ -1,5 +1,6 @@
 /* What happens when memory runs out, and after. */
 #include "support.h"
+#include <ucontext.h>
 
 static void limit(int resource, size_t bytes)
 {
@@ -154,6 +155,27 @@ static void locked_memory_stays_small(void)
     CHECK(malloc(10) != NULL);
 }
 
-MAIN(CASE(exhaust_with_large), CASE(exhaust_with_small), CASE(exhaust_with_huge), CASE(exhaust_the_data_segment),
+static ucontext_t outside, inside;
+
+static void allocates_more_than_an_arena(void)
+{
+    for (int i = 0; i < 20; i++) CHECK(opaque(malloc(3 * MIB)) != NULL);
+}
+
+/* A coroutine, or a signal handler on its own stack: the call that finds out what the process may have needs little. */
+static void limits_are_learned_on_a_small_stack(void)
+{
+    size_t size = 8 * KIB;
+    char *stack = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(stack != MAP_FAILED && mprotect(stack, size, PROT_NONE) == 0);
+    CHECK(getcontext(&inside) == 0);
+    inside.uc_stack.ss_sp = stack + size;
+    inside.uc_stack.ss_size = size;
+    inside.uc_link = &outside;
+    makecontext(&inside, allocates_more_than_an_arena, 0);
+    CHECK(swapcontext(&outside, &inside) == 0);
+}
+
+MAIN(CASE(limits_are_learned_on_a_small_stack), CASE(exhaust_with_large), CASE(exhaust_with_small), CASE(exhaust_with_huge), CASE(exhaust_the_data_segment),
      CASE(from_small_to_huge_and_back), CASE(threads_exhaust_together), CASE(works_in_64_mib),
      CASE(locked_memory_stays_small))
