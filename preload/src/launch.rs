@@ -1,5 +1,6 @@
 //! The functions that make threads: `pthread_create`, C11's `thrd_create`, and, for what wants a process of one thread,
-//! `unshare` and `setns`; and, for what a process does before it shuts itself off, `prctl`.
+//! `unshare` and `setns`; for what a process does before it shuts itself off, `prctl`; and, for the limits that it sets
+//! itself, `setrlimit` and `prlimit`.
 //!
 //! Each thread of the program starts in a trampoline, which hooks its exit before it does anything else: so the
 //! allocator knows that a thread has ended even if it never allocated, when the C library frees what belonged to it, as
@@ -268,6 +269,61 @@ pub unsafe extern "C" fn prctl(
     }
     // SAFETY: the caller's.
     unsafe { libc::syscall(libc::SYS_prctl, c_long::from(what), second, third, fourth, fifth) as c_int }
+}
+
+/// POSIX: sets a limit. One of address space is heeded from here on: what is reserved behind blocks would count against
+/// it. (The C library's is a bare system call, too.)
+///
+/// # Safety
+/// As for the C library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn setrlimit(which: c_int, limit: *const libc::rlimit64) -> c_int {
+    // SAFETY: the caller's.
+    unsafe { prlimit(0, which, limit, ptr::null_mut()) }
+}
+
+/// The same under the name that programs of 64-bit files use.
+///
+/// # Safety
+/// As for the C library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn setrlimit64(which: c_int, limit: *const libc::rlimit64) -> c_int {
+    // SAFETY: the caller's.
+    unsafe { prlimit(0, which, limit, ptr::null_mut()) }
+}
+
+/// Linux: sets and tells a limit of any process. As [`setrlimit`].
+///
+/// # Safety
+/// As for the C library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prlimit(
+    process: libc::pid_t,
+    which: c_int,
+    new: *const libc::rlimit64,
+    old: *mut libc::rlimit64,
+) -> c_int {
+    // SAFETY: the caller's.
+    let done = unsafe { libc::syscall(libc::SYS_prlimit64, process, which, new, old) as c_int };
+    if done == 0 && !new.is_null() && matches!(which as u32, libc::RLIMIT_AS | libc::RLIMIT_DATA) {
+        global::adapt_to_late_limit();
+    }
+    done
+}
+
+/// The same under the name that programs of 64-bit files use.
+///
+/// # Safety
+/// As for the C library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prlimit64(
+    process: libc::pid_t,
+    which: c_int,
+    new: *const libc::rlimit64,
+    old: *mut libc::rlimit64,
+) -> c_int {
+    // SAFETY: the caller's.
+    unsafe { prlimit(process, which, new, old) }
 }
 
 /// The function, once the helper is gone, if the program has one thread.

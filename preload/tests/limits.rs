@@ -36,6 +36,17 @@ fn exhaust_with_huge() {
     uses("exhaust_with_huge", 440);
 }
 
+/// At the first attempt: what is reserved behind blocks counts against a limit that the program sets itself.
+#[test]
+fn exhaust_once_with_the_smallest_huge() {
+    uses("exhaust_once_with_the_smallest_huge", 480);
+}
+
+#[test]
+fn exhaust_the_data_segment_once_with_the_smallest_huge() {
+    uses("exhaust_the_data_segment_once_with_the_smallest_huge", 480);
+}
+
 /// The program starts in 64 MiB of address space, and most of what it leaves free can be used.
 #[test]
 fn starts_in_64_mib() {

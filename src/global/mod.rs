@@ -20,6 +20,6 @@ pub use exit::{ExitKey, exit_value, was_counted};
 pub use heaps::{begin_process, begin_thread, exit_thread, trim, with_heap, with_heap_to_free};
 pub use helper::{dismiss_helper, start_helper, thread_found, thread_made};
 pub use options::{OptionError, Options};
-pub use process::{environment, learn_limits, process};
+pub use process::{adapt_to_late_limit, environment, learn_limits, process};
 pub use start::{get_option, honours_deepbind, set_option};
 pub use thread::{EXITED, Main, NOBODY, Stray, Thread, enter_step, is_own, leave_step, undo_step};

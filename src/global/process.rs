@@ -26,7 +26,12 @@ pub fn learn_limits() {
     }
 }
 
-/// The same if more address space is mapped by now than one arena takes.
+/// The process has set itself a limit: no address space is reserved that would count against it.
+pub fn adapt_to_late_limit() {
+    process().adapt_to_late_limit();
+}
+
+/// The same as [`learn_limits`] if more address space is mapped by now than one arena takes.
 pub(super) fn learn_limits_if_large() {
     if process().space().mapped() > GRANULE {
         learn_limits();

@@ -81,6 +81,20 @@ static void exhaust_with_huge(void)
     rounds_of(40 * MIB);
 }
 
+static void once_with_the_smallest_huge(int resource)
+{
+    size_t count;
+    free(opaque(malloc(1)));
+    limit(resource, 512 * MIB);
+    void **list = exhaust(5 * MIB, &count);
+    printf("%zu\n", count * 5);
+    release(list);
+}
+
+static void exhaust_once_with_the_smallest_huge(void) { once_with_the_smallest_huge(RLIMIT_AS); }
+
+static void exhaust_the_data_segment_once_with_the_smallest_huge(void) { once_with_the_smallest_huge(RLIMIT_DATA); }
+
 static void exhaust_the_data_segment(void)
 {
     limit(RLIMIT_DATA, 256 * MIB);
@@ -176,6 +190,7 @@ static void limits_are_learned_on_a_small_stack(void)
     CHECK(swapcontext(&outside, &inside) == 0);
 }
 
-MAIN(CASE(limits_are_learned_on_a_small_stack), CASE(exhaust_with_large), CASE(exhaust_with_small), CASE(exhaust_with_huge), CASE(exhaust_the_data_segment),
+MAIN(CASE(exhaust_once_with_the_smallest_huge), CASE(exhaust_the_data_segment_once_with_the_smallest_huge),
+     CASE(limits_are_learned_on_a_small_stack), CASE(exhaust_with_large), CASE(exhaust_with_small), CASE(exhaust_with_huge), CASE(exhaust_the_data_segment),
      CASE(from_small_to_huge_and_back), CASE(threads_exhaust_together), CASE(works_in_64_mib),
      CASE(locked_memory_stays_small))

@@ -68,6 +68,14 @@ impl Settings {
         }
     }
 
+    /// The process may have set itself a limit, `limit` bytes of address space in all now: what would be reserved counts
+    /// against that.
+    pub fn adapt_to_late_limit(&self, limit: usize) {
+        if limit < PLENTY {
+            self.reserve.set(0);
+        }
+    }
+
     /// Notes that a helper thread purges by age, or no longer does.
     pub fn set_helper(&self, runs: bool) {
         // Relaxed: read by slow paths, in no order with anything.
