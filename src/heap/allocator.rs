@@ -85,7 +85,8 @@ impl<P: Platform> Allocator<P> {
 
     /// The same when the process has set itself a limit.
     pub fn adapt_to_late_limit(&self) {
-        self.settings().adapt_to_late_limit(self.os().address_space_limit());
+        let limit = self.os().address_space_limit().min(self.os().data_limit());
+        self.settings().adapt_to_late_limit(limit);
     }
 
     /// A block of `size` bytes at a multiple of `align` (a power of two), zeroed if `zero`; null when there is no

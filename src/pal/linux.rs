@@ -327,8 +327,11 @@ unsafe impl Platform for Linux {
     }
 
     fn address_space_limit(&self) -> usize {
-        // Both count what is mapped for us, touched or not.
-        limits::limit(libc::RLIMIT_AS).min(limits::limit(libc::RLIMIT_DATA))
+        limits::limit(libc::RLIMIT_AS)
+    }
+
+    fn data_limit(&self) -> usize {
+        limits::limit(libc::RLIMIT_DATA)
     }
 
     fn memory_left(&self) -> usize {

@@ -132,6 +132,11 @@ pub unsafe trait Platform: Send + Sync + 'static {
     /// Bytes of address space that the process may still be allowed in all (RLIMIT_AS), or `usize::MAX`.
     fn address_space_limit(&self) -> usize;
 
+    /// Bytes of writable address space that the process may have in all, touched or not (RLIMIT_DATA), or `usize::MAX`.
+    fn data_limit(&self) -> usize {
+        usize::MAX
+    }
+
     /// Bytes of memory that the process may still get, by its own limits and those of its control groups, or
     /// `usize::MAX`. Opens files: asked once, when `global` says so.
     fn memory_left(&self) -> usize;
