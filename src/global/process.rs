@@ -23,11 +23,10 @@ pub fn learn_limits() {
     // Relaxed (both): elects one thread; nobody waits for what it learns.
     if !LEARNED.load(Ordering::Relaxed) && !LEARNED.swap(true, Ordering::Relaxed) {
         process().learn_limits();
-        process().adapt_to_late_limit();
     }
 }
 
-/// The process has set itself a limit, or had one set before it began: no address space is reserved that would count against it.
+/// The process has set itself a limit: no address space is reserved that would count against it.
 pub fn adapt_to_late_limit() {
     process().adapt_to_late_limit();
 }

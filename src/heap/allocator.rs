@@ -83,12 +83,6 @@ impl<P: Platform> Allocator<P> {
         self.settings().adapt_to_address_space(self.os().address_space_limit());
     }
 
-    /// The same when the process has set itself a limit.
-    pub fn adapt_to_late_limit(&self) {
-        let limit = self.os().address_space_limit().min(self.os().data_limit());
-        self.settings().adapt_to_late_limit(limit);
-    }
-
     /// A block of `size` bytes at a multiple of `align` (a power of two), zeroed if `zero`; null when there is no
     /// memory.
     ///

@@ -50,27 +50,25 @@ const VERSIONS: [Version; 2] = [
 /// Bytes that the process may still get; `usize::MAX` if nothing says how many. All files are looked for below `root`,
 /// which is empty but in tests.
 pub(super) fn memory_left(root: &[u8], page: usize) -> usize {
-    left_by_process(root, page).min(left_by_groups(root))
+    with_files(|files| left_by_process(root, page, &mut files[0]).min(left_by_groups(root, files)))
 }
 
 /// What RLIMIT_AS and RLIMIT_DATA leave.
-fn left_by_process(root: &[u8], page: usize) -> usize {
+fn left_by_process(root: &[u8], page: usize, file: &mut [u8; FILE]) -> usize {
     let limits = [(libc::RLIMIT_AS, 0), (libc::RLIMIT_DATA, 5)].map(|(which, field)| (limit(which), field));
     if limits.iter().all(|&(limit, _)| limit == usize::MAX) {
         return usize::MAX;
     }
-    with_files(|[file, _]| {
-        let Some(sizes) = read(&[root, b"/proc/self/statm"], file) else { return usize::MAX };
-        let left = |(limit, field): (usize, usize)| {
-            let pages = sizes.split(|&byte| byte == b' ').nth(field).and_then(number).unwrap_or(0);
-            if limit == usize::MAX { limit } else { limit.saturating_sub(pages.saturating_mul(page)) }
-        };
-        limits.into_iter().map(left).min().unwrap_or(usize::MAX)
-    })
+    let Some(sizes) = read(&[root, b"/proc/self/statm"], file) else { return usize::MAX };
+    let left = |(limit, field): (usize, usize)| {
+        let pages = sizes.split(|&byte| byte == b' ').nth(field).and_then(number).unwrap_or(0);
+        if limit == usize::MAX { limit } else { limit.saturating_sub(pages.saturating_mul(page)) }
+    };
+    limits.into_iter().map(left).min().unwrap_or(usize::MAX)
 }
 
-/// Gives `body` room for two files, or says that nothing is known. Not on the stack, which may be that of a handler or a
-/// coroutine: a malloc that comes here must not need much of it.
+/// Gives `body` room for two files, or says that nothing is known. Not on the stack, which may be that of a handler or
+/// a coroutine: a malloc that comes here must not need much of it.
 fn with_files(body: impl FnOnce(&mut [[u8; FILE]; 2]) -> usize) -> usize {
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     let map = || {
@@ -99,20 +97,18 @@ pub(super) fn limit(which: libc::__rlimit_resource_t) -> usize {
 }
 
 /// What the control groups leave, of both versions and at every level.
-fn left_by_groups(root: &[u8]) -> usize {
-    with_files(|[file, other]| {
-        let Some(groups) = read(&[root, b"/proc/self/cgroup"], file) else { return usize::MAX };
-        let mut left = usize::MAX;
-        for version in &VERSIONS {
-            let Some(path) = path_of(groups, version.controller) else { continue };
-            for level in levels(path) {
-                for mount in version.mounts {
-                    left = left.min(left_in_group(version, &[root, mount, level], other));
-                }
+fn left_by_groups(root: &[u8], [file, other]: &mut [[u8; FILE]; 2]) -> usize {
+    let Some(groups) = read(&[root, b"/proc/self/cgroup"], file) else { return usize::MAX };
+    let mut left = usize::MAX;
+    for version in &VERSIONS {
+        let Some(path) = path_of(groups, version.controller) else { continue };
+        for level in levels(path) {
+            for mount in version.mounts {
+                left = left.min(left_in_group(version, &[root, mount, level], other));
             }
         }
-        left
-    })
+    }
+    left
 }
 
 fn left_in_group(version: &Version, group: &[&[u8]; 3], file: &mut [u8; FILE]) -> usize {
@@ -220,7 +216,7 @@ mod tests {
         }
 
         fn left(&self) -> usize {
-            left_by_groups(self.0.as_os_str().as_bytes())
+            with_files(|files| left_by_groups(self.0.as_os_str().as_bytes(), files))
         }
     }
 

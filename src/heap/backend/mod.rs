@@ -175,6 +175,14 @@ impl<P: Platform> Backend<P> {
     pub fn learn_limits(&self) {
         let has = self.live_bytes() + self.dirty_bytes();
         self.settings().set_memory(self.os().memory_left().saturating_add(has));
+        self.adapt_to_late_limit();
+    }
+
+    /// The process may have set itself a limit, or have had one from the start: reserves no address space that would
+    /// count against it.
+    pub fn adapt_to_late_limit(&self) {
+        let limit = self.os().address_space_limit().min(self.os().data_limit());
+        self.settings().stop_reserving_below(limit);
     }
 
     /// Gives back what may not stay.

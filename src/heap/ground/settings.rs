@@ -61,16 +61,16 @@ impl Settings {
 
     /// Reserves less when the process may not have much address space: `limit` bytes in all.
     pub fn adapt_to_address_space(&self, limit: usize) {
+        self.stop_reserving_below(limit);
         if limit < PLENTY {
-            self.reserve.set(0);
             let share = (limit / 16).max(1 << 20).next_power_of_two();
             self.arena_bytes.set(share.min(GRANULE));
         }
     }
 
-    /// The process may have set itself a limit, `limit` bytes of address space in all now: what would be reserved counts
-    /// against that.
-    pub fn adapt_to_late_limit(&self, limit: usize) {
+    /// Reserves nothing if the process may have `limit` bytes of address space in all and that is not plenty: what is
+    /// reserved counts against it.
+    pub fn stop_reserving_below(&self, limit: usize) {
         if limit < PLENTY {
             self.reserve.set(0);
         }
