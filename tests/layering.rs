@@ -1,6 +1,6 @@
 //! The layers of DESIGN.md, enforced: reads the sources and fails on an import of an upper layer, on a static below
-//! `global`, and on what allocates below `api`. `rooms` holds the order of the
-//! rooms of a layer, `orderings` demands a seeded bug of every ordering, and `surface` lists what is public.
+//! `global`, and on what allocates below `api`. `rooms` holds the order of the rooms of a layer, `orderings` demands a
+//! seeded bug of every ordering, and `surface` lists what is public.
 //!
 //! What only tests and models compile is not looked at, nor is the simulated system, which nothing may use but they.
 
@@ -224,11 +224,16 @@ fn read(root: &Path, folder: &Path, sources: &mut Vec<(String, String)>) {
     }
 }
 
-fn crate_sources() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+/// All sources of the crate whose root lies in `folder`.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut sources = Vec::new();
     read(&root, &root, &mut sources);
     sources
+}
+
+fn crate_sources() -> Vec<(String, String)> {
+    sources("src")
 }
 
 fn crate_files() -> Vec<File> {

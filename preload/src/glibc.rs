@@ -13,7 +13,7 @@
 //! | none | lies in the program's data segment | the blocks behind it, one after the other |
 //! | none | the same in a libc of another namespace, from mmap | the same, where there is another namespace |
 
-use crate::{errno, loader};
+use crate::{errno, next};
 use core::ffi::c_void;
 use core::mem::transmute;
 use core::ptr;
@@ -43,7 +43,7 @@ pub fn find_free() -> Option<unsafe extern "C" fn(*mut c_void)> {
     // Relaxed (both): the address of what was there before this library.
     let mut free = FREE.load(Ordering::Relaxed);
     if free.is_null() {
-        free = loader::in_libc(c"free");
+        free = next::in_libc(c"free");
         FREE.store(free, Ordering::Relaxed);
     }
     // SAFETY: glibc's function of this name has this type.

@@ -11,8 +11,11 @@
 //! - `loader`: dlopen and dlmopen, whose libraries are to use this malloc, too;
 //! - `glibc`: blocks of the malloc beside this one, and `next`: functions under names that this library takes over;
 //! - `launch`: the functions that make threads, so that a thread's start and end are known;
+//! - `process`: those by which a process changes what it is, for which there is something to do before or after;
 //! - `thread`: where a thread keeps its heap, and `raw`: the library's C interface for such threads;
 //! - `errno` and `line`: the error number, and text without allocation.
+//!
+//! Each file imports those below it only: `tests/layering` has the order.
 //!
 //! Nothing here allocates, except by the program's own wish. The exported names are exactly those listed in
 //! `tests/exports.rs`.
@@ -35,6 +38,7 @@ mod line;
 mod loader;
 mod next;
 mod operators;
+mod process;
 mod raw;
 mod thread;
 mod tuning;

@@ -8,10 +8,9 @@
 //! Both jump on to libc's function with the stack as the caller left it: from its return address libc knows who asks,
 //! hence in which namespace and along which RUNPATH to look, and what `$ORIGIN` is.
 
-use crate::next::Next;
+use crate::next::{DLOPEN, Next};
 use crate::{glibc, raw};
-use core::ffi::{CStr, c_char, c_int, c_long, c_void};
-use core::mem::transmute;
+use core::ffi::{c_char, c_int, c_long, c_void};
 
 /// Where to jump, and with which flags: two words, which are returned in two registers.
 #[repr(C)]
@@ -20,7 +19,6 @@ struct Jump {
     flags: usize,
 }
 
-static DLOPEN: Next = Next::new(c"dlopen");
 static DLMOPEN: Next = Next::new(c"dlmopen");
 
 fn jump(next: &Next, flags: c_int) -> Jump {
@@ -29,25 +27,6 @@ fn jump(next: &Next, flags: c_int) -> Jump {
     let _without_glibc = glibc::find_free();
     let found: *const c_void = next.get();
     Jump { to: if found.is_null() { nothing as *const c_void } else { found }, flags: flags as u32 as usize }
-}
-
-/// The address of `name` in glibc itself, whatever else defines it; null without glibc.
-pub fn in_libc(name: &CStr) -> *mut c_void {
-    let open = DLOPEN.get();
-    if open.is_null() {
-        return open;
-    }
-    // SAFETY: dlopen's type. The names are strings; RTLD_NOLOAD loads nothing, and the handle is given up once.
-    unsafe {
-        let open = transmute::<*mut c_void, unsafe extern "C" fn(*const c_char, c_int) -> *mut c_void>(open);
-        let libc = open(c"libc.so.6".as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
-        if libc.is_null() {
-            return libc;
-        }
-        let found = libc::dlsym(libc, name.as_ptr());
-        libc::dlclose(libc);
-        found
-    }
 }
 
 /// Stands in for a function that libc does not have.

@@ -4,9 +4,11 @@
 //! defined here in assembly, and read with the two instructions that a library loaded at start may use. It starts as
 //! the address of [`NOBODY`], so that the fast paths need no test for a thread's first allocation.
 
+use crate::next::Next;
 use core::arch::{asm, global_asm};
-use core::ffi::c_int;
-use core::ffi::c_void;
+use core::ffi::{c_int, c_void};
+use core::mem::transmute;
+use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use specmalloc::internals::global::{
     ExitKey, Main, NOBODY, Stray, Thread, exit_thread, exit_value, was_counted,
@@ -63,7 +65,7 @@ fn word() -> *mut *const Heap {
     unsafe {
         asm!("mov {0}, qword ptr fs:[0]", out(reg) base, options(pure, readonly, nostack, preserves_flags));
     }
-    core::ptr::with_exposed_provenance_mut(base.wrapping_add(offset()))
+    ptr::with_exposed_provenance_mut(base.wrapping_add(offset()))
 }
 
 /// Address of the calling thread's word.
@@ -78,7 +80,7 @@ fn word() -> *mut *const Heap {
              "ldr {1}, [{1}, :gottprel_lo12:specmalloc_thread]",
              out(reg) base, out(reg) offset, options(pure, nomem, nostack, preserves_flags));
     }
-    core::ptr::with_exposed_provenance_mut(base + offset)
+    ptr::with_exposed_provenance_mut(base + offset)
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -137,7 +139,7 @@ unsafe impl Thread for PreloadThread {
         main: Main,
     ) -> c_int {
         // SAFETY: the caller's.
-        unsafe { crate::launch::create_unseen(thread, attributes, main) }
+        unsafe { create(thread, attributes, main as *const c_void, ptr::null_mut()) }
     }
 }
 
@@ -146,4 +148,33 @@ pub static EXIT: ExitKey = ExitKey::new(at_exit);
 
 unsafe extern "C" fn at_exit(counted: *mut c_void) {
     exit_thread::<PreloadThread>(was_counted(counted));
+}
+
+type Create = unsafe extern "C" fn(
+    *mut libc::pthread_t,
+    *const libc::pthread_attr_t,
+    *const c_void,
+    *mut c_void,
+) -> c_int;
+
+/// The C library's.
+pub static PTHREAD_CREATE: Next = Next::new(c"pthread_create");
+
+/// Makes a thread of the C library's by its own function: one that is not known to be the program's, unless `start` says
+/// so.
+///
+/// # Safety
+/// As for `pthread_create`.
+pub unsafe fn create(
+    thread: *mut libc::pthread_t,
+    attributes: *const libc::pthread_attr_t,
+    start: *const c_void,
+    argument: *mut c_void,
+) -> c_int {
+    let next = PTHREAD_CREATE.get();
+    if next.is_null() {
+        return libc::EAGAIN;
+    }
+    // SAFETY: the C library's function of this name has this type; the rest is the caller's.
+    unsafe { transmute::<*mut c_void, Create>(next)(thread, attributes, start, argument) }
 }
