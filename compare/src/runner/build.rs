@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::Failure;
-use super::peers::Malloc;
+use super::peer::Malloc;
 
 /// Where an allocator comes from.
 pub enum Source {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::peers::{Missing, Peer};
+use super::peer::{Missing, Peer};
 use super::programs::Kit;
 use super::run::{Figures, can_preload, run_rust, run_workload};
 use super::stats::{Estimate, median, ratios};
@@ -183,7 +183,7 @@ pub fn measure(
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::runner::peers::Malloc;
+    use crate::runner::peer::Malloc;
 
     fn figures(seconds: f64) -> Figures {
         let extras = vec![("malloc_p99_ns".to_owned(), seconds * 10.0)];

@@ -5,6 +5,7 @@
 
 mod build;
 mod measure;
+mod peer;
 mod peers;
 mod process;
 mod programs;
@@ -17,7 +18,8 @@ mod traces;
 
 pub use build::Builder;
 pub use measure::{Cell, Results, Row, measure};
-pub use peers::{Malloc, Missing, Peer, Wanted, find_peers};
+pub use peer::{Malloc, Missing, Peer};
+pub use peers::{Wanted, find_peers};
 pub use programs::Kit;
 pub use report::{means, write};
 pub use run::Figures;

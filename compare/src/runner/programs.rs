@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::peers::{Peer, preload_list_of_c_library};
+use super::peer::{Peer, preload_list_of_c_library};
 use super::run::{Figures, LIMIT};
 use super::{Failure, Trouble, process};
 
@@ -150,7 +150,7 @@ fn peak(said: &str, process: &str) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runner::peers::Malloc;
+    use crate::runner::peer::Malloc;
 
     #[test]
     fn a_script_tells_what_it_needs() {

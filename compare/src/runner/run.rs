@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::peers::{Malloc, Peer};
+use super::peer::{Malloc, Peer};
 use super::{Trouble, process};
 
 /// No run takes as long as this unless it hangs.

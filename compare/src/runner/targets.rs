@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Failure;
 use super::measure::{Results, Row};
-use super::peers::Peer;
+use super::peer::Peer;
 use super::report::means_of;
 use super::stats::median;
 use super::suite::Group;
