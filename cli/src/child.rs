@@ -53,14 +53,14 @@ static NOTE_SIGPIPE: extern "C" fn() = note_sigpipe;
 
 /// What a program inherits and the command changes for itself.
 #[derive(Clone, Copy)]
-struct Inherited {
+pub(crate) struct Inherited {
     mask: libc::sigset_t,
     pipe: libc::sighandler_t,
     child: libc::sighandler_t,
 }
 
 impl Inherited {
-    fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let mut mask = MaybeUninit::uninit();
         let mut action = MaybeUninit::<libc::sigaction>::uninit();
         // SAFETY: both are valid for the write; with these arguments neither call can fail, so both are filled in.
@@ -74,15 +74,20 @@ impl Inherited {
         Self { mask, pipe, child: action.sa_sigaction }
     }
 
+    /// Sets them for the process that is about to run a program. Async-signal-safe.
+    pub(crate) fn restore(&self) {
+        // SAFETY: async-signal-safe calls on values that `self` owns.
+        unsafe {
+            libc::signal(libc::SIGPIPE, self.pipe);
+            libc::signal(libc::SIGCHLD, self.child);
+            libc::sigprocmask(libc::SIG_SETMASK, &self.mask, null_mut());
+        }
+    }
+
     /// Has `command` start its program with these.
-    fn hand_down(self, command: &mut Command) {
+    pub(crate) fn hand_down(self, command: &mut Command) {
         let restore = move || {
-            // SAFETY: async-signal-safe calls on values that the closure owns.
-            unsafe {
-                libc::signal(libc::SIGPIPE, self.pipe);
-                libc::signal(libc::SIGCHLD, self.child);
-                libc::sigprocmask(libc::SIG_SETMASK, &self.mask, null_mut());
-            }
+            self.restore();
             Ok(())
         };
         // SAFETY: `restore` only makes async-signal-safe calls and allocates nothing.

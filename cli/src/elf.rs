@@ -35,7 +35,7 @@ pub(crate) enum Image {
 }
 
 /// Definitions that give an allocator inside the program away: `malloc` itself, and the entry points under which the
-/// known ones are linked into programs that call them directly.
+/// known ones are linked into programs that call them directly. The first one that is there is named.
 const ALLOCATORS: [&str; 8] = [
     "malloc",
     "je_malloc",
@@ -71,20 +71,23 @@ pub(crate) fn read(file: &File) -> io::Result<Image> {
             Some(CStr::from_bytes_until_nul(&path).map_err(|_| damaged())?.to_string_lossy().into_owned())
         }
     };
-    let mut own_malloc = None;
+    let mut own: Option<usize> = None;
     for section in &sections {
         if matches!(Bytes(section).u32(4)?, SHT_DYNSYM | SHT_SYMTAB) {
-            own_malloc = own_malloc.or(defined_allocator(file, Bytes(section), &sections)?);
+            let found = defined_allocator(file, Bytes(section), &sections)?;
+            own = own.into_iter().chain(found).min();
         }
     }
+    let own_malloc = own.map(|place| ALLOCATORS[place]);
     Ok(Image::Elf { machine: head.u16(18)?, loader, own_malloc })
 }
 
-/// The name of the first allocator that the symbol table `section` defines.
-fn defined_allocator(file: &File, section: Bytes, sections: &[Vec<u8>]) -> io::Result<Option<&'static str>> {
+/// The first of [`ALLOCATORS`] that the symbol table `section` defines.
+fn defined_allocator(file: &File, section: Bytes, sections: &[Vec<u8>]) -> io::Result<Option<usize>> {
     let strings = sections.get(section.u32(40)? as usize).ok_or_else(damaged)?;
     let strings = bytes(file, Bytes(strings).u64(24)?, Bytes(strings).u64(32)?)?;
     let symbols = bytes(file, section.u64(24)?, section.u64(32)?)?;
+    let mut first: Option<usize> = None;
     for symbol in symbols.chunks_exact(24) {
         let symbol = Bytes(symbol);
         // Section 0: used here, defined elsewhere.
@@ -92,14 +95,12 @@ fn defined_allocator(file: &File, section: Bytes, sections: &[Vec<u8>]) -> io::R
             continue;
         }
         let name = strings.get(symbol.u32(0)? as usize..).unwrap_or_default();
-        let known = ALLOCATORS
-            .into_iter()
-            .find(|known| name.strip_prefix(known.as_bytes()).is_some_and(|rest| rest.first() == Some(&0)));
-        if known.is_some() {
-            return Ok(known);
-        }
+        let known = ALLOCATORS.into_iter().position(|known| {
+            name.strip_prefix(known.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+        });
+        first = first.into_iter().chain(known).min();
     }
-    Ok(None)
+    Ok(first)
 }
 
 fn damaged() -> io::Error {

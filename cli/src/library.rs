@@ -22,7 +22,7 @@ fn search(folder: Option<&Path>, variable: Option<PathBuf>) -> Result<PathBuf, F
     places.filter_map(|path| path.canonicalize().ok()).find(|path| path.is_file()).ok_or_else(|| {
         Failure::own(format!(
             "{NAME} is not beside this command, not in ../lib, and not what SPECMALLOC_LIB names; \
-             build it with: cargo build --release --workspace"
+             build it with: cargo build --profile preload -p specmalloc-preload"
         ))
     })
 }

@@ -47,7 +47,7 @@ pub(crate) fn notices(name: &OsStr) -> Vec<String> {
 }
 
 /// Why a program of this image uses no preloaded malloc, if that is so.
-fn judge(image: &Image) -> Option<String> {
+pub(crate) fn judge(image: &Image) -> Option<String> {
     match image {
         Image::Other => None,
         Image::OtherFormat => Some("is built for another word size than libspecmalloc.so".into()),

@@ -213,7 +213,11 @@ fn without_the_library_the_build_command_is_named() {
     let mut command = Command::new(command_path());
     let output = command.args(["run", "true"]).env_remove("SPECMALLOC_LIB").output().unwrap();
     assert_eq!(output.status.code(), Some(125));
-    assert!(stderr(&output).contains("cargo build --release --workspace"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("cargo build --profile preload -p specmalloc-preload"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 /// A statically linked program that exits with status 42: an ELF header, one segment, a few instructions.

@@ -1,6 +1,7 @@
 //! The statistics as a table for people: the program's own figures beside those of all processes together.
 
 use super::{End, Report, bets, calls, counts, sizes};
+use crate::text::grouped;
 use specmalloc::{Bet, Statistics};
 use std::fmt::{self, Display, Write};
 
@@ -95,28 +96,4 @@ fn write_classes(out: &mut String, sum: &Statistics) -> fmt::Result {
         writeln!(out, "  {size:>12} bytes{:>23}{:>14}", grouped(class.live_blocks), grouped(class.slabs))?;
     }
     Ok(())
-}
-
-/// `number` with commas between its thousands.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::grouped;
-
-    #[test]
-    fn thousands_are_grouped() {
-        let groups = [0, 999, 1000, 1_234_567, u64::MAX].map(grouped);
-        assert_eq!(groups, ["0", "999", "1,000", "1,234,567", "18,446,744,073,709,551,615"]);
-    }
 }

@@ -11,10 +11,11 @@ mod process;
 mod programs;
 mod report;
 mod run;
-mod stats;
 mod suite;
 mod targets;
 mod traces;
+
+use specmalloc_measure::stats;
 
 pub use build::Builder;
 pub use measure::{Cell, Results, Row, measure};

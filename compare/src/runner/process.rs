@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use specmalloc_measure::usage::Usage;
+
 use super::Failure;
 
 /// How a child ended.
@@ -60,27 +62,24 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Ended, Failure> {
         let last: Vec<&str> = errors.trim().lines().rev().take(3).collect();
         return Err(format!("{how}: {}", last.into_iter().rev().collect::<Vec<_>>().join(" / ")));
     }
-    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 * 1e-6;
     Ok(Ended {
         output: String::from_utf8_lossy(&output).into_owned(),
         elapsed,
-        cpu_seconds: seconds(usage.ru_utime) + seconds(usage.ru_stime),
-        faults: (usage.ru_minflt + usage.ru_majflt) as f64,
+        cpu_seconds: usage.processor(),
+        faults: usage.faults() as f64,
     })
 }
 
 /// Waits for the process without giving its number free, tells the watchdog, and then takes its status.
-fn wait(process: i32, ended: &std::sync::mpsc::Sender<()>) -> (i32, libc::rusage) {
-    // SAFETY: both records are plain numbers that the calls fill in; the process is our child and not waited for yet.
+fn wait(process: i32, ended: &std::sync::mpsc::Sender<()>) -> (i32, Usage) {
+    // SAFETY: the record is plain numbers that the call fills in; the process is our child and not waited for yet.
     unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
         while libc::waitid(libc::P_PID, process as u32, &raw mut info, libc::WEXITED | libc::WNOWAIT) != 0 {}
-        // The watchdog may be gone already.
-        let _ = ended.send(());
-        let (mut status, mut usage) = (0, std::mem::zeroed());
-        libc::wait4(process, &raw mut status, 0, &raw mut usage);
-        (status, usage)
     }
+    // The watchdog may be gone already.
+    let _ = ended.send(());
+    Usage::wait(process, 0).expect("our child, which has ended")
 }
 
 #[cfg(test)]

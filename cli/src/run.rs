@@ -1,0 +1,99 @@
+//! `specmalloc run`: a program with specmalloc as its malloc, and its statistics at the end.
+
+use crate::{Failure, child, library, report, target};
+use clap::Args;
+use specmalloc::internals::api::shared_record::{CAPACITY, StatisticsFile, VARIABLE};
+use std::convert::Infallible;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::Command;
+
+const HELP: &str = "\
+Examples:
+  specmalloc run --stats -- python3 program.py
+  specmalloc run --json --classes --output figures.json -- make
+  specmalloc run --conf dirty_max:64M,names:on -- redis-server
+
+Ends as the program ends: with its exit status, or by its signal. 125: specmalloc itself failed,
+126: the program could not be run, 127: it was not found. Processes of other users and in containers
+of their own run under specmalloc too, but their figures are not counted.";
+
+#[derive(Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Run {
+    /// Print a table of statistics to standard error when the program has ended.
+    #[arg(long)]
+    stats: bool,
+    /// Print the statistics as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Show the statistics of each size class too.
+    #[arg(long)]
+    classes: bool,
+    /// Write the statistics to FILE instead of standard error.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Options of the allocator, after those that SPECMALLOC_CONF already has.
+    #[arg(long, value_name = "KEY:VALUE,...")]
+    conf: Option<OsString>,
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
+    command: Vec<OsString>,
+}
+
+/// Runs the program; returns only if that failed.
+pub(crate) fn execute(run: &Run) -> Result<Infallible, Failure> {
+    let library = library::find()?;
+    let (name, arguments) = run.command.split_first().expect("clap demands a program");
+    for notice in target::notices(name) {
+        eprintln!("specmalloc: {notice}");
+    }
+    let mut command = Command::new(name);
+    command.args(arguments).env("LD_PRELOAD", library::preload(&library, std::env::var_os("LD_PRELOAD"))?);
+    if let Some(conf) = &run.conf {
+        command.env("SPECMALLOC_CONF", joined(std::env::var_os("SPECMALLOC_CONF"), conf));
+    }
+    if !(run.stats || run.json || run.classes || run.output.is_some()) {
+        return Err(Failure::start(name, &child::exec(&mut command)));
+    }
+
+    // Opened before the program runs: a file that cannot be written is told now, not after an hour's work.
+    let mut output = match &run.output {
+        None => None,
+        Some(path) => {
+            Some(File::create(path).map_err(|error| Failure::own(format!("{}: {error}", path.display())))?)
+        }
+    };
+    let file = StatisticsFile::create(CAPACITY).map_err(|errno| {
+        let error = io::Error::from_raw_os_error(errno.0);
+        Failure::own(format!("no memory file for the statistics: {error}"))
+    })?;
+    let variable = VARIABLE.to_str().expect("a constant in ASCII");
+    command.env(variable, format!("/proc/{}/fd/{}", std::process::id(), file.fd()));
+    let (pid, status) = child::run(&mut command).map_err(|error| Failure::start(name, &error))?;
+
+    let report = report::Report::new(&file, pid, status);
+    let text = if run.json { report.json(run.classes) } else { report.table(run.classes) };
+    let written = match &mut output {
+        Some(file) => file.write_all(text.as_bytes()),
+        None => io::stderr().write_all(text.as_bytes()),
+    };
+    if let (Err(error), Some(path)) = (written, &run.output) {
+        eprintln!("specmalloc: {}: {error}", path.display());
+    }
+    child::end_as(status)
+}
+
+/// `first` and `second` with a comma between, if there is a first.
+fn joined(first: Option<OsString>, second: &OsStr) -> OsString {
+    match first.filter(|first| !first.is_empty()) {
+        None => second.to_owned(),
+        Some(mut first) => {
+            first.push(",");
+            first.push(second);
+            first
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Numbers as people read them, and tables whose columns are as wide as what is in them.
+
+use std::fmt::Write;
+
+/// `number` with commas between its thousands.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// At least three digits of `value`, with a point where it is due.
+fn digits(value: f64) -> String {
+    match value {
+        _ if value < 9.995 => format!("{value:.2}"),
+        _ if value < 99.95 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+/// A time: `1.20s`, `12.3ms`, `950us`.
+pub(crate) fn duration(seconds: f64) -> String {
+    match seconds {
+        _ if seconds <= 0.0 => "0".to_owned(),
+        _ if seconds < 0.9995e-3 => format!("{}us", digits(seconds * 1e6)),
+        _ if seconds < 0.9995 => format!("{}ms", digits(seconds * 1e3)),
+        _ => format!("{}s", digits(seconds)),
+    }
+}
+
+/// A size: `35.2M`, as top has it.
+pub(crate) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["", "K", "M", "G", "T", "P"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        (value, unit) = (value / 1024.0, unit + 1);
+    }
+    if unit == 0 { format!("{bytes}") } else { format!("{}{}", digits(value), UNITS[unit]) }
+}
+
+/// How a column stands in its width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Words.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// A column of a table: its heading, its side, and a cell for each line.
+pub(crate) struct Column {
+    heading: &'static str,
+    side: Side,
+    cells: Vec<String>,
+}
+
+impl Column {
+    pub(crate) fn new(heading: &'static str, side: Side, cells: Vec<String>) -> Self {
+        Self { heading, side, cells }
+    }
+}
+
+/// The lines of a table, the headings first. `paint` is given each cell, padded, with its line and column, and returns
+/// how it is to be shown; headings have no line.
+pub(crate) fn lines(
+    columns: &[Column],
+    gap: usize,
+    mut paint: impl FnMut(Option<usize>, usize, &str) -> String,
+) -> String {
+    let width = |text: &str| text.chars().count();
+    let widths: Vec<usize> = columns
+        .iter()
+        .map(|column| column.cells.iter().map(|cell| width(cell)).fold(width(column.heading), usize::max))
+        .collect();
+    let count = columns.iter().map(|column| column.cells.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for line in std::iter::once(None).chain((0..count).map(Some)) {
+        for (index, (column, &width)) in columns.iter().zip(&widths).enumerate() {
+            let cell = line.map_or(column.heading, |line| column.cells.get(line).map_or("", String::as_str));
+            let last = index + 1 == columns.len();
+            let padded = match column.side {
+                // No blanks at the end of a line.
+                Side::Left if last => cell.to_owned(),
+                Side::Left => format!("{cell:width$}"),
+                Side::Right => format!("{cell:>width$}"),
+            };
+            let gap = if index == 0 { 0 } else { gap };
+            write!(text, "{:gap$}{}", "", paint(line, index, &padded)).expect("a String takes all");
+        }
+        text.truncate(text.trim_end_matches(' ').len());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_grouped() {
+        let groups = [0, 999, 1000, 1_234_567, u64::MAX].map(grouped);
+        assert_eq!(groups, ["0", "999", "1,000", "1,234,567", "18,446,744,073,709,551,615"]);
+    }
+
+    #[test]
+    fn numbers_have_three_digits_and_a_unit() {
+        assert_eq!(
+            [0.0, 9.5e-4, 0.0123, 0.9996, 1.2034, 75.0].map(duration),
+            ["0", "950us", "12.3ms", "1.00s", "1.20s", "75.0s"]
+        );
+        assert_eq!([0, 512, 1023, 36_909_875, u64::MAX].map(bytes), ["0", "512", "1.00K", "35.2M", "16384P"]);
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let column = |heading, side, cells: [&str; 2]| {
+            Column::new(heading, side, cells.iter().map(|cell| (*cell).to_owned()).collect())
+        };
+        let columns = [
+            column("name", Side::Left, ["a", "longer"]),
+            column("n", Side::Right, ["100", "1"]),
+            column("note", Side::Left, ["", "x"]),
+        ];
+        let text = lines(&columns, 1, |line, column, cell| {
+            if line == Some(1) && column == 1 { format!("<{cell}>") } else { cell.to_owned() }
+        });
+        assert_eq!(text, "name     n note\na      100\nlonger <  1> x\n");
+    }
+}

@@ -1,0 +1,180 @@
+//! `specmalloc compare` as a user meets it. The allocators are glibc and copies of it, so nothing depends on what is
+//! installed, and no test looks at a time.
+
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+fn scratch() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compare");
+        // What an earlier run left.
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let libc = maps.split_whitespace().find(|word| word.contains("/libc.so.6")).unwrap();
+        // The loader takes a library of this name for the C library, wherever it lies.
+        fs::copy(libc, path.join("libother.so")).unwrap();
+        path
+    })
+}
+
+/// `specmalloc compare` of glibc with `arguments`.
+fn compare(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_specmalloc"));
+    command.args(["compare", "--only", "glibc"]).args(arguments).stdin(Stdio::null());
+    command.env_remove("LD_PRELOAD").env_remove("COLUMNS").output().unwrap()
+}
+
+fn other() -> String {
+    format!("other={}", scratch().join("libother.so").display())
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn two_allocators_are_measured_and_shown_in_every_form() {
+    let file = |name: &str| scratch().join(name).display().to_string();
+    let (json, csv, markdown, plot) = (file("all.json"), file("all.csv"), file("all.md"), file("all.svg"));
+    let output = compare(&[
+        "-n",
+        "3",
+        "--warmup",
+        "1",
+        "--with",
+        &other(),
+        "--reference",
+        "other",
+        "--export-json",
+        &json,
+        "--export-csv",
+        &csv,
+        "--export-markdown",
+        &markdown,
+        "--plot",
+        &plot,
+        "--",
+        "ls",
+        "/",
+    ]);
+    let table = text(&output.stdout);
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{table}");
+    for line in ["ls /: medians of 3 runs under each", "\nglibc ", "\nother ", "Ratios are to other"] {
+        assert!(table.contains(line), "{line} is missing in:\n{table}");
+    }
+    assert!(!table.contains('\x1b') && table.lines().all(|line| line.chars().count() <= 80), "{table}");
+    let document: Value = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    let results = document["results"].as_array().unwrap();
+    assert_eq!((results.len(), &document["reference"]), (2, &Value::from("other")));
+    for (result, name) in results.iter().zip(["glibc", "other"]) {
+        assert_eq!(
+            (result["command"].as_str(), result["parameters"]["allocator"].as_str()),
+            (Some(name), Some(name))
+        );
+        assert_eq!(result["times"].as_array().unwrap().len(), 3);
+        for figure in ["mean", "median", "min", "max", "stddev"] {
+            assert!(result[figure].as_f64().unwrap() > 0.0, "{figure}: {result}");
+        }
+        assert!(result["memory_usage_byte"][0].as_u64().unwrap() > 500_000, "{result}");
+        assert!(result["page_faults"][0].as_u64().unwrap() > 10, "{result}");
+    }
+    assert_eq!(fs::read_to_string(csv).unwrap().lines().count(), 3);
+    assert!(fs::read_to_string(markdown).unwrap().contains("| Allocator |"));
+    assert!(fs::read_to_string(plot).unwrap().contains("Peak memory"));
+}
+
+#[test]
+fn whoever_fails_or_does_not_serve_is_named_and_the_rest_goes_on() {
+    let no_malloc =
+        Path::new(env!("CARGO_BIN_EXE_specmalloc")).with_file_name("examples").join("libstand_in.so");
+    let junk = scratch().join("junk.so");
+    fs::write(&junk, "not a library").unwrap();
+    let (none, junk) = (format!("none={}", no_malloc.display()), format!("junk={}", junk.display()));
+    let crash = "case $LD_PRELOAD in *libother*) echo because >&2; kill -SEGV $$;; esac";
+    let output =
+        compare(&["-n", "1", "--with", &other(), "--with", &none, "--with", &junk, "--", "sh", "-c", crash]);
+    let table = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{table}");
+    assert!(table.contains("\nglibc "), "{table}");
+    assert!(table.contains("other: killed by signal 11 (SIGSEGV): because\n"), "{table}");
+    assert!(table.contains("none: not served: ") && table.contains("defines no malloc\n"), "{table}");
+    assert!(table.contains("junk: not served: ") && table.contains("did not load"), "{table}");
+}
+
+#[test]
+fn what_cannot_be_measured_is_told_by_the_status() {
+    let status = |arguments: &[&str]| {
+        let output = compare(&[&["-n", "1"], arguments].concat());
+        (output.status.code().unwrap(), text(&output.stderr))
+    };
+    assert_eq!(status(&["--", "no such program"]).0, 127);
+    assert_eq!(status(&["--", "/dev/null"]).0, 126);
+    let (code, message) = status(&["--", "sh", "-c", "echo why >&2; exit 3"]);
+    assert_eq!((code, message.as_str()), (125, "specmalloc: nothing was measured: exit status 3: why\n"));
+    assert_eq!(status(&["--ignore-failure", "--", "sh", "-c", "exit 3"]).0, 0);
+    for wrong in
+        [&["--reference", "nobody", "true"][..], &["--with", "x", "true"], &["--only", "x", "true"], &[]]
+    {
+        assert_eq!(status(wrong).0, 125, "{wrong:?}");
+    }
+    let (code, message) = status(&["--export-json", "/no/such/folder/x", "true"]);
+    assert!(code == 125 && message.contains("/no/such/folder/x: No such file"), "{message}");
+    let (code, message) = status(&["--input", "/no/such/file", "true"]);
+    assert!(code == 125 && message.contains("/no/such/file: No such file"), "{message}");
+}
+
+#[test]
+fn shell_commands_run_before_and_after_and_the_last_one_also_after_a_failure() {
+    let log = scratch().join("log");
+    let note = |what: &str| format!("echo {what} >> '{}'", log.display());
+    let (setup, prepare, cleanup) = (note("setup"), note("prepare"), note("cleanup"));
+    let commands = ["-n", "2", "--setup", &setup, "--prepare", &prepare, "--cleanup", &cleanup];
+    let output = compare(&[&commands[..], &["--with", &other(), "--", "true"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    // A trial and two runs of each.
+    let expected = format!("setup\n{}cleanup\n", "prepare\n".repeat(6));
+    assert_eq!(fs::read_to_string(&log).unwrap(), expected);
+    fs::remove_file(&log).unwrap();
+    let output = compare(&[&commands[..], &["--", "no such program"]].concat());
+    assert_eq!(output.status.code(), Some(127));
+    assert_eq!(fs::read_to_string(&log).unwrap(), "setup\nprepare\ncleanup\n");
+    let output = compare(&["--setup", "exit 9", "--", "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("--setup 'exit 9': exit status 9"));
+}
+
+#[test]
+fn peak_memory_is_the_programs_own() {
+    let json = scratch().join("peak.json").display().to_string();
+    let arguments = ["-n", "1", "--show-output", "--export-json", &json, "--", "cat", "/proc/self/status"];
+    let output = text(&compare(&arguments).stdout);
+    let told = output.lines().rev().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let told: u64 = told.trim().trim_end_matches(" kB").parse().unwrap();
+    let document: Value = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    let measured = document["results"][0]["memory_usage_byte"][0].as_u64().unwrap() / 1024;
+    // The kernel counts pages in batches for each processor.
+    assert!(measured < told + 512, "{measured} KiB measured, {told} KiB told by the program itself");
+}
+
+#[test]
+fn the_program_inherits_what_the_command_was_given() {
+    let input = scratch().join("input");
+    fs::write(&input, "what stands in the file\n").unwrap();
+    let script = "cat; ls /proc/self/fd | wc -l; grep SigIgn /proc/self/status";
+    let output =
+        compare(&["-n", "1", "--show-output", "--input", input.to_str().unwrap(), "--", "sh", "-c", script]);
+    let shown = text(&output.stdout);
+    let mut direct = Command::new("sh");
+    let direct = direct.args(["-c", script]).stdin(fs::File::open(&input).unwrap()).output().unwrap();
+    let direct = text(&direct.stdout);
+    // A trial and a run, each with the same input, as many descriptors, and the same signals ignored.
+    assert!(
+        shown.starts_with(&direct.repeat(2)) && direct.starts_with("what stands"),
+        "{shown} not {direct}"
+    );
+}
