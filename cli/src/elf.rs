@@ -14,7 +14,9 @@ const MAX_TABLE: u64 = 1 << 28;
 
 const PT_INTERP: u32 = 3;
 const SHT_SYMTAB: u32 = 2;
+const SHT_DYNAMIC: u32 = 6;
 const SHT_DYNSYM: u32 = 11;
+const DT_NEEDED: u64 = 1;
 
 /// What is of interest in an executable file.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub(crate) enum Image {
         loader: Option<String>,
         /// The name by which the program defines an allocator of its own.
         own_malloc: Option<&'static str>,
+        /// The libraries that it is linked to.
+        needed: Vec<String>,
     },
     /// Not ELF.
     Other,
@@ -72,20 +76,44 @@ pub(crate) fn read(file: &File) -> io::Result<Image> {
         }
     };
     let mut own: Option<usize> = None;
+    let mut needed = Vec::new();
     for section in &sections {
+        if Bytes(section).u32(4)? == SHT_DYNAMIC {
+            needed.extend(libraries(file, Bytes(section), &sections)?);
+        }
         if matches!(Bytes(section).u32(4)?, SHT_DYNSYM | SHT_SYMTAB) {
             let found = defined_allocator(file, Bytes(section), &sections)?;
             own = own.into_iter().chain(found).min();
         }
     }
     let own_malloc = own.map(|place| ALLOCATORS[place]);
-    Ok(Image::Elf { machine: head.u16(18)?, loader, own_malloc })
+    Ok(Image::Elf { machine: head.u16(18)?, loader, own_malloc, needed })
+}
+
+/// The libraries that the dynamic section `section` names.
+fn libraries(file: &File, section: Bytes, sections: &[Vec<u8>]) -> io::Result<Vec<String>> {
+    let strings = linked_strings(file, section, sections)?;
+    let entries = bytes(file, section.u64(24)?, section.u64(32)?)?;
+    let mut names = Vec::new();
+    for entry in entries.chunks_exact(16) {
+        if Bytes(entry).u64(0)? == DT_NEEDED {
+            let name = strings.get(Bytes(entry).u64(8)? as usize..).unwrap_or_default();
+            let name = CStr::from_bytes_until_nul(name).map_err(|_| damaged())?;
+            names.push(name.to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// The strings that a section's names are in.
+fn linked_strings(file: &File, section: Bytes, sections: &[Vec<u8>]) -> io::Result<Vec<u8>> {
+    let strings = sections.get(section.u32(40)? as usize).ok_or_else(damaged)?;
+    bytes(file, Bytes(strings).u64(24)?, Bytes(strings).u64(32)?)
 }
 
 /// The first of [`ALLOCATORS`] that the symbol table `section` defines.
 fn defined_allocator(file: &File, section: Bytes, sections: &[Vec<u8>]) -> io::Result<Option<usize>> {
-    let strings = sections.get(section.u32(40)? as usize).ok_or_else(damaged)?;
-    let strings = bytes(file, Bytes(strings).u64(24)?, Bytes(strings).u64(32)?)?;
+    let strings = linked_strings(file, section, sections)?;
     let symbols = bytes(file, section.u64(24)?, section.u64(32)?)?;
     let mut first: Option<usize> = None;
     for symbol in symbols.chunks_exact(24) {
@@ -153,9 +181,10 @@ mod tests {
     #[test]
     fn this_program_is_dynamic_and_every_truncation_of_it_is_an_error_or_harmless() {
         let own = File::open("/proc/self/exe").unwrap();
-        let Image::Elf { loader: Some(_), own_malloc: None, .. } = read(&own).unwrap() else {
+        let Image::Elf { loader: Some(_), own_malloc: None, needed, .. } = read(&own).unwrap() else {
             panic!("{:?}", read(&own))
         };
+        assert!(needed.iter().any(|name| name.starts_with("libc.so")), "{needed:?}");
         let path = std::env::temp_dir().join(format!("specmalloc-elf-{}", std::process::id()));
         let whole = std::fs::read("/proc/self/exe").unwrap();
         // The tables lie at the front and at the end.

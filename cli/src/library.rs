@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 const NAME: &str = "libspecmalloc.so";
 
+/// How to come by the library.
+pub(crate) const BUILD: &str = "cargo build --profile preload -p specmalloc-preload";
+
 /// The library: beside this command, in `../lib`, or what SPECMALLOC_LIB names.
 pub(crate) fn find() -> Result<PathBuf, Failure> {
     let command = std::env::current_exe().and_then(std::fs::canonicalize);
@@ -22,7 +25,7 @@ fn search(folder: Option<&Path>, variable: Option<PathBuf>) -> Result<PathBuf, F
     places.filter_map(|path| path.canonicalize().ok()).find(|path| path.is_file()).ok_or_else(|| {
         Failure::own(format!(
             "{NAME} is not beside this command, not in ../lib, and not what SPECMALLOC_LIB names; \
-             build it with: cargo build --profile preload -p specmalloc-preload"
+             build it with: {BUILD}"
         ))
     })
 }

@@ -1,12 +1,14 @@
 //! The command `specmalloc`: runs any program under the allocator, and shows what the allocator did.
 //!
-//! `run` is a program with its statistics at the end, `compare` one under every allocator that is found. Below them
+//! `run` is a program with its statistics at the end, `compare` one under every allocator that is found, `doctor` what
+//! stands in an allocator's way. Below them
 //! `library` finds libspecmalloc.so; `target` and `elf` tell whether a program will be served; `child` runs it and ends
 //! as it ended; `report` shows the statistics. Uses of `specmalloc` its statistics and the record that processes share,
 //! and nothing else.
 
 mod child;
 mod compare;
+mod doctor;
 mod elf;
 mod library;
 mod report;
@@ -41,6 +43,8 @@ enum Action {
     Run(run::Run),
     /// Measure a program under every allocator that is found.
     Compare(Box<compare::Compare>),
+    /// Tell what about this machine makes an allocator slow or fail, and what to do.
+    Doctor(doctor::Doctor),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
     let done = match arguments.action {
         Action::Run(run) => run::execute(&run).map(|never| match never {}),
         Action::Compare(compare) => compare::execute(&compare),
+        Action::Doctor(doctor) => doctor::execute(&doctor),
     };
     done.unwrap_or_else(|failure| {
         eprintln!("specmalloc: {}", failure.message);

@@ -25,25 +25,29 @@ const MAX_INTERPRETERS: usize = 5;
 /// what is wrong, if anything.
 pub(crate) fn notices(name: &OsStr) -> Vec<String> {
     let mut notices = Vec::new();
-    let mut name = name.to_owned();
-    for _ in 0..=MAX_INTERPRETERS {
-        let Some(path) = resolve(&name, std::env::var_os("PATH")) else { break };
-        let Ok(file) = File::open(&path) else { break };
-        if let Some(interpreter) = interpreter(&file) {
-            name = interpreter;
-            continue;
-        }
-        if let Ok(image) = elf::read(&file) {
-            notices.extend(judge(&image).map(|why| format!("{} is not served: it {why}", path.display())));
-        }
-        if more_rights(&path) {
-            let why = "runs with more rights than its caller (setuid, setgid or file capabilities), and the \
-                       dynamic loader ignores LD_PRELOAD there";
-            notices.push(format!("{} is not served: it {why}", path.display()));
-        }
-        break;
+    let Some(path) = program(name) else { return notices };
+    if let Ok(image) = File::open(&path).and_then(|file| elf::read(&file)) {
+        notices.extend(judge(&image).map(|why| format!("{} is not served: it {why}", path.display())));
+    }
+    if more_rights(&path) {
+        let why = "runs with more rights than its caller (setuid, setgid or file capabilities), and the \
+                   dynamic loader ignores LD_PRELOAD there";
+        notices.push(format!("{} is not served: it {why}", path.display()));
     }
     notices
+}
+
+/// The file that running `name` loads: for a script, its interpreter's.
+pub(crate) fn program(name: &OsStr) -> Option<PathBuf> {
+    let mut name = name.to_owned();
+    for _ in 0..=MAX_INTERPRETERS {
+        let path = resolve(&name, std::env::var_os("PATH"))?;
+        match interpreter(&File::open(&path).ok()?) {
+            Some(interpreter) => name = interpreter,
+            None => return Some(path),
+        }
+    }
+    None
 }
 
 /// Why a program of this image uses no preloaded malloc, if that is so.
@@ -117,7 +121,7 @@ mod tests {
     use super::*;
 
     fn image(loader: Option<&str>, own_malloc: Option<&'static str>) -> Image {
-        Image::Elf { machine: MACHINE, loader: loader.map(str::to_owned), own_malloc }
+        Image::Elf { machine: MACHINE, loader: loader.map(str::to_owned), own_malloc, needed: Vec::new() }
     }
 
     #[test]
@@ -130,7 +134,7 @@ mod tests {
         assert!(judge(&image(glibc, Some("_rjem_malloc"))).unwrap().contains("own malloc (_rjem_malloc)"));
         assert!(judge(&image(Some("/lib/ld-musl-x86_64.so.1"), None)).unwrap().contains("musl"));
         assert!(judge(&Image::OtherFormat).unwrap().contains("word size"));
-        let other = Image::Elf { machine: MACHINE + 1, loader: None, own_malloc: None };
+        let other = Image::Elf { machine: MACHINE + 1, loader: None, own_malloc: None, needed: Vec::new() };
         assert!(judge(&other).unwrap().contains("machine"));
     }
 
