@@ -1,7 +1,7 @@
 //! The command `specmalloc`: runs any program under the allocator, and shows what the allocator did.
 //!
 //! `run` is a program with its statistics at the end, `compare` one under every allocator that is found, `doctor` what
-//! stands in an allocator's way. Below them
+//! stands in an allocator's way; `manual` is their manual. Below them
 //! `library` finds libspecmalloc.so; `target` and `elf` tell whether a program will be served; `child` runs it and ends
 //! as it ended; `report` shows the statistics. Uses of `specmalloc` its statistics and the record that processes share,
 //! and nothing else.
@@ -11,6 +11,7 @@ mod compare;
 mod doctor;
 mod elf;
 mod library;
+mod manual;
 mod report;
 mod run;
 mod target;
@@ -29,10 +30,16 @@ const NOT_RUNNABLE: u8 = 126;
 /// Exit status when the program was not found.
 const NOT_FOUND: u8 = 127;
 
+const HELP: &str = "\
+Each command tells its options, examples and exit statuses: specmalloc COMMAND --help.
+
+Exit status of all commands: 125 if specmalloc itself failed or was called wrongly, 126 if a program
+could not be run, 127 if it was not found.";
+
 /// A general-purpose memory allocator for Linux.
 #[derive(Parser)]
-#[command(name = "specmalloc", version)]
-struct Arguments {
+#[command(name = "specmalloc", version, after_help = HELP)]
+pub(crate) struct Arguments {
     #[command(subcommand)]
     action: Action,
 }
@@ -45,6 +52,10 @@ enum Action {
     Compare(Box<compare::Compare>),
     /// Tell what about this machine makes an allocator slow or fail, and what to do.
     Doctor(doctor::Doctor),
+    /// Print the manual page.
+    Man(manual::Man),
+    /// Print the completions for a shell.
+    Completions(manual::Completions),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +70,8 @@ fn main() -> ExitCode {
         Action::Run(run) => run::execute(&run).map(|never| match never {}),
         Action::Compare(compare) => compare::execute(&compare),
         Action::Doctor(doctor) => doctor::execute(&doctor),
+        Action::Man(man) => manual::man(&man),
+        Action::Completions(completions) => manual::completions(&completions),
     };
     done.unwrap_or_else(|failure| {
         eprintln!("specmalloc: {}", failure.message);
