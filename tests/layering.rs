@@ -26,8 +26,13 @@ const LAYERS: [&str; 9] = ["base", "sync", "pal", "rcu", "region", "index", "hea
 const ROOT_MACROS: [(&str, &str); 2] = [("const_unless_model", "sync"), ("atomic_array", "sync")];
 
 /// Statics below `global` that are allowed, for they never change.
-const CONSTANT_TABLES: [(&str, &str); 3] =
-    [("base/size_class.rs", "INFO"), ("heap/small/bin.rs", "BY_SIZE"), ("heap/small/bin.rs", "BY_GRANULES")];
+const CONSTANT_TABLES: [(&str, &str); 5] = [
+    ("base/size_class.rs", "INFO"),
+    ("heap/small/bin.rs", "BY_SIZE"),
+    ("heap/small/bin.rs", "BY_GRANULES"),
+    ("heap/small/own.rs", "NO_SLAB"),
+    ("heap/small/own.rs", "NOTHING"),
+];
 
 /// Types of std that allocate, or whose blocking does.
 const ALLOCATING_TYPES: [&str; 12] = [

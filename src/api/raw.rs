@@ -66,8 +66,8 @@ pub unsafe fn free<T: Thread>(block: *mut u8) {
     }
     // SAFETY: the thread possesses its heap and is inside, or it is NOBODY or EXITED, which have no slab.
     let slab = unsafe { (*heap).own_slab(block.expose_provenance()) };
-    // SAFETY: a slab that the heap knows is its own, and open.
-    if slab.is_null() || !unsafe { (*slab).has_own_block(block.addr()) } {
+    // SAFETY: a slab that the heap knows is its own, and open, or it is the one without blocks.
+    if !unsafe { (*slab).has_own_block(block.addr()) } {
         // SAFETY: the caller's.
         return unsafe { free_slow::<T>(block, heap) };
     }
@@ -172,6 +172,7 @@ unsafe fn free_slow<T: Thread>(block: *mut u8, heap: *const Heap) {
                 // SAFETY: the thread is inside its heap, and the block is the caller's to give.
                 return unsafe {
                     if ptr::eq(owner, heap) {
+                        own.learn_own(slab);
                         free_own::<T>(heap, slab, block, key);
                     } else {
                         own.free_remote::<T::Checks, _>(process(), slab, block);

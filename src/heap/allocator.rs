@@ -177,7 +177,7 @@ impl<P: Platform> Allocator<P> {
                 let mut moved = self.resize_huge(heap.claimant(), region, size, align);
                 if moved.is_null() && self.may_make_room(size, align) {
                     self.unmap_free(heap.claimant());
-                    moved = self.resize_huge(heap.claimant(), region, size, align);
+                    moved = self.grow_huge_elsewhere(heap.claimant(), region, size, align);
                 }
                 if moved.is_null() { None } else { Some(moved) }
             }

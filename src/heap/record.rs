@@ -77,32 +77,30 @@ pub struct Slab {
 unsafe impl Sync for Slab {}
 
 impl Slab {
-    /// Writes an unused record in place.
-    ///
-    /// # Safety
-    /// `at` is memory for one record that nobody reads yet.
-    pub unsafe fn construct(at: *mut Slab) {
-        let shared = Shared {
-            owner: AtomicPtr::new(ptr::null_mut()),
-            start: AtomicUsize::new(0),
-            reciprocal: AtomicU64::new(0),
-            limit: AtomicU64::new(0),
-            usage: AtomicU32::new(Usage::Free as u32),
-            bin: AtomicU32::new(0),
-            slices: AtomicU32::new(0),
-            spared: AtomicU32::new(0),
-            requested: AtomicUsize::new(0),
-        };
-        let owned = Owned {
-            free: Cell::new(ptr::null_mut()),
-            countdown: AtomicU32::new(0),
-            handed_out: AtomicU32::new(0),
-            standing: AtomicU32::new(0),
-            previous: Cell::new(ptr::null()),
-            next: Cell::new(ptr::null()),
-        };
-        // SAFETY: the caller's.
-        unsafe { at.write(Slab { shared, owned }) };
+    crate::const_unless_model! {
+        /// An unused record.
+        pub fn unused() -> Slab {
+            let shared = Shared {
+                owner: AtomicPtr::new(ptr::null_mut()),
+                start: AtomicUsize::new(0),
+                reciprocal: AtomicU64::new(0),
+                limit: AtomicU64::new(0),
+                usage: AtomicU32::new(Usage::Free as u32),
+                bin: AtomicU32::new(0),
+                slices: AtomicU32::new(0),
+                spared: AtomicU32::new(0),
+                requested: AtomicUsize::new(0),
+            };
+            let owned = Owned {
+                free: Cell::new(ptr::null_mut()),
+                countdown: AtomicU32::new(0),
+                handed_out: AtomicU32::new(0),
+                standing: AtomicU32::new(0),
+                previous: Cell::new(ptr::null()),
+                next: Cell::new(ptr::null()),
+            };
+            Slab { shared, owned }
+        }
     }
 
     /// The record of the slice that `address` lies in, for an address in an arena.

@@ -75,7 +75,9 @@ impl<P: Platform> Space<P> {
             unsafe { ptr::copy_nonoverlapping(at(from, start), at(to, start), part) };
             // If the system refuses, the part stays until the region goes.
             // SAFETY: the caller's.
-            let _ = unsafe { self.os().purge(from.base() + start, part) };
+            if unsafe { self.os().purge(from.base() + start, part) }.is_ok() {
+                self.count_purged(part);
+            }
         }
     }
 }

@@ -76,6 +76,8 @@ pub struct Space<P: Platform> {
     failed_unmaps: Counter,
     /// Bytes in retired regions that may be resident, since the last [`Space::reap`].
     waiting: Counter,
+    /// Bytes given back by purging, ever.
+    purged: Counter,
     placement: Placement,
     index: Index,
 }
@@ -99,6 +101,7 @@ impl<P: Platform> Space<P> {
                 retired: Counter::new(),
                 failed_unmaps: Counter::new(),
                 waiting: Counter::new(),
+                purged: Counter::new(),
             }
         }
     }
@@ -130,6 +133,16 @@ impl<P: Platform> Space<P> {
     #[inline]
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
+    }
+
+    /// Counts bytes given back by purging.
+    pub fn count_purged(&self, bytes: usize) {
+        self.purged.add(bytes);
+    }
+
+    /// Bytes given back by purging so far.
+    pub fn purged_bytes(&self) -> usize {
+        self.purged.get()
     }
 
     /// Maps a region of `len` bytes, readable, writable and zero, at a multiple of `align` (a power of two), with

@@ -3,7 +3,7 @@
 use crate::const_unless_model;
 use crate::rcu::interrupt;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use crate::sync::{CachePadded, acquire, release, seeded};
+use crate::sync::{acquire, release, seeded};
 use core::marker::PhantomData;
 use core::ptr;
 
@@ -192,9 +192,11 @@ impl SectionWord {
 /// 1. `word` is written by the owning thread only, and by the child of a fork.
 /// 2. `snapshot` is read and written only by whoever holds the reclaimer's lock.
 /// 3. `next` is written once, before the slot is attached.
+///
+/// The owner writes the word twice per section: so the structure that a slot is embedded in has on the same line what
+/// its owner alone touches. A waiter looks at all three.
 pub struct ReaderSlot {
-    /// Alone on its line: the owner writes it twice per section.
-    word: CachePadded<SectionWord>,
+    word: SectionWord,
     snapshot: Snapshot,
     next: AtomicPtr<ReaderSlot>,
 }
@@ -204,7 +206,7 @@ impl ReaderSlot {
         /// A slot that is not attached, outside any section.
         pub fn new() -> ReaderSlot {
             ReaderSlot {
-                word: CachePadded::new(SectionWord::new()),
+                word: SectionWord::new(),
                 snapshot: Snapshot::new(),
                 next: AtomicPtr::new(ptr::null_mut()),
             }

@@ -300,6 +300,21 @@ impl Huge {
             return base_of(region);
         }
         ground.space_bet().count(false);
+        self.grow_elsewhere(ground, by, region, size, align)
+    }
+
+    /// Grows the block of `region` to `size` bytes, more than the region has, in another region. Null when there is no
+    /// memory: the block is as before.
+    pub fn grow_elsewhere<P: Platform>(
+        &self,
+        ground: &Ground<P>,
+        by: &Claimant,
+        region: &'static Region,
+        size: usize,
+        align: usize,
+    ) -> *mut u8 {
+        let old = region.huge().used();
+        let Some(used) = align_up(size, ground.page_size()) else { return ptr::null_mut() };
         for _ in 0..TRIES {
             let Some(longer) = Huge::map(ground, used, align) else { break };
             // SAFETY: the caller holds the block, and nobody knows the new region.

@@ -122,6 +122,17 @@ impl<P: Platform> Backend<P> {
         self.huge.resize(&self.ground, by, region, size, align)
     }
 
+    /// What [`Backend::resize_huge`] could not do, once there is more room.
+    pub fn grow_huge_elsewhere(
+        &self,
+        by: &Claimant,
+        region: &'static Region,
+        size: usize,
+        align: usize,
+    ) -> *mut u8 {
+        self.huge.grow_elsewhere(&self.ground, by, region, size, align)
+    }
+
     /// Purges dirty slices: see [`Arenas::purge`].
     pub fn purge(&self, by: &Claimant, most: usize) -> usize {
         self.arenas.purge(&self.ground, by, most)

@@ -58,7 +58,6 @@ pub struct Ground<P: Platform> {
     refusals: Refusals,
     bell: Bell,
     huge: HugeFigures,
-    purged: Counter,
     space_bet: BetCount,
     space: Space<P>,
     tally: Tally,
@@ -78,7 +77,6 @@ impl<P: Platform> Ground<P> {
                     live_bytes: Counter::new(),
                     kept_bytes: Counter::new(),
                 },
-                purged: Counter::new(),
                 space_bet: BetCount::new(),
                 retention: Retention::new(),
                 refusals: Refusals::new(),
@@ -128,12 +126,12 @@ impl<P: Platform> Ground<P> {
 
     /// Counts bytes given back by purging.
     pub(in crate::heap) fn count_purged(&self, bytes: usize) {
-        self.purged.add(bytes);
+        self.space.count_purged(bytes);
     }
 
     /// Bytes given back by purging so far.
     pub fn purged_bytes(&self) -> u64 {
-        self.purged.get() as u64
+        self.space.purged_bytes() as u64
     }
 
     /// How the bets on address space behind huge blocks have gone.

@@ -135,6 +135,11 @@ impl Growth {
         self.held.set(0);
     }
 
+    /// Bytes in the heap's slabs.
+    pub fn held(&self) -> usize {
+        self.held.get()
+    }
+
     /// Bytes by which bounds may still grow.
     fn left(&self) -> usize {
         (GROWTH_BYTES + self.held.get() / GROWTH_SHARE).saturating_sub(self.grown.get())

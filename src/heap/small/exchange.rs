@@ -174,17 +174,17 @@ impl Heap {
     fn hand_over(&self, slab: &Slab, to: &Heap) {
         let available = slab.standing() == Standing::Available;
         if available {
-            slab.unlink(&self.available[slab.class()]);
+            slab.unlink(self.available(slab.class()));
         }
         if !seeded("heap.hand_over_keeps_own") {
-            self.leave_own(slab);
+            self.own.leave(slab);
         }
         self.growth.lost(slab);
         to.growth.gained(slab);
         slab.set_owner(ptr::from_ref(to).cast_mut());
-        to.enter_own(slab);
+        to.own.enter(slab);
         if available {
-            slab.link_before(&to.available[slab.class()]);
+            slab.link_before(to.available(slab.class()));
         }
     }
 
@@ -198,7 +198,7 @@ impl Heap {
     #[inline(always)]
     pub fn has_mail(&self) -> bool {
         // Relaxed: as said; the possessor's own store.
-        !self.inbox.is_empty() || !self.received.load(Ordering::Relaxed).is_null()
+        !self.inbox().is_empty() || !self.received.load(Ordering::Relaxed).is_null()
     }
 
     /// Takes some of the blocks that other threads sent, and frees them here or sends them on. Returns how many.
@@ -220,10 +220,10 @@ impl Heap {
     fn next_received<C: Checks>(&self) -> Option<*mut Block> {
         // Relaxed (all): the possessor's own.
         if self.received.load(Ordering::Relaxed).is_null() {
-            if self.inbox.is_empty() {
+            if self.inbox().is_empty() {
                 return None;
             }
-            self.inbox.take(&self.received);
+            self.inbox().take(&self.received);
         }
         let block = self.received.load(Ordering::Relaxed);
         if block.is_null() {
@@ -249,7 +249,7 @@ impl Heap {
     /// Blocks that were sent and are still to be received.
     #[cfg(all(test, not(any(loom, shuttle))))]
     pub(in crate::heap) fn mail<C: Checks>(&self) -> usize {
-        let lists = [self.inbox.first(), self.received.load(Ordering::Relaxed)];
+        let lists = [self.inbox().first(), self.received.load(Ordering::Relaxed)];
         lists.map(|list| self.length::<C>(list) as usize).iter().sum()
     }
 
@@ -263,7 +263,7 @@ impl Heap {
     /// possesses both.
     pub fn give_away(&self, class: usize, to: &Heap) -> bool {
         // SAFETY: slabs in a list belong to this heap.
-        let slab = unsafe { self.available[class].get().as_ref() };
+        let slab = unsafe { self.available(class).get().as_ref() };
         slab.inspect(|slab| self.hand_over(slab, to)).is_some()
     }
 }

@@ -27,7 +27,7 @@ impl Mend for Heap {
             }
         }
         // Relaxed (both): the child has one thread.
-        if self.inbox.holds(self.received.load(Ordering::Relaxed)) && !seeded("heap.child_keeps_received") {
+        if self.inbox().holds(self.received.load(Ordering::Relaxed)) && !seeded("heap.child_keeps_received") {
             // In the middle of `Inbox::take`.
             self.received.store(ptr::null_mut(), Ordering::Relaxed);
         }
@@ -39,19 +39,19 @@ impl Heap {
     pub(in crate::heap) fn link_again(&self, slab: &Slab) {
         self.growth.gained(slab);
         let class = slab.class();
-        let list = self.bins[class].list().get();
+        let list = self.bin(class).list().get();
         if !list.is_null() && ptr::eq(list, slab.free_list()) && !seeded("heap.child_keeps_taken") {
             // In the middle of `take_over`.
             slab.forget_free();
         }
         let free = self.length::<Trusting>(slab.free_list());
-        if ptr::eq(self.current[class].get(), slab) {
+        if ptr::eq(self.current(class).get(), slab) {
             return slab.make_current(free);
         }
         let live = slab.handed_out().saturating_sub(free).max(1);
         if free > 0 || slab.has_unborn() {
             slab.make_available(live);
-            slab.link_before(&self.available[class]);
+            slab.link_before(self.available(class));
         } else {
             slab.make_full();
         }

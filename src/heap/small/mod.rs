@@ -17,6 +17,7 @@ mod bin;
 mod exchange;
 mod heaps;
 mod mending;
+mod own;
 pub(in crate::heap) mod pool;
 pub(in crate::heap) mod remote;
 mod slab;
@@ -30,7 +31,7 @@ pub use heaps::Heaps;
 pub use pool::{MAX_HEAPS, Pool};
 pub use slab::{Freed, Standing};
 
-use crate::base::{CLASSES, SLICE};
+use crate::base::CLASSES;
 use crate::heap::block::{Block, Checks};
 use crate::heap::gate::{Gate, Visit};
 use crate::heap::ground::{Bet, Claimant, Ground};
@@ -42,35 +43,39 @@ use crate::sync::atomic::AtomicPtr;
 use crate::sync::{CachePadded, Cell, Counter, ZERO_IS_VALID};
 use bin::Growth;
 use core::ptr;
+use own::OwnSlabs;
 use remote::{Inbox, Outbox};
 
-/// Slabs that a heap finds by one load: this many slices, 512 MiB in a row. Beyond that it finds some of them so, and
-/// the others by arithmetic on the address. Only the part of the table that lies under the heap's own slabs is ever
-/// touched.
-const OWN: usize = if cfg!(any(loom, shuttle)) { 8 } else { 8192 };
-
-/// What any thread reads of a heap, on a line that its possessor seldom writes.
+/// What any thread reads of a heap, on a line that its possessor seldom writes; and where it sends to. Side by side, for
+/// who frees a heap's blocks looks at the one line and writes the other.
+#[repr(C)]
 struct Shared {
     possession: Possession,
     visit: Visit,
+    inbox: Line<Inbox>,
 }
+
+/// Alone on a cache line.
+#[cfg_attr(not(any(loom, shuttle)), repr(align(64)))]
+struct Line<T>(T);
 
 impl Shared {
     crate::const_unless_model! {
         fn new() -> Shared {
-            Shared { possession: Possession::new(), visit: Visit::new() }
+            Shared { possession: Possession::new(), visit: Visit::new(), inbox: Line(Inbox::new()) }
         }
     }
 }
 
 /// What one thread allocates from. In the order of declaration: the gate comes first, so that its address is the
-/// heap's.
+/// heap's; then what every free reads, on the same line. All of it is less than a page, and heaps lie side by side.
 #[repr(C)]
 pub struct Heap {
     gate: Gate,
+    secret: Cell<usize>,
+    own: OwnSlabs,
     bins: [Bin; CLASSES],
     growth: Growth,
-    secret: Cell<usize>,
     current: [Cell<*const Slab>; CLASSES],
     available: [Cell<*const Slab>; CLASSES],
     outbox: Outbox,
@@ -78,13 +83,13 @@ pub struct Heap {
     received: AtomicPtr<Block>,
     /// Blocks freed for other heaps, ever: a figure.
     remote_frees: Counter,
-    shared: CachePadded<Shared>,
-    inbox: CachePadded<Inbox>,
+    own_first: [own::Entry; own::FIRST],
     claimant: Claimant,
-    /// By slice number modulo the length: a slab of this heap, or null. So a free that cannot trust its pointer learns
-    /// with one load which slab to ask, and that the slab is this heap's.
-    own: [Cell<*const Slab>; OWN],
+    shared: CachePadded<Shared>,
 }
+
+#[cfg(not(any(loom, shuttle)))]
+const _: () = assert!(size_of::<Heap>() <= 4 << 10);
 
 // SAFETY: rule 1: the fields that are not atomics are touched by the possessor or a visitor only, one at a time, and
 // handed on with release and acquire (`possession`, `gate`).
@@ -98,29 +103,29 @@ impl Heap {
         pub fn new(index: u32, secret: usize) -> Heap {
             Heap {
                 gate: Gate::new(),
+                secret: Cell::new(secret),
+                own: OwnSlabs::new(),
                 bins: [const { Bin::new() }; CLASSES],
                 growth: Growth::new(),
-                secret: Cell::new(secret),
                 current: [const { Cell::new(ptr::null()) }; CLASSES],
                 available: [const { Cell::new(ptr::null()) }; CLASSES],
                 outbox: Outbox::new(),
                 received: AtomicPtr::new(ptr::null_mut()),
                 remote_frees: Counter::new(),
-                shared: CachePadded::new(Shared::new()),
-                inbox: CachePadded::new(Inbox::new()),
+                own_first: [const { Cell::new(ptr::null()) }; own::FIRST],
                 claimant: Claimant::new(index),
-                own: [const { Cell::new(ptr::null()) }; OWN],
+                shared: CachePadded::new(Shared::new()),
             }
         }
     }
 
-    /// Writes a heap without slabs in place. In fresh zero memory only what is not zero is written, so that the rest of
-    /// the heap is not resident before it is used.
+    /// Writes a heap without slabs in place. (On a thread's stack there may be no room for one.)
     ///
     /// # Safety
     /// `at` is zero memory for a heap that nobody else knows yet.
     pub unsafe fn construct(at: *mut Heap, index: u32, secret: usize) {
-        // SAFETY: the caller's. Zero is a valid value of every other field, and the one that `new` gives it.
+        // SAFETY: the caller's. Zero is a valid value of every other field, and the one that `new` gives it. The first
+        // entries lie in the heap itself, and heaps are not moved.
         unsafe {
             if ZERO_IS_VALID {
                 (&raw mut (*at).secret).write(Cell::new(secret));
@@ -128,30 +133,41 @@ impl Heap {
             } else {
                 at.write(Heap::new(index, secret));
             }
+            (*at).own.begin((&raw mut (*at).own_first).cast());
         }
     }
 
-    /// The slab of this heap that `address` may lie in; null if the heap does not know one at once.
+    /// The slab of this heap that `address` may lie in, or one without blocks if the heap does not know one at once.
     #[inline(always)]
     pub fn own_slab(&self, address: usize) -> *const Slab {
-        self.own[address / SLICE % OWN].get()
+        self.own.of(address)
     }
 
-    /// Enters a slab that has become this heap's, or that it allocates from, under each of its slices.
-    fn enter_own(&self, slab: &Slab) {
-        for slice in 0..slab.slices() as usize {
-            self.own[(slab.base() / SLICE + slice) % OWN].set(slab);
-        }
+    /// Notes where a slab of this heap is that was found another way.
+    pub fn learn_own(&self, slab: &Slab) {
+        self.own.enter(slab);
     }
 
-    /// Forgets a slab before it stops being this heap's.
-    fn leave_own(&self, slab: &Slab) {
-        for slice in 0..slab.slices() as usize {
-            let entry = &self.own[(slab.base() / SLICE + slice) % OWN];
-            if ptr::eq(entry.get(), slab) {
-                entry.set(ptr::null());
-            }
-        }
+    /// Whether the heap knows a slab under `address` at once.
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    pub fn knows(&self, address: usize) -> bool {
+        self.own.knows(address)
+    }
+
+    /// The bin of a class. (Here and below: one place that checks the class, not one for each caller.)
+    #[inline(always)]
+    fn bin(&self, class: usize) -> &Bin {
+        &self.bins[class]
+    }
+
+    /// The slab of a class that is extended; or null.
+    fn current(&self, class: usize) -> &Cell<*const Slab> {
+        &self.current[class]
+    }
+
+    /// The first slab of a class that is available; or null.
+    fn available(&self, class: usize) -> &Cell<*const Slab> {
+        &self.available[class]
     }
 
     /// The bin that lies `at` words from the first.
@@ -183,7 +199,7 @@ impl Heap {
     /// Whether the bin of `class` is empty.
     #[inline(always)]
     pub fn has_none(&self, class: usize) -> bool {
-        self.bins[class].list().get().is_null()
+        self.bin(class).list().get().is_null()
     }
 
     fn follow<C: Checks>(&self, block: *mut Block) -> *mut Block {
@@ -203,7 +219,7 @@ impl Heap {
 
     /// Free blocks of `class` that slabs count as live: those in its bin. Walks them.
     pub fn uncounted<C: Checks>(&self, class: usize) -> u32 {
-        self.length::<C>(self.bins[class].list().get())
+        self.length::<C>(self.bin(class).list().get())
     }
 
     #[cfg(any(loom, shuttle))]
@@ -217,7 +233,7 @@ impl Heap {
     /// Whether a slab's list is a part of the bin of its class, too.
     #[cfg(all(test, shuttle))]
     pub fn shares_list(&self, slab: &Slab) -> bool {
-        let list = self.bins[slab.class()].list().get();
+        let list = self.bin(slab.class()).list().get();
         !list.is_null() && self.is_on::<crate::heap::Trusting>(list, slab.free_list())
     }
 
@@ -234,7 +250,7 @@ impl Heap {
 
     /// Where other threads send blocks.
     pub fn inbox(&self) -> &Inbox {
-        &self.inbox
+        &self.shared.inbox.0
     }
 
     /// Position in the pool.

@@ -6,7 +6,7 @@ use super::Heap;
 use super::Heaps;
 use super::bin::Missed;
 use super::slab::{Freed, Standing};
-use crate::base::CLASSES;
+use crate::base::{CLASSES, SLICE};
 use crate::heap::block::{Block, Checks};
 use crate::heap::ground::MOST_SPARE_OF_SLABS;
 use crate::heap::record::Slab;
@@ -24,24 +24,24 @@ impl Heap {
     pub unsafe fn take_over(&self, class: usize) -> bool {
         let has_free = |slab: &&Slab| !slab.free_list().is_null();
         // SAFETY: current slabs belong to this heap, which holds their arenas.
-        let (slab, count) = if let Some(slab) = unsafe { self.current[class].get().as_ref() }.filter(has_free)
+        let (slab, count) = if let Some(slab) = unsafe { self.current(class).get().as_ref() }.filter(has_free)
         {
             let count = slab.free_count();
             slab.make_current(0);
             (slab, count)
         // SAFETY: slabs in a list belong to this heap, which holds their arenas.
-        } else if let Some(slab) = unsafe { self.available[class].get().as_ref() }.filter(has_free) {
+        } else if let Some(slab) = unsafe { self.available(class).get().as_ref() }.filter(has_free) {
             let count = slab.free_count();
-            slab.unlink(&self.available[class]);
+            slab.unlink(self.available(class));
             slab.make_full();
             if !ptr::eq(self.own_slab(slab.base()), slab) {
-                self.enter_own(slab);
+                self.own.enter(slab);
             }
             (slab, count)
         } else {
             return false;
         };
-        let bin = &self.bins[class];
+        let bin = self.bin(class);
         bin.refilled(class, count, &self.growth);
         // In this order: a thread that vanishes in between leaves the list in both places, which `Heap::link_again`
         // sees, and never in neither.
@@ -78,13 +78,13 @@ impl Heap {
     /// The caller possesses the heap; the class's bin is empty, and so is the list of its current slab.
     unsafe fn extend_current<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize) -> bool {
         // SAFETY: current slabs belong to this heap, which holds their arenas.
-        let Some(slab) = (unsafe { self.current[class].get().as_ref() }) else { return false };
-        let (bin, page, secret) = (&self.bins[class], from.page_size(), self.secret.get());
+        let Some(slab) = (unsafe { self.current(class).get().as_ref() }) else { return false };
+        let (bin, page, secret) = (self.bin(class), from.page_size(), self.secret.get());
         // SAFETY: possessed by the caller; the base is computed from the record.
         let count = unsafe { slab.extend::<C>(slab.base(), page, secret, bin.list()) };
         if count == 0 {
             // Nothing on its list and nothing left to hand out: every block is out.
-            self.current[class].set(ptr::null());
+            self.current(class).set(ptr::null());
             slab.make_full();
             return false;
         }
@@ -96,10 +96,10 @@ impl Heap {
     /// if there is none.
     fn change_current(&self, class: usize) -> bool {
         // SAFETY: slabs in a list belong to this heap, which holds their arenas.
-        let Some(slab) = (unsafe { self.available[class].get().as_ref() }) else { return false };
-        slab.unlink(&self.available[class]);
+        let Some(slab) = (unsafe { self.available(class).get().as_ref() }) else { return false };
+        slab.unlink(self.available(class));
         slab.make_current(0);
-        self.current[class].set(slab);
+        self.current(class).set(slab);
         true
     }
 
@@ -111,12 +111,13 @@ impl Heap {
         }
         if let Some(slab) = from.new_slab::<C>(self, class) {
             self.growth.gained(slab);
-            self.enter_own(slab);
-            self.current[class].set(slab);
+            self.own.make_room(from, slab, self.growth.held() / SLICE);
+            self.own.enter(slab);
+            self.current(class).set(slab);
             return true;
         }
         // One that came back in the meantime, or was another heap's.
-        !self.available[class].get().is_null()
+        !self.available(class).get().is_null()
     }
 
     /// Frees a block of a slab that this heap owns.
@@ -125,7 +126,7 @@ impl Heap {
     /// The caller possesses the heap and the block, which lies in `slab`.
     #[inline(always)]
     pub unsafe fn free_local<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, block: *mut Block) {
-        let bin = &self.bins[slab.class()];
+        let bin = self.bin(slab.class());
         if bin.take_room() {
             // SAFETY: the caller's.
             unsafe { bin.push::<C>(block, Block::key(block, self.secret.get())) };
@@ -148,7 +149,7 @@ impl Heap {
         block: *mut Block,
     ) {
         let class = slab.class();
-        let bin = &self.bins[class];
+        let bin = self.bin(class);
         let missed = bin.miss(class);
         if missed == Missed::Welcome {
             // SAFETY: the caller's.
@@ -232,7 +233,7 @@ impl Heap {
     #[cold]
     #[inline(never)]
     fn countdown_ended<P: Platform>(&self, from: &Heaps<P>, slab: &Slab) -> bool {
-        let list = &self.available[slab.class()];
+        let list = self.available(slab.class());
         match slab.standing() {
             // Not reached: there are fewer blocks.
             Standing::Current => false,
@@ -252,7 +253,7 @@ impl Heap {
     /// Closes an empty slab, and keeps its slices for the next.
     fn close<P: Platform>(&self, from: &Heaps<P>, slab: &Slab) {
         let (base, slices) = (slab.base(), slab.slices() as usize);
-        self.leave_own(slab);
+        self.own.leave(slab);
         self.growth.lost(slab);
         slab.close();
         from.count_slab(base, false);
@@ -266,14 +267,14 @@ impl Heap {
         self.settle_all::<C, P>(from);
         for class in 0..CLASSES {
             // SAFETY: a current slab is this heap's.
-            let Some(slab) = (unsafe { self.current[class].get().as_ref() }) else { continue };
-            self.current[class].set(ptr::null());
+            let Some(slab) = (unsafe { self.current(class).get().as_ref() }) else { continue };
+            self.current(class).set(ptr::null());
             let live = slab.live();
             if live == 0 {
                 self.close(from, slab);
             } else if slab.has_unborn() || !slab.free_list().is_null() {
                 slab.make_available(live);
-                slab.link_before(&self.available[class]);
+                slab.link_before(self.available(class));
             } else {
                 slab.make_full();
             }

@@ -234,7 +234,7 @@ impl Arenas {
         if !ZERO_IS_VALID {
             for slice in 0..GRANULE_SLICES {
                 // SAFETY: the header slice of an arena that nobody else knows yet.
-                unsafe { Slab::construct(Slab::of(region.base() + slice * SLICE)) };
+                unsafe { Slab::of(region.base() + slice * SLICE).write(Slab::unused()) };
             }
         }
         // The map was published closed. It is opened and claimed from inside a section, so that the arena is still
