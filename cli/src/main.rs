@@ -1,7 +1,7 @@
 //! The command `specmalloc`: runs any program under the allocator, and shows what the allocator did.
 //!
-//! `run` is a program with its statistics at the end, `compare` one under every allocator that is found, `doctor` what
-//! stands in an allocator's way; `manual` is their manual. Below them
+//! `run` is a program with its statistics at the end, `compare` one under every allocator that is found, `top` and
+//! `maps` (in `watch`) look at one that runs, `doctor` at what stands in an allocator's way; `manual` is their manual. Below them
 //! `library` finds libspecmalloc.so; `target` and `elf` tell whether a program will be served; `child` runs it and ends
 //! as it ended; `report` shows the statistics. Uses of `specmalloc` its statistics and the record that processes share,
 //! and nothing else.
@@ -17,6 +17,7 @@ mod run;
 mod target;
 mod terminal;
 mod text;
+mod watch;
 
 use clap::{Parser, Subcommand};
 use std::ffi::OsStr;
@@ -50,6 +51,10 @@ enum Action {
     Run(run::Run),
     /// Measure a program under every allocator that is found.
     Compare(Box<compare::Compare>),
+    /// Show what a running process does with its memory, again and again.
+    Top(watch::Top),
+    /// Show the mappings of a running process, with what the allocator has in them.
+    Maps(watch::maps::Maps),
     /// Tell what about this machine makes an allocator slow or fail, and what to do.
     Doctor(doctor::Doctor),
     /// Print the manual page.
@@ -69,6 +74,8 @@ fn main() -> ExitCode {
     let done = match arguments.action {
         Action::Run(run) => run::execute(&run).map(|never| match never {}),
         Action::Compare(compare) => compare::execute(&compare),
+        Action::Top(top) => watch::top(&top),
+        Action::Maps(maps) => watch::maps::execute(&maps),
         Action::Doctor(doctor) => doctor::execute(&doctor),
         Action::Man(man) => manual::man(&man),
         Action::Completions(completions) => manual::completions(&completions),

@@ -14,6 +14,7 @@ const HELP: &str = "\
 Examples:
   specmalloc run --stats -- python3 program.py
   specmalloc run --json --classes --output figures.json -- make
+  specmalloc run --watch -- ./server & specmalloc top $(pgrep -n server)
   specmalloc run --conf dirty_max:64M,names:on -- redis-server
 
 Ends as the program ends: with its exit status, or by its signal. 125: specmalloc itself failed,
@@ -35,6 +36,9 @@ pub(crate) struct Run {
     /// Write the statistics to FILE instead of standard error.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Let `specmalloc top` and `maps` look at the program while it runs. (With statistics they can, too.)
+    #[arg(long)]
+    watch: bool,
     /// Options of the allocator, after those that SPECMALLOC_CONF already has.
     #[arg(long, value_name = "KEY:VALUE,...")]
     conf: Option<OsString>,
@@ -55,7 +59,8 @@ pub(crate) fn execute(run: &Run) -> Result<Infallible, Failure> {
     if let Some(conf) = &run.conf {
         command.env("SPECMALLOC_CONF", joined(std::env::var_os("SPECMALLOC_CONF"), conf));
     }
-    if !(run.stats || run.json || run.classes || run.output.is_some()) {
+    let tells = run.stats || run.json || run.classes || run.output.is_some();
+    if !tells && !run.watch {
         return Err(Failure::start(name, &child::exec(&mut command)));
     }
 
@@ -74,6 +79,9 @@ pub(crate) fn execute(run: &Run) -> Result<Infallible, Failure> {
     command.env(variable, format!("/proc/{}/fd/{}", std::process::id(), file.fd()));
     let (pid, status) = child::run(&mut command).map_err(|error| Failure::start(name, &error))?;
 
+    if !tells {
+        return child::end_as(status);
+    }
     let report = report::Report::new(&file, pid, status);
     let text = if run.json { report.json(run.classes) } else { report.table(run.classes) };
     let written = match &mut output {

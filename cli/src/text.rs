@@ -55,14 +55,14 @@ pub(crate) enum Side {
 
 /// A column of a table: its heading, its side, and a cell for each line.
 pub(crate) struct Column {
-    heading: &'static str,
+    heading: String,
     side: Side,
     cells: Vec<String>,
 }
 
 impl Column {
-    pub(crate) fn new(heading: &'static str, side: Side, cells: Vec<String>) -> Self {
-        Self { heading, side, cells }
+    pub(crate) fn new(heading: impl Into<String>, side: Side, cells: Vec<String>) -> Self {
+        Self { heading: heading.into(), side, cells }
     }
 }
 
@@ -76,13 +76,14 @@ pub(crate) fn lines(
     let width = |text: &str| text.chars().count();
     let widths: Vec<usize> = columns
         .iter()
-        .map(|column| column.cells.iter().map(|cell| width(cell)).fold(width(column.heading), usize::max))
+        .map(|column| column.cells.iter().map(|cell| width(cell)).fold(width(&column.heading), usize::max))
         .collect();
     let count = columns.iter().map(|column| column.cells.len()).max().unwrap_or(0);
     let mut text = String::new();
     for line in std::iter::once(None).chain((0..count).map(Some)) {
         for (index, (column, &width)) in columns.iter().zip(&widths).enumerate() {
-            let cell = line.map_or(column.heading, |line| column.cells.get(line).map_or("", String::as_str));
+            let cell = line
+                .map_or(column.heading.as_str(), |line| column.cells.get(line).map_or("", String::as_str));
             let last = index + 1 == columns.len();
             let padded = match column.side {
                 // No blanks at the end of a line.

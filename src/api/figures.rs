@@ -1,9 +1,10 @@
 //! The figures of this process: gathered on demand, and published to a shared file when one is asked for.
 
+use super::detail::ArenaDetail;
 use super::shared_record::{SharedRecord, VARIABLE};
 use super::statistics::{Statistics, SystemCalls};
 use crate::global::{Options, Thread, environment, process, with_heap_to_free};
-use crate::heap::{Census, Heap};
+use crate::heap::{ArenaCensus, Census, Heap, HeapCensus};
 use crate::pal::Platform;
 use crate::region::Kind;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -145,12 +146,34 @@ fn pulse_open<T: Thread>() {
         && let Some(record) = shared()
     {
         record.publish(&statistics::<T>());
+        publish_detail::<T>(record);
     }
+}
+
+/// Writes what heaps and arenas have now.
+fn publish_detail<T: Thread>(record: &SharedRecord) {
+    with_heap_to_free::<T, _>(&Options::new(), |heap| {
+        let Some(heap) = heap else { return };
+        record.publish_detail(|detail| {
+            process().each_share(heap, |number, live, cached| detail.share(number, live, cached));
+            process().each_heap::<T::Checks>(heap, |number, has| {
+                let HeapCensus { possessor, bin_bytes, spare_bytes, remote_frees, has_mail } = has;
+                detail.heap(number, possessor as u64, spare_bytes as u64, remote_frees, has_mail);
+                detail.in_bins(number, bin_bytes);
+            });
+            process().each_arena(|ArenaCensus { base, len, claimed_bytes, dirty_bytes }| {
+                let [base, bytes, claimed_bytes, dirty_bytes] =
+                    [base, len, claimed_bytes, dirty_bytes].map(|figure| figure as u64);
+                detail.arena(ArenaDetail { base, bytes, claimed_bytes, dirty_bytes });
+            });
+        });
+    });
 }
 
 /// Publishes the last figures: the process is ending by itself.
 pub fn finish_shared<T: Thread>() {
     if let Some(record) = shared() {
+        publish_detail::<T>(record);
         record.finish(&statistics::<T>());
     }
 }

@@ -1,8 +1,11 @@
 //! `api`: what a program sees. May import every layer below.
 //!
 //! [`SpecMalloc`] is the global allocator of a Rust program, [`raw`] the C interface that the preload library puts
-//! names to; [`statistics`] is the record of figures, and [`shared_record`] puts it where another process can read it.
+//! names to; [`statistics`] is the record of figures, and [`shared_record`] puts it where another process can read it,
+//! with the [`detail`] of heaps and arenas.
 
+#[cfg(not(any(loom, shuttle)))]
+pub mod detail;
 #[cfg(not(any(loom, shuttle)))]
 mod figures;
 #[cfg(not(any(shuttle, all(loom, not(test)))))]

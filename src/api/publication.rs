@@ -40,6 +40,17 @@ impl<const WORDS: usize> Publication<WORDS> {
 
     /// Publishes `words`, or returns `false` if another publication is under way. Async-signal-safe, never waits.
     pub(crate) fn publish(&self, words: &[u64; WORDS]) -> bool {
+        self.publish_by(|copy| {
+            for (shared, word) in copy.iter().zip(words) {
+                // Relaxed: as `publish_by` says.
+                shared.store(*word, Ordering::Relaxed);
+            }
+        })
+    }
+
+    /// As [`Publication::publish`], with the words as `write` stores them, by relaxed stores: what they find there is
+    /// that of an older publication.
+    pub(crate) fn publish_by(&self, write: impl FnOnce(&[AtomicU64; WORDS])) -> bool {
         // Relaxed: only a guess, which the exchange below checks.
         let before = self.sequence.load(Ordering::Relaxed);
         if before % 2 == 1 {
@@ -58,10 +69,8 @@ impl<const WORDS: usize> Publication<WORDS> {
         // odd sequence too, and takes nothing.
         release_fence("api.publish.fence");
         let copy = if !seeded("api.publish.copy") { before / 2 + 1 } else { 1 };
-        for (shared, word) in self.copies[(copy % 2) as usize].iter().zip(words) {
-            // Relaxed: ordered by the fence above and the store below.
-            shared.store(*word, Ordering::Relaxed);
-        }
+        // Its stores are ordered by the fence above and the store below.
+        write(&self.copies[(copy % 2) as usize]);
         // Release: partners are the acquire load in `attempt` and the acquire exchange of the next publisher.
         self.sequence.store(before + 2, release("api.publish.done"));
         true

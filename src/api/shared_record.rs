@@ -9,6 +9,7 @@
 //! Nothing is trusted by its path: what is not a file of exactly this layout and size is refused before it is mapped,
 //! and the maker seals the size, so that no access can run past the end.
 
+use super::detail::{DETAIL_WORDS, Detail, DetailWriter};
 use super::publication::Publication;
 use super::statistics::{Statistics, WORDS};
 use crate::pal::Errno;
@@ -21,11 +22,14 @@ use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 /// The environment variable that carries the path of the file.
 pub const VARIABLE: &CStr = c"SPECMALLOC_STATS";
 
-/// Records in a file unless its maker asks otherwise: 16 MiB of address space, of which only used records have memory.
+/// Records in a file unless its maker asks otherwise: 48 MiB of address space, of which only used records have memory.
 pub const CAPACITY: usize = 4096;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"specstat");
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
+
+/// How those map the file that write to it.
+const BOTH: c_int = libc::PROT_READ | libc::PROT_WRITE;
 
 const RUNNING: u64 = 1;
 const FINISHED: u64 = 2;
@@ -49,6 +53,7 @@ struct Record {
     state: AtomicU64,
     name: [AtomicU64; 2],
     figures: Publication<WORDS>,
+    detail: Publication<DETAIL_WORDS>,
 }
 
 const _: () = assert!(size_of::<Header>() == 64 && offset_of!(Record, figures) == 40);
@@ -99,8 +104,8 @@ impl Drop for Descriptor {
 }
 
 impl Mapped {
-    fn new(fd: &Descriptor, bytes: usize) -> Result<Self, Errno> {
-        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    fn new(fd: &Descriptor, bytes: usize, access: c_int) -> Result<Self, Errno> {
+        let flags = libc::MAP_SHARED;
         // SAFETY: a new mapping at an address that the system chooses touches nothing that exists.
         let base = unsafe { libc::mmap(core::ptr::null_mut(), bytes, access, flags, fd.0, 0) };
         if base == libc::MAP_FAILED {
@@ -162,7 +167,7 @@ impl SharedRecord {
         // SAFETY: `path` ends in a zero byte.
         let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK) };
         let fd = Descriptor::new(fd)?;
-        let file = Mapped::new(&fd, check(&fd)?)?;
+        let file = Mapped::new(&fd, check(&fd)?, BOTH)?;
         let record = Self { file, own: AtomicPtr::new(core::ptr::null_mut()) };
         record.claim(process_name());
         Ok(record)
@@ -183,6 +188,12 @@ impl SharedRecord {
     /// Returns `false` if another thread is publishing, which is as good, or if the process has no record.
     pub fn publish(&self, statistics: &Statistics) -> bool {
         self.own().is_some_and(|record| record.figures.publish(statistics.words()))
+    }
+
+    /// Publishes the detail that `write` tells. As [`SharedRecord::publish`], but without a copy.
+    pub fn publish_detail(&self, write: impl FnOnce(&mut DetailWriter<'_>)) -> bool {
+        let by = |words: &_| write(&mut DetailWriter::new(words, monotonic_ns()));
+        self.own().is_some_and(|record| record.detail.publish_by(by))
     }
 
     /// Publishes the last figures and notes that the process is ending by itself.
@@ -231,7 +242,7 @@ impl StatisticsFile {
         if !sealed {
             return Err(last_error());
         }
-        let file = Mapped::new(&fd, bytes)?;
+        let file = Mapped::new(&fd, bytes, BOTH)?;
         let (record_bytes, capacity) = (size_of::<Record>() as u64, capacity as u64);
         let claimed = AtomicU64::new(0);
         // SAFETY: the mapping is new, long enough, aligned to a page, and nobody else has opened the file yet.
@@ -248,6 +259,15 @@ impl StatisticsFile {
         Ok(Self { file, fd })
     }
 
+    /// Opens a file that another process has made, to read it only.
+    pub fn open(path: &CStr) -> Result<Self, Errno> {
+        // SAFETY: `path` ends in a zero byte.
+        let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK) };
+        let fd = Descriptor::new(fd)?;
+        let file = Mapped::new(&fd, check(&fd)?, libc::PROT_READ)?;
+        Ok(Self { file, fd })
+    }
+
     /// The descriptor, which is closed on exec.
     pub fn fd(&self) -> c_int {
         self.fd.0
@@ -259,11 +279,15 @@ impl StatisticsFile {
         self.file.header().claimed.load(Ordering::Relaxed)
     }
 
+    /// What the heaps and arenas of the process `pid` had last: of its last program, if it ran several.
+    pub fn detail(&self, pid: u32) -> Option<Detail> {
+        let own = self.written().filter(|(_, process)| *process as u32 == pid);
+        own.last()?.0.detail.read().map(Detail::of)
+    }
+
     /// The records claimed so far, in the order of claiming.
     pub fn records(&self) -> impl Iterator<Item = ProcessRecord> + '_ {
-        (0..self.claimed()).map_while(|index| self.file.record(index)).filter_map(|record| {
-            // Acquire: partner is the release store in `Mapped::claim`. Zero: claimed but not written yet.
-            let process = record.process.load(Ordering::Acquire);
+        self.written().map(|(record, process)| {
             // Acquire: partner is the release store in `SharedRecord::finish`, so that a finished process's last
             // figures are read below.
             let finished = record.state.load(Ordering::Acquire) == FINISHED;
@@ -277,7 +301,7 @@ impl StatisticsFile {
                 *statistics.words_mut() = words;
                 statistics
             });
-            (process != 0).then(|| ProcessRecord {
+            ProcessRecord {
                 pid: process as u32,
                 parent: (process >> 32) as u32,
                 // Relaxed: ordered by the load of `process`.
@@ -285,7 +309,16 @@ impl StatisticsFile {
                 name,
                 finished,
                 statistics,
-            })
+            }
+        })
+    }
+
+    /// The records that are written, with the words that name their processes.
+    fn written(&self) -> impl Iterator<Item = (&'static Record, u64)> + '_ {
+        (0..self.claimed()).map_while(|index| self.file.record(index)).filter_map(|record| {
+            // Acquire: partner is the release store in `Mapped::claim`. Zero: claimed but not written yet.
+            let process = record.process.load(Ordering::Acquire);
+            (process != 0).then_some((record, process))
         })
     }
 }
@@ -366,6 +399,25 @@ mod tests {
         assert_eq!((after[0].finished, after[0].statistics), (true, Some(figures(9))));
         let name = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
         assert!(after[0].name.starts_with(name.trim_end().as_bytes()));
+    }
+
+    #[test]
+    fn a_reader_opens_the_file_and_sees_the_detail_of_the_last_program() {
+        let file = StatisticsFile::create(4).unwrap();
+        let (before, record) =
+            (SharedRecord::open(&path(&file)).unwrap(), SharedRecord::open(&path(&file)).unwrap());
+        let reader = StatisticsFile::open(&path(&file)).unwrap();
+        assert_eq!(reader.detail(std::process::id()), None);
+        before.publish_detail(|detail| detail.heap(0, 1, 0, 0, false));
+        record.publish_detail(|detail| {
+            detail.heap(0, 7, 64, 1, true);
+            detail.share(0, 100, 28);
+        });
+        let detail = reader.detail(std::process::id()).unwrap();
+        assert_eq!((detail.heap_count, detail.arena_count, detail.heaps().len()), (1, 0, 1));
+        assert_eq!((detail.heaps()[0].possessor, detail.heaps()[0].live_bytes), (7, 100));
+        assert_eq!((reader.records().count(), reader.detail(1)), (2, None));
+        assert_eq!(StatisticsFile::open(c"/dev/null").err(), Some(Errno(libc::EINVAL)));
     }
 
     #[test]

@@ -41,6 +41,34 @@ impl LiveBlocks {
     }
 }
 
+/// The figures of one heap, its slabs apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeapCensus {
+    /// The thread that possesses it, by the address of the thread's own words; zero for none.
+    pub possessor: usize,
+    /// Bytes of free blocks in its bins, which its slabs count as live: of the caller's heap, zero of others.
+    pub bin_bytes: u64,
+    /// Bytes of slices that it keeps for its next slabs and large blocks.
+    pub spare_bytes: usize,
+    /// Blocks freed by its possessors for other heaps, ever.
+    pub remote_frees: u64,
+    /// Whether blocks were sent to it that it has not received.
+    pub has_mail: bool,
+}
+
+/// The figures of one arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArenaCensus {
+    /// Where it begins.
+    pub base: usize,
+    /// Its bytes of address space.
+    pub len: usize,
+    /// Bytes of slices that slabs and large blocks hold, and heaps have spare.
+    pub claimed_bytes: usize,
+    /// Bytes of free slices that may be resident.
+    pub dirty_bytes: usize,
+}
+
 /// The figures of an allocator. Bytes are bytes, counts are counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Census {
@@ -147,6 +175,50 @@ impl<P: Platform> Heaps<P> {
             calls: self.os().calls(),
             bets: self.bets(),
         }
+    }
+
+    /// Calls `visit` with the number of its heap, and the bytes of live and of free blocks, for each slab: blocks that
+    /// are in a heap's bins or on their way to it count as live. `heap` is the caller's.
+    pub fn each_share(&self, heap: &Heap, mut visit: impl FnMut(usize, u64, u64)) {
+        let _section = heap.section(self);
+        self.arenas().each_slab(|slab| {
+            // SAFETY: heaps live forever.
+            if let Some(owner) = unsafe { slab.owner().as_ref() } {
+                let size = class_size(slab.class()) as u64;
+                let (live, all) = (u64::from(slab.live()), u64::from(slab.handed_out()));
+                visit(owner.index() as usize, live * size, all.saturating_sub(live) * size);
+            }
+        });
+    }
+
+    /// Calls `visit` with each heap's number and figures. `own` is the caller's.
+    pub fn each_heap<C: Checks>(&self, own: &Heap, mut visit: impl FnMut(usize, HeapCensus)) {
+        let in_bins = |class| u64::from(own.uncounted::<C>(class)) * class_size(class) as u64;
+        for heap in self.pool().each() {
+            let is_own = core::ptr::eq(heap, own);
+            visit(
+                heap.index() as usize,
+                HeapCensus {
+                    bin_bytes: if is_own { (0..CLASSES).map(in_bins).sum() } else { 0 },
+                    possessor: heap.possession().possessor().map_or(0, |thread| thread.number()),
+                    spare_bytes: heap.spare_slices() * SLICE,
+                    remote_frees: heap.remote_frees(),
+                    has_mail: heap.has_mail(),
+                },
+            );
+        }
+    }
+
+    /// Calls `visit` with each arena's figures.
+    pub fn each_arena(&self, mut visit: impl FnMut(ArenaCensus)) {
+        self.arenas().each(|region| {
+            visit(ArenaCensus {
+                base: region.base(),
+                len: region.len(),
+                claimed_bytes: region.slices().claimed_count() * SLICE,
+                dirty_bytes: region.slices().dirty_count() * SLICE,
+            });
+        });
     }
 
     /// How the bets have gone.

@@ -41,7 +41,7 @@ mod tests;
 pub use allocator::{Allocator, BlockKind, LARGE_MAX};
 pub use backend::{Arenas, Backend, Claim, Huge};
 pub use block::{Block, Checked, Checks, Trusting};
-pub use census::{Census, ClassCensus, LiveBlocks};
+pub use census::{ArenaCensus, Census, ClassCensus, HeapCensus, LiveBlocks};
 pub use gate::{Gate, Visit};
 pub use ground::{
     Bell, Bet, BetCount, Bets, Claimant, Count, Ground, HugeFigures, Refusals, Retention, Settings, Tally,

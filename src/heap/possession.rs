@@ -24,6 +24,7 @@ impl ThreadId {
         }
     }
 
+    /// The number.
     pub(super) fn number(self) -> usize {
         self.0.get()
     }

@@ -17,7 +17,7 @@ pub(super) fn table(results: &Results, width: usize, colours: Colours) -> String
     };
     let (time, peak) = (of(Figure::Time), of(Figure::Peak));
     let cells = |cell: &dyn Fn(&Row) -> String| rows.iter().map(|row| cell(row)).collect::<Vec<_>>();
-    let right = |heading, cells| Column::new(heading, Side::Right, cells);
+    let right = |heading: &str, cells| Column::new(heading, Side::Right, cells);
     let mut columns = vec![
         Column::new("allocator", Side::Left, cells(&|row| row.allocator.name.clone())),
         right("time", cells(&|row| duration(row.median(Figure::Time)))),

@@ -33,7 +33,8 @@ impl Report {
     }
 }
 
-fn figures(statistics: &Statistics, classes: bool) -> Value {
+/// The figures as an object.
+pub(crate) fn figures(statistics: &Statistics, classes: bool) -> Value {
     let object = |pairs: &[(String, u64)]| -> Value {
         pairs.iter().map(|(name, value)| (name.replace(' ', "_"), json!(value))).collect::<Map<_, _>>().into()
     };

@@ -1,6 +1,6 @@
 //! The statistics of one run: which processes there were, how each ended, and their figures.
 
-mod json;
+pub(crate) mod json;
 mod table;
 
 use specmalloc::internals::api::shared_record::{ProcessRecord, StatisticsFile};
@@ -138,12 +138,12 @@ fn counts(statistics: &Statistics) -> Vec<(String, u64)> {
 }
 
 /// The system calls.
-fn calls(statistics: &Statistics) -> Vec<(String, u64)> {
+pub(crate) fn calls(statistics: &Statistics) -> Vec<(String, u64)> {
     figures(statistics, "_calls")
 }
 
 /// The bets, by name.
-fn bets(statistics: &Statistics) -> [(&'static str, Bet); 3] {
+pub(crate) fn bets(statistics: &Statistics) -> [(&'static str, Bet); 3] {
     let bets = statistics.bets;
     [("lookup", bets.lookup), ("space", bets.space), ("population", bets.population)]
 }

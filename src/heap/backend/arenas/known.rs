@@ -108,6 +108,13 @@ impl Arenas {
         }
     }
 
+    /// Calls `visit` with every arena that is in the table. Descriptors live forever: this needs no section, and what is
+    /// seen may be that of another arena by then.
+    pub fn each(&self, visit: impl FnMut(&'static Region)) {
+        // Relaxed: a bound for a look at figures.
+        (0..self.high.load(Ordering::Relaxed)).filter_map(|position| self.region(position)).for_each(visit);
+    }
+
     /// Calls `visit` with the record of every first slice of a run.
     #[cfg(all(test, shuttle))]
     pub fn each_run(&self, mut visit: impl FnMut(&Slab)) {

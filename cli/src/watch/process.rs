@@ -1,0 +1,105 @@
+//! A process that publishes its figures, and the file that it publishes them into.
+
+use super::sample::Sample;
+use crate::Failure;
+use specmalloc::internals::api::shared_record::{StatisticsFile, VARIABLE};
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::time::Instant;
+
+/// What the kernel calls the mapping of such a file.
+const MAPPING: &str = "/memfd:specmalloc statistics";
+
+/// A process that can be looked at.
+pub(super) struct Watched {
+    /// Its number.
+    pub(super) pid: u32,
+    /// Its number as it sees it itself: another one in a container.
+    own_pid: u32,
+    file: StatisticsFile,
+}
+
+impl Watched {
+    /// Finds the file of a process.
+    pub(super) fn open(pid: u32) -> Result<Self, Failure> {
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Failure::own(format!("there is no process {pid}")),
+            io::ErrorKind::PermissionDenied => {
+                Failure::own(format!("process {pid} is not ours to look at: ask as its user, or as root"))
+            }
+            _ => Failure::own(format!("process {pid}: {error}")),
+        };
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed)?;
+        let environment = fs::read(format!("/proc/{pid}/environ")).map_err(failed)?;
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).map_err(failed)?;
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        let own_pid =
+            numbers.and_then(|numbers| numbers.split_whitespace().last()?.parse().ok()).unwrap_or(pid);
+        let prefix = [VARIABLE.to_bytes(), b"="].concat();
+        let named =
+            environment.split(|byte| *byte == 0).find_map(|line| line.strip_prefix(prefix.as_slice()));
+        // By the name that the process was given, or, where that leads elsewhere from here, as the process has it
+        // mapped, which takes more rights.
+        let mapped = maps.lines().find(|line| line.contains(MAPPING)).and_then(|line| line.split(' ').next());
+        let mapped = mapped.map(|range| format!("/proc/{pid}/map_files/{range}").into_bytes());
+        for path in named.map(<[u8]>::to_vec).into_iter().chain(mapped) {
+            let Ok(path) = CString::new(path) else { continue };
+            if let Ok(file) = StatisticsFile::open(&path)
+                && file.records().any(|record| record.pid == own_pid)
+            {
+                return Ok(Self { pid, own_pid, file });
+            }
+        }
+        let why = if maps.contains("/libspecmalloc.so") {
+            "runs under specmalloc and publishes no figures"
+        } else {
+            "does not run under specmalloc"
+        };
+        Err(Failure::own(format!("process {pid} {why}: start it with specmalloc run --watch -- PROGRAM")))
+    }
+
+    /// What it has now.
+    pub(super) fn look(&self) -> Result<Sample, Failure> {
+        let gone = || Failure::own(format!("process {} has ended", self.pid));
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).map_err(|_| gone())?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
+        };
+        let state = status.lines().find_map(|line| line.strip_prefix("State:")).unwrap_or_default().trim();
+        if state.starts_with(['Z', 'X']) {
+            return Err(gone());
+        }
+        let record =
+            self.file.records().filter(|record| record.pid == self.own_pid).last().ok_or_else(gone)?;
+        Ok(Sample {
+            at: Instant::now(),
+            name: String::from_utf8_lossy(&record.name).trim_end_matches('\0').to_owned(),
+            started_ns: record.started_ns,
+            now_ns: monotonic_ns(),
+            statistics: record.statistics.unwrap_or_default(),
+            detail: self.file.detail(self.own_pid),
+            resident_bytes: field("VmRSS:").unwrap_or(0) * 1024,
+            threads: field("Threads:").unwrap_or(0),
+            processor_seconds: self.processor_seconds().unwrap_or(0.0),
+        })
+    }
+
+    fn processor_seconds(&self) -> Option<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        // The name, in parentheses, may contain anything; user and system time are the 12th and 13th after it.
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+        let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
+        // SAFETY: no memory is involved.
+        Some(ticks as f64 / unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as f64)
+    }
+}
+
+/// The clock that records are dated by.
+fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is valid for the write; the clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

@@ -1,0 +1,328 @@
+//! The figures in columns.
+
+use super::process::Watched;
+use super::sample::Looks;
+use crate::report;
+use crate::text::{Column, Side, bytes, duration, grouped, lines};
+use serde_json::{Value, json};
+
+/// Which table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tab {
+    Classes,
+    Heaps,
+    Arenas,
+    Calls,
+    Bets,
+}
+
+impl Tab {
+    pub(super) const ALL: [Tab; 5] = [Tab::Classes, Tab::Heaps, Tab::Arenas, Tab::Calls, Tab::Bets];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Classes => "classes",
+            Self::Heaps => "heaps",
+            Self::Arenas => "arenas",
+            Self::Calls => "system calls",
+            Self::Bets => "bets",
+        }
+    }
+}
+
+/// What stands in a column of a line: how it looks, and what it is sorted by.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Cell {
+    pub(super) text: String,
+    pub(super) number: f64,
+}
+
+impl Cell {
+    fn count(number: u64) -> Self {
+        Self { text: grouped(number), number: number as f64 }
+    }
+
+    fn bytes(number: u64) -> Self {
+        Self { text: bytes(number), number: number as f64 }
+    }
+
+    /// A rate, with its sign if it may have one.
+    fn rate(rate: Option<f64>, shown: impl Fn(u64) -> String) -> Self {
+        let Some(rate) = rate else { return Self { text: "-".to_owned(), number: 0.0 } };
+        let sign = if rate < -0.5 { "-" } else { "" };
+        Self { text: format!("{sign}{}", shown(rate.abs().round() as u64)), number: rate }
+    }
+
+    fn share(part: u64, whole: u64) -> Self {
+        let share = if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+        Self { text: format!("{:.0} %", share * 100.0), number: share }
+    }
+
+    fn word(text: impl Into<String>, number: f64) -> Self {
+        Self { text: text.into(), number }
+    }
+}
+
+/// A table.
+pub(super) struct Table {
+    pub(super) headings: Vec<&'static str>,
+    pub(super) rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    /// The table as text, headings first; the one that is `marked`, if any, with a mark behind it.
+    pub(super) fn marked_text(&self, marked: Option<(usize, char)>) -> String {
+        let columns: Vec<_> = self
+            .headings
+            .iter()
+            .enumerate()
+            .map(|(column, heading)| {
+                let heading = match marked {
+                    Some((at, mark)) if at == column => format!("{heading}{mark}"),
+                    _ => (*heading).to_owned(),
+                };
+                let cells = self.rows.iter().map(|row| row[column].text.clone()).collect();
+                Column::new(heading, Side::Right, cells)
+            })
+            .collect();
+        lines(&columns, 2, |_, _, cell| cell.to_owned())
+    }
+
+    pub(super) fn text(&self) -> String {
+        self.marked_text(None)
+    }
+}
+
+/// Makes a table of what was seen.
+pub(super) fn table(tab: Tab, looks: &Looks) -> Table {
+    let now = &looks.last.statistics;
+    match tab {
+        Tab::Classes => {
+            let rows =
+                now.classes.iter().enumerate().filter(|(_, class)| class.slabs > 0 || class.live_blocks > 0);
+            let rows = rows.map(|(index, class)| {
+                let rate = looks.rate(|sample| Some(sample.statistics.classes[index].live_blocks as f64));
+                let live = class.live_blocks * class.block_bytes;
+                vec![
+                    Cell::count(class.block_bytes),
+                    Cell::count(class.live_blocks),
+                    Cell::rate(rate, grouped),
+                    Cell::bytes(live),
+                    Cell::share(live, now.live_bytes),
+                    Cell::count(class.slabs),
+                ]
+            });
+            let headings = vec!["class", "live blocks", "blocks/s", "live", "of all", "slabs"];
+            Table { headings, rows: rows.collect() }
+        }
+        Tab::Heaps => {
+            let heaps = looks.last.detail.as_ref().map_or(&[][..], |detail| detail.heaps());
+            let rows = heaps.iter().enumerate().map(|(number, heap)| {
+                let rate = looks
+                    .rate(|sample| Some(sample.detail.as_ref()?.heaps().get(number)?.remote_frees as f64));
+                vec![
+                    Cell::count(number as u64),
+                    Cell::word(
+                        if heap.possessor == 0 { "nobody" } else { "a thread" },
+                        heap.possessor as f64,
+                    ),
+                    Cell::bytes(heap.live_bytes),
+                    Cell::bytes(heap.cached_bytes),
+                    Cell::bytes(heap.spare_bytes),
+                    Cell::count(heap.slabs),
+                    Cell::count(heap.remote_frees),
+                    Cell::rate(rate, grouped),
+                    Cell::word(if heap.mail == 0 { "-" } else { "yes" }, heap.mail as f64),
+                ]
+            });
+            let headings = vec![
+                "heap",
+                "held by",
+                "live",
+                "cached",
+                "spare",
+                "slabs",
+                "remote frees",
+                "remote/s",
+                "mail",
+            ];
+            Table { headings, rows: rows.collect() }
+        }
+        Tab::Arenas => {
+            let arenas = looks.last.detail.as_ref().map_or(&[][..], |detail| detail.arenas());
+            let rows = arenas.iter().map(|arena| {
+                vec![
+                    Cell::word(format!("{:#x}", arena.base), arena.base as f64),
+                    Cell::bytes(arena.bytes),
+                    Cell::bytes(arena.claimed_bytes),
+                    Cell::share(arena.claimed_bytes, arena.bytes),
+                    Cell::bytes(arena.dirty_bytes),
+                ]
+            });
+            let headings = vec!["arena", "size", "claimed", "used", "dirty"];
+            Table { headings, rows: rows.collect() }
+        }
+        Tab::Calls => {
+            let rates = report::calls(now);
+            let rows = rates.into_iter().enumerate().map(|(index, (name, count))| {
+                let rate = looks.figure_rate(|figures| report::calls(figures)[index].1);
+                vec![Cell::word(name, -(index as f64)), Cell::count(count), Cell::rate(rate, grouped)]
+            });
+            Table { headings: vec!["call", "made", "calls/s"], rows: rows.collect() }
+        }
+        Tab::Bets => {
+            let rows = report::bets(now).into_iter().enumerate().map(|(index, (name, bet))| {
+                let rate = looks.figure_rate(|figures| report::bets(figures)[index].1.taken);
+                vec![
+                    Cell::word(name, -(index as f64)),
+                    Cell::count(bet.taken),
+                    Cell::rate(rate, grouped),
+                    Cell::count(bet.won),
+                    Cell::count(bet.lost),
+                    Cell::share(bet.won, bet.taken),
+                ]
+            });
+            let headings = vec!["bet", "taken", "taken/s", "won", "lost", "won of all"];
+            Table { headings, rows: rows.collect() }
+        }
+    }
+}
+
+/// The lines above the tables, as many as `width` leaves room for in each.
+pub(super) fn head(watched: &Watched, looks: &Looks, width: usize) -> Vec<String> {
+    facts(watched.pid, looks).into_iter().flat_map(|facts| joined(&facts, width)).collect()
+}
+
+fn facts(pid: u32, looks: &Looks) -> [Vec<String>; 3] {
+    let (last, now) = (&looks.last, &looks.last.statistics);
+    let mut first = vec![
+        format!("{} ({pid})", last.name),
+        format!("up {}", duration(last.now_ns.saturating_sub(last.started_ns) as f64 * 1e-9)),
+        format!("{} threads", last.threads),
+        format!("{} heaps", now.heaps),
+        format!("resident {}", bytes(last.resident_bytes)),
+    ];
+    if let Some(share) = looks.rate(|sample| Some(sample.processor_seconds)) {
+        first.push(format!("processor {:.0} %", share * 100.0));
+    }
+    if let Some(age) = looks.age() {
+        first.push(format!("figures {} old", duration(age)));
+    }
+    let second = vec![
+        format!("live {} in {} blocks", bytes(now.live_bytes), grouped(now.live_blocks)),
+        format!("cached {}", bytes(now.cached_bytes)),
+        format!("dirty {}", bytes(now.dirty_bytes)),
+        format!("reserved {}", bytes(now.reserved_bytes)),
+        format!("{} arenas", now.arenas),
+        format!("{} huge", now.huge),
+        format!("{} mappings", grouped(now.mappings)),
+    ];
+    let rate = |name: &str, rate: Option<f64>, shown: fn(u64) -> String| {
+        format!("{name} {}", Cell::rate(rate, shown).text)
+    };
+    let third = vec![
+        "in a second".to_owned(),
+        rate("live", looks.figure_rate(|figures| figures.live_bytes), bytes),
+        rate("purged", looks.figure_rate(|figures| figures.purged_bytes), bytes),
+        rate("remote frees", looks.figure_rate(|figures| figures.remote_frees), grouped),
+        rate("grace periods", looks.figure_rate(|figures| figures.grace_periods), grouped),
+    ];
+    [first, second, third]
+}
+
+/// `facts` in lines of at most `width`, with a comma between two.
+fn joined(facts: &[String], width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for fact in facts {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 2 + fact.chars().count() <= width => {
+                line.push_str(", ");
+                line.push_str(fact);
+            }
+            _ => lines.push(fact.clone()),
+        }
+    }
+    lines
+}
+
+/// Everything as a JSON document. Rates are in a second.
+pub(super) fn json(watched: &Watched, looks: &Looks) -> String {
+    let last = &looks.last;
+    let mut document = report::json::figures(&last.statistics, true);
+    document["pid"] = json!(watched.pid);
+    document["name"] = json!(last.name);
+    document["threads"] = json!(last.threads);
+    document["resident_bytes"] = json!(last.resident_bytes);
+    document["age_seconds"] = json!(looks.age());
+    document["interval_seconds"] = json!(looks.seconds());
+    document["rates"] = json!({
+        "live_bytes": looks.figure_rate(|figures| figures.live_bytes),
+        "live_blocks": looks.figure_rate(|figures| figures.live_blocks),
+        "purged_bytes": looks.figure_rate(|figures| figures.purged_bytes),
+        "remote_frees": looks.figure_rate(|figures| figures.remote_frees),
+        "grace_periods": looks.figure_rate(|figures| figures.grace_periods),
+        "processor": looks.rate(|sample| Some(sample.processor_seconds)),
+    });
+    let detail = last.detail.as_ref();
+    let heaps = detail.map_or(&[][..], |detail| detail.heaps()).iter().enumerate().map(|(number, heap)| {
+        json!({
+            "heap": number,
+            "held": heap.possessor != 0,
+            "slabs": heap.slabs,
+            "live_bytes": heap.live_bytes,
+            "cached_bytes": heap.cached_bytes,
+            "spare_bytes": heap.spare_bytes,
+            "remote_frees": heap.remote_frees,
+            "mail": heap.mail != 0,
+        })
+    });
+    document["heaps"] = heaps.collect();
+    let arenas = detail.map_or(&[][..], |detail| detail.arenas()).iter();
+    document["arenas"] = arenas
+        .map(|arena| {
+            json!({
+                "base": arena.base,
+                "bytes": arena.bytes,
+                "claimed_bytes": arena.claimed_bytes,
+                "dirty_bytes": arena.dirty_bytes,
+            })
+        })
+        .collect::<Value>();
+    format!("{document:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::tests::looks;
+    use super::*;
+
+    #[test]
+    fn each_table_has_a_cell_for_each_heading() {
+        let looks = looks();
+        for tab in Tab::ALL {
+            let table = table(tab, &looks);
+            assert!(table.rows.iter().all(|row| row.len() == table.headings.len()), "{tab:?}");
+        }
+        let classes = table(Tab::Classes, &looks).text();
+        assert!(classes.starts_with("class  live blocks  blocks/s"), "{classes}");
+        assert_eq!(classes.lines().count(), 4);
+        assert!(table(Tab::Bets, &looks).text().contains("90 %"));
+        assert!(table(Tab::Calls, &looks).marked_text(Some((1, '>'))).contains("made>"));
+    }
+
+    #[test]
+    fn the_head_is_broken_between_facts() {
+        let facts = facts(17, &looks());
+        assert!(facts[0][0] == "program (17)" && facts[0][1] == "up 60.0s", "{facts:?}");
+        assert!(
+            facts[2].contains(&"live 1.00M".to_owned())
+                && facts[2].contains(&"remote frees 1,024".to_owned())
+        );
+        for width in [40, 80, 200] {
+            let lines: Vec<_> = facts.iter().flat_map(|facts| joined(facts, width)).collect();
+            assert!(lines.iter().all(|line| line.len() <= width), "{lines:?}");
+        }
+        assert_eq!(Cell::rate(Some(-2048.0), bytes).text, "-2.00K");
+        assert_eq!(Cell::rate(None, bytes).text, "-");
+    }
+}

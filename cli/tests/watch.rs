@@ -1,0 +1,99 @@
+//! `specmalloc top` and `maps` beside a process that runs under the real library.
+
+mod common;
+
+use common::library;
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+
+/// A program that waits for a line, under the command with `options`; its number as it says it.
+struct Waiting {
+    command: Child,
+    input: Option<ChildStdin>,
+    pid: String,
+}
+
+impl Waiting {
+    fn start(options: &[&str], script: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_specmalloc"));
+        command.arg("run").args(options).args(["--", "sh", "-c", script]);
+        command.env("SPECMALLOC_LIB", library()).env_remove("LD_PRELOAD");
+        let mut command =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(command.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { input: command.stdin.take(), command, pid: line.trim().to_owned() }
+    }
+
+    fn end(mut self) -> std::process::ExitStatus {
+        self.input.take().unwrap().write_all(b"\n").unwrap();
+        self.command.wait().unwrap()
+    }
+}
+
+fn specmalloc(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_specmalloc"));
+    command.args(arguments).stdin(Stdio::null()).env_remove("COLUMNS").output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_process_is_looked_at_while_it_runs() {
+    let waiting = Waiting::start(&["--watch"], "echo $$; read line; exit 3");
+    let output = specmalloc(&["top", &waiting.pid, "--once", "--json", "--delay", "0.1"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((document["pid"].to_string(), document["name"].as_str()), (waiting.pid.clone(), Some("sh")));
+    let live = document["bytes"]["live"].as_u64().unwrap();
+    let (heaps, arenas) = (document["heaps"].as_array().unwrap(), document["arenas"].as_array().unwrap());
+    assert!(live > 0 && heaps[0]["held"] == true, "{document:#}");
+    let shares: u64 = heaps.iter().map(|heap| heap["live_bytes"].as_u64().unwrap()).sum();
+    assert!(shares > 0 && shares <= 2 * live, "{document:#}");
+    assert_eq!(document["counts"]["arenas"].as_u64().unwrap(), arenas.len() as u64);
+    assert!(
+        document["interval_seconds"].as_f64().unwrap() >= 0.1 && document["rates"]["live_bytes"].is_number()
+    );
+    assert!(document["resident_bytes"].as_u64().unwrap() > 0 && document["age_seconds"].is_number());
+
+    let plain = text(&specmalloc(&["top", &waiting.pid, "--once", "--delay", "0"]).stdout);
+    for word in ["classes\n", "heaps\n", "arenas\n", "system calls\n", "bets\n", "held by", "a thread"] {
+        assert!(plain.contains(word), "{word}: {plain}");
+    }
+    assert!(plain.lines().all(|line| line.chars().count() <= 80) && !plain.contains('\x1b'), "{plain}");
+
+    let maps = specmalloc(&["maps", &waiting.pid, "--json"]);
+    let document: Value = serde_json::from_slice(&maps.stdout).unwrap();
+    let arena = &document["arenas"][0];
+    assert!(arena["resident_bytes"].as_u64().unwrap() > 0, "{document:#}");
+    assert!(arena["bytes"].as_u64().unwrap() >= arena["resident_bytes"].as_u64().unwrap(), "{document:#}");
+    assert!(document["kinds"].as_array().unwrap().iter().any(|kind| kind["name"] == "files"));
+    let plain = text(&specmalloc(&["maps", &waiting.pid]).stdout);
+    assert!(plain.contains("\narenas ") && plain.lines().all(|line| line.chars().count() <= 80), "{plain}");
+    assert_eq!(waiting.end().code(), Some(3));
+}
+
+#[test]
+fn what_cannot_be_looked_at_says_why() {
+    let failed = |arguments: &[&str]| {
+        let output = specmalloc(arguments);
+        assert_eq!(output.status.code(), Some(125), "{arguments:?}");
+        text(&output.stderr)
+    };
+    assert_eq!(failed(&["top", "4194999", "--once"]), "specmalloc: there is no process 4194999\n");
+    let own = std::process::id().to_string();
+    assert!(failed(&["maps", &own]).contains("does not run under specmalloc"));
+    let unwatched = Waiting::start(&[], "echo $$; read line");
+    let why = failed(&["top", &unwatched.pid, "--once"]);
+    assert!(why.contains("publishes no figures: start it with specmalloc run --watch"), "{why}");
+    unwatched.end();
+    let watched = Waiting::start(&["--watch"], "echo $$; read line");
+    assert!(failed(&["top", &watched.pid]).contains("no terminal"));
+    watched.end();
+    assert!(failed(&["top", "1", "--json"]).contains("--once"));
+    assert!(failed(&["top", "x"]).contains("invalid value"));
+    assert!(failed(&["top", "1", "--delay=-1"]).contains("not from 0"));
+}
