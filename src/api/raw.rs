@@ -9,7 +9,7 @@ use crate::base::{SMALL_MAX, class_of, is_aligned};
 use crate::global::{
     Stray, Thread, enter_step, is_own, leave_step, process, undo_step, with_heap, with_heap_to_free,
 };
-use crate::heap::{Bin, Block, BlockKind, Checks, Heap, Place, Slab};
+use crate::heap::{Along, Bin, Block, BlockKind, Checks, Heap, Piece, Place, Slab};
 use crate::pal::{Call, Misuse, Platform, broken_contract};
 use core::ptr;
 
@@ -140,21 +140,44 @@ fn malloc_refused<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
 }
 
 /// The rest of a free whose block the heap does not find by one load: another heap's, or one of its own whose slab has
-/// no place in its table. Anything else is freed outside the step, what ends in a message included.
+/// no place in its table. First the blocks of others that wait to be sent are asked: that needs no stack.
 ///
 /// # Safety
 /// As for [`free`]; the thread is in a step.
 #[cold]
 #[inline(never)]
 unsafe fn free_slow<T: Thread>(block: *mut u8, heap: *const Heap) {
+    // SAFETY: the thread possesses its heap and is inside, or it has no blocks; the block is the caller's to give.
+    unsafe {
+        match (*heap).free_along::<T::Checks>(block.cast()) {
+            Along::Freed => leave_step::<T>(heap),
+            Along::ToSend(piece) => send_along::<T>(heap, piece),
+            Along::NotFreed => free_lost::<T>(block, heap),
+        }
+    }
+}
+
+/// # Safety
+/// As for [`free_slow`].
+#[inline(never)]
+unsafe fn send_along<T: Thread>(heap: *const Heap, piece: &Piece) {
+    // SAFETY: the thread is inside its heap.
+    unsafe {
+        (*heap).send_along::<T::Checks, _>(process(), piece);
+        leave_step::<T>(heap);
+    }
+}
+
+/// Frees a block that is to be looked up. What is no block of a slab is freed outside the step, what ends in a message
+/// included.
+///
+/// # Safety
+/// As for [`free_slow`].
+#[inline(never)]
+unsafe fn free_lost<T: Thread>(block: *mut u8, heap: *const Heap) {
     let address = block.expose_provenance();
     // SAFETY: a thread's heap is one.
     let own = unsafe { &*heap };
-    // SAFETY: the thread possesses its heap and is inside, or it has no blocks; the block is the caller's to give.
-    if unsafe { own.free_along::<T::Checks, _>(process(), block.cast()) } {
-        // SAFETY: the thread is inside.
-        return unsafe { leave_step::<T>(heap) };
-    }
     // A heap that stands for none has no secret.
     if own.secret() != 0 {
         // Keeps the arena while its header is read: a pointer that is not a live block's does not.
@@ -211,6 +234,10 @@ unsafe fn free_anywhere<T: Thread>(block: *mut u8) {
         Err(stray) => return unsafe { free_stray(block, stray) },
     };
     with_heap_to_free::<T, _>(&Options::new(), |heap| match (heap, place) {
+        // SAFETY: as below. In a borrowed heap nothing waits.
+        (Some(heap), Place::Slab(slab)) if !ptr::eq(heap, T::heap()) && !ptr::eq(slab.owner(), heap) => unsafe {
+            heap.free_remote_at_once::<T::Checks, _>(process(), slab, block.cast());
+        },
         // SAFETY: the caller's, as far as `place` could not tell; the heap is possessed here.
         (Some(heap), place) => unsafe { process().free::<T::Checks>(heap, block, place) },
         // No memory for a heap: the owner gets the block directly. Anything larger stays where it is.

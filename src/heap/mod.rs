@@ -50,4 +50,4 @@ pub use lives::HelperState;
 pub use place::Place;
 pub use possession::{Possession, ThreadId};
 pub use record::{Slab, Usage};
-pub use small::{Bin, Freed, Heap, Heaps, MAX_HEAPS, Pool, Standing};
+pub use small::{Along, Bin, Freed, Heap, Heaps, MAX_HEAPS, Piece, Pool, Standing};

@@ -250,7 +250,9 @@ fn blocks_of_several_slabs_arrive_all_together() {
     assert!(owner.inbox().is_empty(), "too few to be sent");
     sender.settle::<Checked, _>(from);
     assert!(blocks.iter().all(|&block| owner.inbox().holds(ptr::with_exposed_provenance_mut(block))));
-    assert!(!sender.needs_collecting() && owner.receive::<Checked, _>(from) != 0 && owner.inbox().is_empty());
+    assert!(
+        !sender.needs_collecting() && owner.receive::<Checked, _>(from, 9) != 0 && owner.inbox().is_empty()
+    );
     assert!(blocks.iter().all(|&block| from.place(block).err() == Some(Misuse::DoubleFree)));
 }
 

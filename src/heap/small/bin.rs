@@ -12,7 +12,7 @@
 //!    [`Growth`].
 //! 2. When several times as many miss as the bound says and nothing is asked for, or when one that missed leaves its
 //!    slab empty, the program gives back more than it wants again soon: the list goes home, and the bound is what it
-//!    began with. So what stays at hand of a heap that shrinks lies in the slabs that were freed into last. Should the
+//!    began with. (A long list goes in parts, one with each free that misses: no call takes long.) So what stays at hand of a heap that shrinks lies in the slabs that were freed into last. Should the
 //!    program want those blocks again after all, the bound grows by all that have missed.
 //!
 //! And there is an ebb: where frees and allocations keep the balance, one free in about 20 goes home all the same, so
@@ -38,6 +38,9 @@ const GROWTH_SHARE: usize = 32;
 /// A list goes home when `SHED.0` times its bound and `SHED.1` more blocks have missed it, at the next power of two: so
 /// that it seldom goes.
 const SHED: (usize, usize) = (2, 32);
+
+/// Set in a bound while the list goes home, a part with each free that finds no room: see [`Bin::goes_on_shrinking`].
+const SHRINKING: u16 = 1 << 15;
 
 /// What a free takes of a bin's room, and what an allocation gives back: a little less, which is the ebb.
 const PUSHED: i32 = POPPED + 1;
@@ -228,6 +231,8 @@ impl Bin {
     /// The list, which was found empty, is filled with `count` blocks.
     #[inline(always)]
     pub(in crate::heap) fn refilled(&self, class: usize, count: u32, growth: &Growth) {
+        // What was going home has been wanted again.
+        self.bound.set(self.bound.get() & !SHRINKING);
         if self.missed.get() != 0 {
             self.grow(class, count as usize, growth);
         }
@@ -254,6 +259,9 @@ impl Bin {
         }
         let left = self.room.get();
         self.room.set(room_for(0));
+        if self.bound.get() & SHRINKING != 0 {
+            return Missed::TooMany;
+        }
         if left == EBB {
             return Missed::GoHome;
         }
@@ -263,9 +271,15 @@ impl Bin {
         if too_many { Missed::TooMany } else { Missed::GoHome }
     }
 
-    /// The program gives back more than it wants: the bound is again what it began with. The list goes home.
+    /// Some of the list has gone home, and the rest is to follow: the next free that finds no room goes on.
+    pub(in crate::heap) fn goes_on_shrinking(&self) {
+        self.bound.set(self.bound.get() | SHRINKING);
+        self.room.set(room_for(0));
+    }
+
+    /// The program gives back more than it wants: the bound is again what it began with. The list has gone home.
     pub(in crate::heap) fn shrink(&self, class: usize, growth: &Growth) {
-        let (bound, least) = (usize::from(self.bound.get()), least(class));
+        let (bound, least) = (usize::from(self.bound.get() & !SHRINKING), least(class));
         growth.grown.set(growth.grown.get() - (bound - least) * class_size(class));
         self.bound.set(least as u16);
         self.room.set(room_for(least));
@@ -273,4 +287,4 @@ impl Bin {
 }
 
 const _: () = assert!(size_of::<Bin>() == 2 * size_of::<usize>());
-const _: () = assert!(SHED.0 * MOST + SHED.1 <= 1 << 15);
+const _: () = assert!(SHED.0 * MOST + SHED.1 <= 1 << 15 && MOST < SHRINKING as usize);

@@ -4,13 +4,13 @@
 
 use super::Heap;
 use super::Heaps;
-use super::remote::{Parcel, Piece};
+use super::remote::{Outbox, Parcel, Piece};
 use super::slab::Standing;
 use crate::heap::block::{Block, Checks};
 use crate::heap::record::Slab;
 use crate::pal::Platform;
 use crate::sync::atomic::Ordering;
-use crate::sync::{full_fence, seeded};
+use crate::sync::{ZERO_IS_VALID, full_fence, seeded};
 use core::ptr;
 
 /// Blocks that a malloc or free receives at most. As many as it hands out at most in return, on average over a slab
@@ -18,31 +18,52 @@ use core::ptr;
 /// block that is not in the cache takes less than a microsecond.
 pub(in crate::heap) const AT_ONCE: usize = if cfg!(any(loom, shuttle)) { 2 } else { 512 };
 
+/// What [`Heap::free_along`] did.
+#[derive(Clone, Copy)]
+#[must_use]
+pub enum Along {
+    /// The block is freed.
+    Freed,
+    /// It is freed, and its piece is to be sent.
+    ToSend(&'static Piece),
+    /// It is no block, or none of its slice waits.
+    NotFreed,
+}
+
 impl Heap {
     /// Frees a block of another heap's slab if others of the same slice wait to be sent: these hold the slab and its
-    /// arena, so there is nothing to look up. Returns whether it did.
+    /// arena, so there is nothing to look up.
     ///
     /// # Safety
     /// The caller possesses this heap, or it is one without blocks; the block, if it is one, is the caller's to give.
     #[inline(always)]
-    pub unsafe fn free_along<C: Checks, P: Platform>(&self, from: &Heaps<P>, block: *mut Block) -> bool {
-        let piece = self.outbox.piece(block.addr());
+    pub unsafe fn free_along<C: Checks>(&self, block: *mut Block) -> Along {
+        let Some(outbox) = self.outbox() else { return Along::NotFreed };
+        let piece = outbox.piece(block.addr());
         if !piece.is_of(block.addr()) {
-            return false;
+            return Along::NotFreed;
         }
         let key = Block::key(block, self.secret.get());
         // SAFETY: a piece of a slice has blocks of its slab; asked of the start of one of its blocks.
         let slab = unsafe { piece.slab() };
         // SAFETY: as above.
         if !slab.starts_block(block.addr()) || C::ON && unsafe { Block::is_free(block, key) } {
-            return false;
+            return Along::NotFreed;
         }
         self.count_remote_free();
         // SAFETY: the caller's.
         if unsafe { piece.add::<C>(block, key) } || Heap::has_idle_owner(slab) {
-            self.send_or_adopt::<C, P>(from, piece);
+            return Along::ToSend(piece);
         }
-        true
+        Along::Freed
+    }
+
+    /// Sends what [`Heap::free_along`] said.
+    ///
+    /// # Safety
+    /// The caller possesses this heap.
+    pub unsafe fn send_along<C: Checks, P: Platform>(&self, from: &Heaps<P>, piece: &Piece) {
+        self.send_or_adopt::<C, P>(from, piece);
     }
 
     /// Frees a block whose slab another heap owns.
@@ -56,8 +77,25 @@ impl Heap {
         block: *mut Block,
     ) {
         self.count_remote_free();
+        if self.outbox().is_some_and(|outbox| outbox.is_full_for(block)) {
+            return self.send_alone::<C, P>(from, slab, block);
+        }
         // SAFETY: the caller's.
         unsafe { self.send_later::<C, P>(from, slab, block) };
+    }
+
+    /// The same at once, with a heap that is borrowed for this.
+    ///
+    /// # Safety
+    /// As for [`Heap::free_remote`].
+    pub unsafe fn free_remote_at_once<C: Checks, P: Platform>(
+        &self,
+        from: &Heaps<P>,
+        slab: &Slab,
+        block: *mut Block,
+    ) {
+        self.count_remote_free();
+        self.send_alone::<C, P>(from, slab, block);
     }
 
     fn count_remote_free(&self) {
@@ -82,46 +120,120 @@ impl Heap {
         slab: &Slab,
         block: *mut Block,
     ) {
-        let key = Block::key(block, self.secret.get());
-        let piece = self.outbox.piece(block.addr());
+        let Some(outbox) = self.outbox().or_else(|| self.make_outbox(from)) else {
+            return self.send_alone::<C, P>(from, slab, block);
+        };
+        let piece = outbox.piece(block.addr());
         let is_known = piece.is_of(block.addr());
-        if !is_known && !piece.is_empty() {
-            self.send_or_adopt::<C, P>(from, piece);
+        if !is_known && !self.make_room::<C, P>(from, outbox, slab, piece) {
+            return self.send_alone::<C, P>(from, slab, block);
         }
-        // SAFETY: the caller's; what the piece held of another slice was sent.
+        let key = Block::key(block, self.secret.get());
+        // SAFETY: the caller's; a piece with room for another slice is empty.
         let is_full = unsafe {
-            if is_known { piece.add::<C>(block, key) } else { self.outbox.begin::<C>(slab, block, key) }
+            if is_known { piece.add::<C>(block, key) } else { outbox.begin::<C>(slab, block, key) }
         };
         if is_full || Heap::has_idle_owner(slab) {
             self.send_or_adopt::<C, P>(from, piece);
         }
-        while let Some(piece) = self.outbox.to_go(block) {
-            self.send_or_adopt::<C, P>(from, piece);
+    }
+
+    #[cold]
+    fn make_outbox<P: Platform>(&self, from: &Heaps<P>) -> Option<&'static Outbox> {
+        let (os, metadata) = (from.space().os(), from.space().metadata());
+        let memory = metadata.allocate(os, size_of::<Outbox>(), align_of::<Outbox>()).ok()?.cast::<Outbox>();
+        if !ZERO_IS_VALID {
+            // SAFETY: fresh memory for one.
+            unsafe { memory.write(Outbox::new()) };
         }
+        self.outbox.set(memory.as_ptr());
+        self.outbox()
+    }
+
+    /// Whether blocks of a slab that has no piece may wait in `piece`. What waits there of another slab is sent; where
+    /// too much else is pinned, it stays, but for once in a while.
+    fn make_room<C: Checks, P: Platform>(
+        &self,
+        from: &Heaps<P>,
+        outbox: &Outbox,
+        slab: &Slab,
+        piece: &Piece,
+    ) -> bool {
+        let has_room = || outbox.has_room(slab, piece, || from.watch().gated.has(self.index() as usize));
+        if has_room() {
+            return true;
+        }
+        if !piece.is_empty() {
+            self.send_or_adopt::<C, P>(from, piece);
+        } else if !outbox.is_a_turn() {
+            return false;
+        }
+        while !has_room()
+            && let Some(other) = outbox.next_to_go()
+        {
+            self.send_or_adopt::<C, P>(from, other);
+        }
+        true
+    }
+
+    /// Sends one block of another heap's slab for which there is no room in the outbox.
+    fn send_alone<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, block: *mut Block) {
+        let idle = self.possess_idle_owner(from, slab);
+        if idle.is_none() {
+            return self.post::<C, P>(from, Parcel::of_one(slab.owner(), block));
+        }
+        let mut block = Some(block);
+        self.adopt::<C, P>(from, slab, idle, || block.take());
+    }
+
+    /// Possesses the heap that owns a slab with live blocks, if nobody does.
+    #[inline(always)]
+    fn possess_idle_owner<P: Platform>(&self, from: &Heaps<P>, slab: &Slab) -> Option<&'static Heap> {
+        if !Heap::has_idle_owner(slab) {
+            return None;
+        }
+        // SAFETY: as in `has_idle_owner`.
+        let index = unsafe { (*slab.owner()).index() } as usize;
+        if seeded("heap.deliver_unpossessed") {
+            return from.pool().get(index);
+        }
+        from.pool().possess(index, self.caller())
     }
 
     /// Sends a piece to its owner; or, if nobody possesses the owner, takes the slab of its blocks over: the thread
-    /// that frees what an exited thread has allocated goes on with its memory.
+    /// that frees what an exited thread has allocated goes on with its memory. Returns how many blocks it freed itself.
     #[inline(never)]
-    fn send_or_adopt<C: Checks, P: Platform>(&self, from: &Heaps<P>, piece: &Piece) {
+    fn send_or_adopt<C: Checks, P: Platform>(&self, from: &Heaps<P>, piece: &Piece) -> usize {
+        let Some(outbox) = self.outbox() else { return 0 };
         if piece.is_empty() {
             // A vanished thread was about to begin it.
-            return self.outbox.forget(piece);
+            outbox.forget(piece);
+            return 0;
         }
         // SAFETY: the piece has blocks of the slab, whose owner is a heap, which lives forever.
         let (slab, owner) = unsafe { (piece.slab(), &*piece.slab().owner()) };
-        let (index, secret) = (owner.index() as usize, self.secret.get());
-        let idle = match Heap::has_idle_owner(slab) {
-            true if !seeded("heap.deliver_unpossessed") => from.pool().possess(index, self.caller()),
-            true => from.pool().get(index),
-            false => None,
-        };
+        let secret = self.secret.get();
+        let idle = self.possess_idle_owner(from, slab);
         if idle.is_none() && !ptr::eq(owner, self) {
-            if let Some(parcel) = self.outbox.take::<C>(piece, owner, secret) {
+            if let Some(parcel) = outbox.take::<C>(piece, owner, secret) {
                 self.post::<C, P>(from, parcel);
             }
-            return;
+            return 0;
         }
+        let count = self.adopt::<C, P>(from, slab, idle, || piece.pop::<C>(secret));
+        outbox.forget(piece);
+        count
+    }
+
+    /// Frees blocks of a slab that is this heap's own, or that of the heap `idle`, which this thread possesses, gives
+    /// up, and whose slab this heap takes over unless it is current there. Returns how many.
+    fn adopt<C: Checks, P: Platform>(
+        &self,
+        from: &Heaps<P>,
+        slab: &Slab,
+        idle: Option<&Heap>,
+        mut next: impl FnMut() -> Option<*mut Block>,
+    ) -> usize {
         if let Some(idle) = idle
             && ptr::eq(slab.owner(), idle)
             && slab.standing() != Standing::Current
@@ -130,14 +242,11 @@ impl Heap {
         }
         // While there are blocks, a slab of a heap that this thread possesses stays that heap's.
         let owner = slab.owner();
-        #[cfg(any(loom, shuttle))]
         let mut count = 0;
-        while let Some(block) = piece.pop::<C>(secret) {
+        while let Some(block) = next() {
+            count += 1;
             #[cfg(any(loom, shuttle))]
-            {
-                count += 1;
-                assert!(count < 1 << 12, "a chain without an end");
-            }
+            assert!(count < 1 << 12, "a chain without an end");
             // SAFETY: this thread possesses both heaps, and holds the block.
             unsafe {
                 match idle {
@@ -147,16 +256,16 @@ impl Heap {
                 }
             }
         }
-        self.outbox.forget(piece);
         if let Some(idle) = idle {
             from.give_up(idle);
         }
+        count
     }
 
     /// Sends a parcel to its owner's inbox.
     fn post<C: Checks, P: Platform>(&self, from: &Heaps<P>, parcel: Parcel) {
         // SAFETY: heaps live forever.
-        let index = unsafe { (*parcel.owner).index() } as usize;
+        let owner = unsafe { &*parcel.owner };
         parcel.send::<C>(self.secret.get());
         // Partners: the fences in `Heaps::give_up` and in `Heaps::tidy`: either we see that the owner has become idle
         // or was tidied, or whoever did that sees the parcel.
@@ -164,8 +273,8 @@ impl Heap {
             // (Not with that bug: loom switches threads at no fence, so this one would do the work of the push.)
             full_fence("heap.post_fence");
         }
-        let disturbed = !seeded("heap.post_undisturbed") && from.watch().disturb(index);
-        if disturbed || from.pool().is_idle(index) && !seeded("heap.post_blind") {
+        let disturbed = !seeded("heap.post_undisturbed") && from.watch().disturb(owner.index() as usize);
+        if disturbed || owner.possession().possessor().is_none() && !seeded("heap.post_blind") {
             from.ring();
         }
     }
@@ -188,9 +297,18 @@ impl Heap {
         }
     }
 
+    /// Sends what is held back for other heaps.
     pub(in crate::heap) fn send_all<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
-        while let Some(piece) = self.outbox.waiting() {
-            self.send_or_adopt::<C, P>(from, piece);
+        self.send_most::<C, P>(from, usize::MAX);
+    }
+
+    /// The same until `most` blocks have been freed here, which are this heap's own by now: no call takes long.
+    pub(in crate::heap) fn send_most<C: Checks, P: Platform>(&self, from: &Heaps<P>, most: usize) {
+        let mut freed = 0;
+        while freed < most
+            && let Some(piece) = self.outbox().and_then(Outbox::waiting)
+        {
+            freed += self.send_or_adopt::<C, P>(from, piece);
         }
     }
 
@@ -201,13 +319,14 @@ impl Heap {
         !self.inbox().is_empty() || !self.received.load(Ordering::Relaxed).is_null()
     }
 
-    /// Takes some of the blocks that other threads sent, and frees them here or sends them on. Returns how many.
+    /// Takes some of the blocks that other threads sent, `most` of them, and frees them here or sends them on. Returns
+    /// how many.
     ///
     /// Not all: there may be millions, and a malloc or free, which comes here, must not pause. Whoever allocates comes
     /// again before it has used up as many: see [`AT_ONCE`].
-    pub fn receive<C: Checks, P: Platform>(&self, from: &Heaps<P>) -> usize {
+    pub fn receive<C: Checks, P: Platform>(&self, from: &Heaps<P>, most: usize) -> usize {
         let mut count = 0;
-        while count < AT_ONCE
+        while count < most
             && let Some(block) = self.next_received::<C>()
         {
             // SAFETY: the block came to us with its chain. (If it is sent on: it was counted when it was freed.)
@@ -236,13 +355,13 @@ impl Heap {
     /// Takes some of what came, and sends what is held back for other heaps: at the end of an operation with a borrowed
     /// heap.
     pub fn settle<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
-        self.receive::<C, P>(from);
+        self.receive::<C, P>(from, AT_ONCE);
         self.send_all::<C, P>(from);
     }
 
     /// Takes all that came, and sends what is held back for other heaps.
     pub(in crate::heap) fn settle_all<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
-        while self.receive::<C, P>(from) != 0 {}
+        while self.receive::<C, P>(from, AT_ONCE) != 0 {}
         self.send_all::<C, P>(from);
     }
 
@@ -256,7 +375,7 @@ impl Heap {
     /// Slices that what waits to be sent pins.
     #[cfg(all(test, not(any(loom, shuttle))))]
     pub(in crate::heap) fn pinned(&self) -> u32 {
-        self.outbox.pinned()
+        self.outbox().map_or(0, Outbox::pinned)
     }
 
     /// Gives an available slab of `class` to another heap that needs one: returns whether there was one. The caller

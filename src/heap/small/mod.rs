@@ -27,8 +27,10 @@ pub(in crate::heap) mod watch;
 pub use bin::Bin;
 #[cfg(all(test, not(any(loom, shuttle))))]
 pub(in crate::heap) use exchange::AT_ONCE;
+pub use exchange::Along;
 pub use heaps::Heaps;
 pub use pool::{MAX_HEAPS, Pool};
+pub use remote::Piece;
 pub use slab::{Freed, Standing};
 
 use crate::base::CLASSES;
@@ -78,7 +80,8 @@ pub struct Heap {
     growth: Growth,
     current: [Cell<*const Slab>; CLASSES],
     available: [Cell<*const Slab>; CLASSES],
-    outbox: Outbox,
+    /// Null until it is needed: most threads free what they have allocated.
+    outbox: Cell<*const Outbox>,
     /// What was taken from the inbox and is still to be freed. Written by the possessor only.
     received: AtomicPtr<Block>,
     /// Blocks freed for other heaps, ever: a figure.
@@ -89,7 +92,7 @@ pub struct Heap {
 }
 
 #[cfg(not(any(loom, shuttle)))]
-const _: () = assert!(size_of::<Heap>() <= 4 << 10);
+const _: () = assert!(size_of::<Heap>() <= 3 << 10);
 
 // SAFETY: rule 1: the fields that are not atomics are touched by the possessor or a visitor only, one at a time, and
 // handed on with release and acquire (`possession`, `gate`).
@@ -109,7 +112,7 @@ impl Heap {
                 growth: Growth::new(),
                 current: [const { Cell::new(ptr::null()) }; CLASSES],
                 available: [const { Cell::new(ptr::null()) }; CLASSES],
-                outbox: Outbox::new(),
+                outbox: Cell::new(ptr::null()),
                 received: AtomicPtr::new(ptr::null_mut()),
                 remote_frees: Counter::new(),
                 own_first: [const { Cell::new(ptr::null()) }; own::FIRST],
@@ -211,7 +214,7 @@ impl Heap {
     pub fn needs_collecting(&self) -> bool {
         // A thread that exits sends what it held back; one that a fork left behind did not.
         self.has_mail()
-            || !self.outbox.is_empty()
+            || self.outbox().is_some_and(|outbox| !outbox.is_empty())
             || self.claimant.spares().slices() > 0
             || self.bins.iter().any(|bin| !bin.list().get().is_null())
             || self.current.iter().any(|slab| !slab.get().is_null())
@@ -251,6 +254,13 @@ impl Heap {
     /// Where other threads send blocks.
     pub fn inbox(&self) -> &Inbox {
         &self.shared.inbox.0
+    }
+
+    /// What waits to be sent; `None` if nothing ever did.
+    #[inline(always)]
+    fn outbox(&self) -> Option<&'static Outbox> {
+        // SAFETY: metadata memory, which lives forever.
+        unsafe { self.outbox.get().as_ref() }
     }
 
     /// Position in the pool.

@@ -7,6 +7,7 @@
 //! The word in the heap decides (see `possession`). The bits in `idle` are hints where to look: one may be set for a
 //! heap that is possessed; when nobody is in the middle of taking or giving up, each idle heap's is set.
 
+use super::exchange::AT_ONCE;
 use super::{Heap, Heaps};
 use crate::heap::block::Checks;
 use crate::heap::mend::Mend;
@@ -208,15 +209,17 @@ impl Pool {
     /// used slabs, and those are used before fresh memory. Looks at a few heaps only. Returns whether it took one.
     pub fn steal<C: Checks, P: Platform>(&self, from: &Heaps<P>, heap: &Heap, class: usize) -> bool {
         const TRIES: usize = 16;
-        let mut tries = 0;
+        let (mut tries, mut most) = (0, AT_ONCE);
         for index in self.idle_heaps() {
             let by = heap.caller();
             let idle =
                 if !seeded("heap.steal_unpossessed") { self.possess(index, by) } else { self.get(index) };
             if let Some(idle) = idle {
-                if idle.receive::<C, P>(from) != 0 {
+                let received = idle.receive::<C, P>(from, most);
+                if received != 0 {
                     idle.send_all::<C, P>(from);
                 }
+                most -= received;
                 let gave = idle.give_away(class, heap);
                 from.give_up(idle);
                 if gave {

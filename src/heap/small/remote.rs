@@ -20,18 +20,19 @@ use core::ptr;
 
 /// Pieces of an outbox: a slice has the one at its number modulo this, so that slabs that were made one after the other
 /// have different ones.
-const PIECES: usize = if cfg!(any(loom, shuttle)) { 1 } else { 32 };
-/// Slices that all pieces pin at most: 1 MiB, for a thread that is not tidied while it is active, or never.
+const PIECES: usize = if cfg!(any(loom, shuttle)) { 1 } else { 64 };
+/// Slices that all pieces pin at most: 1 MiB; and of a thread that is visited once it idles, and pins nothing then.
 const PINNED: u32 = 16;
+const PINNED_WHILE_ACTIVE: u32 = 64;
 /// Bytes of blocks with which a piece is sent.
 const PIECE_BYTES: usize = if cfg!(any(loom, shuttle)) { 64 } else { 16 << 10 };
 /// Pieces that are looked at when one is sent, for they go along if they are for the same owner; and how many of those
 /// that are not end the search.
 const ALONG: usize = 16;
 const OTHERS: usize = 2;
-/// Where slices of too many slabs come by turns, the one that came last goes at once, so that those that are waiting go
-/// on collecting; but every `TURNS`th time one of those goes in its place, which may get no more blocks.
-const TURNS: u32 = 8;
+/// A block that finds no room is sent alone, so that those that wait go on collecting; but every `TURNS`th time some of
+/// those go instead.
+const TURNS: u32 = if cfg!(any(loom, shuttle)) { 2 } else { 16 };
 
 /// Blocks that other threads have freed for a heap.
 pub struct Inbox {
@@ -144,6 +145,7 @@ impl Piece {
     }
 
     /// Whether there is no block.
+    #[inline(always)]
     pub fn is_empty(&self) -> bool {
         self.slice.get() == 0
     }
@@ -220,14 +222,16 @@ impl Parcel {
     }
 }
 
-/// The blocks that one heap collects for others. Touched by the heap's possessor only.
+/// The blocks that one heap collects for others. Touched by the heap's possessor only. Zero is one with nothing in it.
 pub struct Outbox {
     /// Which pieces hold blocks: a bit each. (After a fork it may be set for one that holds none.)
-    used: Cell<u32>,
+    used: Cell<u64>,
     /// Slices of the slabs that all pieces hold blocks of; a slab counts as often as it has pieces.
     pinned: Cell<u32>,
-    /// How often too many were pinned.
+    /// How often a block found no room.
     turns: Cell<u32>,
+    /// The piece at which the next that goes for others is looked for.
+    hand: Cell<u32>,
     pieces: [Piece; PIECES],
 }
 
@@ -238,6 +242,7 @@ impl Outbox {
             used: Cell::new(0),
             pinned: Cell::new(0),
             turns: Cell::new(0),
+            hand: Cell::new(0),
             pieces: [const { Piece::new() }; PIECES],
         }
     }
@@ -272,26 +277,43 @@ impl Outbox {
         is_full
     }
 
-    /// When too much is pinned, the piece that is to go: that of `block`, which came last, or another.
-    pub fn to_go(&self, block: *mut Block) -> Option<&Piece> {
-        if self.pinned.get() <= PINNED {
-            return None;
-        }
+    /// Whether `piece` may begin to hold blocks of `slab`. `is_visited`: whether others tidy the heap when it idles.
+    pub fn has_room(&self, slab: &Slab, piece: &Piece, is_visited: impl Fn() -> bool) -> bool {
+        let pinned = self.pinned.get() + slab.slices();
+        piece.is_empty() && (pinned <= PINNED || pinned <= PINNED_WHILE_ACTIVE && is_visited())
+    }
+
+    /// Whether `block` is to be sent alone, for its piece has blocks of another slice, which are to stay: these go on
+    /// collecting. Once in a while they are not, for they may get no more.
+    #[inline(always)]
+    pub fn is_full_for(&self, block: *mut Block) -> bool {
+        let piece = self.piece(block.addr());
+        !piece.is_empty() && !piece.is_of(block.addr()) && !self.is_a_turn()
+    }
+
+    /// A block has found no room: whether room is to be made for it.
+    #[inline(always)]
+    pub fn is_a_turn(&self) -> bool {
         let turn = self.turns.get().wrapping_add(1);
         self.turns.set(turn);
-        let last = block.addr() / SLICE % PIECES;
-        let from = if turn.is_multiple_of(TURNS) { turn / TURNS * 11 } else { last as u32 };
-        self.following(from).next()
+        turn.is_multiple_of(TURNS)
+    }
+
+    /// The piece that is to go for others, each in its turn.
+    pub fn next_to_go(&self) -> Option<&Piece> {
+        let next = self.following(self.hand.get()).next()?;
+        self.hand.set(self.place(next) + 1);
+        Some(next)
     }
 
     /// The pieces that are not empty, from number `from` on.
     fn following(&self, from: u32) -> impl Iterator<Item = &Piece> {
-        let from = from % u32::BITS;
+        let from = from % u64::BITS;
         let mut used = self.used.get().rotate_right(from);
         core::iter::from_fn(move || {
             let next = (used != 0).then(|| used.trailing_zeros())?;
             used &= used - 1;
-            Some(&self.pieces[((from + next) % u32::BITS) as usize])
+            Some(&self.pieces[(from + next) as usize % PIECES])
         })
     }
 
@@ -356,4 +378,4 @@ impl Outbox {
     }
 }
 
-const _: () = assert!(PIECES <= u32::BITS as usize);
+const _: () = assert!(PIECES <= u64::BITS as usize);

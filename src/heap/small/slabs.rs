@@ -5,6 +5,7 @@
 use super::Heap;
 use super::Heaps;
 use super::bin::Missed;
+use super::exchange::AT_ONCE;
 use super::slab::{Freed, Standing};
 use crate::base::{CLASSES, SLICE};
 use crate::heap::block::{Block, Checks};
@@ -59,7 +60,7 @@ impl Heap {
     #[cold]
     #[inline(never)]
     pub unsafe fn refill<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize) -> bool {
-        let came = self.receive::<C, P>(from) != 0;
+        let came = self.receive::<C, P>(from, AT_ONCE) != 0;
         loop {
             // SAFETY: the caller's.
             if unsafe { self.take_over(class) || self.extend_current::<C, P>(from, class) } {
@@ -107,7 +108,7 @@ impl Heap {
     /// what is held back, if `sends`: some of it may be this heap's by now. `false` when there is no memory.
     fn get_slab<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize, sends: bool) -> bool {
         if sends {
-            self.send_all::<C, P>(from);
+            self.send_most::<C, P>(from, AT_ONCE);
         }
         if let Some(slab) = from.new_slab::<C>(self, class) {
             self.growth.gained(slab);
@@ -158,12 +159,13 @@ impl Heap {
         // SAFETY: the caller's.
         let closed = unsafe { self.free_into_slab::<C, P>(from, slab, block) };
         // A thread whose bins never ran out would not look otherwise.
-        if self.has_mail() {
-            self.receive::<C, P>(from);
-        }
+        let received = if self.has_mail() { self.receive::<C, P>(from, AT_ONCE) } else { 0 };
         if closed || missed == Missed::TooMany {
-            self.empty_bin::<C, P>(from, class);
-            bin.shrink(class, &self.growth);
+            if self.empty_bin::<C, P>(from, class, AT_ONCE - received) {
+                bin.shrink(class, &self.growth);
+            } else {
+                bin.goes_on_shrinking();
+            }
         }
     }
 
@@ -213,12 +215,13 @@ impl Heap {
 
     /// Brings the blocks of all bins home.
     pub(in crate::heap) fn empty_bins<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
-        (0..CLASSES).for_each(|class| self.empty_bin::<C, P>(from, class));
+        (0..CLASSES).for_each(|class| _ = self.empty_bin::<C, P>(from, class, usize::MAX));
     }
 
-    /// Brings the blocks of a bin home: one at a time, so that no more than one is lost with a thread that vanishes.
-    fn empty_bin<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize) {
-        loop {
+    /// Brings the blocks of a bin home, `most` of them: one at a time, so that no more than one is lost with a thread
+    /// that vanishes. Returns whether that was all.
+    fn empty_bin<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize, most: usize) -> bool {
+        for _ in 0..most {
             // SAFETY: this heap is the caller's, and a class is below `CLASSES`.
             let block = unsafe { self.pop::<C>(class) };
             if block.is_null() {
@@ -227,6 +230,7 @@ impl Heap {
             // SAFETY: the possessor's own block, which has just left the bin.
             unsafe { self.return_block::<C, P>(from, block) };
         }
+        self.has_none(class)
     }
 
     /// A slab's countdown reached zero: it was full, or it is empty. Returns whether it was closed.

@@ -79,6 +79,98 @@ fn what_waits_to_be_sent_pins_few_slabs() {
     assert_eq!((sender.pinned(), owner.mail::<Checked>()), (0, blocks.len()));
 }
 
+/// A thread that is visited when it idles may pin more while it is active, and nothing then.
+#[test]
+fn what_an_active_thread_pins_goes_home_when_it_idles() {
+    let from = allocator(GRANULE);
+    let (owner, sender, helper) = (possess(from, 1), possess(from, 2), possess(from, 3));
+    from.open_gate(sender);
+    let blocks: Vec<usize> = (0..200).map(|_| fill(from, owner, 1 << 10)[0]).collect();
+    let mut most = 0;
+    for &block in &blocks {
+        free(from, sender, block);
+        most = most.max(sender.pinned());
+    }
+    assert!((40..=64).contains(&most), "{most} slices");
+    from.tidy_all::<Checked>(helper);
+    assert_eq!((sender.pinned(), owner.mail::<Checked>()), (0, blocks.len()));
+}
+
+#[test]
+fn nothing_waits_in_a_borrowed_heap() {
+    let from = allocator(GRANULE);
+    let (owner, sender) = (possess(from, 1), possess(from, 2));
+    let blocks = [get(from, owner, 100), get(from, owner, 100)];
+    let metadata = from.space().metadata().used();
+    let free_at_once = |block| {
+        // SAFETY: the test possesses both heaps, and the block is live.
+        unsafe {
+            let at = ptr::with_exposed_provenance_mut(block);
+            sender.free_remote_at_once::<Checked, _>(from, slab_of(from, block), at);
+        }
+    };
+    free_at_once(blocks[0]);
+    assert_eq!((owner.mail::<Checked>(), from.space().metadata().used()), (1, metadata));
+    // The owner's slab goes to who frees its blocks when nobody possesses it.
+    owner.collect::<Checked, _>(from);
+    from.give_up(owner);
+    free_at_once(blocks[1]);
+    sender.collect::<Checked, _>(from);
+    from.collect_idle::<Checked>(sender.caller());
+    assert_eq!((from.claimed_slices(), sender.remote_frees()), (0, 2));
+}
+
+/// A program that gives back more than it wants sends home what it has at hand: a part with each free.
+#[test]
+fn no_call_empties_a_whole_bin() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let class = class_of(16);
+    let mut blocks: Vec<usize> = (0..30_000).map(|_| get(from, heap, 16)).collect();
+    for _ in 0..20 {
+        let left = blocks.len() - 4_000;
+        blocks.drain(left..).for_each(|block| free(from, heap, block));
+        blocks.extend((0..4_000).map(|_| get(from, heap, 16)));
+    }
+    let (mut longest, mut before) = (0, heap.uncounted::<Checked>(class));
+    let mut at_hand = before;
+    for block in blocks {
+        free(from, heap, block);
+        let now = heap.uncounted::<Checked>(class);
+        longest = longest.max(before.saturating_sub(now));
+        at_hand = at_hand.max(now);
+        before = now;
+    }
+    assert!(at_hand > 4 * AT_ONCE as u32, "{at_hand} blocks at hand");
+    assert!((1..=AT_ONCE as u32).contains(&longest), "{longest} blocks in one call");
+    assert!(before < 200, "{before} blocks are left at hand");
+    heap.collect::<Checked, _>(from);
+    assert_eq!(from.claimed_slices(), 0);
+}
+
+/// A heap in need of a slab looks at what was sent to idle ones, at some of it.
+#[test]
+fn no_call_receives_for_many_idle_heaps() {
+    let from = allocator(GRANULE);
+    let (heap, sender) = (possess(from, 1), possess(from, 2));
+    let idle: Vec<_> = (3..10).map(|number| possess(from, number)).collect();
+    // More than half of them are on their way home when their heap is given up.
+    let blocks: Vec<Vec<usize>> =
+        idle.iter().map(|idle| (0..AT_ONCE).map(|_| get(from, idle, 48)).collect()).collect();
+    blocks.iter().for_each(|blocks| send(from, sender, blocks));
+    idle.iter().for_each(|idle| from.give_up(idle));
+    let mail = || idle.iter().map(|idle| idle.mail::<Checked>()).sum::<usize>();
+    let mut before = mail();
+    assert_eq!(before, idle.len() * AT_ONCE);
+    for _ in 0..2_000 {
+        get(from, heap, 3_000);
+        let now = mail();
+        assert!(before - now <= AT_ONCE, "{} blocks in one call", before - now);
+        before = now;
+    }
+    assert_eq!(before, 0);
+}
+
 /// Blocks of more owners than an outbox has room for, by turns: most of those that have a place keep it.
 #[test]
 fn many_owners_by_turns_are_collected_for_all_the_same() {
