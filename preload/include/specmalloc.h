@@ -50,6 +50,7 @@ struct specmalloc_statistics {
     uint64_t population_taken;    /* bets on memory faulted in ahead of use */
     uint64_t population_won;
     uint64_t population_lost;
+    uint64_t metadata_bytes;      /* the allocator's own records, outside arenas */
 };
 
 /*

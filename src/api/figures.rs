@@ -36,7 +36,9 @@ fn figures(census: &Census) -> Statistics {
     figures.cached_bytes = census.free_bytes + census.kept_bytes;
     figures.dirty_bytes = census.dirty_bytes;
     figures.reserved_bytes = census.mapped_bytes;
-    figures.resident_bytes = figures.live_bytes + figures.cached_bytes + figures.dirty_bytes;
+    figures.metadata_bytes = census.metadata_bytes;
+    figures.resident_bytes =
+        figures.live_bytes + figures.cached_bytes + figures.dirty_bytes + figures.metadata_bytes;
     figures.purged_bytes = census.purged_bytes;
     figures.regions = census.regions.iter().sum();
     figures.arenas = census.regions[Kind::Arena as usize];

@@ -95,13 +95,15 @@ pub struct Statistics {
     pub calls: SystemCalls,
     /// The three bets.
     pub bets: Bets,
+    /// Bytes of the allocator's own records, outside arenas.
+    pub metadata_bytes: u64,
     /// One entry per size class, smallest first.
     pub classes: [ClassStatistics; CLASSES],
 }
 
 /// The names of the figures, in the order of the words before the classes. The C header has them so; the command's
 /// document and table are made from them.
-pub const FIGURES: [&str; 34] = [
+pub const FIGURES: [&str; 35] = [
     "live_bytes",
     "live_blocks",
     "cached_bytes",
@@ -136,6 +138,7 @@ pub const FIGURES: [&str; 34] = [
     "population_taken",
     "population_won",
     "population_lost",
+    "metadata_bytes",
 ];
 
 /// The figures, in the order of their names.
@@ -182,6 +185,7 @@ impl Statistics {
             retired_pending: 0,
             calls: CALLS,
             bets: Bets { lookup: BET, space: BET, population: BET },
+            metadata_bytes: 0,
             classes,
         }
     }
@@ -230,7 +234,7 @@ mod tests {
         assert_eq!(statistics.retired_pending, 17);
         assert_eq!(statistics.calls.map, 18);
         assert_eq!(statistics.bets.population.lost, 33);
-        assert_eq!(statistics.classes[0].block_bytes, 34);
+        assert_eq!((statistics.metadata_bytes, statistics.classes[0].block_bytes), (34, 35));
         assert_eq!(statistics.classes[CLASSES - 1].slabs as usize, WORDS - 1);
     }
 

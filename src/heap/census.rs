@@ -92,6 +92,8 @@ pub struct Census {
     pub purged_bytes: u64,
     /// Bytes of address space mapped, for regions and for the allocator's own records.
     pub mapped_bytes: u64,
+    /// Bytes of the allocator's own records, outside arenas.
+    pub metadata_bytes: u64,
     /// Mappings (VMAs); an upper bound, for neighbours may merge.
     pub mappings: u64,
     /// Regions that are attached, by [`Kind`](crate::region::Kind) as a number.
@@ -165,6 +167,7 @@ impl<P: Platform> Heaps<P> {
             dirty_bytes: ((self.dirty_slices() + spare) * SLICE) as u64,
             purged_bytes: self.purged_bytes(),
             mapped_bytes: (counts.mapped + counts.metadata) as u64,
+            metadata_bytes: self.space().metadata().used() as u64,
             mappings: counts.mappings as u64,
             regions: counts.regions.map(|regions| regions as u64),
             heaps: self.pool().made() as u64,

@@ -1,0 +1,163 @@
+/* What the statistics add up to, beside what the kernel says is resident; and that no figure ever wraps. */
+#include "specmalloc.h"
+#include "support.h"
+#include <dlfcn.h>
+#include <stdatomic.h>
+#include <sys/prctl.h>
+
+/* The library is preloaded, not linked. */
+static size_t statistics(struct specmalloc_statistics *out)
+{
+    static typeof(&specmalloc_get_statistics) get;
+    if (get == NULL) get = (typeof(get))dlsym(RTLD_DEFAULT, "specmalloc_get_statistics");
+    CHECK(get != NULL);
+    return get(out, sizeof *out);
+}
+
+/* Bytes of anonymous memory that is resident, by /proc/self/smaps_rollup. */
+static size_t anonymous(void)
+{
+    char text[4096];
+    FILE *file = fopen("/proc/self/smaps_rollup", "r");
+    CHECK(file != NULL);
+    size_t length = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    text[length] = 0;
+    char *line = strstr(text, "\nAnonymous:");
+    CHECK(line != NULL);
+    return strtoul(line + sizeof "\nAnonymous:" - 1, NULL, 10) * KIB;
+}
+
+static size_t sum(void)
+{
+    struct specmalloc_statistics now;
+    statistics(&now);
+    CHECK(now.resident_bytes == now.live_bytes + now.cached_bytes + now.dirty_bytes + now.metadata_bytes);
+    CHECK(now.metadata_bytes <= now.reserved_bytes);
+    return now.resident_bytes;
+}
+
+static uint64_t seed = 1;
+static uint32_t draw(void)
+{
+    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(seed >> 33);
+}
+
+enum { MANY = 400000 };
+static void *blocks[MANY];
+static size_t sum_before, anonymous_before;
+
+static void begin(void)
+{
+    /* Pages come one by one, whatever the machine is set to. */
+    CHECK(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0);
+    /* All that is the program's own is resident from now on. */
+    memset(blocks, 1, sizeof blocks);
+    memset(blocks, 0, sizeof blocks);
+    free(opaque(malloc(1000)));
+    sum();
+    anonymous();
+    sum_before = sum();
+    anonymous_before = anonymous();
+}
+
+/* Both have grown alike, within `percent`. */
+static void check(const char *when, double percent)
+{
+    double told = (double)sum() - (double)sum_before, found = (double)anonymous() - (double)anonymous_before;
+    double off = (told - found) / found * 100;
+    if (off <= percent && off >= -percent) return;
+    fprintf(stderr, "%s: told %.1f MiB, resident %.1f MiB, off by %.2f %%\n", when, told / MIB, found / MIB, off);
+    _exit(1);
+}
+
+/* Blocks of `least` to `most` bytes, small ones more often, written to the end. */
+static size_t take(size_t least, size_t most, size_t total)
+{
+    size_t count = 0;
+    for (size_t bytes = 0; bytes < total && count < MANY; count++) {
+        size_t size = least;
+        while (size < most && draw() % 8) size *= 2;
+        size = size / 2 + draw() % (size / 2) + 1;
+        CHECK((blocks[count] = malloc(size)) != NULL);
+        memset(blocks[count], 1, size);
+        bytes += size;
+    }
+    return count;
+}
+
+static void drop(size_t count, int every)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (i % every == 0) continue;
+        free(blocks[i]);
+        blocks[i] = NULL;
+    }
+}
+
+static void grow_and_shrink(size_t least, size_t most, size_t total)
+{
+    begin();
+    size_t count = take(least, most, total);
+    check("taken", 2);
+    drop(count, 2);
+    check("half freed", 2);
+    drop(count, 8);
+    check("most freed", 2);
+}
+
+static void small_blocks(void) { grow_and_shrink(16, 1024, 100 * MIB); }
+static void medium_blocks(void) { grow_and_shrink(16, 32 * KIB, 200 * MIB); }
+static void huge_blocks(void) { grow_and_shrink(8 * MIB, 64 * MIB, 600 * MIB); }
+
+/* What was freed of a slice that was never written to in full counts as a whole slice: the figure of dirty bytes is a
+   bound, and lies above. */
+static void large_blocks(void)
+{
+    begin();
+    size_t count = take(64 * KIB, MIB, 300 * MIB);
+    check("taken", 2);
+    drop(count, 2);
+    CHECK((double)sum() - sum_before >= ((double)anonymous() - anonymous_before) * 0.98);
+}
+
+static atomic_int busy;
+
+/* Takes blocks, and frees those of whoever comes by. */
+static void *exchange(void *start)
+{
+    static _Atomic(void *) places[1024];
+    uint64_t own = (uintptr_t)start;
+    for (int i = 0; i < 200000; i++) {
+        own = own * 6364136223846793005u + 1442695040888963407u;
+        size_t size = (own >> 40) % 100 == 0 ? (own >> 20) % (6 * MIB) : (own >> 20) % 3000;
+        free(atomic_exchange(&places[(own >> 50) % 1024], malloc(size)));
+    }
+    atomic_fetch_sub(&busy, 1);
+    return NULL;
+}
+
+/* However many threads are in the middle of something: a figure that went below zero would be enormous. */
+static void never_negative(void)
+{
+    enum { THREADS = 4 };
+    pthread_t threads[THREADS];
+    busy = THREADS;
+    for (uintptr_t i = 0; i < THREADS; i++) CHECK(pthread_create(&threads[i], NULL, exchange, (void *)(i + 1)) == 0);
+    long looks = 0;
+    while (busy > 0 || looks < 100) {
+        struct specmalloc_statistics now;
+        size_t bytes = statistics(&now);
+        CHECK(bytes == sizeof now);
+        const uint64_t *figure = (const uint64_t *)&now;
+        for (size_t i = 0; i < sizeof now / sizeof *figure; i++) CHECK(figure[i] < (uint64_t)1 << 46);
+        CHECK(now.live_bytes < 16 * GIB && now.cached_bytes < 16 * GIB && now.dirty_bytes < 16 * GIB);
+        struct mallinfo2 info = mallinfo2();
+        CHECK(info.uordblks < 16 * GIB && info.fordblks < 16 * GIB && info.hblkhd < 16 * GIB);
+        looks++;
+    }
+    for (int i = 0; i < THREADS; i++) CHECK(pthread_join(threads[i], NULL) == 0);
+}
+
+MAIN(CASE(small_blocks), CASE(medium_blocks), CASE(large_blocks), CASE(huge_blocks), CASE(never_negative))

@@ -1,0 +1,11 @@
+//! The statistics add up to what the kernel says is resident, and no figure is ever negative.
+
+mod common;
+
+passing_cases! { "resident.c":
+    small_blocks,
+    medium_blocks,
+    large_blocks,
+    huge_blocks,
+    never_negative,
+}
