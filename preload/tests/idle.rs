@@ -12,6 +12,11 @@ fn case(case: &str, conf: &str) {
 }
 
 #[test]
+fn a_thread_with_one_block_costs_two_pages() {
+    case("one_block", "");
+}
+
+#[test]
 fn a_sleeping_thread_that_used_every_class_keeps_little() {
     case("every_class", "");
 }

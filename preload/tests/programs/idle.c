@@ -207,4 +207,40 @@ static void visited(void)
     }
 }
 
-MAIN(CASE(every_class), CASE(every_class_trimmed), CASE(freed_for), CASE(held_back), CASE(visited))
+/* What a thread costs that has nothing, and what one that has a block: the stack and the C library's own are in both. */
+enum { SLEEPERS = 1000, MOST_FOR_ONE_BLOCK = 8 * KIB };
+
+static void *lone(void *has_block)
+{
+    if (has_block != NULL) {
+        char *block = malloc(64);
+        CHECK(block != NULL);
+        *block = 1;
+    }
+    pthread_barrier_wait(&all);
+    pause();
+    return NULL;
+}
+
+static size_t cost_of_sleepers(int have_block)
+{
+    pthread_attr_t attributes;
+    CHECK(pthread_attr_init(&attributes) == 0 && pthread_attr_setstacksize(&attributes, 64 * KIB) == 0);
+    pthread_barrier_init(&all, NULL, SLEEPERS + 1);
+    size_t before = resident();
+    for (size_t i = 0; i < SLEEPERS; i++) {
+        pthread_t thread;
+        CHECK(pthread_create(&thread, &attributes, lone, have_block ? &all : NULL) == 0);
+    }
+    pthread_barrier_wait(&all);
+    return (resident() - before) / SLEEPERS;
+}
+
+static void one_block(void)
+{
+    size_t without = cost_of_sleepers(0), with = cost_of_sleepers(1);
+    printf("%zu bytes for a thread, %zu with a block\n", without, with);
+    CHECK(with <= without + MOST_FOR_ONE_BLOCK);
+}
+
+MAIN(CASE(one_block), CASE(every_class), CASE(every_class_trimmed), CASE(freed_for), CASE(held_back), CASE(visited))
