@@ -3,6 +3,8 @@
 
 mod api;
 mod base;
+#[cfg(all(feature = "files", not(any(loom, shuttle))))]
+pub mod files;
 #[cfg(not(any(loom, shuttle)))]
 mod global;
 mod heap;

@@ -56,6 +56,12 @@ extern "C" fn install() {
 #[unsafe(link_section = ".init_array")]
 static AT_LOAD: extern "C" fn() = install;
 
+/// What reader slots that stand alone know the calling thread by: not zero, and the same in the child of a fork.
+pub(super) fn number() -> usize {
+    // SAFETY: reads a register.
+    unsafe { libc::pthread_self() as usize }
+}
+
 /// Remembers what kind of threads the process has. Before one of them has a heap.
 pub(super) fn learn<T: Thread>() {
     let function = own::<T> as Own as *mut ();
@@ -88,11 +94,12 @@ fn tidy(word: &AtomicU32) {
     word.store(1, Ordering::Relaxed);
     // Relaxed: as above.
     let own = OWN.load(Ordering::Relaxed);
-    if own.is_null() {
-        return;
-    }
-    // SAFETY: `learn` stored a function of this type.
-    let own = unsafe { core::mem::transmute::<*mut (), Own>(own) };
+    // Without a thread that ever had a heap there are readers at most.
+    let own = match own.is_null() {
+        true => || (ThreadId::new(number()), false),
+        // SAFETY: `learn` stored a function of this type.
+        false => unsafe { core::mem::transmute::<*mut (), Own>(own) },
+    };
     // A handler that forked in the middle of this would have its child do all of it, and return to the rest.
     let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
     // SAFETY: each set is initialised by the call before its first use. The witness was wiped, so this is a child, and
@@ -101,7 +108,7 @@ fn tidy(word: &AtomicU32) {
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
         let (thread, is_counted) = own();
-        process().child_after_fork(thread);
+        process().child_after_fork(thread, number());
         presence::forget(is_counted);
         libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
     }

@@ -4,7 +4,7 @@
 //! [`Thread`] type says: in a `thread_local!` of a Rust program, or in an initial-exec variable of the preload library.
 //!
 //! Its rooms, the lowest first; none imports one that comes after it (`tests/layering` checks): `process`, `presence`,
-//! `options`, `thread`, `fork`, `start`, `heaps`, `helper`; and `exit`, which stands alone.
+//! `options`, `thread`, `fork`, `start`, `readers`, `heaps`, `helper`; and `exit`, which stands alone.
 
 mod exit;
 mod fork;
@@ -13,6 +13,8 @@ mod helper;
 mod options;
 mod presence;
 mod process;
+#[cfg(feature = "files")]
+mod readers;
 mod start;
 mod thread;
 
@@ -21,5 +23,7 @@ pub use heaps::{begin_process, begin_thread, exit_thread, trim, with_heap, with_
 pub use helper::{dismiss_helper, start_helper, thread_found, thread_made};
 pub use options::{OptionError, Options};
 pub use process::{adapt_to_late_limit, environment, learn_limits, process};
+#[cfg(feature = "files")]
+pub use readers::{attach_reader, possess_reader};
 pub use start::{get_option, honours_deepbind, set_option};
 pub use thread::{EXITED, Main, NOBODY, Stray, Thread, enter_step, is_own, leave_step, undo_step};

@@ -456,7 +456,7 @@ fn after_a_fork_the_slabs_of_a_vanished_thread_serve_again() {
     let current = get(from, gone, 8 << 10);
     available[..2].iter().for_each(|&block| free_home(from, gone, block));
     // SAFETY: this thread plays all of them.
-    unsafe { from.child_after_fork(heap.caller()) };
+    unsafe { from.child_after_fork(heap.caller(), 0) };
     assert!(from.pool().is_idle(gone.index() as usize) && !from.pool().is_idle(heap.index() as usize));
     let again = [get(from, heap, 8 << 10), get(from, heap, 8 << 10)];
     assert!(again.iter().all(|block| available[..2].contains(block)), "fresh memory instead");

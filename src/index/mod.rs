@@ -16,6 +16,7 @@
 //!
 //! [`Space`] is the front door: it maps regions, publishes, pins, retires and unmaps them.
 
+mod current;
 mod entry;
 mod holes;
 mod moving;
@@ -31,6 +32,7 @@ pub(crate) mod models;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 
+pub use current::Current;
 pub use moving::Move;
 pub use pins::Pin;
 pub use space::{Space, SpaceCounts, UnmapError};

@@ -1,5 +1,5 @@
-//! Who uses this today: nothing that allocates. Pins are for readers of regions that block, or keep one for long: files
-//! to come. A huge block that grows looks whether its region has one; tests and models take them.
+//! Pins: for readers of regions that block, or keep one for long. `files` takes them; nothing that allocates does. A
+//! huge block that grows looks whether its region has one.
 
 use super::Space;
 use crate::pal::Platform;
@@ -13,10 +13,17 @@ impl<P: Platform> Space<P> {
     /// Inside the section the descriptor cannot begin another life between the lookup and the pin. A pin taken
     /// outside of one, from a [`RegionId`], must look at the generation: see [`Space::pin_again`].
     pub fn pin(&self, address: usize, section: &Section<'_>) -> Option<Pin<'_, P>> {
-        let region = self.find(address, section)?;
+        self.pin_region(self.find(address, section)?, section).ok()
+    }
+
+    /// The same for a region that the caller has found in the section, in the index or by what leads to it.
+    ///
+    /// # Errors
+    /// What the region's state says instead.
+    pub fn pin_region(&self, region: &'static Region, _section: &Section<'_>) -> Result<Pin<'_, P>, Pinning> {
         match region.state().try_pin() {
-            Pinning::Pinned => Some(Pin { region, os: self.os() }),
-            Pinning::Detached | Pinning::Excluded | Pinning::Full => None,
+            Pinning::Pinned => Ok(Pin { region, os: self.os() }),
+            refused => Err(refused),
         }
     }
 
@@ -39,6 +46,11 @@ impl<P: Platform> Pin<'_, P> {
     /// The region.
     pub fn region(&self) -> &Region {
         self.region
+    }
+
+    /// One more pin on the same region, also while it is being unmapped. `None` if there are as many as can be counted.
+    pub fn another(&self) -> Option<Self> {
+        self.region.state().pin_beside().then_some(Pin { region: self.region, os: self.os })
     }
 
     /// A handle that outlives the pin.

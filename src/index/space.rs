@@ -64,7 +64,7 @@ pub struct Space<P: Platform> {
     os: P,
     rcu: Rcu,
     metadata: Metadata,
-    descriptors: Descriptors,
+    pub(super) descriptors: Descriptors,
     /// Regions past their grace period, with pins to drain or an unmap to try again.
     parked: Stack<Region>,
     /// Those of them that somebody has looked at and that were not ready.
@@ -182,15 +182,20 @@ impl<P: Platform> Space<P> {
         region.attach(shape);
         debug_assert!(region.is_valid());
         self.count_mapped(region);
-        if let Err(error) = self.index.insert(&self.os, &self.rcu, &self.metadata, region) {
+        self.publish(region)
+    }
+
+    /// Publishes a region that is attached and counted; if that fails unmaps it again.
+    pub(super) fn publish(&self, region: &'static Region) -> Result<&'static Region, Errno> {
+        let published = self.index.insert(&self.os, &self.rcu, &self.metadata, region);
+        if published.is_err() {
             // Never published: no grace period. Only a handle from an earlier life may be looking at the state word.
             let _ = region.exclude();
             self.count_retired(region);
             self.parked.give(region);
             self.reap_parked();
-            return Err(error);
         }
-        Ok(region)
+        published.map(|()| region)
     }
 
     /// Maps the memory of a region and its guard.
@@ -238,7 +243,7 @@ impl<P: Platform> Space<P> {
         true
     }
 
-    fn count_mapped(&self, region: &Region) {
+    pub(super) fn count_mapped(&self, region: &Region) {
         self.regions[region.kind() as usize].add(1);
         self.mapped.add(region.mapped());
         self.mappings.add(region.mappings() as usize);
@@ -296,7 +301,7 @@ impl<P: Platform> Space<P> {
     }
 
     /// After exclusion, before the grace period.
-    fn unlink(&self, region: &'static Region) {
+    pub(super) fn unlink(&self, region: &'static Region) {
         debug_assert!(region.is_valid());
         self.count_retired(region);
         if !seeded("index.unlink_late") {
@@ -304,7 +309,7 @@ impl<P: Platform> Space<P> {
         }
     }
 
-    fn retire(&self, region: &'static Region) {
+    pub(super) fn retire(&self, region: &'static Region) {
         if !seeded("index.no_grace") {
             // SAFETY: unlinked, and this thread alone won the exclusion, so it is retired once. `done` below frees it.
             unsafe { self.rcu.retire(region.retire_link()) };

@@ -192,6 +192,7 @@ impl SectionWord {
 /// 1. `word` is written by the owning thread only, and by the child of a fork.
 /// 2. `snapshot` is read and written only by whoever holds the reclaimer's lock.
 /// 3. `next` is written once, before the slot is attached.
+/// 4. `lone` is written by the thread that takes the slot, and read by the child of a fork, which has one thread.
 ///
 /// The owner writes the word twice per section: so the structure that a slot is embedded in has on the same line what
 /// its owner alone touches. A waiter looks at all three.
@@ -199,6 +200,8 @@ pub struct ReaderSlot {
     word: SectionWord,
     snapshot: Snapshot,
     next: AtomicPtr<ReaderSlot>,
+    /// Zero for a slot that is embedded in something that says whose it is; else the number of the thread that has it.
+    lone: AtomicUsize,
 }
 
 impl ReaderSlot {
@@ -209,8 +212,20 @@ impl ReaderSlot {
                 word: SectionWord::new(),
                 snapshot: Snapshot::new(),
                 next: AtomicPtr::new(ptr::null_mut()),
+                lone: AtomicUsize::new(0),
             }
         }
+    }
+
+    /// Makes it the slot of the thread with this number, which is not zero: one that stands alone, embedded in nothing.
+    pub fn belong_to(&self, thread: usize) {
+        // Relaxed, here and below: rule 4.
+        self.lone.store(thread, Ordering::Relaxed);
+    }
+
+    /// The number of the thread that has it, if it stands alone.
+    pub fn thread(&self) -> Option<usize> {
+        Some(self.lone.load(Ordering::Relaxed)).filter(|&thread| thread != 0)
     }
 
     /// Whether the calling thread, which owns the slot, is inside a section.

@@ -1,7 +1,7 @@
 //! What a region is: its descriptor, its kind, and the pool that descriptors come from and go back to.
 
 use super::metadata::{InPlace, Metadata};
-use super::notes::{ArenaNotes, HugeNotes, Notes};
+use super::notes::{ArenaNotes, FileNotes, HugeNotes, Notes};
 use super::slices::SliceMap;
 use super::stack::{Link, Linked, Stack};
 use super::state::{Exclusion, Phase, Pinning, State};
@@ -21,7 +21,7 @@ pub enum Kind {
     Arena = 0,
     /// One block.
     Huge = 1,
-    /// Pages of a file. Who uses it today: tests and models of the index; files are to come.
+    /// Pages of a file: `files`.
     File = 2,
 }
 
@@ -341,6 +341,12 @@ impl Region {
     #[inline]
     pub fn huge(&self) -> &HugeNotes {
         HugeNotes::of(&self.notes)
+    }
+
+    /// What the layer above notes of a file's pages: all zero when the region is attached.
+    #[inline]
+    pub fn file(&self) -> &FileNotes {
+        FileNotes::of(&self.notes)
     }
 
     /// What to hand to `Rcu::retire`, by the thread that won `exclude`.

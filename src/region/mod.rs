@@ -9,6 +9,8 @@
 
 pub(crate) mod claims;
 mod descriptor;
+#[cfg(all(test, loom))]
+mod file_models;
 mod metadata;
 #[cfg(all(test, loom))]
 mod models;
@@ -23,7 +25,7 @@ mod tests;
 pub(crate) use descriptor::KINDS;
 pub use descriptor::{Descriptors, Kind, Region, RegionId, Retired, RetiredAs, Shape};
 pub use metadata::{InPlace, Metadata};
-pub use notes::{ArenaNotes, HugeNotes};
+pub use notes::{ArenaNotes, FileNotes, HugeNotes};
 pub use runs::Run;
 pub use slices::{Among, Attempt, Prefer, SliceMap};
 pub use stack::{Link, Linked, Stack};

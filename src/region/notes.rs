@@ -1,9 +1,9 @@
-//! What the layer above notes of a region, in words of the descriptor: of an arena one thing, of a huge block another.
-//! All zero when the region is attached, and to be used while it is.
+//! What the layer above notes of a region, in words of the descriptor: of an arena one thing, of a huge block another,
+//! of a file's pages a third. All zero when the region is attached, and to be used while it is.
 
-use crate::sync::Counter;
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::{Counter, acquire, release};
 
 /// Words of a descriptor that belong to the layer above.
 const NOTES: usize = 3;
@@ -97,5 +97,56 @@ impl HugeNotes {
     /// Notes how many bytes from the start may be resident.
     pub fn set_dirty(&self, bytes: usize) {
         self.0.0[1].store(bytes, Relaxed);
+    }
+}
+
+/// What is noted of pages of a file. The region may reach beyond the file's end, so that the file may grow under it.
+#[repr(transparent)]
+pub struct FileNotes(Notes);
+
+impl FileNotes {
+    pub(super) fn of(notes: &Notes) -> &FileNotes {
+        // SAFETY: `repr(transparent)`.
+        unsafe { &*core::ptr::from_ref(notes).cast() }
+    }
+
+    /// Notes where in the file the bytes begin, and how many there are, before the region is published.
+    pub(crate) fn begin(&self, offset: usize, bytes: usize) {
+        // Relaxed (both): published with the region.
+        self.0.0[1].store(offset, Relaxed);
+        self.0.0[0].store(bytes, Relaxed);
+    }
+
+    /// Where in the file the bytes begin.
+    #[inline]
+    pub fn offset(&self) -> usize {
+        // Relaxed: constant for a life.
+        self.0.0[1].load(Relaxed)
+    }
+
+    /// How many bytes of the file there are.
+    #[inline]
+    pub fn bytes(&self) -> usize {
+        // Acquire: partner is the Release of `set_bytes`: the file has them.
+        self.0.0[0].load(acquire("region.file_bytes_relaxed"))
+    }
+
+    /// The file has become longer or shorter, as far as it lies in the region.
+    pub fn set_bytes(&self, bytes: usize) {
+        // Release: partner is the Acquire of `bytes`.
+        self.0.0[0].store(bytes, release("region.file_grown_relaxed"));
+    }
+
+    /// What was found wrong with the pages first, in the words of the layer above; zero if nothing was.
+    #[inline]
+    pub fn fault(&self) -> usize {
+        // Relaxed: what it says is complete in itself.
+        self.0.0[2].load(Relaxed)
+    }
+
+    /// Notes that something is wrong with the pages, unless something was before.
+    pub fn set_fault(&self, fault: usize) {
+        // Relaxed (both): as above.
+        let _earlier = self.0.0[2].compare_exchange(0, fault, Relaxed, Relaxed);
     }
 }

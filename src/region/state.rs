@@ -5,7 +5,7 @@
 //! | 0 | detached: describes nothing |
 //! | 1 | attached, no pins |
 //! | 1 + n | attached, n pins |
-//! | EXCLUDE + n | being unmapped; n pins still to drain; no new pin succeeds |
+//! | EXCLUDE + n | being unmapped; n pins still to drain; no new pin succeeds but by the side of one that is held |
 //!
 //! One law for all transitions: whoever makes the count zero under EXCLUDE, or finds it zero there, is followed by no
 //! other pin until the region is attached again. So every step is one atomic read-modify-write of the whole word,
@@ -152,6 +152,26 @@ impl State {
         }
     }
 
+    /// Adds a pin beside one that the caller holds: so it succeeds under EXCLUDE, too. `false` if there are as many as
+    /// can be counted.
+    #[must_use]
+    pub fn pin_beside(&self) -> bool {
+        // Relaxed: only the guess for the exchange below.
+        let mut seen = Word(self.word.load(Relaxed));
+        loop {
+            debug_assert!(seen.count() > u32::from(seen.phase() == Phase::Attached), "no pin is held");
+            if seen.count() >= MAX_COUNT {
+                return false;
+            }
+            // Relaxed: the pin that is held has acquired already, and as a read-modify-write this step keeps the
+            // release sequence of the unpins before it.
+            match self.word.exchange(seen.0, seen.pinned().0, Relaxed, Relaxed, "region.beside_two_steps") {
+                Ok(_) => return true,
+                Err(now) => seen = Word(now),
+            }
+        }
+    }
+
     /// Drops a pin; the last one under EXCLUDE wakes the thread in [`State::wait_drained`]. Nothing of the region is
     /// touched after the decrement but this immortal word, and that only by its address.
     pub fn unpin<P: Platform>(&self, os: &P) {
@@ -178,6 +198,17 @@ impl State {
                 Ok(_) => return Exclusion::Won { drained: next == Word::DRAINED },
                 Err(now) => seen = Word(now),
             }
+        }
+    }
+
+    /// As [`State::exclude`], but only if there is no pin: one step from attached to drained. [`Exclusion::Lost`] if
+    /// there is one, too.
+    pub fn exclude_unpinned(&self) -> Exclusion {
+        let (before, after) = (Word::ATTACHED.0, Word::DRAINED.0);
+        // Relaxed (both): as in `exclude`.
+        match self.word.exchange(before, after, Relaxed, Relaxed, "region.unpinned_two_steps") {
+            Ok(_) => Exclusion::Won { drained: true },
+            Err(_) => Exclusion::Lost,
         }
     }
 

@@ -174,12 +174,12 @@ impl<C: Checks> Driver<C> {
                 self.hands = [None; HANDS];
                 self.hands[hand % HANDS] = own;
                 // SAFETY: this thread plays all of them.
-                unsafe { self.allocator.child_after_fork(holder(hand)) };
+                unsafe { self.allocator.child_after_fork(holder(hand), 0) };
             }
             Step::ForkByGuest => {
                 self.hands = [None; HANDS];
                 // SAFETY: as above.
-                unsafe { self.allocator.child_after_fork(GUEST) };
+                unsafe { self.allocator.child_after_fork(GUEST, 0) };
             }
             Step::Settle { hand }
             | Step::Collect { hand }

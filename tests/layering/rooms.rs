@@ -37,7 +37,9 @@ const HOUSES: [House; 3] = [
     House {
         crate_at: "src",
         layer: &["global"],
-        rooms: &["exit", "process", "presence", "options", "thread", "fork", "start", "heaps", "helper"],
+        rooms: &[
+            "exit", "process", "presence", "options", "thread", "fork", "start", "readers", "heaps", "helper",
+        ],
     },
     House {
         crate_at: "preload/src",

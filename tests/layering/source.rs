@@ -194,8 +194,8 @@ pub fn behind_group(tokens: &[Token], open: usize) -> usize {
     tokens.len()
 }
 
-/// What the predicate of a cfg comes to in a normal build, where `test`, `loom`, `shuttle` and no feature but `std` is
-/// set; `None` if that depends on the machine.
+/// What the predicate of a cfg comes to in a normal build, where `test`, `loom`, `shuttle` and no feature but `std` and
+/// `files` is set; `None` if that depends on the machine.
 fn predicate(tokens: &[Token]) -> Option<bool> {
     let inner = || {
         let mut rest = &tokens[2..tokens.len() - 1];
@@ -212,10 +212,9 @@ fn predicate(tokens: &[Token]) -> Option<bool> {
     };
     match tokens.first()?.word()? {
         "test" | "loom" | "shuttle" if tokens.len() == 1 => Some(false),
-        // The default one; the other is for tests.
-        "feature" => {
-            Some(matches!(&tokens.last()?.kind, Kind::Literal(text) if text.trim_matches('"') == "std"))
-        }
+        // Those of products; the other is for tests.
+        "feature" => Some(matches!(&tokens.last()?.kind,
+            Kind::Literal(text) if ["std", "files"].contains(&text.trim_matches('"')))),
         "not" => inner().first().copied()?.map(|value| !value),
         "all" if inner().contains(&Some(false)) => Some(false),
         "all" => inner().iter().all(|value| *value == Some(true)).then_some(true),

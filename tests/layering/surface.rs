@@ -33,9 +33,9 @@ fn is_public(tokens: &[Token], index: usize) -> bool {
     tokens[index].is_word("pub") && !tokens[index + 1].is_mark('(')
 }
 
-/// What the root of the crate exports, by name.
-fn roots() -> BTreeSet<String> {
-    let (_, text) = crate_sources().into_iter().find(|(path, _)| path == "lib.rs").expect("lib.rs");
+/// What the root of the crate or of a module exports, by name.
+fn roots(file: &str) -> BTreeSet<String> {
+    let (_, text) = crate_sources().into_iter().find(|(path, _)| path == file).expect(file);
     let tokens = source::product(&text).expect("it is compiled").tokens;
     let mut names = BTreeSet::new();
     let (mut index, mut depth) = (0, 0);
@@ -93,9 +93,12 @@ fn parts(tokens: &[Token], open: usize) -> Vec<String> {
 /// What `api` exports of a layer below.
 const BETS: &str = "heap/ground/bets.rs";
 
-/// Everything about the type `name` that its users see.
-fn lines_of(name: &str, lines: &mut Vec<String>) {
-    for file in crate_files().iter().filter(|file| file.modules[0] == "api" || file.path == BETS) {
+/// What `files` exports that is no type of ours.
+const NO_TYPES: [&str; 3] = ["Advice", "Result", "memfd"];
+
+/// Everything about the type `name` of a layer that its users see.
+fn lines_of(layer: &str, name: &str, lines: &mut Vec<String>) {
+    for file in crate_files().iter().filter(|file| file.modules[0] == layer || file.path == BETS) {
         let tokens = &file.product.tokens;
         for (index, token) in tokens.iter().enumerate() {
             let is_type = ["struct", "enum", "trait"].iter().any(|keyword| token.is_word(keyword));
@@ -129,14 +132,25 @@ fn the_c_header_has_the_figures_in_their_order() {
 #[test]
 fn what_is_public_is_listed() {
     let mut lines = Vec::new();
-    for name in roots() {
-        if name == "internals" {
-            lines.push("mod internals".to_owned());
+    for name in roots("lib.rs") {
+        if name == "internals" || name == "files" {
+            lines.push(format!("mod {name}"));
         } else {
             let before = lines.len();
-            lines_of(&name, &mut lines);
+            lines_of("api", &name, &mut lines);
             assert!(lines.len() > before, "{name} is exported and not found");
         }
+    }
+    for name in roots("files/mod.rs") {
+        let mut of_files = Vec::new();
+        lines_of("files", &name, &mut of_files);
+        assert_eq!(
+            of_files.is_empty(),
+            NO_TYPES.contains(&name.as_str()),
+            "{name} is exported and not found"
+        );
+        lines.extend(of_files.into_iter().map(|line| format!("files: {line}")));
+        lines.extend(NO_TYPES.contains(&name.as_str()).then(|| format!("files: {name}")));
     }
     let listed: BTreeSet<&str> = include_str!("surface.txt").lines().collect();
     let found: BTreeSet<&str> = lines.iter().map(String::as_str).collect();

@@ -53,13 +53,17 @@ enum Fate {
 
 impl<P: Platform> Heaps<P> {
     /// In the child of a fork: what belonged to threads that do not exist here belongs to nobody. `own` is the calling
-    /// thread, in whose hands heaps may be, those included that calls of its own were busy with when a handler forked.
+    /// thread, in whose hands heaps may be, those included that calls of its own were busy with when a handler forked;
+    /// `number` is what slots that stand alone know it by.
     ///
     /// # Safety
     /// The calling thread is the only one.
-    pub unsafe fn child_after_fork(&'static self, own: ThreadId) {
-        // SAFETY: heaps attach their slots, and nobody else does.
-        let owns = |slot: &ReaderSlot| unsafe { Heap::of_slot(slot) }.is_in_hand(own);
+    pub unsafe fn child_after_fork(&'static self, own: ThreadId, number: usize) {
+        let owns = |slot: &ReaderSlot| match slot.thread() {
+            Some(thread) => thread == number,
+            // SAFETY: heaps attach the slots that do not stand alone, and nobody else does.
+            None => unsafe { Heap::of_slot(slot) }.is_in_hand(own),
+        };
         // SAFETY: the caller's.
         unsafe { self.space().child_after_fork(&owns) };
         self.pool().each().filter(|heap| heap.is_torn(own)).for_each(Mend::mend);

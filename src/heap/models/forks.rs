@@ -178,7 +178,7 @@ fn explore(prepare: fn(&Actor, [&Actor; VICTIMS]), bodies: [fn(Actor); VICTIMS])
 fn run_child(world: &World, own: &'static Heap) {
     let from = world.base.get();
     // SAFETY: the scheduler runs no other thread from here on.
-    unsafe { from.child_after_fork(CHILD_THREAD) };
+    unsafe { from.child_after_fork(CHILD_THREAD, 0) };
     assert_eq!(world.kept_bytes(), from.huge_figures().kept_bytes().get(), "bytes that are kept");
     {
         let _section = own.section(from);

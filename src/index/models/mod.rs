@@ -4,6 +4,7 @@
 //! that stands for its unmapping. Run with
 //! `RUSTFLAGS="--cfg loom" cargo test --profile model --lib -p specmalloc index`.
 
+mod current;
 mod holes;
 mod space;
 mod tree;
@@ -11,6 +12,7 @@ pub(crate) mod watched;
 
 use crate::sync::SeededBug;
 use crate::sync::checker::models;
+use current::*;
 use holes::*;
 use loom::thread;
 use space::*;
@@ -99,6 +101,38 @@ const SEEDED: &[SeededBug] = &[
         "the section of those who change nodes of pages",
         "page_node_comes_back",
     ),
+    SeededBug::new(
+        "index.current_relaxed",
+        "the acquire of the word that leads to a region",
+        "reopened_under_a_guard",
+    ),
+    SeededBug::new(
+        "index.superseded_relaxed",
+        "the release of the word that leads to a region",
+        "reopened_under_a_guard",
+    ),
+    SeededBug::new(
+        "index.retired_first",
+        "the order in which a region is superseded and retired",
+        "reopened_beside_a_reaper",
+    ),
+    SeededBug::new("index.undrained", "the look at the pins before an unmap", "reopened_under_a_pin"),
+    SeededBug::new(
+        "index.unmapped_first",
+        "the order in which a region is taken out and unmapped",
+        "closed_under_readers",
+    ),
+    SeededBug::new(
+        "index.superseded_two_steps",
+        "the one step in which a region is superseded",
+        "reopened_and_closed",
+    ),
+    SeededBug::new("index.no_grace", "the grace period before an unmap", "closed_if_unpinned"),
+    SeededBug::new(
+        "region.unpinned_two_steps",
+        "the one step in which an unmapper finds no pin and excludes",
+        "closed_if_unpinned",
+    ),
     SeededBug::new("index.holes_link", "the release that links a map of holes", "holes_linked"),
     SeededBug::new("index.holes_find", "the acquire of a map of holes", "holes_linked"),
     SeededBug::new("index.holes_look", "the acquire of what is known not to fit", "hole_found"),
@@ -123,4 +157,5 @@ models! {
     readers_and_an_unmap readers_and_a_reaper unmapped_and_retired claim_and_retire near_and_retire published published_in_granules published_in_a_node folded unfolded
     published_in_pages joined_in_pages neighbours three_neighbours whole_over_cut neighbours_in_pages join_and_leave page_node_reused page_node_comes_back two_leave_and_one_comes
     holes_linked hole_found hole_held_for_a_moment
+    reopened_under_a_guard reopened_beside_a_reaper reopened_under_a_pin closed_under_readers reopened_and_closed closed_if_unpinned
 }

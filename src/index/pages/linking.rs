@@ -1,4 +1,4 @@
-//! Who uses this today: as the head of the folder says. How nodes of pages come into the index and leave it.
+//! How nodes of pages come into the index and leave it.
 
 use super::PageNode;
 use crate::index::entry::Content;

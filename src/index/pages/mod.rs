@@ -1,7 +1,5 @@
-//! Who uses this today: nothing that allocates. Regions of files ([`Kind::File`](crate::region::Kind)) may begin and
-//! end between slices, arenas and huge blocks do not; until there are some, only tests and models come here.
-//!
-//! Nodes of single pages: where regions meet inside one slice.
+//! Nodes of single pages: where regions meet inside one slice. Regions of files ([`Kind::File`](crate::region::Kind))
+//! may begin and end between slices, arenas and huge blocks do not.
 //!
 //! Unlike the nodes above it a page node comes and goes: it lives while at least one region has pages in it. `users`
 //! counts them and decides, much as the state word of a region does:

@@ -1,0 +1,159 @@
+//! The ways to read a file that is mapped anew meanwhile.
+
+use arc_swap::ArcSwap;
+use memmap2::Mmap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+
+/// A file that many threads read and one maps anew.
+pub trait Mapped: Send + Sync + Sized {
+    /// What the table calls it.
+    const NAME: &'static str;
+    /// Maps the file of this name.
+    fn open(path: &Path) -> io::Result<Self>;
+    /// How long the file was when it was mapped last.
+    fn len(&self) -> usize;
+    /// The eight bytes at a place before the end, each way as its users would.
+    fn read(&self, at: usize) -> io::Result<u64>;
+    /// Maps the file that has the name now. Readers go on; what nobody reads any more is to be unmapped.
+    fn remap(&self) -> io::Result<()>;
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+fn map(path: &Path) -> io::Result<Arc<Mmap>> {
+    // SAFETY: files are replaced here, not changed.
+    unsafe { Mmap::map(&File::open(path)?) }.map(Arc::new)
+}
+
+/// specmalloc's regions, by short guards.
+pub struct Guards(specmalloc::files::FileRegion);
+
+impl Mapped for Guards {
+    const NAME: &'static str = "specmalloc, guards";
+    fn open(path: &Path) -> io::Result<Self> {
+        // SAFETY: as above.
+        Ok(Guards(unsafe { specmalloc::files::FileRegion::open(path) }?))
+    }
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    #[inline]
+    fn read(&self, at: usize) -> io::Result<u64> {
+        Ok(word(&self.0.guard()?, at))
+    }
+    fn remap(&self) -> io::Result<()> {
+        Ok(self.0.reopen().map(drop)?)
+    }
+}
+
+/// specmalloc's regions, with faults caught.
+pub struct Caught(Guards);
+
+impl Mapped for Caught {
+    const NAME: &'static str = "specmalloc, faults caught";
+    fn open(path: &Path) -> io::Result<Self> {
+        Guards::open(path).map(Caught)
+    }
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn read(&self, at: usize) -> io::Result<u64> {
+        Ok(self.0.0.with_faults_caught(|bytes| word(bytes, at))?)
+    }
+    fn remap(&self) -> io::Result<()> {
+        self.0.remap()
+    }
+}
+
+/// A lock of std's around a counted mapping, cloned for each read: the remapper never waits for a read.
+pub struct StdLock(PathBuf, RwLock<Arc<Mmap>>);
+
+impl Mapped for StdLock {
+    const NAME: &'static str = "memmap2, std RwLock<Arc>";
+    fn open(path: &Path) -> io::Result<Self> {
+        Ok(StdLock(path.into(), RwLock::new(map(path)?)))
+    }
+    fn len(&self) -> usize {
+        self.1.read().unwrap().len()
+    }
+    fn read(&self, at: usize) -> io::Result<u64> {
+        let mapping = self.1.read().unwrap().clone();
+        Ok(word(&mapping, at))
+    }
+    fn remap(&self) -> io::Result<()> {
+        let new = map(&self.0)?;
+        let old = std::mem::replace(&mut *self.1.write().unwrap(), new);
+        drop(old);
+        Ok(())
+    }
+}
+
+/// The same with parking_lot's, read under the lock.
+pub struct ParkingLot(PathBuf, parking_lot::RwLock<Arc<Mmap>>);
+
+impl Mapped for ParkingLot {
+    const NAME: &'static str = "memmap2, parking_lot RwLock";
+    fn open(path: &Path) -> io::Result<Self> {
+        Ok(ParkingLot(path.into(), parking_lot::RwLock::new(map(path)?)))
+    }
+    fn len(&self) -> usize {
+        self.1.read().len()
+    }
+    fn read(&self, at: usize) -> io::Result<u64> {
+        Ok(word(&self.1.read(), at))
+    }
+    fn remap(&self) -> io::Result<()> {
+        let new = map(&self.0)?;
+        let old = std::mem::replace(&mut *self.1.write(), new);
+        drop(old);
+        Ok(())
+    }
+}
+
+/// arc-swap around a counted mapping.
+pub struct Swap(PathBuf, ArcSwap<Mmap>);
+
+impl Mapped for Swap {
+    const NAME: &'static str = "memmap2, arc-swap";
+    fn open(path: &Path) -> io::Result<Self> {
+        Ok(Swap(path.into(), ArcSwap::new(map(path)?)))
+    }
+    fn len(&self) -> usize {
+        self.1.load().len()
+    }
+    fn read(&self, at: usize) -> io::Result<u64> {
+        Ok(word(&self.1.load(), at))
+    }
+    fn remap(&self) -> io::Result<()> {
+        self.1.store(map(&self.0)?);
+        Ok(())
+    }
+}
+
+/// No mapping: a system call for each read, on a file that arc-swap holds.
+pub struct Pread(PathBuf, ArcSwap<File>);
+
+impl Mapped for Pread {
+    const NAME: &'static str = "pread, arc-swap";
+    fn open(path: &Path) -> io::Result<Self> {
+        Ok(Pread(path.into(), ArcSwap::from_pointee(File::open(path)?)))
+    }
+    fn len(&self) -> usize {
+        self.1.load().metadata().map_or(0, |metadata| metadata.len() as usize)
+    }
+    fn read(&self, at: usize) -> io::Result<u64> {
+        let mut bytes = [0; 8];
+        self.1.load().read_exact_at(&mut bytes, at as u64)?;
+        Ok(u64::from_ne_bytes(bytes))
+    }
+    fn remap(&self) -> io::Result<()> {
+        self.1.store(Arc::new(File::open(&self.0)?));
+        Ok(())
+    }
+}

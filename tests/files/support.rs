@@ -1,0 +1,70 @@
+//! Files to map.
+
+use specmalloc::files::{FileRegion, memfd};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A folder of the test's own, gone with it.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Folder {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("specmalloc-files-{}-{number}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Folder(path)
+    }
+
+    pub fn file(&self, name: &str, contents: &[u8]) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, contents).unwrap();
+        path
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The byte at a place of the pattern that files are filled with.
+pub fn pattern(at: usize) -> u8 {
+    (at.wrapping_mul(2_654_435_761) >> 13) as u8
+}
+
+pub fn filled(len: usize) -> Vec<u8> {
+    (0..len).map(pattern).collect()
+}
+
+/// A file in memory with the pattern in it.
+pub fn memory(len: usize) -> File {
+    let file = memfd("test", 0).unwrap();
+    file.write_all_at(&filled(len), 0).unwrap();
+    file
+}
+
+/// That file, mapped.
+pub fn region(len: usize) -> (File, FileRegion) {
+    let file = memory(len);
+    // SAFETY: the tests change no byte that is borrowed.
+    let region = unsafe { FileRegion::map(&file).unwrap() };
+    (file, region)
+}
+
+/// Whether the bytes at `address` are mapped.
+pub fn is_mapped(address: usize) -> bool {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines().any(|line| {
+        let (from, to) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+        let number = |text| usize::from_str_radix(text, 16).unwrap();
+        (number(from)..number(to)).contains(&address)
+    })
+}
