@@ -12,6 +12,7 @@ mod doctor;
 mod elf;
 mod library;
 mod manual;
+mod replay;
 mod report;
 mod run;
 mod target;
@@ -51,6 +52,8 @@ enum Action {
     Run(run::Run),
     /// Measure a program under every allocator that is found.
     Compare(Box<compare::Compare>),
+    /// Make the malloc calls of a trace again.
+    Replay(replay::Replay),
     /// Show what a running process does with its memory, again and again.
     Top(watch::Top),
     /// Show the mappings of a running process, with what the allocator has in them.
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
     let done = match arguments.action {
         Action::Run(run) => run::execute(&run).map(|never| match never {}),
         Action::Compare(compare) => compare::execute(&compare),
+        Action::Replay(replay) => replay::execute(&replay),
         Action::Top(top) => watch::top(&top),
         Action::Maps(maps) => watch::maps::execute(&maps),
         Action::Doctor(doctor) => doctor::execute(&doctor),
