@@ -1,7 +1,7 @@
 //! `specmalloc top` and `maps`: what a process has, while it runs and without stopping it.
 //!
 //! The process publishes its figures into a file in memory (`process` finds it); `sample` is a look at them and, of two
-//! looks, the rates; `tables` puts them into columns, `view` is which of them are shown and how they are sorted,
+//! looks, the rates, and `threads` who holds which heap; `tables` puts them into columns, `view` is which of them are shown and how they are sorted,
 //! `screen` the terminal.
 
 pub(crate) mod maps;
@@ -9,6 +9,7 @@ mod process;
 mod sample;
 mod screen;
 mod tables;
+mod threads;
 mod view;
 
 use crate::Failure;
@@ -24,7 +25,8 @@ use tables::Tab;
 const HELP: &str = "\
 The process has to publish its figures: start it with specmalloc run --watch -- PROGRAM, or with --stats
 and the like. It publishes from its slow paths, at most fifty times a second: the figures of a process
-that sleeps are those of its last such moment, whose age is shown.
+that sleeps are those of its last such moment, whose age is shown. Heaps are held by a thread, shown
+with its name, number and state (R runs, S waits), where the kernel tells us where its stack is.
 
 Keys: Tab and 1 to 5 choose a table, < and > the column to sort by, R turns the order, / filters, d sets
 the delay, Space stops and goes on, the arrows scroll, q leaves.

@@ -1,8 +1,10 @@
 //! A process that publishes its figures, and the file that it publishes them into.
 
 use super::sample::Sample;
+use super::threads::Stacks;
 use crate::Failure;
 use specmalloc::internals::api::shared_record::{StatisticsFile, VARIABLE};
+use std::cell::RefCell;
 use std::ffi::CString;
 use std::fs;
 use std::io;
@@ -18,6 +20,7 @@ pub(super) struct Watched {
     /// Its number as it sees it itself: another one in a container.
     own_pid: u32,
     file: StatisticsFile,
+    stacks: RefCell<Stacks>,
 }
 
 impl Watched {
@@ -48,7 +51,7 @@ impl Watched {
             if let Ok(file) = StatisticsFile::open(&path)
                 && file.records().any(|record| record.pid == own_pid)
             {
-                return Ok(Self { pid, own_pid, file });
+                return Ok(Self { pid, own_pid, file, stacks: RefCell::default() });
             }
         }
         let why = if maps.contains("/libspecmalloc.so") {
@@ -81,7 +84,7 @@ impl Watched {
             statistics: record.statistics.unwrap_or_default(),
             detail: self.file.detail(self.own_pid),
             resident_bytes: field("VmRSS:").unwrap_or(0) * 1024,
-            threads: field("Threads:").unwrap_or(0),
+            threads: self.stacks.borrow_mut().look(self.pid),
             processor_seconds: self.processor_seconds().unwrap_or(0.0),
         })
     }

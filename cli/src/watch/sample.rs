@@ -1,5 +1,6 @@
 //! A look at a process, and what has changed between two.
 
+use super::threads::Thread;
 use specmalloc::Statistics;
 use specmalloc::internals::api::detail::Detail;
 use std::time::Instant;
@@ -21,7 +22,7 @@ pub(super) struct Sample {
     /// Resident memory, as the kernel has it.
     pub(super) resident_bytes: u64,
     /// Threads, the allocator's helper among them.
-    pub(super) threads: u64,
+    pub(super) threads: Vec<Thread>,
     /// Processor time used so far.
     pub(super) processor_seconds: f64,
 }
@@ -92,7 +93,7 @@ pub(super) mod tests {
                 statistics,
                 detail: None,
                 resident_bytes: 3 << 20,
-                threads: 2,
+                threads: Vec::new(),
                 processor_seconds: 1.0,
             }
         };

@@ -2,6 +2,7 @@
 
 use super::process::Watched;
 use super::sample::Looks;
+use super::threads::{Thread, holder};
 use crate::report;
 use crate::text::{Column, Side, bytes, duration, grouped, lines};
 use serde_json::{Value, json};
@@ -122,10 +123,7 @@ pub(super) fn table(tab: Tab, looks: &Looks) -> Table {
                     .rate(|sample| Some(sample.detail.as_ref()?.heaps().get(number)?.remote_frees as f64));
                 vec![
                     Cell::count(number as u64),
-                    Cell::word(
-                        if heap.possessor == 0 { "nobody" } else { "a thread" },
-                        heap.possessor as f64,
-                    ),
+                    held_by(looks, heap.possessor),
                     Cell::bytes(heap.live_bytes),
                     Cell::bytes(heap.cached_bytes),
                     Cell::bytes(heap.spare_bytes),
@@ -135,17 +133,8 @@ pub(super) fn table(tab: Tab, looks: &Looks) -> Table {
                     Cell::word(if heap.mail == 0 { "-" } else { "yes" }, heap.mail as f64),
                 ]
             });
-            let headings = vec![
-                "heap",
-                "held by",
-                "live",
-                "cached",
-                "spare",
-                "slabs",
-                "remote frees",
-                "remote/s",
-                "mail",
-            ];
+            let headings =
+                vec!["heap", "held by", "live", "cached", "spare", "slabs", "remote", "remote/s", "mail"];
             Table { headings, rows: rows.collect() }
         }
         Tab::Arenas => {
@@ -188,6 +177,23 @@ pub(super) fn table(tab: Tab, looks: &Looks) -> Table {
     }
 }
 
+/// The thread that holds the heap of `possessor`, if that is known.
+fn holder_of(looks: &Looks, possessor: u64) -> Option<&Thread> {
+    let heaps = looks.last.detail.as_ref()?.heaps();
+    let possessors: Vec<u64> = heaps.iter().map(|heap| heap.possessor).collect();
+    holder(&looks.last.threads, &possessors, possessor).filter(|_| possessor != 0)
+}
+
+fn held_by(looks: &Looks, possessor: u64) -> Cell {
+    match holder_of(looks, possessor) {
+        Some(Thread { number, name, state, .. }) => {
+            Cell::word(format!("{name} {number} {state}"), f64::from(*number))
+        }
+        None if possessor == 0 => Cell::word("nobody", -1.0),
+        None => Cell::word("a thread", 0.0),
+    }
+}
+
 /// The lines above the tables, as many as `width` leaves room for in each.
 pub(super) fn head(watched: &Watched, looks: &Looks, width: usize) -> Vec<String> {
     facts(watched.pid, looks).into_iter().flat_map(|facts| joined(&facts, width)).collect()
@@ -198,7 +204,7 @@ fn facts(pid: u32, looks: &Looks) -> [Vec<String>; 3] {
     let mut first = vec![
         format!("{} ({pid})", last.name),
         format!("up {}", duration(last.now_ns.saturating_sub(last.started_ns) as f64 * 1e-9)),
-        format!("{} threads", last.threads),
+        format!("{} threads", last.threads.len()),
         format!("{} heaps", now.heaps),
         format!("resident {}", bytes(last.resident_bytes)),
     ];
@@ -251,7 +257,7 @@ pub(super) fn json(watched: &Watched, looks: &Looks) -> String {
     let mut document = report::json::figures(&last.statistics, true);
     document["pid"] = json!(watched.pid);
     document["name"] = json!(last.name);
-    document["threads"] = json!(last.threads);
+    document["threads"] = json!(last.threads.len());
     document["resident_bytes"] = json!(last.resident_bytes);
     document["age_seconds"] = json!(looks.age());
     document["interval_seconds"] = json!(looks.seconds());
@@ -268,6 +274,8 @@ pub(super) fn json(watched: &Watched, looks: &Looks) -> String {
         json!({
             "heap": number,
             "held": heap.possessor != 0,
+            "thread": holder_of(looks, heap.possessor).map(|thread| thread.number),
+            "thread_name": holder_of(looks, heap.possessor).map(|thread| &thread.name),
             "slabs": heap.slabs,
             "live_bytes": heap.live_bytes,
             "cached_bytes": heap.cached_bytes,
