@@ -12,7 +12,7 @@
 //!    itself is known not to be resident (`spared`).
 
 use super::block::Block;
-use crate::base::{GRANULE, SLICE, align_down};
+use crate::base::{GRANULE, SLICE, align_down, align_up};
 use crate::sync::Cell;
 use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use core::ptr;
@@ -195,6 +195,22 @@ impl Slab {
     pub fn spared(&self) -> usize {
         // Relaxed: as above.
         self.shared.spared.load(Ordering::Relaxed) as usize
+    }
+
+    /// Bytes behind this large block, in its run, that it does not need.
+    pub fn tail(&self, page: usize) -> usize {
+        self.bytes().saturating_sub(align_up(self.requested().max(1), page).unwrap_or(usize::MAX))
+    }
+
+    /// How many of those may be resident.
+    pub fn soiled(&self, page: usize) -> usize {
+        self.tail(page).saturating_sub(self.last().spared())
+    }
+
+    /// The record of the last slice of the run.
+    pub fn last(&self) -> &Slab {
+        // SAFETY: as in `close`.
+        unsafe { &*ptr::from_ref(self).add(self.slices().max(1) as usize - 1) }
     }
 
     /// What the slice is used for.

@@ -75,6 +75,35 @@ pub(crate) fn first_free<const N: usize>(used: &[u64; N], len: usize, align: usi
     }
 }
 
+/// Of the first `tries` places where `len` zero bits of `used` begin, the one with the least `cost`, the lowest of
+/// several. The cost is told the place, and whether the bits are a part of a longer run.
+pub(super) fn cheapest_free(
+    used: &Bitmap,
+    len: usize,
+    tries: usize,
+    cost: impl Fn(usize, bool) -> usize,
+) -> Option<usize> {
+    let (mut best, mut end, mut left) = (None, 0, tries);
+    while left > 0 {
+        let start = next_bit(used, FULL, end);
+        if start == GRANULE_SLICES {
+            break;
+        }
+        end = next_bit(used, 0, start);
+        for place in (start..(end + 1).saturating_sub(len)).take(left) {
+            left -= 1;
+            let cost = cost(place, end - start > len);
+            if best.is_none_or(|(least, _)| cost < least) {
+                best = Some((cost, place));
+            }
+            if cost == 0 {
+                return Some(place);
+            }
+        }
+    }
+    best.map(|(_, place)| place)
+}
+
 /// How many slices are free before `start`, and how many behind `end`, in one run with those between. Asks for the
 /// words that it needs, which are few.
 #[inline]

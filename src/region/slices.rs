@@ -14,13 +14,20 @@
 //! to [`SliceMap::open`] (the header, the guard) are set all along and count as "not claimed".
 
 use super::claims::{clear, read, try_claim};
-use super::runs::{BITS, Bitmap, FULL, Run, WORDS, beside, first_free, first_run, longest, span, words};
+use super::runs::{
+    BITS, Bitmap, FULL, Run, WORDS, beside, cheapest_free, first_free, first_run, longest, span, words,
+};
 use super::zeros64;
-use crate::base::GRANULE_SLICES;
+use crate::base::{GRANULE_SLICES, SLICE};
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use crate::sync::{Exchange, acquire, in_order, release, seeded};
 use core::ops::Range;
+
+/// Runs that a claim looks at which chooses among those that fit.
+const TRIES: usize = 16;
+/// What it may cost in bytes to leave a longer run whole: two pages.
+const CUT: usize = 8 << 10;
 
 /// Which free slices a claim takes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,20 +150,42 @@ impl SliceMap {
     /// Claims the lowest run of `len` slices that starts at a multiple of `align` slices (a power of two). The caller
     /// is in a reader section or otherwise knows that the region stays.
     pub fn claim(&self, len: usize, prefer: Prefer, align: usize) -> Attempt {
+        self.claim_found(len, prefer, |taken| first_free(taken, len, align))
+    }
+
+    /// Claims, of the first few runs of `len` slices, the one whose pages are most nearly those that are wanted:
+    /// `misfit` says of the last slice, and of whether it may be resident, how many bytes of it are to be faulted in,
+    /// or are resident for nothing. The caller is in a reader section or otherwise knows that the region stays.
+    pub fn claim_fitting(
+        &self,
+        len: usize,
+        prefer: Prefer,
+        misfit: impl Fn(usize, bool) -> usize,
+    ) -> Attempt {
+        self.claim_found(len, prefer, |taken| {
+            let dirty = read(&self.dirty);
+            cheapest_free(taken, len, TRIES, |start, cuts| {
+                let last = start + len - 1;
+                let resident = |word: usize| (dirty[word] & span(word, start, last)).count_ones() as usize;
+                let clean =
+                    if len == 1 { 0 } else { len - 1 - words(start, last).map(resident).sum::<usize>() };
+                let last_is_dirty = dirty[last / BITS] >> (last % BITS) & 1 == 1;
+                clean * SLICE + misfit(last, last_is_dirty) + if cuts { CUT } else { 0 }
+            })
+        })
+    }
+
+    /// Claims the `len` slices from where `find` says, which is told which slices are taken or not to be had.
+    fn claim_found(&self, len: usize, prefer: Prefer, find: impl Fn(&Bitmap) -> Option<usize>) -> Attempt {
         let mut took_back = false;
         loop {
             let claimed = read(&self.claimed);
-            let preferred = match prefer {
-                Prefer::Any => None,
+            let found = match prefer {
+                Prefer::Any => find(&claimed),
                 Prefer::Dirty => {
                     let dirty = read(&self.dirty);
-                    let avoid: Bitmap = core::array::from_fn(|word| claimed[word] | dirty[word] ^ FULL);
-                    first_free(&avoid, len, align)
+                    find(&core::array::from_fn(|word| claimed[word] | dirty[word] ^ FULL))
                 }
-            };
-            let found = match preferred {
-                None if prefer != Prefer::Dirty => first_free(&claimed, len, align),
-                found => found,
             };
             let Some(start) = found else { return Attempt { run: None, took_back } };
             if try_claim(&self.claimed, start, start + len, &mut took_back) {

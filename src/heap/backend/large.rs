@@ -1,14 +1,15 @@
 //! Large blocks: runs of slices. And how much of the last slice is resident beyond the block.
 //!
 //! A run of slices is up to 64 KiB longer than what was asked for. In memory that nobody has used that is address space
-//! only; slices that were slabs before are resident to their end. So each slice's record says how much at its end is
-//! known not to be, and a block that would waste more than an eighth of its size gives the rest of its last slice back
-//! before it is handed out. The same size again in the same slice finds nothing to give back.
+//! only; slices that were used to their end are resident to their end. Each slice's record says how much at its end is
+//! known not to be. So a block is put where about as much is resident as it needs (`SliceMap::claim_fitting`): what it
+//! needs is not faulted in, and little behind it is *soiled*, resident for nothing.
 //!
-//! Blocks of different sizes by turns would purge and fault at each turn. So a heap purges a tail for each large block
-//! that it allocates more than it frees, and besides those one every 10 ms: a program that exchanges small blocks for
-//! large ones has its tails given back, and one that exchanges large ones all the time spends a thousandth of its time
-//! on that.
+//! What is soiled is free and resident, and counted with what is dirty (`Retention::excess`). A block that would waste
+//! more than an eighth of its size gives the rest of its last slice back before it is handed out,
+//! - if more is soiled in all than a share of what the options let be dirty: so their sum is bounded, whatever happens;
+//! - otherwise once in a while, by what the heap has allocated since: blocks of different sizes by turns would purge
+//!   and fault at each turn.
 
 use super::Backend;
 use crate::base::{SLICE, align_up};
@@ -20,6 +21,8 @@ use core::ptr;
 
 /// One part in `WASTE_PARTS` of a block's size may be resident behind it.
 const WASTE_PARTS: usize = 8;
+/// One part in `SOILED_PARTS` of what may be dirty may be soiled.
+const SOILED_PARTS: usize = 8;
 
 impl<P: Platform> Backend<P> {
     pub(in crate::heap) fn allocate_large(
@@ -30,9 +33,20 @@ impl<P: Platform> Backend<P> {
         zero: bool,
     ) -> *mut u8 {
         let slices = size.max(1).div_ceil(SLICE);
-        let kept = if align <= SLICE { by.spares().take(slices) } else { None };
+        let used = align_up(size.max(1), self.page_size()).unwrap_or(slices * SLICE);
+        let tail = slices * SLICE - used;
+        // SAFETY: the slices are the heap's; their records are ours.
+        let spared = |base: usize| unsafe { &*Slab::of(base + (slices - 1) * SLICE) }.spared();
+        let kept = if align <= SLICE {
+            by.spares().take_fitting(slices, |base| tail.abs_diff(spared(base)))
+        } else {
+            None
+        };
         let claimed = match kept {
             Some(base) => Some((base, false)),
+            None if align <= SLICE => {
+                self.claim_fitting(by, slices, tail).map(|claim| (claim.base, claim.zero))
+            }
             None => self
                 .claim(by, slices, align.div_ceil(SLICE), Prefer::Dirty)
                 .map(|claim| (claim.base, claim.zero)),
@@ -43,7 +57,7 @@ impl<P: Platform> Backend<P> {
         slab.open_large(slices as u32, size);
         self.tally().add(by, Count::LargeBlocks, 1);
         self.tally().add(by, Count::LargeBytes, size);
-        by.tails().add(1);
+        by.tails().allocated(size);
         self.bound_tail(by, slab, kept.is_none());
         let block = ptr::with_exposed_provenance_mut::<u8>(base);
         if zero && !is_zero {
@@ -57,8 +71,8 @@ impl<P: Platform> Backend<P> {
         let (base, slices) = (slab.base(), slab.slices() as usize);
         self.tally().take_off(by, Count::LargeBlocks, 1);
         self.tally().take_off(by, Count::LargeBytes, slab.requested());
+        self.tally().take_off(by, Count::Soiled, slab.soiled(self.page_size()));
         slab.close();
-        by.tails().add(-1);
         self.keep_slices(by, base, slices, MOST_SPARE);
     }
 
@@ -69,6 +83,7 @@ impl<P: Platform> Backend<P> {
             return None;
         }
         self.tally().add(by, Count::LargeBytes, size.wrapping_sub(slab.requested()));
+        self.tally().take_off(by, Count::Soiled, slab.soiled(self.page_size()));
         slab.resize_large(new as u32, size);
         if new < old {
             for slice in new..old {
@@ -84,17 +99,27 @@ impl<P: Platform> Backend<P> {
     /// Notes how much of the last slice of a large block is not resident, and gives back what is, behind the block, if
     /// that is much. The slice was claimed just now if `fresh`. The caller holds the block.
     fn bound_tail(&self, by: &Claimant, slab: &Slab, fresh: bool) {
-        let size = slab.requested();
-        let (end, os) = (slab.base() + slab.bytes(), self.os());
-        let used = align_up(size.max(1), os.page_size()).unwrap_or(slab.bytes());
-        let tail = slab.bytes().saturating_sub(used);
-        // SAFETY: a record of a slice of the run, which is the caller's.
-        let last = unsafe { &*Slab::of(end - SLICE) };
-        let soiled = tail.saturating_sub(last.spared());
-        let given_back = soiled * WASTE_PARTS > size
-            && (fresh && !self.arenas.is_dirty(&self.ground, end - SLICE)
-                || by.tails().take(os.now_ms()) && self.purge_tail(slab.base() + used, soiled));
-        last.spare(if given_back { tail } else { last.spared().min(tail) });
+        let (tail, last) = (slab.tail(self.page_size()), slab.last());
+        let mut soiled = tail.saturating_sub(last.spared());
+        if soiled > 0 && fresh && !self.arenas.is_dirty(&self.ground, last.base()) {
+            soiled = 0;
+        }
+        if soiled * WASTE_PARTS > slab.requested()
+            && self.may_purge_tail(by, soiled)
+            && self.purge_tail(slab.base() + slab.bytes() - tail, soiled)
+        {
+            soiled = 0;
+        }
+        last.spare(tail - soiled);
+        if soiled > 0 {
+            self.tally().add(by, Count::Soiled, soiled);
+        }
+    }
+
+    /// Whether a block gives back its tail rather than that `more` bytes are soiled.
+    fn may_purge_tail(&self, by: &Claimant, more: usize) -> bool {
+        let may_be_dirty = || self.settings().dirty_limit(self.live_bytes());
+        by.tails().take() || (self.soiled_bytes() + more) * SOILED_PARTS > may_be_dirty()
     }
 
     /// Gives back `len` bytes at `at`, which are behind a block and inside its run.

@@ -69,6 +69,13 @@ impl<P: Platform> Backend<P> {
         Some(claim)
     }
 
+    /// Claims `slices` slices for a large block that does not need the last `tail` bytes of them.
+    fn claim_fitting(&self, by: &Claimant, slices: usize, tail: usize) -> Option<Claim> {
+        let claim = self.arenas.claim_fitting(&self.ground, by, slices, tail)?;
+        self.count_change(by, claim.clean);
+        Some(claim)
+    }
+
     /// Gives the run of `slices` slices at `base` back. The records are closed already.
     pub fn release(&self, by: &Claimant, base: usize, slices: usize) {
         self.arenas.release(&self.ground, by, base, slices);
@@ -227,7 +234,7 @@ impl<P: Platform> Mend for Backend<P> {
         {
             // As a guest: the calling thread may have no heap, and so no slot.
             let _section = self.space().rcu().enter_guest();
-            self.arenas.recount(self.tally());
+            self.arenas.recount(&self.ground);
         }
         if !seeded("heap.child_keeps_count") {
             self.huge.recount(&self.ground);

@@ -104,41 +104,35 @@ impl Claimant {
     }
 }
 
-/// Milliseconds after which a heap may purge one more tail.
-const EACH_MS: u64 = 10;
-/// What a heap may spend in a row, and how far it may be behind.
-const MOST: i64 = 64;
-const LEAST: i64 = -256;
+/// Bytes that a heap allocates in large blocks for each tail that it purges, and what it may spend in advance: in tails
+/// of a thousandth of that, purging is a small part of the work with so much memory.
+const EACH: usize = 16 << 20;
+const MOST: usize = 32 * EACH;
 
-/// How many tails a heap may purge. Touched by its possessor only.
+/// How many tails a heap may purge though few are soiled. Touched by its possessor only.
 pub struct Tails {
-    left: Cell<i64>,
-    /// Milliseconds on the clock up to which what comes with time was added.
-    then: Cell<u64>,
+    /// Bytes that are still to be allocated until nothing was spent.
+    spent: Cell<usize>,
 }
 
 impl Tails {
     const_unless_model! {
-        /// None yet.
+        /// Nothing was spent.
         fn new() -> Tails {
-            Tails { left: Cell::new(0), then: Cell::new(0) }
+            Tails { spent: Cell::new(0) }
         }
     }
 
-    pub(in crate::heap) fn add(&self, count: i64) {
-        self.left.set((self.left.get() + count).clamp(LEAST, MOST));
+    /// Notes that a large block of `bytes` was allocated.
+    pub(in crate::heap) fn allocated(&self, bytes: usize) {
+        self.spent.set(self.spent.get().saturating_sub(bytes));
     }
 
-    /// Whether one may be purged at the time `now`, in milliseconds.
-    pub(in crate::heap) fn take(&self, now: u64) -> bool {
-        let steps = now.saturating_sub(self.then.get()) / EACH_MS;
-        if steps > 0 {
-            self.then.set(now);
-            self.add(steps.min((MOST - LEAST) as u64) as i64);
-        }
-        let may = self.left.get() > 0;
+    /// Whether one may be purged, which is spent then.
+    pub(in crate::heap) fn take(&self) -> bool {
+        let may = self.spent.get() < MOST;
         if may {
-            self.add(-1);
+            self.spent.set(self.spent.get() + EACH);
         }
         may
     }

@@ -87,15 +87,23 @@ impl Retention {
         }
     }
 
-    /// How much of the `dirty` bytes that are free and resident has to go now, while `live` bytes are in use. `now` is
-    /// asked for the time in milliseconds only if it matters.
-    pub fn excess(&self, settings: &Settings, live: usize, dirty: usize, now: impl FnOnce() -> u64) -> usize {
+    /// How much of the `dirty` bytes that are free and resident has to go now, while `live` bytes are in use and
+    /// `soiled` bytes behind large blocks are resident for nothing, too. `now` is asked for the time in milliseconds
+    /// only if it matters.
+    pub fn excess(
+        &self,
+        settings: &Settings,
+        live: usize,
+        dirty: usize,
+        soiled: usize,
+        now: impl FnOnce() -> u64,
+    ) -> usize {
         self.low_water.fetch_min(dirty, Ordering::Relaxed);
         if get(&self.high_water) < live {
             set(&self.high_water, live);
         }
         let left = settings.memory_left(live) / 2;
-        if dirty <= settings.dirty_limit(live).min(left) {
+        if dirty + soiled <= settings.dirty_limit(live).min(left) {
             if self.is_held() {
                 self.held.store(false, Ordering::Relaxed);
             }
@@ -105,12 +113,12 @@ impl Retention {
         let height = get(&self.proven).max(live);
         let limit = settings.dirty_limit(height);
         let most = (height - live + limit).min(left);
-        if dirty <= most {
+        if dirty + soiled <= most {
             self.held.store(true, Ordering::Relaxed);
             return 0;
         }
         // Half of what the options allow stays unused, so that the next purge is not due at once.
-        dirty - (most - limit.min(most) / 2)
+        (dirty + soiled - (most - limit.min(most) / 2)).min(dirty)
     }
 
     /// One tick of the helper: how many of the `dirty` bytes have not been needed for so long that they go.
@@ -203,7 +211,7 @@ mod tests {
         }
 
         fn bound(&mut self) {
-            let excess = self.retention.excess(&self.settings, self.live, self.dirty, || self.now);
+            let excess = self.retention.excess(&self.settings, self.live, self.dirty, 0, || self.now);
             assert!(excess <= self.dirty);
             self.dirty -= excess;
         }

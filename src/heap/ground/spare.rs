@@ -84,6 +84,13 @@ impl Spares {
         Some(run.replace(NONE).0)
     }
 
+    /// Takes out a run of `slices` slices, the one with the least `misfit`, which is told the address: its address.
+    pub fn take_fitting(&self, slices: usize, misfit: impl Fn(usize) -> usize) -> Option<usize> {
+        let fits = self.runs.iter().filter(|run| run.slices() == slices);
+        let run = fits.min_by_key(|run| misfit(run.get().0))?;
+        Some(run.replace(NONE).0)
+    }
+
     /// Slices in all of them. Any thread may ask: a figure.
     pub fn slices(&self) -> usize {
         self.runs.iter().map(Run::slices).sum()

@@ -24,15 +24,17 @@ pub enum Count {
     LargeBlocks = 3,
     /// Their bytes, as they were asked for.
     LargeBytes = 4,
+    /// Bytes behind them in their runs that may be resident.
+    Soiled = 5,
 }
 
 impl Count {
     /// All of them.
     pub const ALL: [Count; COUNTS] =
-        [Count::Usable, Count::Claimed, Count::Dirty, Count::LargeBlocks, Count::LargeBytes];
+        [Count::Usable, Count::Claimed, Count::Dirty, Count::LargeBlocks, Count::LargeBytes, Count::Soiled];
 }
 
-const COUNTS: usize = 5;
+const COUNTS: usize = 6;
 
 /// See the head of this file.
 pub struct Tally {

@@ -4,7 +4,7 @@
 use super::hints::{Asked, MOST, Way};
 use super::{Arenas, MAX_ARENAS};
 use crate::base::SLICE;
-use crate::heap::ground::{Claimant, Count, Ground, Tally};
+use crate::heap::ground::{Claimant, Count, Ground};
 use crate::heap::record::{Slab, Usage};
 use crate::pal::Platform;
 use crate::rcu::Section;
@@ -135,19 +135,24 @@ impl Arenas {
 
     /// In the child of a fork, inside a section: counts everything anew and sets all hints. A thread that vanished may
     /// have been between a step and what says so.
-    pub fn recount(&self, tally: &Tally) {
-        let mut sums = [0; 5];
+    pub fn recount<P: Platform>(&self, ground: &Ground<P>) {
+        let mut sums = [0; Count::ALL.len()];
         // Relaxed: the child has one thread.
         for position in 0..self.high.load(Ordering::Relaxed) {
             if let Some(region) = self.region(position) {
-                let (map, mut slabs, mut large, mut bytes) = (region.slices(), 0, 0, 0);
+                let (map, mut slabs, mut large) = (region.slices(), 0, [0; 3]);
                 each_run(region, |run| match run.usage() {
                     Usage::Slab => slabs += 1,
-                    Usage::Large => (large, bytes) = (large + 1, bytes + run.requested()),
+                    Usage::Large => {
+                        let more = [1, run.requested(), run.soiled(ground.page_size())];
+                        large = core::array::from_fn(|index| large[index] + more[index]);
+                    }
                     Usage::Free | Usage::Later => {}
                 });
                 region.arena().slabs().store(slabs, Ordering::Relaxed);
-                let found = [map.usable().len(), map.claimed_count(), map.dirty_count(), large, bytes];
+                let [blocks, bytes, soiled] = large;
+                let found =
+                    [map.usable().len(), map.claimed_count(), map.dirty_count(), blocks, bytes, soiled];
                 sums = core::array::from_fn(|index| sums[index] + found[index]);
             }
             for asked in [Asked::Room, Asked::Dirty, Asked::Empty, Asked::Slabs, Asked::Vacant] {
@@ -156,7 +161,7 @@ impl Arenas {
             }
         }
         for (count, sum) in Count::ALL.into_iter().zip(sums) {
-            tally.set(count, sum);
+            ground.tally().set(count, sum);
         }
     }
 }

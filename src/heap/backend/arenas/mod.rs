@@ -18,7 +18,7 @@ use crate::heap::ground::{Claimant, Count, Ground};
 use crate::heap::record::Slab;
 use crate::pal::Platform;
 use crate::rcu::Section;
-use crate::region::{Kind, Prefer, Region, Run};
+use crate::region::{Attempt, Kind, Prefer, Region, Run};
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::{ZERO_IS_VALID, acquire, in_order, release, seeded};
 use crate::{atomic_array, const_unless_model};
@@ -41,6 +41,17 @@ pub struct Claim {
     pub zero: bool,
     /// Slices that were not resident.
     pub clean: usize,
+}
+
+/// What is wanted of a claim.
+#[derive(Clone, Copy)]
+struct Wanted {
+    slices: usize,
+    /// In slices.
+    align: usize,
+    prefer: Prefer,
+    /// For a large block: the bytes at its end that it does not need.
+    tail: Option<usize>,
 }
 
 /// The arenas of the process.
@@ -76,6 +87,20 @@ impl Arenas {
         self.claim_mapped(ground, by, slices, align, prefer).or_else(|| self.grow(ground, by, slices, align))
     }
 
+    /// Claims `slices` slices for a large block that does not need the last `tail` bytes of them: where that much is
+    /// not resident, as nearly as may be. A block whose tail is not resident wastes nothing, and one that finds its
+    /// pages there does not fault. Asks the lowest arena first, for what is packed together leaves long runs free.
+    pub fn claim_fitting<P: Platform>(
+        &self,
+        ground: &Ground<P>,
+        by: &Claimant,
+        slices: usize,
+        tail: usize,
+    ) -> Option<Claim> {
+        let wanted = Wanted { slices, align: 1, prefer: Prefer::Dirty, tail: Some(tail) };
+        self.claim_wanted(ground, by, wanted).or_else(|| self.grow(ground, by, slices, 1))
+    }
+
     /// Claims slices of an arena that is there. Whenever an arena that could serve is quiescent, its hints say so: none
     /// is mapped beside free slices.
     pub(in crate::heap) fn claim_mapped<P: Platform>(
@@ -86,35 +111,38 @@ impl Arenas {
         align: usize,
         prefer: Prefer,
     ) -> Option<Claim> {
+        self.claim_wanted(ground, by, Wanted { slices, align: align.max(1), prefer, tail: None })
+    }
+
+    fn claim_wanted<P: Platform>(&self, ground: &Ground<P>, by: &Claimant, wanted: Wanted) -> Option<Claim> {
         let section = by.section(ground);
-        let align = align.max(1);
+        let Wanted { slices, align, prefer, .. } = wanted;
         // In a run of this length the claim fits wherever the run begins.
         let surely = slices + align - 1;
         let ask = |asked, prefer, least, most| {
-            self.claim_hinted(ground, by, &section, [slices, align, least, most], asked, prefer)
+            self.claim_hinted(ground, by, &section, Wanted { prefer, ..wanted }, asked, [least, most])
         };
         // Dirty slices of any arena before clean ones of the nearest: or else each arena keeps dirty slices of its own.
         let dirty =
             if prefer == Prefer::Dirty { ask(Asked::Dirty, prefer, surely, usize::MAX) } else { None };
-        let any = if prefer == Prefer::Dirty { Prefer::Any } else { prefer };
         dirty
-            .or_else(|| ask(Asked::Room, any, surely, usize::MAX))
-            .or_else(|| if align == 1 { None } else { ask(Asked::Room, any, slices, HOPES) })
+            .or_else(|| ask(Asked::Room, Prefer::Any, surely, usize::MAX))
+            .or_else(|| if align == 1 { None } else { ask(Asked::Room, Prefer::Any, slices, HOPES) })
     }
 
-    /// Claims `slices` slices at a multiple of `align` in an arena whose hint is at least `least`. Asks at most `most`
-    /// arenas, first the one that served this claimant last.
+    /// Claims what is wanted in an arena whose hint is at least `least`. Asks at most `most` arenas, first the one that
+    /// served this claimant last, or for a large block the lowest.
     fn claim_hinted<P: Platform>(
         &self,
         ground: &Ground<P>,
         by: &Claimant,
         section: &Section<'_>,
-        [slices, align, least, most]: [usize; 4],
+        wanted: Wanted,
         asked: Asked,
-        prefer: Prefer,
+        [least, most]: [usize; 2],
     ) -> Option<Claim> {
         let least = least.min(MOST);
-        let home = by.position().get();
+        let home = if wanted.tail.is_some() { 0 } else { by.position().get() };
         let mut position = home;
         let mut wrapped = false;
         for _ in 0..most {
@@ -130,13 +158,15 @@ impl Arenas {
                 position = next.filter(|&next| !wrapped || next < home)?;
             }
             if let Some(region) = self.region(position) {
-                let attempt = region.slices().claim(slices, prefer, align);
+                let attempt = attempt(region, wanted);
                 by.count_lookup(attempt.run.is_some());
                 if attempt.took_back {
                     self.look_again(ground, by, position, region, section);
                 }
                 if let Some(run) = attempt.run {
-                    by.position().set(position);
+                    if wanted.tail.is_none() {
+                        by.position().set(position);
+                    }
                     self.claimed(ground, by, position, region, run);
                     return Some(self.claim_of(region, run));
                 }
@@ -340,4 +370,15 @@ impl Arenas {
     pub(in crate::heap) fn listed(&self) -> usize {
         (0..MAX_ARENAS).filter(|&position| self.region(position).is_some()).count()
     }
+}
+
+/// Claims what is wanted in the arena of `region`, if it is there. The caller is in a section.
+fn attempt(region: &Region, wanted: Wanted) -> Attempt {
+    let Wanted { slices, align, prefer, tail } = wanted;
+    let Some(tail) = tail else { return region.slices().claim(slices, prefer, align) };
+    region.slices().claim_fitting(slices, prefer, |last, is_dirty| {
+        // SAFETY: the section keeps the arena; records are readable at any time, and a hint is all that is wanted.
+        let spared = || unsafe { &*Slab::of(region.base() + last * SLICE) }.spared();
+        tail.abs_diff(if is_dirty { spared() } else { SLICE })
+    })
 }
