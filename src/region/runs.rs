@@ -209,6 +209,23 @@ mod tests {
     }
 
     #[test]
+    fn the_cheapest_place_of_the_first_few_is_found() {
+        every_window(|map, window| {
+            for (len, tries) in [(1, 3), (2, 100), (3, 4), (5, 100)] {
+                let fits = |start: usize| {
+                    start + len <= window.end && (start..start + len).all(|slice| !bit(map, slice))
+                };
+                let cuts = |start: usize| fits(start) && !bit(map, start - 1) || fits(start + 1);
+                let cost = |start: usize, cuts: bool| start * 5 % 7 + usize::from(cuts);
+                let places = window.clone().filter(|&start| fits(start)).take(tries);
+                let expected = places.min_by_key(|&start| cost(start, cuts(start)));
+                assert_eq!(cheapest_free(map, len, tries, cost), expected, "{map:x?} {len} {tries}");
+            }
+        });
+        assert_eq!(cheapest_free(&[0; WORDS], GRANULE_SLICES, 2, |_, cuts| usize::from(cuts)), Some(0));
+    }
+
+    #[test]
     fn the_first_run_is_as_long_as_it_is() {
         every_window(|map, window| {
             let start = window.clone().find(|&slice| !bit(map, slice));

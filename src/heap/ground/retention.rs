@@ -259,6 +259,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_resident_behind_large_blocks_counts_with_what_is_dirty() {
+        let program = Program::new();
+        let excess = |dirty, soiled| {
+            program.retention.excess(&program.settings, 100 * MIB, dirty * MIB, soiled * MIB, || 5_000)
+        };
+        assert_eq!((excess(15, 0), excess(10, 5)), (0, 0));
+        let over = excess(17, 0);
+        assert!(over > 0 && excess(10, 7) == over, "{over}");
+        assert_eq!(excess(1, 30), MIB, "what is behind a block is not anybody's to purge");
+    }
+
+    #[test]
     fn a_cycle_faults_twice_and_no_more() {
         for period in [0, 10, 900, 1_800] {
             let mut program = Program::new();

@@ -128,4 +128,20 @@ mod tests {
         assert!(spares.give_back(|base, slices| assert_eq!((base, slices), (30 * SLICE, MOST_SPARE))));
         assert!(!spares.give_back(|_, _| unreachable!()) && spares.slices() == 0);
     }
+
+    #[test]
+    fn the_run_that_fits_best_is_taken_and_of_several_the_last() {
+        let spares = Spares::new();
+        (1..=4).for_each(|slice| spares.keep(slice * SLICE, 1, MOST_SPARE, |_, _| unreachable!()));
+        spares.keep(8 * SLICE, 2, MOST_SPARE, |_, _| unreachable!());
+        let far = |from: usize| move |base: usize| base.abs_diff(from * SLICE);
+        assert_eq!(spares.take_fitting(1, far(2)), Some(2 * SLICE));
+        assert_eq!(
+            spares.take_fitting(1, far(2)),
+            Some(3 * SLICE),
+            "as far away as the first, and kept later"
+        );
+        assert_eq!((spares.take_fitting(3, far(1)), spares.take_fitting(2, far(1))), (None, Some(8 * SLICE)));
+        assert_eq!(spares.slices(), 2);
+    }
 }

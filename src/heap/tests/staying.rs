@@ -121,6 +121,39 @@ fn large_blocks_by_turns_purge_few_tails() {
     assert!(from.space().os().calls().purge < 100, "{}", from.space().os().calls().purge);
 }
 
+/// Blocks of 32 to 100 KiB, in another order each time.
+fn mixed(from: &Allocator<Os>, heap: &Heap, state: &mut u64, total: usize) -> Vec<usize> {
+    let (mut blocks, mut bytes) = (Vec::new(), 0);
+    while bytes < total {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let size = (33 << 10) + (*state >> 33) as usize % (67 << 10);
+        blocks.push(get(from, heap, size));
+        bytes += size;
+    }
+    blocks
+}
+
+#[test]
+fn blocks_of_many_sizes_are_put_where_as_much_is_resident_as_they_need() {
+    const TOTAL: usize = 64 << 20;
+    let from = allocator(GRANULE);
+    let (heap, mut state) = (possess(from, 1), 1);
+    let mut calls = 0;
+    for cycle in 0..10 {
+        let before = from.space().os().calls().purge;
+        let blocks = mixed(from, heap, &mut state, TOTAL);
+        let soiled = from.soiled_bytes();
+        // A third of what the runs are longer than the blocks would be soiled if they were put anywhere.
+        assert!(soiled <= from.settings().dirty_limit(TOTAL) / 4, "{} KiB", soiled >> 10);
+        blocks.iter().for_each(|&block| free(from, heap, block));
+        assert_eq!(from.soiled_bytes(), 0);
+        if cycle >= 3 {
+            calls += from.space().os().calls().purge - before;
+        }
+    }
+    assert!(calls < 7 * 200, "{calls} calls for some 7,000 blocks");
+}
+
 #[test]
 fn near_the_end_of_what_the_process_may_have_less_stays() {
     const MIB: usize = 1 << 20;
