@@ -12,7 +12,7 @@
 //!    itself is known not to be resident (`spared`).
 
 use super::block::Block;
-use crate::base::{GRANULE, SLICE, align_down, align_up};
+use crate::base::{GRANULE, SLICE, align_down};
 use crate::sync::Cell;
 use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use core::ptr;
@@ -138,7 +138,6 @@ impl Slab {
     /// Makes the record that of a large block of `slices` slices.
     pub fn open_large(&self, slices: u32, requested: usize) {
         self.mark_later(slices);
-        self.soil(slices - 1);
         // Relaxed (all): as in `Slab::open`.
         self.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
         self.shared.slices.store(slices, Ordering::Relaxed);
@@ -174,14 +173,9 @@ impl Slab {
             record.shared.slices.store(back, Ordering::Relaxed);
             record.shared.usage.store(Usage::Later as u32, Ordering::Relaxed);
             record.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
-        }
-    }
-
-    /// Notes that the first `slices` slices of the run may become resident as a whole.
-    pub(super) fn soil(&self, slices: u32) {
-        for slice in 0..slices as usize {
-            // SAFETY: as in `close`.
-            unsafe { &*ptr::from_ref(self).add(slice) }.spare(0);
+            // The slice before it is used to its end.
+            // SAFETY: as above.
+            unsafe { &*ptr::from_ref(record).sub(1) }.spare(0);
         }
     }
 
@@ -199,7 +193,7 @@ impl Slab {
 
     /// Bytes behind this large block, in its run, that it does not need.
     pub fn tail(&self, page: usize) -> usize {
-        self.bytes().saturating_sub(align_up(self.requested().max(1), page).unwrap_or(usize::MAX))
+        align_down(self.bytes().saturating_sub(self.requested()), page)
     }
 
     /// How many of those may be resident.
@@ -240,7 +234,6 @@ impl Slab {
     /// Notes a large block's new extent after it grew or shrank in place.
     pub fn resize_large(&self, slices: u32, requested: usize) {
         self.mark_later(slices);
-        self.soil(slices - 1);
         // Relaxed (both): only the block's holder reads them.
         self.shared.slices.store(slices, Ordering::Relaxed);
         self.shared.requested.store(requested, Ordering::Relaxed);

@@ -12,7 +12,7 @@
 //!   and fault at each turn.
 
 use super::Backend;
-use crate::base::{SLICE, align_up};
+use crate::base::{SLICE, align_down};
 use crate::heap::ground::{Claimant, Count, MOST_SPARE};
 use crate::heap::record::Slab;
 use crate::pal::Platform;
@@ -33,8 +33,7 @@ impl<P: Platform> Backend<P> {
         zero: bool,
     ) -> *mut u8 {
         let slices = size.max(1).div_ceil(SLICE);
-        let used = align_up(size.max(1), self.page_size()).unwrap_or(slices * SLICE);
-        let tail = slices * SLICE - used;
+        let tail = align_down(slices * SLICE - size, self.page_size());
         // SAFETY: the slices are the heap's; their records are ours.
         let spared = |base: usize| unsafe { &*Slab::of(base + (slices - 1) * SLICE) }.spared();
         let kept = if align <= SLICE {
@@ -71,7 +70,7 @@ impl<P: Platform> Backend<P> {
         let (base, slices) = (slab.base(), slab.slices() as usize);
         self.tally().take_off(by, Count::LargeBlocks, 1);
         self.tally().take_off(by, Count::LargeBytes, slab.requested());
-        self.tally().take_off(by, Count::Soiled, slab.soiled(self.page_size()));
+        self.count_clean(by, slab);
         slab.close();
         self.keep_slices(by, base, slices, MOST_SPARE);
     }
@@ -83,7 +82,7 @@ impl<P: Platform> Backend<P> {
             return None;
         }
         self.tally().add(by, Count::LargeBytes, size.wrapping_sub(slab.requested()));
-        self.tally().take_off(by, Count::Soiled, slab.soiled(self.page_size()));
+        self.count_clean(by, slab);
         slab.resize_large(new as u32, size);
         if new < old {
             for slice in new..old {
@@ -113,6 +112,14 @@ impl<P: Platform> Backend<P> {
         last.spare(tail - soiled);
         if soiled > 0 {
             self.tally().add(by, Count::Soiled, soiled);
+        }
+    }
+
+    /// What is behind a large block no longer counts as soiled.
+    fn count_clean(&self, by: &Claimant, slab: &Slab) {
+        let soiled = slab.soiled(self.page_size());
+        if soiled > 0 {
+            self.tally().take_off(by, Count::Soiled, soiled);
         }
     }
 

@@ -86,9 +86,17 @@ impl Spares {
 
     /// Takes out a run of `slices` slices, the one with the least `misfit`, which is told the address: its address.
     pub fn take_fitting(&self, slices: usize, misfit: impl Fn(usize) -> usize) -> Option<usize> {
-        let fits = self.runs.iter().filter(|run| run.slices() == slices);
-        let run = fits.min_by_key(|run| misfit(run.get().0))?;
-        Some(run.replace(NONE).0)
+        let mut best: Option<(usize, &Run)> = None;
+        for run in self.runs.iter().filter(|run| run.slices() == slices) {
+            let misfit = misfit(run.get().0);
+            if best.is_none_or(|(least, _)| misfit < least) {
+                best = Some((misfit, run));
+            }
+            if misfit == 0 {
+                break;
+            }
+        }
+        best.map(|(_, run)| run.replace(NONE).0)
     }
 
     /// Slices in all of them. Any thread may ask: a figure.

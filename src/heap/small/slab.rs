@@ -43,7 +43,6 @@ impl Slab {
     pub fn open(&self, class: usize, owner: *mut Heap) {
         let info = class_info(class);
         self.mark_later(info.slices);
-        self.soil(info.slices);
         self.owned.free.set(ptr::null_mut());
         self.owned.previous.set(ptr::null());
         self.owned.next.set(ptr::null());
@@ -54,6 +53,8 @@ impl Slab {
         self.owned.handed_out.store(0, Ordering::Relaxed);
         self.shared.bin.store((class * Bin::WORDS) as u32, Ordering::Relaxed);
         self.shared.slices.store(info.slices, Ordering::Relaxed);
+        // It will be used to its end.
+        self.last().spare(0);
         self.shared.usage.store(Usage::Slab as u32, Ordering::Relaxed);
         self.shared.owner.store(owner.cast(), Ordering::Relaxed);
         self.make_current(0);
