@@ -31,6 +31,51 @@ pub enum Usage {
     Later = 3,
 }
 
+/// The end of a run of slices that a large block does not need.
+#[derive(Clone, Copy, Debug)]
+pub struct Tail {
+    bytes: usize,
+    /// How much of it may be resident without being given back: an eighth of the block.
+    may_be_soiled: usize,
+}
+
+/// What it costs to give a tail back, in bytes that are faulted in.
+const PURGE: usize = 16 << 10;
+
+impl Tail {
+    /// That of a block of `size` bytes in a run of `slices` slices.
+    pub fn of(slices: usize, size: usize, page: usize) -> Tail {
+        let bytes = align_down((slices * SLICE).saturating_sub(size), page);
+        Tail { bytes, may_be_soiled: size / 8 }
+    }
+
+    /// Its length.
+    pub fn bytes(self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes of it that are resident for nothing where the last `spared` bytes are not resident.
+    pub fn soiled(self, spared: usize) -> usize {
+        self.bytes.saturating_sub(spared)
+    }
+
+    /// Whether that is so much that it is to be given back.
+    pub fn is_too_soiled(self, soiled: usize) -> bool {
+        soiled > self.may_be_soiled
+    }
+
+    /// How ill the block would lie where the last `spared` bytes of the run are not resident: in bytes that are to be
+    /// faulted in, of which each stands for four that are soiled but stay.
+    pub fn misfit(self, spared: usize) -> usize {
+        let soiled = self.soiled(spared);
+        match soiled {
+            0 => spared - self.bytes,
+            _ if self.is_too_soiled(soiled) => PURGE + soiled,
+            _ => soiled / 4,
+        }
+    }
+}
+
 /// Whoever owns a slab: a heap, of which nothing is known here but the address.
 pub enum Owner {}
 
@@ -191,14 +236,9 @@ impl Slab {
         self.shared.spared.load(Ordering::Relaxed) as usize
     }
 
-    /// Bytes behind this large block, in its run, that it does not need.
-    pub fn tail(&self, page: usize) -> usize {
-        align_down(self.bytes().saturating_sub(self.requested()), page)
-    }
-
-    /// How many of those may be resident.
-    pub fn soiled(&self, page: usize) -> usize {
-        self.tail(page).saturating_sub(self.last().spared())
+    /// What this large block does not need of its run.
+    pub fn tail(&self, page: usize) -> Tail {
+        Tail::of(self.slices() as usize, self.requested(), page)
     }
 
     /// The record of the last slice of the run.

@@ -163,14 +163,19 @@ impl SliceMap {
         misfit: impl Fn(usize, bool) -> usize,
     ) -> Attempt {
         self.claim_found(len, prefer, |taken| {
+            let cut = |cuts| if cuts { CUT } else { 0 };
+            if prefer == Prefer::Dirty {
+                return cheapest_free(taken, len, TRIES, |start, cuts| {
+                    misfit(start + len - 1, true) + cut(cuts)
+                });
+            }
             let dirty = read(&self.dirty);
             cheapest_free(taken, len, TRIES, |start, cuts| {
                 let last = start + len - 1;
-                let resident = |word: usize| (dirty[word] & span(word, start, last)).count_ones() as usize;
                 let clean =
-                    if len == 1 { 0 } else { len - 1 - words(start, last).map(resident).sum::<usize>() };
+                    (start..last).filter(|slice| dirty[slice / BITS] >> (slice % BITS) & 1 == 0).count();
                 let last_is_dirty = dirty[last / BITS] >> (last % BITS) & 1 == 1;
-                clean * SLICE + misfit(last, last_is_dirty) + if cuts { CUT } else { 0 }
+                clean * SLICE + misfit(last, last_is_dirty) + cut(cuts)
             })
         })
     }

@@ -203,7 +203,7 @@ static void random_blocks(void)
         sizes_held[slot] = size;
         live += size;
         memset(held[slot], 1, size);
-        if (turn % 500 == 0) CHECK(resident() - before <= LIMIT / 4 * 5);
+        if (turn % 500 == 0) CHECK(resident() - before <= LIMIT / 20 * 27);
     }
 }
 

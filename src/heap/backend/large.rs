@@ -5,24 +5,24 @@
 //! known not to be. So a block is put where about as much is resident as it needs (`SliceMap::claim_fitting`): what it
 //! needs is not faulted in, and little behind it is *soiled*, resident for nothing.
 //!
-//! What is soiled is free and resident, and counted with what is dirty (`Retention::excess`). A block that would waste
-//! more than an eighth of its size gives the rest of its last slice back before it is handed out,
-//! - if more is soiled in all than a share of what the options let be dirty: so their sum is bounded, whatever happens;
-//! - otherwise once in a while, by what the heap has allocated since: blocks of different sizes by turns would purge
-//!   and fault at each turn.
+//! What is soiled is free and resident, and counts with what is dirty (`Retention::excess`): the more of the one, the
+//! less of the other stays. A block that would soil more than an eighth of its size gives the rest of its last slice
+//! back before it is handed out. Blocks of different sizes by turns would purge and fault at each turn; so a heap purges
+//! a tail for each large block more than it has, and besides by what it allocates (`Tails`). Little is soiled, less than
+//! a share of what may be dirty, before it does that as often as it may.
 
 use super::Backend;
-use crate::base::{SLICE, align_down};
+use crate::base::SLICE;
 use crate::heap::ground::{Claimant, Count, MOST_SPARE};
-use crate::heap::record::Slab;
+use crate::heap::record::{Slab, Tail};
 use crate::pal::Platform;
 use crate::region::Prefer;
 use core::ptr;
 
-/// One part in `WASTE_PARTS` of a block's size may be resident behind it.
-const WASTE_PARTS: usize = 8;
 /// One part in `SOILED_PARTS` of what may be dirty may be soiled.
 const SOILED_PARTS: usize = 8;
+/// A kept run is taken if it fits as well as this: two pages are to be faulted in.
+const FITS: usize = 8 << 10;
 
 impl<P: Platform> Backend<P> {
     pub(in crate::heap) fn allocate_large(
@@ -33,11 +33,11 @@ impl<P: Platform> Backend<P> {
         zero: bool,
     ) -> *mut u8 {
         let slices = size.max(1).div_ceil(SLICE);
-        let tail = align_down(slices * SLICE - size, self.page_size());
+        let tail = Tail::of(slices, size, self.page_size());
         // SAFETY: the slices are the heap's; their records are ours.
         let spared = |base: usize| unsafe { &*Slab::of(base + (slices - 1) * SLICE) }.spared();
         let kept = if align <= SLICE {
-            by.spares().take_fitting(slices, |base| tail.abs_diff(spared(base)))
+            by.spares().take_fitting(slices, FITS, |base| tail.misfit(spared(base)))
         } else {
             None
         };
@@ -71,6 +71,7 @@ impl<P: Platform> Backend<P> {
         self.tally().take_off(by, Count::LargeBlocks, 1);
         self.tally().take_off(by, Count::LargeBytes, slab.requested());
         self.count_clean(by, slab);
+        by.tails().freed();
         slab.close();
         self.keep_slices(by, base, slices, MOST_SPARE);
     }
@@ -99,34 +100,34 @@ impl<P: Platform> Backend<P> {
     /// that is much. The slice was claimed just now if `fresh`. The caller holds the block.
     fn bound_tail(&self, by: &Claimant, slab: &Slab, fresh: bool) {
         let (tail, last) = (slab.tail(self.page_size()), slab.last());
-        let mut soiled = tail.saturating_sub(last.spared());
+        let mut soiled = tail.soiled(last.spared());
         if soiled > 0 && fresh && !self.arenas.is_dirty(&self.ground, last.base()) {
             soiled = 0;
         }
-        if soiled * WASTE_PARTS > slab.requested()
+        if tail.is_too_soiled(soiled)
             && self.may_purge_tail(by, soiled)
-            && self.purge_tail(slab.base() + slab.bytes() - tail, soiled)
+            && self.purge_tail(slab.base() + slab.bytes() - tail.bytes(), soiled)
         {
             soiled = 0;
         }
-        last.spare(tail - soiled);
+        last.spare(tail.bytes() - soiled);
         if soiled > 0 {
             self.tally().add(by, Count::Soiled, soiled);
         }
     }
 
+    /// Whether a block gives back its tail rather than that `more` bytes are soiled.
+    fn may_purge_tail(&self, by: &Claimant, more: usize) -> bool {
+        let soiled = self.soiled_bytes() + more;
+        by.tails().take(soiled * SOILED_PARTS <= self.settings().dirty_limit(self.live_bytes()))
+    }
+
     /// What is behind a large block no longer counts as soiled.
     fn count_clean(&self, by: &Claimant, slab: &Slab) {
-        let soiled = slab.soiled(self.page_size());
+        let soiled = slab.tail(self.page_size()).soiled(slab.last().spared());
         if soiled > 0 {
             self.tally().take_off(by, Count::Soiled, soiled);
         }
-    }
-
-    /// Whether a block gives back its tail rather than that `more` bytes are soiled.
-    fn may_purge_tail(&self, by: &Claimant, more: usize) -> bool {
-        let may_be_dirty = || self.settings().dirty_limit(self.live_bytes());
-        by.tails().take() || (self.soiled_bytes() + more) * SOILED_PARTS > may_be_dirty()
     }
 
     /// Gives back `len` bytes at `at`, which are behind a block and inside its run.

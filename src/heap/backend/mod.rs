@@ -16,6 +16,7 @@ pub use huge::Huge;
 
 use super::ground::{Claimant, Ground};
 use super::mend::Mend;
+use super::record::Tail;
 use crate::base::SLICE;
 use crate::const_unless_model;
 use crate::pal::Platform;
@@ -69,8 +70,8 @@ impl<P: Platform> Backend<P> {
         Some(claim)
     }
 
-    /// Claims `slices` slices for a large block that does not need the last `tail` bytes of them.
-    fn claim_fitting(&self, by: &Claimant, slices: usize, tail: usize) -> Option<Claim> {
+    /// Claims `slices` slices for a large block that does not need their `tail`.
+    fn claim_fitting(&self, by: &Claimant, slices: usize, tail: Tail) -> Option<Claim> {
         let claim = self.arenas.claim_fitting(&self.ground, by, slices, tail)?;
         self.count_change(by, claim.clean);
         Some(claim)

@@ -104,14 +104,19 @@ impl Claimant {
     }
 }
 
-/// Bytes that a heap allocates in large blocks for each tail that it purges, and what it may spend in advance: in tails
-/// of a thousandth of that, purging is a small part of the work with so much memory.
-const EACH: usize = 16 << 20;
-const MOST: usize = 32 * EACH;
+/// What it costs to purge a tail, in bytes of large blocks that a heap allocates.
+const PRICE: usize = 4 << 20;
+/// How many times that it is where little is soiled.
+const FEW: usize = 4;
+/// What may be spent in advance, and what is owed at most.
+const MOST: usize = 128 * PRICE;
+const MOST_OWED: usize = MOST + 256 * PRICE;
 
-/// How many tails a heap may purge though few are soiled. Touched by its possessor only.
+/// How many tails a heap may purge: what it has spent, in bytes. A large block that it allocates pays for its length,
+/// and for a purge, which its free takes back. So a heap that builds up may purge a tail with each block; one that
+/// replaces its blocks does one with some hundred of them, which is little work beside theirs. Touched by its possessor
+/// only.
 pub struct Tails {
-    /// Bytes that are still to be allocated until nothing was spent.
     spent: Cell<usize>,
 }
 
@@ -125,14 +130,19 @@ impl Tails {
 
     /// Notes that a large block of `bytes` was allocated.
     pub(in crate::heap) fn allocated(&self, bytes: usize) {
-        self.spent.set(self.spent.get().saturating_sub(bytes));
+        self.spent.set(self.spent.get().saturating_sub(bytes + PRICE));
     }
 
-    /// Whether one may be purged, which is spent then.
-    pub(in crate::heap) fn take(&self) -> bool {
+    /// Notes that a large block was freed.
+    pub(in crate::heap) fn freed(&self) {
+        self.spent.set((self.spent.get() + PRICE).min(MOST_OWED));
+    }
+
+    /// Whether one may be purged, which is spent then; where `few` are soiled, less often.
+    pub(in crate::heap) fn take(&self, few: bool) -> bool {
         let may = self.spent.get() < MOST;
         if may {
-            self.spent.set(self.spent.get() + EACH);
+            self.spent.set(self.spent.get() + PRICE * if few { FEW } else { 1 });
         }
         may
     }

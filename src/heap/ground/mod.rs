@@ -177,8 +177,10 @@ impl<P: Platform> Ground<P> {
     /// How much of what is free and resident may not stay, once `more` bytes have become free and resident.
     pub(in crate::heap) fn excess(&self, more: usize) -> usize {
         let now = || self.os().now_ms();
-        let (dirty, soiled) = (self.dirty_bytes() + more, self.soiled_bytes());
-        self.retention.excess(&self.settings, self.live_bytes(), dirty, soiled, now)
+        let [claimed, dirty, soiled] = self.tally.sums([Count::Claimed, Count::Dirty, Count::Soiled]);
+        let live = claimed * SLICE + self.huge.live_bytes.get();
+        let dirty = dirty * SLICE + self.huge.kept_bytes.get() + more;
+        self.retention.excess(&self.settings, live, dirty, soiled, now)
     }
 
     /// Whether free memory that is resident is likely to be wanted again.

@@ -84,8 +84,9 @@ impl Spares {
         Some(run.replace(NONE).0)
     }
 
-    /// Takes out a run of `slices` slices, the one with the least `misfit`, which is told the address: its address.
-    pub fn take_fitting(&self, slices: usize, misfit: impl Fn(usize) -> usize) -> Option<usize> {
+    /// Takes out a run of `slices` slices, the one with the least `misfit`, which is told the address, if that is no
+    /// more than `most`: its address.
+    pub fn take_fitting(&self, slices: usize, most: usize, misfit: impl Fn(usize) -> usize) -> Option<usize> {
         let mut best: Option<(usize, &Run)> = None;
         for run in self.runs.iter().filter(|run| run.slices() == slices) {
             let misfit = misfit(run.get().0);
@@ -96,7 +97,7 @@ impl Spares {
                 break;
             }
         }
-        best.map(|(_, run)| run.replace(NONE).0)
+        best.filter(|&(misfit, _)| misfit <= most).map(|(_, run)| run.replace(NONE).0)
     }
 
     /// Slices in all of them. Any thread may ask: a figure.
@@ -143,13 +144,10 @@ mod tests {
         (1..=4).for_each(|slice| spares.keep(slice * SLICE, 1, MOST_SPARE, |_, _| unreachable!()));
         spares.keep(8 * SLICE, 2, MOST_SPARE, |_, _| unreachable!());
         let far = |from: usize| move |base: usize| base.abs_diff(from * SLICE);
-        assert_eq!(spares.take_fitting(1, far(2)), Some(2 * SLICE));
-        assert_eq!(
-            spares.take_fitting(1, far(2)),
-            Some(3 * SLICE),
-            "as far away as the first, and kept later"
-        );
-        assert_eq!((spares.take_fitting(3, far(1)), spares.take_fitting(2, far(1))), (None, Some(8 * SLICE)));
+        let take = |slices, from| spares.take_fitting(slices, 7 * SLICE, far(from));
+        assert_eq!(take(1, 2), Some(2 * SLICE));
+        assert_eq!(take(1, 2), Some(3 * SLICE), "as far away as the first, and kept later");
+        assert_eq!((take(3, 1), take(2, 0), take(2, 1)), (None, None, Some(8 * SLICE)));
         assert_eq!(spares.slices(), 2);
     }
 }

@@ -65,8 +65,19 @@ impl Tally {
 
     /// The figure.
     pub fn sum(&self, count: Count) -> usize {
-        let sum = self.shards.iter().map(|shard| shard[count as usize].get()).fold(0, usize::wrapping_add);
-        (sum as isize).max(0) as usize
+        let [sum] = self.sums([count]);
+        sum
+    }
+
+    /// Several figures, in one look at all shards.
+    pub fn sums<const N: usize>(&self, counts: [Count; N]) -> [usize; N] {
+        let mut sums = [0_usize; N];
+        for shard in &self.shards {
+            for (sum, count) in sums.iter_mut().zip(counts) {
+                *sum = sum.wrapping_add(shard[count as usize].get());
+            }
+        }
+        sums.map(|sum| (sum as isize).max(0) as usize)
     }
 
     /// In the child of a fork: sets a figure that a thread that vanished may have been about to change.

@@ -144,7 +144,8 @@ impl Arenas {
                 each_run(region, |run| match run.usage() {
                     Usage::Slab => slabs += 1,
                     Usage::Large => {
-                        let more = [1, run.requested(), run.soiled(ground.page_size())];
+                        let more =
+                            [1, run.requested(), run.tail(ground.page_size()).soiled(run.last().spared())];
                         large = core::array::from_fn(|index| large[index] + more[index]);
                     }
                     Usage::Free | Usage::Later => {}

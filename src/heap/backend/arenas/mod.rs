@@ -15,7 +15,7 @@ mod known;
 use self::hints::{Asked, Hints, MOST, Way};
 use crate::base::{GRANULE, GRANULE_SLICES, SLICE};
 use crate::heap::ground::{Claimant, Count, Ground};
-use crate::heap::record::Slab;
+use crate::heap::record::{Slab, Tail};
 use crate::pal::Platform;
 use crate::rcu::Section;
 use crate::region::{Attempt, Kind, Prefer, Region, Run};
@@ -50,8 +50,8 @@ struct Wanted {
     /// In slices.
     align: usize,
     prefer: Prefer,
-    /// For a large block: the bytes at its end that it does not need.
-    tail: Option<usize>,
+    /// For a large block: what it does not need of the run.
+    tail: Option<Tail>,
 }
 
 /// The arenas of the process.
@@ -87,15 +87,15 @@ impl Arenas {
         self.claim_mapped(ground, by, slices, align, prefer).or_else(|| self.grow(ground, by, slices, align))
     }
 
-    /// Claims `slices` slices for a large block that does not need the last `tail` bytes of them: where that much is
-    /// not resident, as nearly as may be. A block whose tail is not resident wastes nothing, and one that finds its
+    /// Claims `slices` slices for a large block that does not need their `tail`: where that much is not resident, as
+    /// nearly as may be. A block whose tail is not resident wastes nothing, and one that finds its
     /// pages there does not fault. Asks the lowest arena first, for what is packed together leaves long runs free.
     pub fn claim_fitting<P: Platform>(
         &self,
         ground: &Ground<P>,
         by: &Claimant,
         slices: usize,
-        tail: usize,
+        tail: Tail,
     ) -> Option<Claim> {
         let wanted = Wanted { slices, align: 1, prefer: Prefer::Dirty, tail: Some(tail) };
         self.claim_wanted(ground, by, wanted).or_else(|| self.grow(ground, by, slices, 1))
@@ -379,6 +379,6 @@ fn attempt(region: &Region, wanted: Wanted) -> Attempt {
     region.slices().claim_fitting(slices, prefer, |last, is_dirty| {
         // SAFETY: the section keeps the arena; records are readable at any time, and a hint is all that is wanted.
         let spared = || unsafe { &*Slab::of(region.base() + last * SLICE) }.spared();
-        tail.abs_diff(if is_dirty { spared() } else { SLICE })
+        tail.misfit(if is_dirty { spared() } else { SLICE })
     })
 }
