@@ -57,7 +57,7 @@ impl<P: Platform> Backend<P> {
         self.tally().add(by, Count::LargeBlocks, 1);
         self.tally().add(by, Count::LargeBytes, size);
         by.tails().allocated(size);
-        self.bound_tail(by, slab, kept.is_none());
+        self.bound_tail(by, slab, tail, kept.is_none());
         let block = ptr::with_exposed_provenance_mut::<u8>(base);
         if zero && !is_zero {
             // SAFETY: the run holds at least `size` bytes and is ours.
@@ -92,14 +92,14 @@ impl<P: Platform> Backend<P> {
             }
             self.release(by, base + new * SLICE, old - new);
         }
-        self.bound_tail(by, slab, new > old);
+        self.bound_tail(by, slab, slab.tail(self.page_size()), new > old);
         Some(ptr::with_exposed_provenance_mut(base))
     }
 
     /// Notes how much of the last slice of a large block is not resident, and gives back what is, behind the block, if
     /// that is much. The slice was claimed just now if `fresh`. The caller holds the block.
-    fn bound_tail(&self, by: &Claimant, slab: &Slab, fresh: bool) {
-        let (tail, last) = (slab.tail(self.page_size()), slab.last());
+    fn bound_tail(&self, by: &Claimant, slab: &Slab, tail: Tail, fresh: bool) {
+        let last = slab.last();
         let mut soiled = tail.soiled(last.spared());
         if soiled > 0 && fresh && !self.arenas.is_dirty(&self.ground, last.base()) {
             soiled = 0;
