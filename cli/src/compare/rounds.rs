@@ -4,7 +4,7 @@ use super::Compare;
 use super::allocators::{Allocator, Missing};
 use super::launcher::{Job, Outcome, launch};
 use super::results::{Results, Row, Run};
-use crate::{Failure, child};
+use crate::{Failure, child, target};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek};
@@ -121,8 +121,14 @@ fn one_run(arguments: &Compare, allocator: &Allocator, tried: bool) -> Result<Re
     let outcome = launch(job).map_err(|error| Failure::start(&arguments.command[0], &error))?;
     let Outcome { status, seconds, usage, seen } = outcome;
     // That it was not served comes before that it failed, which may be why.
-    if let Some(why) = seen.and_then(|seen| allocator.unserved(&seen)) {
-        return Ok(Err(format!("not served: {why}")));
+    let unserved = match seen {
+        Some(seen) => allocator.unserved(&seen).map(|why| format!("not served: {why}")),
+        // It could not be looked at when it ended: then by its file.
+        None if tried => target::notices(&arguments.command[0]).into_iter().next(),
+        None => None,
+    };
+    if let Some(why) = unserved {
+        return Ok(Err(why));
     }
     if status.signal().is_some() || !status.success() && !arguments.ignore_failure {
         let said = errors.as_mut().map(last_line).unwrap_or_default();
