@@ -11,8 +11,8 @@
 # A change that runs into the timeout is caught. Results: target/mutants/LAYER, where mutants.out/missed.txt has
 # the survivors with their lines.
 #
-#   ci/mutants.sh steps FILE ...    the changes of ci/steps.py instead: two statements swapped, a call left out. In a copy of the
-#                                   last commit; the same stages, and the same list, where such a name begins with `step `.
+#   ci/mutants.sh steps [FILE ...]  the changes of ci/steps.py instead: two statements swapped, a call left out; in all five
+#                                   layers by default, some hours. The same list, where such a name begins with `step `.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$PWD/target/mutants
@@ -40,34 +40,32 @@ stage() {
 # Names without line and column, which change with every edit.
 names() { sed -E 's/^([^:]+):[0-9]+:[0-9]+: /\1: /' "$@" | sort; }
 
-# What a step mutant must get past. 3: it does not build. 124: it hangs, and is caught.
+# All step mutants of the files in one build for each checker; each is tried against the tests that come past it.
 steps() {
-    local tree=$out/steps layer file status=0
-    mkdir -p "$out" && git worktree prune
-    [ -d "$tree" ] || git worktree add --quiet --detach "$tree" HEAD
-    git -C "$tree" checkout --quiet --force --detach "$(git rev-parse HEAD)"
-    for file; do
-        layer=${file#src/} layer=${layer%%/*}
-        python3 ci/steps.py run "$tree" "
-            export CARGO_TARGET_DIR=$out/steps-target
-            cargo test -q -p specmalloc --lib --no-run 2> $out/steps.log || exit 3
-            timeout 300 cargo test -q -p specmalloc --lib $layer:: || exit 1
-            timeout 600 cargo test -q -p specmalloc --lib --test allocator_model || exit 1
-            for checker in loom shuttle; do
-                [ \$checker = loom ] || [ $layer = heap ] || continue
-                CARGO_TARGET_DIR=$out/\$checker RUSTFLAGS=\"--cfg \$checker\" timeout 1200 \
-                    cargo test -q --profile model -p specmalloc --lib $layer:: || exit 1
-            done
-        " "$file" | tee -a "$out/steps.txt" | sed -n 's/^SURVIVED: \([^:]*\): /\1: step /p' > "$out/steps-survivors.txt" || true
-        unlisted=$(comm -23 <(sort "$out/steps-survivors.txt") \
-            <(sed -n "s|^\($file: step .*[^ ]\) *  -- .*|\1|p" "$list" | sort))
-        [ -z "$unlisted" ] || { status=1 && printf '== %s: survived, and not listed:\n%s\n' "$file" "$unlisted"; }
-    done
-    return $status
+    local tree=$out/steps
+    rm -rf "$tree/results.txt" "$tree/reach.json"
+    mkdir -p "$tree"
+    python3 ci/steps.py make "$tree" "$@"
+    python3 ci/steps.py reach "$tree"
+    python3 ci/steps.py try "$tree"
+    sed -En 's/^(SURVIVED|UNREACHED) \| ([^:]+): /\2: step /p' "$tree/results.txt" | sort > "$tree/survivors.txt"
+    accepted=$(for file; do sed -n "s|^\($file: step .*[^ ]\) *  -- .*|\1|p" "$list"; done | sort)
+    compare steps "$tree/survivors.txt"
+}
+
+# compare TITLE SURVIVORS: fails if any is not in `accepted`. As often as a name is listed, so many may survive.
+compare() {
+    local unlisted dead
+    unlisted=$(comm -23 "$2" <(echo "$accepted"))
+    dead=$(comm -13 "$2" <(echo "$accepted"))
+    [ -z "$dead" ] || printf '== %s: listed, but caught now:\n%s\n' "$1" "$dead"
+    [ -z "$unlisted" ] || { printf '== %s: survived, and not listed:\n%s\n' "$1" "$unlisted" && return 1; }
 }
 
 if [ "${1-}" = steps ]; then
     shift
+    # shellcheck disable=SC2046
+    [ $# -gt 0 ] || set -- $(git ls-files src/{rcu,region,index,heap,global} | grep -Ev '/(models|tests|huge_tests|interrupt)(/|\.rs)')
     steps "$@"
     exit
 fi
@@ -92,12 +90,9 @@ for what; do
             stage "$layer" "its models under $checker" --profile model --cargo-arg=--lib -- "$layer::"
     done
 
-    # Each line of the list is a name, two spaces, "-- " and a reason. As often as a name is listed, so many may survive.
+    # Each line of the list is a name, two spaces, "-- " and a reason.
     names "$out/$layer/mutants.out/missed.txt" "$out/$layer/unbuilt.txt" > "$out/$layer/survivors.txt"
     accepted=$(for file in "${files[@]}"; do sed -n "s|^\($file: .*[^ ]\) *  -- .*|\1|p" "$list"; done | sort)
-    unlisted=$(comm -23 "$out/$layer/survivors.txt" <(echo "$accepted"))
-    dead=$(comm -13 "$out/$layer/survivors.txt" <(echo "$accepted"))
-    [ -z "$dead" ] || printf '== %s: listed, but caught now:\n%s\n' "$what" "$dead"
-    [ -z "$unlisted" ] || { failed=1 && printf '== %s: survived, and not listed:\n%s\n' "$what" "$unlisted"; }
+    compare "$what" "$out/$layer/survivors.txt" || failed=1
 done
 exit $failed

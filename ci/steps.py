@@ -1,22 +1,75 @@
 #!/usr/bin/env python3
 """Step mutants: changes that a careless edit would make to the order of a protocol.
 
-    ci/steps.py list FILE ...           the mutants, one a line: a name without line numbers
-    ci/steps.py apply FILE NUMBER       makes one of them, in place
-    ci/steps.py run TREE COMMAND FILE ...
-                                        makes each in a copy of the sources in TREE, runs COMMAND there, and prints those that
-                                        it does not notice
+    ci/steps.py list FILE ...       the mutants, one a line: a name without line numbers
+    ci/steps.py make OUT FILE ...   writes OUT/tree, a copy of the sources in which all mutants of the files are, each to be chosen
+                                    when a test starts, and builds its tests: plain, for loom and for shuttle
+    ci/steps.py reach OUT [SECONDS] runs every test once, and notes how long it takes and which mutants it comes past
+    ci/steps.py try OUT [SECONDS [BUDGET]]
+                                    tries those not yet in OUT/results.txt, against the tests that come past them, the most
+                                    likely ones first, until one notices; and against no more than take BUDGET seconds without a mutant
+    ci/steps.py again OUT           takes those that nothing noticed out of OUT/results.txt
+
+`reach` and `try` stop after so many seconds, with status 3 if there is more to do; the next call goes on.
 
 Two kinds, in functions outside tests: two statements that follow each other change places, and a statement that only calls
 something is left out. Which ones there are depends on the text alone: `list` always answers the same.
+
+A block with mutants becomes `match mutant(N) { 0 => { .. } 1 => { .. } .. _ => { as it was } }`, so that one build has them all.
+What does not compile is no mutant, and left out of the next attempt.
 """
 
+import json
 import os
 import re
+import resource
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
+LAYERS = ["rcu", "region", "index", "heap", "global"]
 OPENING, CLOSING = "([{", ")]}"
+BUILDS = {"plain": ("", ["--lib", "--test=allocator_model"]), "loom": ("--cfg loom", ["--lib"]), "shuttle": ("--cfg shuttle", ["--lib"])}
+# A test that takes so many times as long as usual, and as many seconds more, hangs.
+PATIENCE, GRACE = 8, 5
+# Bytes that a test may have resident.
+MEMORY = 3 << 30
+
+MUTANT = """
+// Of `ci/steps.py`: which of the mutants from `first` on is in force, of those that stand together. The first time that it is asked, the
+// environment says which one is in force; or that those that are come past are to be noted.
+pub fn mutant(first: u32) -> u32 {
+    use core::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+    const UNREAD: u32 = u32::MAX;
+    const NOTING: u32 = u32::MAX - 1;
+    static IN_FORCE: AtomicU32 = AtomicU32::new(UNREAD);
+    static NOTED: [AtomicU8; 1 << 14] = [const { AtomicU8::new(0) }; 1 << 14];
+    let mut number = IN_FORCE.load(Relaxed);
+    if number == UNREAD {
+        unsafe {
+            let text = libc::getenv(c"STEP_MUTANT".as_ptr());
+            number = if text.is_null() { NOTING - 1 } else { libc::strtoul(text, core::ptr::null_mut(), 10) as u32 };
+            if !libc::getenv(c"STEP_REACH".as_ptr()).is_null() {
+                number = NOTING;
+            }
+        }
+        IN_FORCE.store(number, Relaxed);
+    }
+    if number == NOTING && NOTED[first as usize].swap(1, Relaxed) == 0 {
+        unsafe {
+            let path = libc::getenv(c"STEP_REACH".as_ptr());
+            let file = libc::open(path, libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND, 0o644);
+            let line = [1000, 100, 10, 1].map(|unit| b'0' + (first / unit % 10) as u8);
+            libc::write(file, line.as_ptr().cast(), 4);
+            libc::write(file, c"\\n".as_ptr().cast(), 1);
+            libc::close(file);
+        }
+    }
+    number.wrapping_sub(first)
+}
+"""
 
 
 def blank(text):
@@ -42,9 +95,9 @@ def statements(code, start, end):
         if code[at] in OPENING:
             brace = code[at] == "{"
             at = behind(code, at)
-            rest = code[at:end].lstrip()
-            # A block ends a statement, unless something of the same one follows.
-            if brace and not rest.startswith((";", ".", "else", "?", ")", ",")) and "=" not in code[begin:at].split("{")[0]:
+            # A block ends the statement that begins with it, unless there is more of it.
+            whole = re.match(r"\s*('\w+:\s*)?(if|while|for|loop|match|unsafe|fn|impl|struct|\{)", code[begin:at])
+            if brace and whole and not re.match(r"\s*(else\b|\.|\?|==|&&|\|\||\))", code[at:end]):
                 found.append((begin, at))
                 begin = at
             continue
@@ -52,67 +105,111 @@ def statements(code, start, end):
             found.append((begin, at + 1))
             begin = at + 1
         at += 1
+    # What ends the block is what it answers, if it is a block itself.
     return [(first + len(code[first:last]) - len(code[first:last].lstrip()), last) for first, last in found]
 
 
 def is_step(statement):
     """Whether a statement does something to others: it calls something, and neither leaves the block nor checks."""
-    word = statement.split("(")[0].strip()
-    return "(" in statement and not re.match(r"(if seeded|return|break|continue|debug_assert|assert|let\s+Some|#|unsafe\s*\{?\s*$|use |fn )", word)
+    return "(" in statement and not re.match(
+        r"(if seeded|return|break|continue|debug_assert|assert|#|use |fn |const |static |interrupt::point|let \w+ = (move )?\|)", statement
+    )
+
+
+def is_call(statement):
+    """Whether it is a call and no more, so that it can be left out."""
+    line = re.sub(r"\s+", " ", statement)
+    line = re.sub(r"^unsafe \{ (.*[^;]);? \};?$", r"\1;", line)
+    return re.match(r"(let _ = )?(?!let |if |match |for |while |loop )[\w.:*&<>, ]+\(.*\)(\.\w+\(.*\))*\??;$", line)
 
 
 def functions(code):
     """Name, and begin and end of the body, of each function that a normal build compiles."""
+    constants = [(found.start(), behind(code, found.end() - 1)) for found in re.finditer(r"\b(const_unless_model|macro_rules)!\s*\w*\s*\{", code)]
+    last = 0
     for found in re.finditer(r"\bfn\s+(\w+)", code):
         head = code[: found.start()].rstrip().splitlines()[-4:]
         if any(re.search(r"#\[(test|cfg\((all\()?(test|loom|shuttle|any))", line) for line in head):
             continue
+        if re.search(r"\bconst\s+(unsafe\s+)?$", code[: found.start()]) or any(a <= found.start() < b for a, b in constants):
+            continue
         at = found.end()
         while at < len(code) and code[at] not in "{;":
             at = behind(code, at) if code[at] in "([" else at + 1
-        if at < len(code) and code[at] == "{":
-            yield found.group(1), at + 1, behind(code, at) - 1
+        # A function in another one is part of that.
+        if at < len(code) and code[at] == "{" and at >= last:
+            last = behind(code, at)
+            yield found.group(1), at, last
 
 
-def blocks(code, start, end):
-    """Every block in a body, itself first, but for those of seeded bugs."""
-    yield start, end
-    at = start
-    while at < end:
+def inner_blocks(code, start, end):
+    """Those blocks of statements in the one between two braces that are in no other such block of it."""
+    at = start + 1
+    while at < end - 1:
         if code[at] == "{":
-            if re.search(r"if seeded\([^{};]*$", code[start:at]):
-                at = behind(code, at)
-                continue
-            yield at + 1, behind(code, at) - 1
+            head = re.split(r"[;{}]|=>", code[start:at])[-1]
+            words = re.findall(r"\b(?:if|while|for|match|fn|loop|else|unsafe)\b|->", head)
+            last = behind(code, at)
+            if re.search(r"\bif seeded\([^{};]*$", code[start:at]) or re.search(r"\bconst\s*$", head):
+                at = last
+            elif head.strip().endswith("|") or not head.strip() or words and words[-1] != "match":
+                yield at, last
+                at = last
+            else:
+                at += 1
+            continue
         at += 1
 
 
-def mutants(text):
-    """Name and text of each mutant."""
+class Mutant:
+    def __init__(self, name, block):
+        self.name, self.block, self.number = name, block, None
+
+
+def block_mutants(name, text, code, start, end, limit):
+    """The mutants of one block, each with the text of the whole block."""
+    steps = [step for step in statements(code, start + 1, end - 1) if step[1] <= limit]
+    steps = [step for step in steps if not code[slice(*step)].startswith("interrupt::point")]
+    for one, two in zip(steps, steps[1:]):
+        first, second = text[slice(*one)], text[slice(*two)]
+        defines = re.match(r"let (?:mut )?\(?(\w+)", first)
+        uses = defines and re.search(rf"\b{defines.group(1)}\b", second)
+        if not uses and is_step(code[slice(*one)]) and is_step(code[slice(*two)]):
+            between = text[one[1] : two[0]]
+            yield Mutant(
+                f"{name}: swap {short(first)} and {short(second)}",
+                text[start : one[0]] + second + between + first + text[two[1] : end],
+            )
+    for one in steps:
+        if is_step(code[slice(*one)]) and is_call(code[slice(*one)]):
+            yield Mutant(f"{name}: drop {short(text[slice(*one)])}", text[start : one[0]] + text[one[1] : end])
+
+
+def block_tree(name, text, code, start, end, limit):
+    """A block, its mutants, and the blocks in it."""
+    own = list(block_mutants(name, text, code, start, end, limit))
+    return start, end, own, [block_tree(name, text, code, *inner, limit) for inner in inner_blocks(code, start, end)]
+
+
+def all_of(tree):
+    """The mutants of a block and of those in it."""
+    yield from tree[2]
+    for inner in tree[3]:
+        yield from all_of(inner)
+
+
+def trees(text):
+    """The bodies of a file's functions."""
     code = blank(text)
     # What stands below is for tests.
     tests = re.search(r"#\[cfg\(test\)\]\s*mod|#\[cfg\(all\(test[^\n]*\n\s*(pub(\(crate\))? )?mod \w+ \{", code)
     limit = tests.start() if tests else len(code)
-    seen = set()
-    for name, start, end in functions(code):
-        for block in blocks(code, start, end):
-            steps = [step for step in statements(code, *block) if step[1] <= limit]
-            for one, two in zip(steps, steps[1:]):
-                first, second = text[slice(*one)], text[slice(*two)]
-                defines = re.match(r"let (?:mut )?\(?(\w+)", first)
-                uses = defines and re.search(rf"\b{defines.group(1)}\b", second)
-                if (one, two) in seen or uses or not (is_step(code[slice(*one)]) and is_step(code[slice(*two)])):
-                    continue
-                seen.add((one, two))
-                between = text[one[1] : two[0]]
-                yield f"{name}: swap {short(first)} and {short(second)}", text[: one[0]] + second + between + first + text[two[1] :]
-            for one in steps:
-                first = text[slice(*one)]
-                is_call = re.match(r"[\w.:*&<>, ]+\(.*\)(\.\w+\(.*\))*;$", re.sub(r"\s+", " ", code[slice(*one)]))
-                if one in seen or not is_call or not is_step(code[slice(*one)]):
-                    continue
-                seen.add(one)
-                yield f"{name}: drop {short(first)}", text[: one[0]] + text[one[1] :]
+    return [block_tree(name, text, code, start, end, limit) for name, start, end in functions(code) if end <= limit]
+
+
+def mutants(text):
+    for tree in trees(text):
+        yield from all_of(tree)
 
 
 def short(statement):
@@ -127,39 +224,249 @@ def read(path):
 
 
 def write(path, text):
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    if os.path.exists(path) and read(path) == text:
+        return
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
 
 
-def run(tree, command, paths):
-    """Tries every mutant, and prints what became of it. What does not compile is no mutant."""
-    survivors = 0
-    for path in paths:
+class Writer:
+    """A file with its mutants, and which lines are whose."""
+
+    def __init__(self):
+        self.text, self.line, self.places = [], 1, []
+
+    def put(self, text):
+        self.text.append(text)
+        self.line += text.count("\n")
+
+    def block(self, text, tree, dropped):
+        start, end, own, inner = tree
+        own = [mutant for mutant in own if mutant.number not in dropped]
+        first = self.line
+        if own:
+            # Those that are dropped leave a gap in the numbers.
+            self.put(f"{{ match crate::sync::mutant({tree[2][0].number}) {{\n")
+            for mutant in own:
+                begin = self.line
+                self.put(f"{mutant.number - tree[2][0].number} => {mutant.block}\n")
+                self.places.append((begin, self.line - 1, [mutant.number]))
+            self.put("_ => ")
+        at = start
+        for block in inner:
+            self.put(text[at : block[0]])
+            self.block(text, block, dropped)
+            at = block[1]
+        self.put(text[at:end])
+        if own:
+            self.put("\n} }")
+            self.places.append((first, self.line, [mutant.number for mutant in own]))
+
+
+def make(out, paths):
+    tree = os.path.join(out, "tree")
+    for path in subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout.splitlines():
         target = os.path.join(tree, path)
-        text = read(target)
-        try:
-            for name, mutant in mutants(text):
-                write(target, mutant)
-                status = subprocess.run(["sh", "-c", command], cwd=tree, capture_output=True, check=False).returncode
-                if status == 0:
-                    survivors += 1
-                outcome = {0: "SURVIVED", 3: "does not build"}.get(status, "noticed")
-                print(f"{outcome}: {path}: {name}", flush=True)
-        finally:
-            write(target, text)
-    return survivors
+        if os.path.exists(path) and path not in [*paths, "src/lib.rs", "src/sync/mod.rs"]:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            if not os.path.exists(target) or os.path.getmtime(target) < os.path.getmtime(path):
+                shutil.copy2(path, target)
+    write(os.path.join(tree, "src/sync/mod.rs"), read("src/sync/mod.rs") + MUTANT)
+    write(os.path.join(tree, "src/lib.rs"), re.sub(r"\A(#!\[doc.*\n)", r"\1#![allow(warnings)]\n", read("src/lib.rs")))
+    files, number = {}, 1
+    for path in paths:
+        text = read(path)
+        files[path] = (text, trees(text))
+        for function in files[path][1]:
+            for mutant in all_of(function):
+                mutant.number = number
+                number += 1
+    dropped, binaries = set(), {}
+    while True:
+        places = {}
+        for path, (text, functions_of) in files.items():
+            writer, at = Writer(), 0
+            for function in functions_of:
+                writer.put(text[at : function[0]])
+                writer.block(text, function, dropped)
+                at = function[1]
+            writer.put(text[at:])
+            places[path] = writer.places
+            write(os.path.join(tree, path), "".join(writer.text))
+        failed = None
+        for build, (flags, targets) in BUILDS.items():
+            binaries[build], failed = compile_tests(tree, build, flags, targets)
+            if failed:
+                break
+        if not failed:
+            break
+        before = len(dropped)
+        for path, line, message in failed:
+            around = [place for place in places.get(path, []) if place[0] <= line <= place[1]]
+            if not around:
+                sys.exit(f"{path}:{line}: {message}: in no mutant")
+            around = min(around, key=lambda place: place[1] - place[0])
+            dropped.update(around[2])
+        print(f"{build}: {len(failed)} errors; {len(dropped)} mutants do not compile", flush=True)
+        assert len(dropped) > before
+    table = {}
+    for path, (_, functions_of) in files.items():
+        for function in functions_of:
+            note(table, path, function, dropped)
+    write(os.path.join(out, "made.json"), json.dumps({"mutants": table, "binaries": binaries, "dropped": len(dropped)}, indent=1))
+    print(f"{len(table)} mutants, {len(dropped)} more do not compile")
+
+
+def note(table, path, tree, dropped):
+    """Writes down the mutants of a block: the name, and what it is known by when it is come past."""
+    own = [mutant for mutant in tree[2] if mutant.number not in dropped]
+    for mutant in own:
+        table[mutant.number] = (f"{path}: {mutant.name}", tree[2][0].number)
+    for inner in tree[3]:
+        note(table, path, inner, dropped)
+
+
+def compile_tests(tree, build, flags, targets):
+    """Paths of the tests' programs, or where it does not compile."""
+    environment = dict(os.environ, CARGO_PROFILE_DEV_OPT_LEVEL="1", CARGO_PROFILE_DEV_DEBUG="0", CARGO_PROFILE_MODEL_DEBUG="0")
+    environment["CARGO_TARGET_DIR"] = os.path.join(os.path.abspath(os.path.dirname(tree)), "target", build)
+    command = ["cargo", "test", "-q", "-p", "specmalloc", "--no-run", "--message-format=json", *targets]
+    if flags:
+        environment["RUSTFLAGS"] = flags
+        command += ["--profile", "model"]
+    done = subprocess.run(os.environ.get("STEP_BUILD", "").split() + command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    found, failed = [], set()
+    for line in done.stdout.splitlines():
+        if not line.startswith("{"):
+            continue
+        message = json.loads(line)
+        if message["reason"] == "compiler-artifact" and message.get("executable") and message["profile"]["test"]:
+            found.append(message["executable"])
+        if message["reason"] == "compiler-message" and message["message"]["level"] == "error":
+            for span in message["message"]["spans"]:
+                if span["is_primary"]:
+                    failed.add((span["file_name"], span["line_start"], message["message"]["message"]))
+    if done.returncode != 0 and not failed:
+        sys.exit(done.stdout + done.stderr)
+    return found, failed
+
+
+def execute(program, test, out, limit, **more):
+    """Whether a test fails, and how long it takes; one that hangs or swells fails."""
+    environment = dict(os.environ, PROPTEST_CASES="16", **more)
+    begun = time.monotonic()
+    child = subprocess.Popen(
+        [program, "--exact", test, "--test-threads=1"], cwd=os.path.join(out, "tree"), env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
+    )
+    pause = 0.002
+    while (status := child.poll()) is None:
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.2)
+        if time.monotonic() - begun > limit or resident(child.pid) > MEMORY:
+            status = "hangs" if resident(child.pid) <= MEMORY else "swells"
+            break
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    child.wait()
+    return status, time.monotonic() - begun
+
+
+def resident(pid):
+    try:
+        return int(read(f"/proc/{pid}/statm").split()[1]) * resource.getpagesize()
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def reach(out, seconds):
+    """Runs each test of each program, and writes down what it comes past."""
+    made = json.loads(read(os.path.join(out, "made.json")))
+    target = os.path.join(out, "reach.json")
+    found = json.loads(read(target)) if os.path.exists(target) else {}
+    until = time.monotonic() + seconds
+    for build, programs in made["binaries"].items():
+        for program in programs:
+            listed = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout
+            for test in re.findall(r"^(\S+): test$", listed, flags=re.M):
+                key = f"{build} {test}"
+                if "every_seeded" in test or key in found and found[key]["program"] == program:
+                    continue
+                if time.monotonic() > until:
+                    return 3
+                notes = os.path.abspath(os.path.join(out, "notes"))
+                open(notes, "w", encoding="utf-8").close()
+                execute(program, test, out, 300, STEP_REACH=notes)
+                status, took = execute(program, test, out, 300)
+                if status != 0:
+                    print(f"fails without a mutant: {key}: {status}", flush=True)
+                blocks = sorted({int(line) for line in read(notes).split()})
+                found[key] = {"program": program, "test": test, "seconds": round(took, 3), "passes": status == 0, "blocks": blocks}
+                write(target, json.dumps(found))
+    return 0
+
+
+def attempt(out, seconds, budget=float("inf")):
+    """Tries those that were not tried yet."""
+    made = json.loads(read(os.path.join(out, "made.json")))["mutants"]
+    tests = {key: test for key, test in json.loads(read(os.path.join(out, "reach.json"))).items() if test["passes"]}
+    results = os.path.join(out, "results.txt")
+    done, kills = {}, {}
+    if os.path.exists(results):
+        for line in read(results).splitlines():
+            outcome, name = line.split(" | ", 1)
+            done[name] = done.get(name, 0) + 1
+            kills.setdefault(name.split(": ")[0], {}).setdefault(outcome.split(" (")[0], 0)
+            kills[name.split(": ")[0]][outcome.split(" (")[0]] += 1
+    until = time.monotonic() + seconds
+    with open(results, "a", encoding="utf-8") as file:
+        for number, (name, block) in sorted(made.items(), key=lambda item: LAYERS.index(item[1][0].split("/")[1])):
+            if done.get(name, 0) > 0:
+                done[name] -= 1
+                continue
+            if time.monotonic() > until:
+                return 3
+            before = kills.setdefault(name.split(": ")[0], {})
+            past = [key for key, test in tests.items() if block in test["blocks"]]
+            # Quick ones first, those that come past little else, and those that have noticed others of the file.
+            past.sort(key=lambda key: tests[key]["seconds"] * len(tests[key]["blocks"]) / (1 + before.get(key, 0)))
+            outcome, spent, budget_left = "SURVIVED" if past else "UNREACHED", 0, budget
+            for key in past:
+                test = tests[key]
+                budget_left -= test["seconds"]
+                if budget_left < 0:
+                    break
+                status, took = execute(test["program"], test["test"], out, PATIENCE * test["seconds"] + GRACE, STEP_MUTANT=number)
+                spent += took
+                if status != 0:
+                    before[key] = before.get(key, 0) + 1
+                    outcome = f"{key} ({status})"
+                    break
+            file.write(f"{outcome} | {name}\n")
+            file.flush()
+            print(f"{spent:6.1f} s  {outcome} | {name}", flush=True)
+    return 0
 
 
 def main(arguments):
     match arguments:
         case ["list", *paths]:
             for path in paths:
-                for name, _ in mutants(read(path)):
-                    print(f"{path}: {name}")
-        case ["apply", path, number]:
-            write(path, list(mutants(read(path)))[int(number)][1])
-        case ["run", tree, command, *paths]:
-            return min(run(tree, command, paths), 1)
+                for mutant in mutants(read(path)):
+                    print(f"{path}: {mutant.name}")
+        case ["make", out, *paths]:
+            make(out, paths)
+        case ["reach", out, *seconds]:
+            return reach(out, float(*(seconds or ["inf"])))
+        case ["try", out, *limits]:
+            return attempt(out, *map(float, limits or ["inf"]))
+        case ["again", out]:
+            results = os.path.join(out, "results.txt")
+            write(results, "".join(line + "\n" for line in read(results).splitlines() if not re.match("SURVIVED|UNREACHED", line)))
         case _:
             print(__doc__, file=sys.stderr)
             return 2

@@ -292,6 +292,8 @@ fn map_anywhere<P: Platform>(os: &P, len: usize, need: usize) -> Result<Placed, 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
+    use crate::base::SLICE;
+    use crate::pal::simulated::Simulated;
 
     #[test]
     fn the_frontier_leaves_room_in_an_address_space_of_any_size() {
@@ -302,6 +304,18 @@ mod tests {
                 assert!(frontier.is_multiple_of(GRANULE) && frontier <= top - top.min(DISTANCE) / 8);
                 assert!(frontier + GRANULE > top / 2, "{frontier:#x} of {top:#x}");
             }
+        }
+    }
+
+    #[test]
+    fn where_the_system_chooses_all_of_the_place_is_mapped_and_no_more() {
+        let os = Simulated::new();
+        for need in [4096, SLICE, GRANULE, 4096] {
+            let before = os.mapped_bytes();
+            let placed = map_anywhere(&os, 3 * SLICE, need).unwrap();
+            assert!(placed.base.is_multiple_of(need));
+            assert_eq!((placed.mapped, placed.held), (3 * SLICE, 0));
+            assert_eq!(os.mapped_bytes() - before, 3 * SLICE);
         }
     }
 }

@@ -286,14 +286,13 @@ impl Default for Index {
 
 /// Changes an entry that stands for a granule, or all entries of the node that is in its place.
 fn change_granule(entry: &Entry, from: Content, to: Content) {
-    let Some(slices) = replace(entry, from, to) else { return };
-    if seeded("index.fold_blind") || to == Content::Empty && seeded("index.unlink_folded_late") {
-        return;
-    }
+    let Some(slices) = replace(entry, from, to).filter(|_| !seeded("index.fold_blind")) else { return };
     // SAFETY: nodes of granules lead to nodes of slices only.
     for entry in &unsafe { SliceNode::at(slices) }.entries {
-        // Pages of files may lie in what the region leaves of its last granule: they stay.
-        let _pages = replace(entry, from, to);
+        if to != Content::Empty || !seeded("index.unlink_folded_late") {
+            // Pages of files may lie in what the region leaves of its last granule: they stay.
+            let _pages = replace(entry, from, to);
+        }
     }
 }
 

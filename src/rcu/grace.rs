@@ -210,6 +210,20 @@ impl Rcu {
         true
     }
 
+    /// In the child of a fork: frees the lock of a holder that vanished, if there is one, and counts what waits. The
+    /// caller does not hold the lock itself.
+    pub(super) fn take_over(&self) {
+        if self.grace.step() == CUTTING {
+            // So that each link is on one list.
+            self.retired.cut_batch();
+            self.grace.go_to(IDLE);
+        }
+        if !seeded("rcu.child_keeps_count") {
+            self.retired.recount();
+        }
+        self.grace.forget_holder();
+    }
+
     fn hand_over(&self, done: &mut impl FnMut(&RetireLink)) -> usize {
         let mut handed = 0;
         while self.grace.step() == IDLE {

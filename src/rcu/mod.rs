@@ -183,9 +183,8 @@ impl Rcu {
     /// The slot is attached to this `Rcu` and belongs to the calling thread: no other enters or leaves on it.
     #[inline(always)]
     pub unsafe fn enter<'a>(&'a self, slot: &'a ReaderSlot) -> Section<'a> {
-        let bare = seeded("rcu.nested_without_barrier") && slot.is_inside();
         slot.word().enter_owned();
-        if !bare {
+        if !seeded("rcu.nested_without_barrier") || !slot.is_nested() {
             self.light();
         }
         interrupt::point();
@@ -233,7 +232,7 @@ impl Rcu {
 
     /// Makes the child of a fork able to go on: the sections of all threads but the calling one are closed, and so is
     /// the reclaimer's lock if another thread held it. What was retired stays retired; only a link whose `done` was
-    /// running in another thread is lost, with the thing it stands for.
+    /// running in another thread is lost, with the thing it stands for, and it is not counted any more.
     ///
     /// `owns` tells the slots of the calling thread, which may have several, one to a call that a signal handler
     /// interrupted. If it has none, guests and a reclaimer that is a guest are taken to be the calling thread itself,
@@ -261,7 +260,7 @@ impl Rcu {
             slots().any(|slot| core::ptr::from_ref(slot).addr() == holder && owns(slot))
         };
         if !is_own && !seeded("rcu.child_keeps_lock") {
-            self.grace.forget_holder();
+            self.take_over();
         }
     }
 

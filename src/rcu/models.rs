@@ -62,6 +62,7 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("rcu.unlock_relaxed", "the release of the reclaimer's lock", "two_reclaimers"),
     SeededBug::new("rcu.idle_before_cut", "the step that a vanished reclaimer leaves behind", "forked"),
     SeededBug::new("rcu.child_keeps_lock", "the freeing of a vanished reclaimer's lock", "forked"),
+    SeededBug::new("rcu.child_keeps_count", "the count of what waits, in a child", "forked"),
     SeededBug::new("rcu.child_keeps_sections", "the closing of vanished threads' sections", "forked"),
 ];
 

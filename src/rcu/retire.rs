@@ -152,8 +152,26 @@ impl RetireList {
         interrupt::point();
         // Relaxed: as above.
         self.ready.store(link.next(), Ordering::Relaxed);
+        interrupt::point();
         // Relaxed: a count, not a promise.
         self.handed.fetch_add(1, Ordering::Relaxed);
         Some(link)
+    }
+
+    /// In the child of a fork: counts anew. A thread that vanished may have counted a link that it had not pushed yet,
+    /// or taken one and not counted it, and whoever asks whether links wait would be told so for ever.
+    pub(super) fn recount(&self) {
+        let mut waiting = 0;
+        for list in [&self.pending, &self.ready] {
+            // Relaxed, all: the child has one thread.
+            let mut link = list.load(Ordering::Relaxed);
+            // SAFETY: links live until they are handed to `done`, and these are on a list still.
+            while let Some(next) = unsafe { link.as_ref() } {
+                waiting += 1;
+                link = next.next();
+            }
+        }
+        self.retired.store(waiting, Ordering::Relaxed);
+        self.handed.store(0, Ordering::Relaxed);
     }
 }

@@ -233,6 +233,11 @@ impl ReaderSlot {
         self.word.read_own().inside()
     }
 
+    /// Whether the calling thread, which owns the slot, has entered more than one.
+    pub(super) fn is_nested(&self) -> bool {
+        self.word.read_own().depth() > 1
+    }
+
     pub(super) fn word(&self) -> &SectionWord {
         &self.word
     }

@@ -286,13 +286,13 @@ fn a_handler_may_interrupt_an_entry_or_a_leave_anywhere() {
     assert!(points >= 7, "only {points} points were interrupted");
 }
 
-/// The thread that reclaims vanishes at every step; the child goes on, and every link but the one whose `done` was
-/// running comes out exactly once. With and without links that were retired above the batch.
+/// The thread that reclaims vanishes at every step; the child goes on, and every link but the one that it had in its
+/// hands comes out exactly once. With and without links that were retired above the batch.
 #[test]
 fn a_fork_may_interrupt_a_reclaimer_anywhere() {
     let os: &'static Simulated = forever(system(Barrier::Works));
     for above in [false, true] {
-        let mut points = 0;
+        let (mut points, mut lost) = (0, 0);
         loop {
             let rcu = started(os);
             let (vanished, own) = (attached(rcu), attached(rcu));
@@ -331,19 +331,25 @@ fn a_fork_may_interrupt_a_reclaimer_anywhere() {
             for _ in 0..2 {
                 rcu.reclaim(os, Some(own), count);
             }
-            assert_eq!(
-                counts.iter().map(|count| count.load(SeqCst)).sum::<usize>(),
-                total,
-                "at point {points}"
-            );
+            let out = counts.iter().map(|count| count.load(SeqCst)).sum::<usize>();
             assert!(counts.iter().all(|count| count.load(SeqCst) <= 1));
-            assert_eq!(rcu.statistics().pending, 0);
+            assert!((total - 1..=total).contains(&out), "{out} at point {points}");
+            assert_eq!(rcu.statistics().pending, 0, "at point {points}");
+            lost += total - out;
+            // Nor is one that waits not counted.
+            let late = forever(RetireLink::new());
+            // SAFETY: as above.
+            unsafe { rcu.retire(late) };
+            let mut came = 0;
+            rcu.reclaim(os, Some(own), |link| came += usize::from(core::ptr::eq(link, late)));
+            assert_eq!(came, 1, "at point {points}");
             if !reached {
                 break;
             }
             points += 1;
         }
         assert!(points >= 12, "only {points} points were interrupted");
+        assert_eq!(lost, 3, "one at each point between list and count");
     }
 }
 

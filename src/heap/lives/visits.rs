@@ -90,12 +90,9 @@ impl<P: Platform> Heaps<P> {
                     knocked |= 1 << bit;
                 }
             }
-            let no_barrier = seeded("heap.visit_unbarred");
-            let barred = knocked != 0 && (no_barrier || self.space().rcu().interrupt_all(self.os()));
-            for heap in each_bit(knocked).filter_map(heap) {
-                if !no_barrier {
-                    heap.gate().pass_instruction();
-                }
+            let marked = || each_bit(knocked).filter_map(heap);
+            let barred = knocked != 0 && (seeded("heap.visit_unbarred") || self.interrupt_owners(marked()));
+            for heap in marked() {
                 if barred && heap.gate().is_taken() {
                     heap.visit().set_inside(true);
                     body(heap);
@@ -104,6 +101,12 @@ impl<P: Platform> Heaps<P> {
                 self.end_visit::<C>(heap, by);
             }
         }
+    }
+
+    /// The visitor's half of the barrier: whether owners of `marked` heaps that come in from now on find the marks.
+    fn interrupt_owners<'a>(&self, marked: impl Iterator<Item = &'a Heap>) -> bool {
+        marked.for_each(|heap| heap.gate().pass_instruction());
+        self.space().rcu().interrupt_all(self.os())
     }
 
     fn end_visit<C: Checks>(&self, heap: &Heap, by: ThreadId) {

@@ -80,3 +80,24 @@ pub(super) fn hole_held_for_a_moment() {
         assert_eq!(map.holes().claim(1, 1).is_some(), left, "{first:?}");
     });
 }
+
+/// Nor what one held who wanted all of them.
+pub(super) fn whole_held_for_a_moment() {
+    explore(2, || {
+        let map = Map::new();
+        map.holes().give_back(4, 8);
+        let single = on_thread(&map, |map| {
+            map.holes().claim(1, 1);
+        });
+        let whole = on_thread(&map, |map| {
+            map.holes().claim_all(8);
+        });
+        map.holes().give_back(0, 4);
+        let run = map.holes().claim(4, 4);
+        single.join().unwrap();
+        whole.join().unwrap();
+        let is_left = |start: usize| (start..start + 4).all(|place| !map.holes().are_held(place..place + 1));
+        let left = is_left(0) || is_left(4);
+        assert_eq!(map.holes().claim(4, 1).is_some(), left || (1..4).any(is_left), "{run:?}");
+    });
+}

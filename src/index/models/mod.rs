@@ -97,6 +97,11 @@ const SEEDED: &[SeededBug] = &[
         "two_leave_and_one_comes",
     ),
     SeededBug::new(
+        "index.page_written_first",
+        "that a region is a user of a node before it is in it",
+        "join_and_leave",
+    ),
+    SeededBug::new(
         "index.page_without_section",
         "the section of those who change nodes of pages",
         "page_node_comes_back",
@@ -143,6 +148,11 @@ const SEEDED: &[SeededBug] = &[
         "hole_found",
     ),
     SeededBug::new("index.holes_silent", "the word of what was held for a moment", "hole_held_for_a_moment"),
+    SeededBug::new(
+        "index.whole_silent",
+        "the word of a whole that was held for a moment",
+        "whole_held_for_a_moment",
+    ),
 ];
 
 fn on_thread<T: 'static, R: 'static>(
@@ -156,6 +166,6 @@ fn on_thread<T: 'static, R: 'static>(
 models! {
     readers_and_an_unmap readers_and_a_reaper unmapped_and_retired claim_and_retire near_and_retire published published_in_granules published_in_a_node folded unfolded
     published_in_pages joined_in_pages neighbours three_neighbours whole_over_cut neighbours_in_pages join_and_leave page_node_reused page_node_comes_back two_leave_and_one_comes
-    holes_linked hole_found hole_held_for_a_moment
+    holes_linked hole_found hole_held_for_a_moment whole_held_for_a_moment
     reopened_under_a_guard reopened_beside_a_reaper reopened_under_a_pin closed_under_readers reopened_and_closed closed_if_unpinned
 }

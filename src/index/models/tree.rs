@@ -285,6 +285,11 @@ pub(super) fn join_and_leave() {
         bench.remove(first);
         other.join().unwrap();
         assert!(bench.holds(AT + PAGE, second) && bench.index.at(AT).is_none());
+        // Who came too late has left nothing in the node, which another slice has next.
+        bench.reclaim();
+        bench.reclaim();
+        bench.insert(bench.region(), AT + SLICE..AT + SLICE + PAGE);
+        assert!(bench.index.at(AT + SLICE + PAGE).is_none());
     });
 }
 

@@ -20,7 +20,7 @@ use crate::rcu::RetireLink;
 use crate::region::{InPlace, Link, Linked, Region, Retired, RetiredAs};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::{acquire, release, seeded};
+use crate::sync::{acquire, if_first, release, seeded};
 use core::ops::Range;
 
 /// A node of the pages of one slice.
@@ -90,6 +90,10 @@ impl PageNode {
     /// Adds a region to a linked node and publishes its pages; `false` if the node is at its end.
     #[must_use]
     pub(in crate::index) fn join(&self, pages: &Range<usize>, region: &'static Region) -> bool {
+        if_first(|| self.add_user(), || self.publish(pages, region), "index.page_written_first")
+    }
+
+    fn add_user(&self) -> bool {
         // Relaxed: only the guess for the exchange below.
         let mut users = self.users.load(Relaxed);
         loop {
@@ -98,15 +102,17 @@ impl PageNode {
             }
             // Relaxed: joining carries nothing; the entries publish the region themselves.
             match self.users.compare_exchange_weak(users, users + 1, Relaxed, Relaxed) {
-                Ok(_) => break,
+                Ok(_) => return true,
                 Err(now) => users = now,
             }
         }
+    }
+
+    fn publish(&self, pages: &Range<usize>, region: &'static Region) {
         for page in pages.clone() {
             // Release: partner is the Acquire of `find`: the region is complete.
             self.entries[page].store(Content::Region(region), release("index.page_publish_relaxed"));
         }
-        true
     }
 
     /// Takes a region's pages out; `true` if the caller made the node empty and must unlink and retire it.

@@ -2,7 +2,7 @@
 
 use crate::base::{GRANULE, SLICE};
 use crate::index::space::wants_guard;
-use crate::index::{Space, UnmapError};
+use crate::index::{Move, Space, UnmapError};
 use crate::pal::simulated::{Barrier, CallKind, Config, Simulated};
 use crate::pal::{Access, Errno, Platform};
 use crate::rcu::ReaderSlot;
@@ -58,6 +58,10 @@ fn regions_lie_where_they_should_at_every_page_size() {
             let guard = region.base() + region.mapped() - page_size;
             let guards = os.mappings().into_iter().filter(|mapping| mapping.range.start == guard);
             assert_eq!(guards.map(|mapping| mapping.access).collect::<Vec<_>>(), [Access::None]);
+            let named =
+                os.mappings().into_iter().find(|mapping| mapping.range.start == region.base()).unwrap().name;
+            let kind = if region.kind() == Kind::Arena { c"specmalloc arena" } else { c"specmalloc huge" };
+            assert_eq!(named, Some(kind));
         }
         drop(reader);
         let counts = space.counts();
@@ -141,28 +145,65 @@ fn a_region_that_the_system_refuses_costs_nothing() {
         region.is_err()
     };
     // What the first takes of metadata stays for the next.
-    space.map_region(Kind::Huge, SLICE, 1, 0).unwrap();
+    let first = space.map_region(Kind::Huge, SLICE, 1, 0).unwrap();
     let before = space.metadata().used();
     assert!((0..100).all(|_| refused()));
-    space.map_region(Kind::Huge, SLICE, 1, 0).unwrap();
+    let next = space.map_region(Kind::Huge, SLICE, 1, 0).unwrap();
+    assert_eq!(first.base() - next.base(), GRANULE, "the place is the next one's");
     let descriptors = space.metadata().used() - before;
     assert!(descriptors < 4 << 10, "{descriptors} bytes of metadata for one region");
 }
 
 #[test]
 fn a_region_that_the_index_has_no_memory_for_goes_at_once() {
-    let (os, space) = space_on(Config::default());
-    let figures = || (space.counts().regions, space.counts().mapped, space.counts().retired);
-    // The third call of one that maps a region maps memory for the index, now and then.
-    let refused = (0..4_000).any(|_| {
-        let (before, third) = (figures(), os.record().len() as u64 + 2);
-        os.fail_at(third);
-        let region = space.map_region(Kind::Huge, SLICE, GRANULE, 0);
+    let mut refused = 0;
+    for failing in 0..12 {
+        let (os, space) = space_on(Config::default());
+        // Leaves room for a descriptor, and none for a node of the index.
+        space.metadata().allocate(&os, 1, 1).unwrap();
+        let left = space.metadata().mapped() - space.metadata().used() - 64;
+        space.metadata().allocate(&os, left - 2048, 1).unwrap();
+        let calls = os.record().len();
+        os.fail_at((calls + failing) as u64);
+        let region = space.map_region(Kind::Huge, SLICE, 1, 0);
         os.heal();
-        assert!(region.is_ok() || figures() == before, "{:?} {before:?}", figures());
-        region.is_err() && os.record().get(third as usize).is_some_and(|call| call.kind == CallKind::Map)
-    });
-    assert!(refused, "the index never needed memory");
+        let placed =
+            os.record()[calls..].iter().any(|call| call.kind == CallKind::Map && call.len == SLICE + 4096);
+        if region.is_err() && placed {
+            refused += 1;
+            assert_eq!(
+                (space.counts().regions, space.counts().mapped, space.counts().retired),
+                ([0; 3], 0, 0)
+            );
+            assert_eq!(region_bytes(&os, &space), 0);
+        }
+    }
+    assert_eq!(refused, 2, "the region's own memory, and the index's");
+}
+
+/// Pages that cannot be one mapping in their new place go back. What came to lie behind them meanwhile is not ours, and
+/// stays when the region goes.
+#[test]
+fn what_a_stranger_maps_where_pages_were_to_go_stays() {
+    let (os, space) = space_on(Config::default());
+    let from = space.map_region(Kind::Huge, 2 * SLICE, 1, 0).unwrap();
+    let to = space.map_region(Kind::Huge, 8 * SLICE, 1, 0).unwrap();
+    // SAFETY: both are this thread's.
+    unsafe { (from.base() as *mut u8).write(7) };
+    os.fail_kind(CallKind::Resize, Errno(libc::ENOMEM));
+    os.fail_kind(CallKind::Map, Errno(libc::EEXIST));
+    // SAFETY: as above.
+    assert_eq!(unsafe { space.move_pages(from, to, SLICE) }, Move::Undone);
+    os.heal();
+    // SAFETY: as above.
+    assert_eq!(unsafe { (from.base() as *const u8).read() }, 7);
+    let stranger = os.map(Some(to.base() + SLICE), 7 * SLICE, Access::ReadWrite).unwrap();
+    assert!(space.retire_region(to));
+    reap_all(&space);
+    assert_eq!((space.counts().retired, space.counts().mapped), (0, from.mapped()));
+    let left: Vec<_> = os.mappings().into_iter().map(|mapping| mapping.range).collect();
+    assert!(left.contains(&(stranger..stranger + 7 * SLICE)), "{left:x?}");
+    assert!(!left.iter().any(|range| range.contains(&to.base()) || range.contains(&(stranger + 7 * SLICE))));
 }
 
 #[test]
