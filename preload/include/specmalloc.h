@@ -47,7 +47,7 @@ struct specmalloc_statistics {
     uint64_t space_taken;         /* bets on address space reserved beyond what was asked for */
     uint64_t space_won;
     uint64_t space_lost;
-    uint64_t population_taken;    /* bets on memory faulted in ahead of use */
+    uint64_t population_taken;    /* bets on memory faulted in by huge pages */
     uint64_t population_won;
     uint64_t population_lost;
     uint64_t metadata_bytes;      /* the allocator's own records, outside arenas */

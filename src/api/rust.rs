@@ -121,6 +121,13 @@ impl SpecMalloc {
         self
     }
 
+    /// Whether memory that is steadily used up is populated by huge pages, where the system has them for who asks
+    /// (`madvise` in `/sys/kernel/mm/transparent_hugepage/enabled`). Default: yes.
+    pub const fn huge_pages(mut self, on: bool) -> SpecMalloc {
+        self.options.huge_pages = Some(on);
+        self
+    }
+
     /// Whether the allocator's mappings have names in `/proc/PID/maps`, where the kernel gives them any. Default: no.
     pub const fn names(mut self, on: bool) -> SpecMalloc {
         self.options.names = Some(on);

@@ -16,6 +16,7 @@ pub struct Options {
     pub(crate) dirty_percent: Option<usize>,
     pub(crate) helper: Option<bool>,
     pub(crate) reserve: Option<bool>,
+    pub(crate) huge_pages: Option<bool>,
     pub(crate) arena_bytes: Option<usize>,
     pub(crate) names: Option<bool>,
     pub(crate) deepbind: Option<bool>,
@@ -50,6 +51,7 @@ impl Options {
             dirty_percent: None,
             helper: None,
             reserve: None,
+            huge_pages: None,
             arena_bytes: None,
             names: None,
             deepbind: None,
@@ -81,6 +83,7 @@ impl Options {
             b"dirty_max" => self.dirty_bytes = Some(size(value).ok_or(bad)?),
             b"dirty_percent" => self.set_dirty_percent(size(value).ok_or(bad)?)?,
             b"helper" => self.helper = Some(switch(value).ok_or(bad)?),
+            b"huge_pages" => self.huge_pages = Some(switch(value).ok_or(bad)?),
             b"reserve" => self.reserve = Some(switch(value).ok_or(bad)?),
             b"arena_size" => self.set_arena_size(size(value).ok_or(bad)?)?,
             b"names" => self.names = Some(switch(value).ok_or(bad)?),
@@ -96,6 +99,9 @@ impl Options {
         settings.set_dirty(self.dirty_percent, self.dirty_bytes);
         if let Some(on) = self.reserve {
             settings.set_reserve(on);
+        }
+        if let Some(on) = self.huge_pages {
+            process().population().allow(on);
         }
         if let Some(bytes) = self.arena_bytes {
             settings.set_arena_bytes(bytes);

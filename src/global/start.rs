@@ -63,6 +63,7 @@ pub fn get_option(key: &str) -> Option<usize> {
         "dirty_max" => Some(settings.dirty().1),
         "dirty_percent" => Some(settings.dirty().0),
         "helper" => Some(usize::from(presence::is_allowed())),
+        "huge_pages" => Some(usize::from(process().population().is_allowed())),
         "reserve" => Some(usize::from(settings.reserves_space())),
         "arena_size" => Some(settings.arena_bytes()),
         "deepbind" => Some(usize::from(honours_deepbind())),

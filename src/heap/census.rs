@@ -229,8 +229,7 @@ impl<P: Platform> Heaps<P> {
         Bets {
             lookup: Bet::sum(self.pool().each().map(Heap::lookups)),
             space: self.space_bet().get(),
-            // Not taken yet.
-            population: Default::default(),
+            population: self.population().get(),
         }
     }
 }

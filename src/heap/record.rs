@@ -271,6 +271,20 @@ impl Slab {
         self.shared.requested.load(Ordering::Relaxed)
     }
 
+    /// Bytes of the run that the program has been given at some time; roughly, if it is not the caller's.
+    pub(super) fn bytes_in_use(&self) -> usize {
+        // Relaxed (both): a figure, as `handed_out` always is for others; see rule 3.
+        match self.usage() {
+            Usage::Slab => {
+                // The inverse of the reciprocal, which is 2^64 / size, rounded up.
+                let size = u64::MAX / self.shared.reciprocal.load(Ordering::Relaxed).max(2) + 1;
+                self.owned.handed_out.load(Ordering::Relaxed) as usize * size as usize
+            }
+            Usage::Large => self.requested(),
+            Usage::Free | Usage::Later => 0,
+        }
+    }
+
     /// Notes a large block's new extent after it grew or shrank in place.
     pub fn resize_large(&self, slices: u32, requested: usize) {
         self.mark_later(slices);

@@ -159,6 +159,14 @@ fn seed() -> u64 {
     scramble(seed[0] ^ scramble(seed[1] ^ scramble(fresh)))
 }
 
+/// Nanoseconds on a clock that needs no system call.
+fn now(clock: libc::clockid_t) -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes `now` and nothing else.
+    let _ = done(|| unsafe { libc::clock_gettime(clock, &mut now) });
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 fn protection(access: Access) -> c_int {
     match access {
         Access::None => libc::PROT_NONE,
@@ -254,6 +262,12 @@ unsafe impl Platform for Linux {
         self.counted(&self.counters.remap, outcome.map(|_| ()))
     }
 
+    fn prefer_huge_pages(&self, addr: usize, len: usize, preferred: bool) -> Result<(), Errno> {
+        let advice = if preferred { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
+        // SAFETY: the advice changes no contents.
+        done(|| unsafe { libc::madvise(addr as *mut c_void, len, advice) })
+    }
+
     fn name(&self, addr: usize, len: usize, name: &'static CStr) {
         if !self.gives_names() {
             return;
@@ -320,10 +334,11 @@ unsafe impl Platform for Linux {
     }
 
     fn now_ms(&self) -> u64 {
-        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the call writes `now` and nothing else.
-        let _ = done(|| unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) });
-        now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+        now(libc::CLOCK_MONOTONIC_COARSE) / 1_000_000
+    }
+
+    fn now_ns(&self) -> u64 {
+        now(libc::CLOCK_MONOTONIC)
     }
 
     fn address_space_limit(&self) -> usize {

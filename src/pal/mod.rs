@@ -106,6 +106,10 @@ pub unsafe trait Platform: Send + Sync + 'static {
     /// Both ranges were mapped by this platform, do not overlap, and nobody uses the contents of `to`.
     unsafe fn move_pages(&self, from: usize, to: usize, len: usize) -> Result<(), Errno>;
 
+    /// Has the range, whole pages of one mapping, populated by huge pages as it is touched from now on, or by single
+    /// ones again (MADV_HUGEPAGE, MADV_NOHUGEPAGE). A hint: may do nothing.
+    fn prefer_huge_pages(&self, addr: usize, len: usize, preferred: bool) -> Result<(), Errno>;
+
     /// Names the range in /proc/self/maps. A hint: may do nothing.
     fn name(&self, addr: usize, len: usize, name: &'static CStr);
 
@@ -128,6 +132,9 @@ pub unsafe trait Platform: Send + Sync + 'static {
 
     /// Milliseconds on a clock that never goes back (coarse).
     fn now_ms(&self) -> u64;
+
+    /// Nanoseconds on a clock that never goes back, as fine as there is without a system call.
+    fn now_ns(&self) -> u64;
 
     /// Bytes of address space that the process may still be allowed in all (RLIMIT_AS), or `usize::MAX`.
     fn address_space_limit(&self) -> usize;

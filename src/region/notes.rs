@@ -89,6 +89,17 @@ impl HugeNotes {
         self.0.0[0].swap(0, Relaxed)
     }
 
+    /// Bytes that become resident together, where that is more than a page.
+    pub fn unit(&self) -> Option<usize> {
+        let unit = self.0.0[2].load(Relaxed);
+        (unit > 0).then_some(unit)
+    }
+
+    /// Notes how many bytes become resident together.
+    pub fn set_unit(&self, bytes: usize) {
+        self.0.0[2].store(bytes, Relaxed);
+    }
+
     /// Bytes from the start that may be resident.
     pub fn dirty(&self) -> usize {
         self.0.0[1].load(Relaxed)

@@ -9,7 +9,7 @@
 //! is how a second free of it is recognised.
 
 use crate::base::{SLICE, align_down, align_up, is_aligned};
-use crate::heap::ground::{Claimant, Ground};
+use crate::heap::ground::{Claimant, Ground, HUGE_PAGE, Sampled};
 use crate::index::Move;
 use crate::pal::{Call, Errno, Misuse, Platform, broken_contract};
 use crate::region::{Kind, Region};
@@ -25,6 +25,8 @@ const KEPT_BARE: usize = if cfg!(any(loom, shuttle)) { 2 } else { 16 };
 const TRIES: usize = 2;
 /// Bytes of a block that was used before which are cleared by writing at most.
 const MOST_WRITTEN: usize = 64 << 20;
+/// Bytes of the smallest block that is bet on to be touched as a whole.
+const LEAST_POPULATED: usize = 4 * HUGE_PAGE;
 /// Largest reserve behind a block.
 const MOST_RESERVE: usize = 1 << 30;
 
@@ -74,15 +76,36 @@ impl Huge {
                 region
             }
             None => match Huge::map(ground, used, align) {
-                Some(region) => region,
+                Some(region) => {
+                    if used >= LEAST_POPULATED {
+                        ground.population().measure_fault(ground.os(), region.base());
+                    }
+                    region
+                }
                 None => return ptr::null_mut(),
             },
         };
+        Huge::populate(ground, region, used);
         Huge::hand_out(ground, region, used);
         base_of(region)
     }
 
+    /// Has a region populated by huge pages, if a block of `used` bytes in it, most of them not resident, is likely to be
+    /// touched as a whole: those that were freed lately tell.
+    fn populate<P: Platform>(ground: &Ground<P>, region: &Region, used: usize) {
+        let notes = region.huge();
+        if used >= notes.dirty() * 2 + LEAST_POPULATED
+            && notes.unit().is_none()
+            && ground.population().touches_all(Sampled::Huge)
+            && ground.population().take(ground.os(), region, notes.dirty())
+        {
+            notes.set_unit(HUGE_PAGE);
+        }
+    }
+
     fn map<P: Platform>(ground: &Ground<P>, used: usize, align: usize) -> Option<&'static Region> {
+        // What may be populated by huge pages begins with one.
+        let align = if used >= LEAST_POPULATED { align.max(HUGE_PAGE) } else { align };
         let reserve = if ground.settings().reserves_space() { used.min(MOST_RESERVE) } else { 0 };
         let region = ground.space().map_region(Kind::Huge, used, align, reserve).ok();
         if region.is_none() && used <= MOST_RESERVE {
@@ -93,11 +116,28 @@ impl Huge {
     }
 
     fn hand_out<P: Platform>(ground: &Ground<P>, region: &Region, used: usize) {
-        region.huge().set_used(used);
-        region.huge().set_dirty(region.huge().dirty().max(used));
+        Huge::set_used(ground, region, used);
         let figures = ground.huge_figures();
         figures.live_blocks().add(1);
         figures.live_bytes().add_in_one_step(used, "heap.huge_count_two_steps");
+    }
+
+    /// Notes that the program uses `used` bytes, all of which it may touch.
+    fn set_used<P: Platform>(ground: &Ground<P>, region: &Region, used: usize) {
+        let notes = region.huge();
+        notes.set_used(used);
+        notes.set_dirty(notes.dirty().max(Huge::whole_units(ground, region, used)));
+    }
+
+    /// `bytes` of a region rounded up to what becomes resident together.
+    fn whole_units<P: Platform>(ground: &Ground<P>, region: &Region, bytes: usize) -> usize {
+        let unit = region.huge().unit().unwrap_or(ground.page_size());
+        align_up(bytes, unit).map_or(region.len(), |bytes| bytes.min(region.len()))
+    }
+
+    /// The same rounded down.
+    fn down_to_units<P: Platform>(ground: &Ground<P>, region: &Region, bytes: usize) -> usize {
+        align_down(bytes, region.huge().unit().unwrap_or(ground.page_size()))
     }
 
     /// Makes the first `used` bytes zero. Writing costs a tenth of faulting again, at any size; but what was never
@@ -112,8 +152,13 @@ impl Huge {
 
     /// Frees the block of `region`, which the caller holds.
     pub fn free<P: Platform>(&self, ground: &Ground<P>, by: &Claimant, region: &'static Region) {
+        let used = region.huge().used();
         if !Huge::take_in(ground, region) {
             broken_contract(Misuse::DoubleFree, Call::Free, region.base());
+        }
+        if used >= LEAST_POPULATED {
+            let now = || ground.os().now_ns();
+            ground.population().sample_huge(region.base(), used, ground.page_size(), &now);
         }
         let keep = || if self.keep(ground, region) { 0 } else { Huge::retire(ground, region) };
         let (waiting, ()) = in_order(keep, || ground.ring(), "heap.ring_before_keep");
@@ -150,7 +195,7 @@ impl Huge {
             // Where address space is short, what lies behind the block is not for keeping.
             return false;
         }
-        let stays = align_down(dirty.saturating_sub(ground.excess(dirty)), ground.page_size());
+        let stays = Huge::down_to_units(ground, region, dirty.saturating_sub(ground.excess(dirty)));
         // Without its pages the address space stays for a while: that saves the grace period of an unmap, and a second
         // free of the block is still recognised.
         self.cut(ground, region, stays).is_ok() && self.put(ground, region)
@@ -225,7 +270,7 @@ impl Huge {
             // SAFETY: descriptors live forever, and this one is ours now.
             let Some(region) = (unsafe { found.as_ref() }) else { continue };
             ground.huge_figures().kept_bytes().take_off(region.huge().dirty());
-            let most = used + align_down(used / 8, ground.page_size());
+            let most = Huge::whole_units(ground, region, used + used / 8);
             if fits(region) {
                 // Locked memory stays.
                 let _cut = self.cut(ground, region, most);
@@ -262,7 +307,7 @@ impl Huge {
             let Some(region) = (unsafe { found.as_ref() }) else { continue };
             let dirty = region.huge().dirty();
             ground.huge_figures().kept_bytes().take_off(dirty);
-            let stays = align_down(dirty.saturating_sub(bytes), ground.page_size());
+            let stays = Huge::down_to_units(ground, region, dirty.saturating_sub(bytes));
             bytes = bytes.saturating_sub(dirty);
             self.put_back(ground, region, stays > 0 && self.cut(ground, region, stays).is_ok());
         }
@@ -290,13 +335,10 @@ impl Huge {
                 ground.space_bet().count(true);
             } else if dirty - used >= ground.page_size() * 16 {
                 // The block's holder gave the tail up; what is behind it was an earlier holder's.
-                if purge(ground, region, used, dirty).is_ok() {
-                    region.huge().set_dirty(used);
-                }
+                let _refused = self.cut(ground, region, Huge::whole_units(ground, region, used));
             }
             Huge::change_live(ground, old, used);
-            region.huge().set_used(used);
-            region.huge().set_dirty(region.huge().dirty().max(used));
+            Huge::set_used(ground, region, used);
             return base_of(region);
         }
         ground.space_bet().count(false);

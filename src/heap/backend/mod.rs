@@ -14,7 +14,7 @@ pub(in crate::heap) use arenas::hints;
 pub use arenas::{Arenas, Claim};
 pub use huge::Huge;
 
-use super::ground::{Claimant, Ground};
+use super::ground::{Claimant, Ground, UNSEEN};
 use super::mend::Mend;
 use super::record::Tail;
 use crate::base::SLICE;
@@ -79,6 +79,9 @@ impl<P: Platform> Backend<P> {
 
     /// Gives the run of `slices` slices at `base` back. The records are closed already.
     pub fn release(&self, by: &Claimant, base: usize, slices: usize) {
+        if by.is_turn(UNSEEN) {
+            self.population().sample_run(base, slices * SLICE, self.page_size(), &|| self.os().now_ns());
+        }
         self.arenas.release(&self.ground, by, base, slices);
         self.count_change(by, slices);
         // What was retired, now or before, is unmapped by whoever comes by after its grace period.

@@ -33,7 +33,7 @@ pub struct Bets {
     pub lookup: Bet,
     /// A huge block is to grow, and address space was reserved behind it: lost where that is not enough.
     pub space: Bet,
-    /// Memory faulted in ahead of use: not done yet, so never taken.
+    /// A region is to be populated by huge pages: lost where the system has none.
     pub population: Bet,
 }
 

@@ -19,6 +19,8 @@ pub struct Claimant {
     changed: Cell<usize>,
     spares: Spares,
     tails: Tails,
+    /// Runs of slices given back since one was looked at.
+    unseen: Cell<usize>,
     /// How often arenas were asked for slices, ever: won where they had them.
     lookups: BetCount,
 }
@@ -34,6 +36,7 @@ impl Claimant {
                 changed: Cell::new(0),
                 spares: Spares::new(),
                 tails: Tails::new(),
+                unseen: Cell::new(0),
                 lookups: BetCount::new(),
             }
         }
@@ -91,6 +94,13 @@ impl Claimant {
         let changed = self.changed.get() + slices;
         self.changed.set(if changed < every { changed } else { 0 });
         changed >= every
+    }
+
+    /// Counts a run of slices that is given back; `true` once in `every`.
+    pub(in crate::heap) fn is_turn(&self, every: usize) -> bool {
+        let unseen = self.unseen.get() + 1;
+        self.unseen.set(if unseen < every { unseen } else { 0 });
+        unseen >= every
     }
 
     /// What it may spend on tails of large blocks.

@@ -4,6 +4,7 @@
 mod bell;
 mod bets;
 mod claimant;
+mod population;
 mod refusals;
 mod retention;
 mod settings;
@@ -13,6 +14,7 @@ mod tally;
 pub use bell::Bell;
 pub use bets::{Bet, BetCount, Bets};
 pub use claimant::Claimant;
+pub use population::{HUGE_PAGE, Population, Sampled, UNSEEN};
 pub use refusals::Refusals;
 pub use retention::Retention;
 pub use settings::Settings;
@@ -59,6 +61,7 @@ pub struct Ground<P: Platform> {
     bell: Bell,
     huge: HugeFigures,
     space_bet: BetCount,
+    population: Population,
     space: Space<P>,
     tally: Tally,
 }
@@ -78,6 +81,7 @@ impl<P: Platform> Ground<P> {
                     kept_bytes: Counter::new(),
                 },
                 space_bet: BetCount::new(),
+                population: Population::new(),
                 retention: Retention::new(),
                 refusals: Refusals::new(),
             }
@@ -139,6 +143,11 @@ impl<P: Platform> Ground<P> {
         &self.space_bet
     }
 
+    /// The bet that what is mapped will be touched as a whole.
+    pub fn population(&self) -> &Population {
+        &self.population
+    }
+
     /// What may stay resident though free.
     pub fn retention(&self) -> &Retention {
         &self.retention
@@ -181,6 +190,11 @@ impl<P: Platform> Ground<P> {
         let live = claimed * SLICE + self.huge.live_bytes.get();
         let dirty = dirty * SLICE + self.huge.kept_bytes.get() + more;
         self.retention.excess(&self.settings, live, dirty, soiled, now)
+    }
+
+    /// Whether use has grown steadily since the last arena was mapped. Another is about to be.
+    pub(in crate::heap) fn grows_steadily(&self) -> bool {
+        self.population.is_steady(self.live_bytes(), self.purged_bytes() as usize)
     }
 
     /// Whether free memory that is resident is likely to be wanted again.

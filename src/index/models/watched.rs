@@ -76,6 +76,9 @@ unsafe impl Platform for Watched {
         // SAFETY: passed on.
         unsafe { self.system.move_pages(from, to, len) }
     }
+    fn prefer_huge_pages(&self, addr: usize, len: usize, preferred: bool) -> Result<(), Errno> {
+        self.system.prefer_huge_pages(addr, len, preferred)
+    }
     fn name(&self, addr: usize, len: usize, name: &'static CStr) {
         self.system.name(addr, len, name);
     }
@@ -96,6 +99,9 @@ unsafe impl Platform for Watched {
     }
     fn now_ms(&self) -> u64 {
         self.system.now_ms()
+    }
+    fn now_ns(&self) -> u64 {
+        self.system.now_ns()
     }
     fn address_space_limit(&self) -> usize {
         self.system.address_space_limit()

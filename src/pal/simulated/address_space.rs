@@ -11,6 +11,7 @@ use std::vec::Vec;
 pub(super) struct Kind {
     pub(super) access: Access,
     pub(super) name: Option<&'static CStr>,
+    pub(super) huge_pages: bool,
     /// How far the pages have been moved from the address that they were first mapped at. Linux numbers the pages of
     /// a mapping by that address, so moved pages do not merge with what they come to lie beside.
     pub(super) moved: usize,
@@ -155,10 +156,12 @@ mod tests {
 
     fn kind() -> impl Strategy<Value = Option<Kind>> {
         let access = prop_oneof![Just(Access::None), Just(Access::ReadWrite)];
+        let named = prop::option::of(Just(c"name"));
         prop::option::of(
-            (access, prop::option::of(Just(c"name")), 0usize..2).prop_map(|(access, name, moved)| Kind {
+            (access, named, any::<bool>(), 0usize..2).prop_map(|(access, name, huge_pages, moved)| Kind {
                 access,
                 name,
+                huge_pages,
                 moved,
             }),
         )

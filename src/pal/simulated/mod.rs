@@ -57,13 +57,15 @@ struct State {
     now_ms: u64,
     draws: u64,
     barriers: u64,
+    /// Ranges for which huge pages were asked for.
+    advised: u64,
 }
 
 const OUT_OF_MEMORY: Result<usize, Errno> = Err(Errno(libc::ENOMEM));
 
 /// What a freshly mapped range is.
 fn fresh(access: Access) -> Kind {
-    Kind { access, name: None, moved: 0 }
+    Kind { access, name: None, huge_pages: false, moved: 0 }
 }
 
 impl State {
@@ -106,7 +108,8 @@ impl Simulated {
         assert!(config.reserve > 0 && config.reserve.is_multiple_of(crate::base::GRANULE));
         let reserve = Reserve::new(config.reserve);
         let space = AddressSpace::new(reserve.usable());
-        let state = State { config, space, record: Record::default(), now_ms: 1, draws: 0, barriers: 0 };
+        let state =
+            State { config, space, record: Record::default(), now_ms: 1, draws: 0, barriers: 0, advised: 0 };
         Simulated(Arc::new(System {
             page_size: config.page_size,
             reserve,
@@ -163,6 +166,11 @@ impl Simulated {
     pub fn advance_ms(&self, ms: u64) {
         self.state().now_ms += ms;
         self.0.parking.look_again();
+    }
+
+    /// How often huge pages were asked for.
+    pub fn advised(&self) -> u64 {
+        self.state().advised
     }
 
     /// All mappings in order of their addresses.
@@ -336,6 +344,19 @@ unsafe impl Platform for Simulated {
     }
 
     #[track_caller]
+    fn prefer_huge_pages(&self, addr: usize, len: usize, preferred: bool) -> Result<(), Errno> {
+        let range = self.range_of(addr, len);
+        self.0.turns.around(|| {
+            let mut state = self.state();
+            assert!(state.space.is_mapped(&range), "advice for {range:x?}, which is not mapped");
+            let pieces = state.changed(&range, |kind| kind.huge_pages = preferred);
+            state.paint(&range, pieces)?;
+            state.advised += u64::from(preferred);
+            Ok(())
+        })
+    }
+
+    #[track_caller]
     fn name(&self, addr: usize, len: usize, name: &'static CStr) {
         let range = self.range_of(addr, len);
         self.0.turns.around(|| {
@@ -392,6 +413,10 @@ unsafe impl Platform for Simulated {
     #[track_caller]
     fn now_ms(&self) -> u64 {
         self.0.turns.around(|| self.state().now_ms)
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.now_ms() * 1_000_000
     }
 
     fn address_space_limit(&self) -> usize {

@@ -4,7 +4,7 @@
 use super::hints::{Asked, MOST, Way};
 use super::{Arenas, MAX_ARENAS};
 use crate::base::SLICE;
-use crate::heap::ground::{Claimant, Count, Ground};
+use crate::heap::ground::{Claimant, Count, Ground, Sampled};
 use crate::heap::record::{Slab, Usage};
 use crate::pal::Platform;
 use crate::rcu::Section;
@@ -131,6 +131,25 @@ impl Arenas {
             bound = if way == Way::Up { found + 1 } else { found };
             Some(found)
         })
+    }
+
+    /// Whether nearly all of the arena that was mapped last is claimed, and used by who claimed it.
+    pub(in crate::heap) fn is_last_full<P: Platform>(&self, ground: &Ground<P>, by: &Claimant) -> bool {
+        let _section = by.section(ground);
+        // Relaxed: a guess; with several threads another arena may be the last by now.
+        let last = self.high.load(Ordering::Relaxed).checked_sub(1).and_then(|last| self.region(last));
+        let Some(region) = last else { return false };
+        let (mut in_slabs, mut in_large) = (0, 0);
+        each_run(region, |run| match run.usage() {
+            Usage::Slab => in_slabs += run.bytes_in_use(),
+            Usage::Large => in_large += run.bytes_in_use(),
+            Usage::Free | Usage::Later => {}
+        });
+        let bytes = region.slices().usable().len() * SLICE;
+        // Those that are being filled still are nearly all of the rest.
+        in_slabs + in_large >= bytes - bytes / 8
+            // Who asks for a large block need not use all of it.
+            && (in_large < bytes / 16 || ground.population().touches_all(Sampled::Run))
     }
 
     /// In the child of a fork, inside a section: counts everything anew and sets all hints. A thread that vanished may

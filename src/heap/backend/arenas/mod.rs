@@ -252,6 +252,7 @@ impl Arenas {
     ) -> Option<Claim> {
         // The first slice, the header, is not for use, so an aligned run starts `align` slices in. Nor is the last one,
         // with the guard page.
+        let is_steady = ground.grows_steadily() && self.is_last_full(ground, by);
         let least = ((align.max(1) + slices + 1) * SLICE).next_power_of_two();
         let mut len = ground.arena_bytes().max(least).min(GRANULE);
         let region = loop {
@@ -261,6 +262,9 @@ impl Arenas {
                 Err(_) => return None,
             }
         };
+        if is_steady {
+            ground.population().take(ground.os(), region, 0);
+        }
         if !ZERO_IS_VALID {
             for slice in 0..GRANULE_SLICES {
                 // SAFETY: the header slice of an arena that nobody else knows yet.

@@ -1,0 +1,328 @@
+//! The population bet: where use grows steadily, a new region is to be populated 2 MiB at a fault instead of a page.
+//!
+//! That saves nine tenths of what faulting costs, and misses of the translation cache later; it costs memory wherever
+//! less than all of a region is touched, and time where the system has no 2 MiB in one piece: it looks for them each
+//! time, and finds none. So the bet is taken late and on proof, and looked at at once:
+//! - *An arena*: when [`ENOUGH`] bytes are live, hardly anything was purged lately, and nearly all of the arena that was
+//!   mapped last was handed out.
+//! - *A huge block*: when of those that were freed lately nearly all was touched, as a few pages of each show.
+//! - *Won or lost*: some of the region is touched, and a clock tells whether huge pages came, and sooner than as many
+//!   single ones would have. If not, the region goes back to single pages, and the bet is not taken for a while, each
+//!   time for twice as long.
+//!
+//! Nothing is read from the system's settings, and no system call is made that is not made anyway: where huge pages are
+//! forbidden or rare, or (in a virtual machine) the host has to find the memory first, the bet is lost, and seldom taken
+//! again.
+
+use super::bets::{Bet, BetCount};
+use crate::base::{SLICE, align_up};
+use crate::const_unless_model;
+use crate::pal::Platform;
+use crate::region::Region;
+use crate::sync::Counter;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::ptr;
+
+/// Bytes that are live before an arena is bet on: when the second one is mapped.
+const ENOUGH: usize = 24 << 20;
+/// Bytes of a huge page. Where they are larger, several pieces of this size come at once, or none.
+pub const HUGE_PAGE: usize = 2 << 20;
+/// A region is judged by a piece at its start and one every so many bytes, a few at most.
+const STEP: usize = 32 << 20;
+const MOST_LOOKED_AT: usize = 16;
+/// Pages of a piece that are touched behind its first.
+const TOUCHED: usize = 15;
+/// Regions that are passed over after the bet was lost again and again, at most.
+const LONGEST_PAUSE: usize = 64;
+/// Pages of a freed huge block that are looked at.
+const SAMPLES: usize = 16;
+/// Runs of slices that are given back for each one that is looked at.
+pub const UNSEEN: usize = 16;
+/// What [`Population::touched`] can be at most.
+const ALL: usize = 256;
+/// How much a new sample counts for: a quarter where one block gives many, so that one block may do.
+const WEIGHT: [usize; 2] = [4, 16];
+
+/// Close to the golden ratio of 2^64, and odd.
+const MIXER: usize = 0x9e37_79b9_7f4a_7c15;
+
+/// Whether so little of `all` is not among the `part` that nobody would miss it: one in sixteen.
+fn is_nearly_all(part: usize, all: usize) -> bool {
+    part >= all - all / 16
+}
+
+/// How the bet stands.
+pub struct Population {
+    bet: BetCount,
+    /// How much of the huge blocks, and of the runs of slices, was touched when they were freed, out of [`ALL`].
+    touched: [AtomicUsize; 2],
+    /// Nanoseconds that the fault of a single page takes; zero before that is known.
+    fault: AtomicU64,
+    /// Regions to be passed over before the bet is taken again, and how many after it is lost again.
+    pause: Counter,
+    next_pause: Counter,
+    /// Bytes purged when the last arena was mapped, and bytes purged lately by then: since the arena before, half of those
+    /// before that, and so on.
+    purged: Counter,
+    lately: Counter,
+    /// By an option.
+    forbidden: AtomicBool,
+}
+
+/// What is looked at when it is freed.
+#[derive(Clone, Copy)]
+pub enum Sampled {
+    /// A block with a region of its own.
+    Huge,
+    /// A run of slices.
+    Run,
+}
+
+impl Population {
+    const_unless_model! {
+        /// Never taken.
+        pub(in crate::heap) fn new() -> Population {
+            Population {
+                bet: BetCount::new(),
+                touched: [AtomicUsize::new(0), AtomicUsize::new(0)],
+                fault: AtomicU64::new(0),
+                pause: Counter::new(),
+                next_pause: Counter::new(),
+                purged: Counter::new(),
+                lately: Counter::new(),
+                forbidden: AtomicBool::new(false),
+            }
+        }
+    }
+
+    /// Sets whether the bet may be taken.
+    pub fn allow(&self, allowed: bool) {
+        // Relaxed: read by slow paths, in no order with anything.
+        self.forbidden.store(!allowed, Ordering::Relaxed);
+    }
+
+    /// Whether it may be taken.
+    pub fn is_allowed(&self) -> bool {
+        // Relaxed: as above.
+        !self.forbidden.load(Ordering::Relaxed)
+    }
+
+    /// How it has gone.
+    pub fn get(&self) -> Bet {
+        self.bet.get()
+    }
+
+    /// An arena is about to be mapped beside `live` bytes in use, while `purged` bytes have been given back ever:
+    /// whether use grows steadily.
+    pub(in crate::heap) fn is_steady(&self, live: usize, purged: usize) -> bool {
+        let lately = self.lately.get() / 2 + purged.wrapping_sub(self.purged.get());
+        self.purged.set(purged);
+        self.lately.set(lately);
+        live >= ENOUGH && lately <= live / 32
+    }
+
+    /// Whether nearly all of what was freed of a kind lately had been touched.
+    pub(in crate::heap) fn touches_all(&self, kind: Sampled) -> bool {
+        // Relaxed: a guess.
+        is_nearly_all(self.touched[kind as usize].load(Ordering::Relaxed), ALL)
+    }
+
+    /// Looks at pages all over a huge block that is freed, `len` bytes at `at`, which the caller holds.
+    pub(in crate::heap) fn sample_huge(&self, at: usize, len: usize, page: usize, now: &impl Fn() -> u64) {
+        // Relaxed: a guess.
+        let (pages, fault) = (len / page, self.fault.load(Ordering::Relaxed));
+        for sample in 0..SAMPLES {
+            self.note(
+                Sampled::Huge,
+                is_touched(at + (2 * sample + 1) * pages / (2 * SAMPLES) * page, page, fault, now),
+            );
+        }
+    }
+
+    /// Looks at one page of a run of slices that is given back, `len` bytes at `at`, which the caller holds. For one in
+    /// [`UNSEEN`].
+    pub(in crate::heap) fn sample_run(&self, at: usize, len: usize, page: usize, now: &impl Fn() -> u64) {
+        if len >= page {
+            // Relaxed: a guess.
+            let fault = self.fault.load(Ordering::Relaxed);
+            // Another one for another block.
+            let number = (at / SLICE).wrapping_mul(MIXER) % (len / page);
+            self.note(Sampled::Run, is_touched(at + number * page, page, fault, now));
+        }
+    }
+
+    fn note(&self, kind: Sampled, touched_now: bool) {
+        let touched = &self.touched[kind as usize];
+        // Relaxed (both): a guess; two threads at a time lose one of the two samples.
+        let before = touched.load(Ordering::Relaxed);
+        let weight = WEIGHT[kind as usize];
+        let after = if touched_now {
+            before + (ALL - before).div_ceil(weight)
+        } else {
+            before - before.div_ceil(weight)
+        };
+        if after != before {
+            touched.store(after, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the bet may be taken on the next region, or that is one of those to be passed over.
+    fn passes_over(&self) -> bool {
+        let pause = self.pause.get();
+        if pause > 0 {
+            self.pause.set(pause - 1);
+        }
+        pause > 0
+    }
+
+    /// Takes the bet, if it may be taken now, on a region which is nobody else's yet, and has no pages behind the first
+    /// `old` bytes: says whether it is populated by huge pages from now on.
+    pub(in crate::heap) fn take<P: Platform>(&self, os: &P, region: &Region, old: usize) -> bool {
+        let (at, len) = (region.base(), region.len());
+        let fresh = align_up(old, HUGE_PAGE).unwrap_or(len);
+        if fresh + 3 * HUGE_PAGE > len || !self.is_allowed() || self.passes_over() {
+            return false;
+        }
+        // A piece with single pages in it is not populated otherwise.
+        let first = at + fresh;
+        let first = if self.measure_fault(os, first) { first + HUGE_PAGE } else { first };
+        // All of the mapping: to the system a part with other advice is a mapping of its own.
+        let mapping = if region.mappings() > 1 { len } else { region.mapped() };
+        if os.prefer_huge_pages(at, mapping, true).is_err() {
+            return false;
+        }
+        let mut pieces = (first..=at + len - HUGE_PAGE).step_by(STEP).take(MOST_LOOKED_AT);
+        // Relaxed: a guess.
+        let (fault, pages) = (self.fault.load(Ordering::Relaxed), HUGE_PAGE / os.page_size());
+        let won = pieces.all(|piece| comes_at_once(touch(os, piece), fault, pages));
+        self.settle(won);
+        if !won {
+            // Single pages again. If the system refuses, it looks for large ones at each fault: nothing worse.
+            let _refused = os.prefer_huge_pages(at, mapping, false);
+        }
+        won
+    }
+
+    /// Counts how a bet went, and how long it is not taken after one that was lost.
+    fn settle(&self, won: bool) {
+        self.bet.count(won);
+        if won {
+            self.next_pause.set(0);
+        } else {
+            let pause = (self.next_pause.get() * 2).clamp(1, LONGEST_PAUSE);
+            self.next_pause.set(pause);
+            self.pause.set(pause);
+            // Relaxed: a guess. It may be faults that have become slower.
+            self.fault.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Finds out what a fault takes, if that is not known, by the first pages of a fresh region at `at`: says whether
+    /// they were touched for that.
+    pub(in crate::heap) fn measure_fault<P: Platform>(&self, os: &P, at: usize) -> bool {
+        // Relaxed (both): a guess.
+        let unknown = self.fault.load(Ordering::Relaxed) == 0;
+        if unknown {
+            let [_first, others] = touch(os, at);
+            self.fault.store((others / TOUCHED as u64).max(1), Ordering::Relaxed);
+        }
+        unknown
+    }
+}
+
+/// Whether a huge page of so many `pages` was populated by one fault, and in less time than by as many faults of single
+/// pages: by what [`touch`] said of it, and what a `fault` of those takes.
+fn comes_at_once([first, others]: [u64; 2], fault: u64, pages: usize) -> bool {
+    others < fault * TOUCHED as u64 / 4 && first < fault * pages as u64 / 4 * 3
+}
+
+/// Touches the first pages of fresh memory, and says what the first one took, and the [`TOUCHED`] behind it together, in
+/// nanoseconds.
+fn touch<P: Platform>(os: &P, at: usize) -> [u64; 2] {
+    let touch = |number: usize| {
+        // SAFETY: fresh memory, the caller's, zero, and zero it stays. Volatile: it is for the access.
+        unsafe { ptr::with_exposed_provenance_mut::<u8>(at + number * os.page_size()).write_volatile(0) };
+    };
+    let start = os.now_ns();
+    touch(0);
+    let then = os.now_ns();
+    (1..=TOUCHED).for_each(touch);
+    [then.saturating_sub(start), os.now_ns().saturating_sub(then)]
+}
+
+/// Whether the page at `at`, which the caller holds, was touched before: something is written at its start or in its
+/// middle, or looking at it takes less than half of a `fault`, by the clock `now`. (A page that was never touched reads as zero, and becomes
+/// none of the process's by that.)
+fn is_touched(at: usize, page: usize, fault: u64, now: &impl Fn() -> u64) -> bool {
+    const WORDS: usize = 8;
+    let line = |at: usize| {
+        // SAFETY: inside a block that the caller holds, whose contents nobody needs. Volatile: nobody knows what it is.
+        (0..WORDS)
+            .any(|word| unsafe { ptr::with_exposed_provenance::<u64>(at).add(word).read_volatile() != 0 })
+    };
+    let start = now();
+    let found = line(at);
+    let elapsed = now().saturating_sub(start);
+    found || elapsed < fault / 2 || line(at + page / 2)
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_are_touched_as_a_whole_are_told_from_others() {
+        const PAGE: usize = 4096;
+        // Whatever is looked at takes long.
+        let then = core::cell::Cell::new(0);
+        let now = || then.replace(then.get() + 1_000);
+        let population = Population::new();
+        population.fault.store(500, Ordering::Relaxed);
+        let mut block = vec![0u64; 64 * PAGE / 8];
+        let at = block.as_ptr().expose_provenance();
+        let len = 64 * PAGE;
+        assert!(!population.touches_all(Sampled::Huge));
+        (0..64).for_each(|page| block[page * PAGE / 8] = 1);
+        (0..2).for_each(|_| population.sample_huge(at, len, PAGE, &now));
+        assert!(population.touches_all(Sampled::Huge) && !population.touches_all(Sampled::Run));
+        block[32 * PAGE / 8..].fill(0);
+        population.sample_huge(at, len, PAGE, &now);
+        assert!(!population.touches_all(Sampled::Huge), "half of it was");
+        population.sample_huge(at, len, PAGE, &|| 0);
+        assert!(population.touches_all(Sampled::Huge), "zeros, but no faults");
+    }
+
+    #[test]
+    fn huge_pages_are_worth_it_where_they_come_and_come_soon() {
+        // A fault of 500 ns: 512 of them are 256 us.
+        assert!(comes_at_once([90_000, 300], 500, 512));
+        assert!(!comes_at_once([60_000, 7_500], 500, 512), "looked for, and none found");
+        assert!(!comes_at_once([500, 7_500], 500, 512), "forbidden");
+        assert!(!comes_at_once([6_000_000, 300], 500, 512), "the host had to find the memory");
+    }
+
+    #[test]
+    fn what_is_lost_again_and_again_is_seldom_tried() {
+        let population = Population::new();
+        let mut taken = 0;
+        for _ in 0..1_000 {
+            if !population.passes_over() {
+                population.settle(false);
+                taken += 1;
+            }
+        }
+        assert_eq!(taken, 21, "after 1, 2, 4, ... 64, 64, ...");
+        assert!((0..=LONGEST_PAUSE).any(|_| !population.passes_over()));
+        population.settle(true);
+        assert!(!population.passes_over(), "and at once again when it was won");
+    }
+
+    #[test]
+    fn growth_is_steady_while_hardly_anything_goes_back() {
+        let population = Population::new();
+        assert!(!population.is_steady(ENOUGH - 1, 0) && population.is_steady(ENOUGH, 0));
+        assert!(!population.is_steady(ENOUGH, ENOUGH / 10), "something was purged since");
+        assert!(!population.is_steady(ENOUGH, ENOUGH / 10), "and not long ago");
+        assert!(population.is_steady(ENOUGH, ENOUGH / 10));
+    }
+}

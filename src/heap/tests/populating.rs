@@ -1,0 +1,90 @@
+//! When the population bet is taken, on the simulated system, which has huge pages and whose clock stands still: the bet
+//! is always won.
+
+use super::*;
+
+const MIB: usize = 1 << 20;
+
+fn taken(from: &Allocator<Os>) -> u64 {
+    let bet = from.bets().population;
+    assert_eq!((bet.won, bet.lost), (bet.taken, 0));
+    bet.taken
+}
+
+/// As many blocks of `size` bytes as there are in so many MiB.
+fn grow(from: &Allocator<Os>, heap: &Heap, size: usize, mib: usize) -> Vec<usize> {
+    (0..mib * MIB / size).map(|_| get(from, heap, size)).collect()
+}
+
+fn touch(block: usize, len: usize) {
+    for page in (block..block + len).step_by(4096) {
+        // SAFETY: inside the block.
+        unsafe { ptr::with_exposed_provenance_mut::<u8>(page).write(1) };
+    }
+}
+
+#[test]
+fn a_heap_that_grows_steadily_is_populated_from_its_second_arena_on() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let _held = grow(from, heap, 1_000, 30);
+    assert_eq!(taken(from), 0, "a small one");
+    let _more = grow(from, heap, 1_000, 130);
+    assert_eq!(taken(from), 5);
+}
+
+#[test]
+fn a_heap_that_gives_back_on_its_way_is_not() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let mut held = grow(from, heap, 1_000, 20);
+    for _ in 0..5 {
+        held.extend(grow(from, heap, 1_000, 10));
+        grow(from, heap, 3_000_000, 20).iter().for_each(|&block| free(from, heap, block));
+        assert!(taken(from) <= 1, "before anything was given back");
+        from.give_back_all(heap.claimant());
+    }
+}
+
+#[test]
+fn large_blocks_count_if_those_that_were_freed_were_touched() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let _held = grow(from, heap, MIB - 4096, 90);
+    assert_eq!(taken(from), 0, "nobody knows");
+    from.settings().set_dirty(Some(1000), Some(1 << 30));
+    for _ in 0..80 {
+        let blocks = grow(from, heap, MIB - 4096, 20);
+        blocks.iter().for_each(|&block| touch(block, MIB - 4096));
+        blocks.iter().for_each(|&block| free(from, heap, block));
+    }
+    let _more = grow(from, heap, MIB - 4096, 150);
+    assert!(taken(from) >= 3, "{}", taken(from));
+}
+
+#[test]
+fn a_huge_block_is_populated_after_one_that_was_touched() {
+    let from = allocator(GRANULE);
+    from.settings().set_dirty(Some(0), Some(0));
+    let heap = possess(from, 1);
+    for round in 0..3 {
+        let block = get(from, heap, 20 * MIB);
+        assert_eq!(taken(from), u64::from(round > 0), "once for a region");
+        touch(block, 20 * MIB);
+        free(from, heap, block);
+    }
+    from.settings().set_dirty(Some(1000), Some(1 << 30));
+    let block = get(from, heap, 20 * MIB - 5_000);
+    // What comes at once may be resident: up to the next huge page.
+    let Ok(Place::Huge(region)) = from.place(block) else { panic!("not huge") };
+    assert_eq!(region.huge().dirty(), 20 * MIB);
+}
+
+#[test]
+fn nobody_bets_where_it_is_switched_off() {
+    let from = allocator(GRANULE);
+    from.population().allow(false);
+    let heap = possess(from, 1);
+    let _held = grow(from, heap, 1_000, 100);
+    assert_eq!(taken(from), 0);
+}
