@@ -22,10 +22,12 @@ const GONE: Fault = Fault { offset: 8192, cause: Cause::Truncated };
 #[test]
 fn every_way_to_read_says_which_page_is_gone() {
     let reads: [Read; 5] = [
-        |region| region.with_faults_caught(|bytes| drop(bytes.to_vec())),
+        |region| region.with_faults_caught(|bytes| drop(std::hint::black_box(bytes.to_vec()))),
         |region| region.read_at(8000, &mut [0; 1000]).map(drop),
         |region| region.read_exact_at(8192, &mut [0]),
-        |region| region.pin()?.slice(8000..).with_faults_caught(|bytes| drop(bytes.to_vec())),
+        |region| {
+            region.pin()?.slice(8000..).with_faults_caught(|bytes| drop(std::hint::black_box(bytes.to_vec())))
+        },
         |region| {
             let mut cursor = region.cursor()?;
             while cursor.read_array::<100>().is_ok() {}
@@ -123,11 +125,11 @@ fn sixteen_readers_race_a_truncation() {
                 let mut buffer = vec![0; 100_000];
                 while !stop.load(Ordering::Relaxed) {
                     let outcome = match reader % 3 {
-                        0 => region.with_faults_caught(|bytes| drop(bytes.to_vec())),
+                        0 => region.with_faults_caught(|bytes| drop(std::hint::black_box(bytes.to_vec()))),
                         1 => region.read_at(100_000, &mut buffer).map(drop),
-                        _ => {
-                            region.pin().and_then(|pin| pin.with_faults_caught(|bytes| drop(bytes.to_vec())))
-                        }
+                        _ => region.pin().and_then(|pin| {
+                            pin.with_faults_caught(|bytes| drop(std::hint::black_box(bytes.to_vec())))
+                        }),
                     };
                     match outcome {
                         Ok(()) => reads.fetch_add(1, Ordering::Relaxed),

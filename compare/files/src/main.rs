@@ -98,12 +98,12 @@ fn main() {
     };
     let (rounds, time) = (number(1, 3), Duration::from_millis(number(2, 500)));
     let ways: [(&str, Run); 6] = [
-        (Guards::NAME, run::<Guards>),
-        (Caught::NAME, run::<Caught>),
-        (StdLock::NAME, run::<StdLock>),
-        (ParkingLot::NAME, run::<ParkingLot>),
-        (Swap::NAME, run::<Swap>),
-        (Pread::NAME, run::<Pread>),
+        (Guards::name(), run::<Guards>),
+        (Caught::name(), run::<Caught>),
+        (StdLock::name(), run::<StdLock>),
+        (ParkingLot::name(), run::<ParkingLot>),
+        (Swap::name(), run::<Swap>),
+        (Pread::name(), run::<Pread>),
     ];
     let folder: PathBuf = std::env::temp_dir().join(format!("compare-files-{}", std::process::id()));
     fs::create_dir(&folder).expect("a folder");

@@ -11,7 +11,7 @@ use std::sync::{Arc, RwLock};
 /// A file that many threads read and one maps anew.
 pub trait Mapped: Send + Sync + Sized {
     /// What the table calls it.
-    const NAME: &'static str;
+    fn name() -> &'static str;
     /// Maps the file of this name.
     fn open(path: &Path) -> io::Result<Self>;
     /// How long the file was when it was mapped last.
@@ -35,7 +35,9 @@ fn map(path: &Path) -> io::Result<Arc<Mmap>> {
 pub struct Guards(specmalloc::files::FileRegion);
 
 impl Mapped for Guards {
-    const NAME: &'static str = "specmalloc, guards";
+    fn name() -> &'static str {
+        "specmalloc, guards"
+    }
     fn open(path: &Path) -> io::Result<Self> {
         // SAFETY: as above.
         Ok(Guards(unsafe { specmalloc::files::FileRegion::open(path) }?))
@@ -56,7 +58,9 @@ impl Mapped for Guards {
 pub struct Caught(Guards);
 
 impl Mapped for Caught {
-    const NAME: &'static str = "specmalloc, faults caught";
+    fn name() -> &'static str {
+        "specmalloc, faults caught"
+    }
     fn open(path: &Path) -> io::Result<Self> {
         Guards::open(path).map(Caught)
     }
@@ -75,7 +79,9 @@ impl Mapped for Caught {
 pub struct StdLock(PathBuf, RwLock<Arc<Mmap>>);
 
 impl Mapped for StdLock {
-    const NAME: &'static str = "memmap2, std RwLock<Arc>";
+    fn name() -> &'static str {
+        "memmap2, std RwLock<Arc>"
+    }
     fn open(path: &Path) -> io::Result<Self> {
         Ok(StdLock(path.into(), RwLock::new(map(path)?)))
     }
@@ -98,7 +104,9 @@ impl Mapped for StdLock {
 pub struct ParkingLot(PathBuf, parking_lot::RwLock<Arc<Mmap>>);
 
 impl Mapped for ParkingLot {
-    const NAME: &'static str = "memmap2, parking_lot RwLock";
+    fn name() -> &'static str {
+        "memmap2, parking_lot RwLock"
+    }
     fn open(path: &Path) -> io::Result<Self> {
         Ok(ParkingLot(path.into(), parking_lot::RwLock::new(map(path)?)))
     }
@@ -120,7 +128,9 @@ impl Mapped for ParkingLot {
 pub struct Swap(PathBuf, ArcSwap<Mmap>);
 
 impl Mapped for Swap {
-    const NAME: &'static str = "memmap2, arc-swap";
+    fn name() -> &'static str {
+        "memmap2, arc-swap"
+    }
     fn open(path: &Path) -> io::Result<Self> {
         Ok(Swap(path.into(), ArcSwap::new(map(path)?)))
     }
@@ -140,7 +150,9 @@ impl Mapped for Swap {
 pub struct Pread(PathBuf, ArcSwap<File>);
 
 impl Mapped for Pread {
-    const NAME: &'static str = "pread, arc-swap";
+    fn name() -> &'static str {
+        "pread, arc-swap"
+    }
     fn open(path: &Path) -> io::Result<Self> {
         Ok(Pread(path.into(), ArcSwap::from_pointee(File::open(path)?)))
     }
