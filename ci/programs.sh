@@ -30,7 +30,7 @@ case "${1-}" in
             [ -z "$library" ] && [ -e "$candidate" ] && library=$candidate
         done
         if [ -z "$library" ]; then
-            echo "no libspecmalloc.so; build it with: cargo build --release --workspace" >&2
+            echo "no libspecmalloc.so; build it with: cargo build --profile preload -p specmalloc-preload" >&2
             exit 1
         fi
         ;;

@@ -45,6 +45,15 @@ fn note() {
     });
 }
 
+/// Does a step, and notes where it was asked for before and after: the checker may let others go first.
+#[track_caller]
+fn noted<T>(step: impl FnOnce() -> T) -> T {
+    note();
+    let done = step();
+    note();
+    done
+}
+
 /// Another execution of a model begins.
 pub(super) fn begin_execution() {
     SEEN.with_borrow_mut(|seen| (seen.first, seen.is_beside) = (None, false));
@@ -54,8 +63,10 @@ pub(super) fn begin_execution() {
 pub(super) fn end_model(layer: &str, name: &str) {
     let places = SEEN.with_borrow_mut(|seen| std::mem::take(&mut seen.places));
     let Some(path) = file() else { return };
-    let model =
-        format!("{layer}::{name}").replace("specmalloc::", "").replace("models::", "").replace("pass::", "");
+    let model = format!("{layer}::{name}")
+        .replace("specmalloc::", "")
+        .replace("::models::", "::")
+        .replace("pass::", "");
     let lines: String = places.iter().map(|(file, line)| format!("{file} {line} {model}\n")).collect();
     // One write, so that tests that run at the same time do not mix.
     let file = std::fs::File::options().create(true).append(true).open(path);
@@ -64,15 +75,14 @@ pub(super) fn end_model(layer: &str, name: &str) {
 
 /// The checker's atomics.
 pub mod atomic {
-    use super::{checked, note};
+    use super::{checked, noted};
     pub use checked::Ordering;
     use std::ops::{Deref, DerefMut};
 
     /// As the checker's.
     #[track_caller]
     pub fn fence(order: Ordering) {
-        note();
-        checked::fence(order);
+        noted(|| checked::fence(order));
     }
 
     macro_rules! noted {
@@ -92,8 +102,7 @@ pub mod atomic {
                     /// As the checker's.
                     #[track_caller]
                     pub fn $method(&self, $($argument: $kind),*) -> $answer {
-                        note();
-                        self.0.$method($($argument),*)
+                        noted(|| self.0.$method($($argument),*))
                     }
                 )*
 
@@ -105,8 +114,7 @@ pub mod atomic {
                     fetch: Ordering,
                     update: impl FnMut($value) -> Option<$value>,
                 ) -> Result<$value, $value> {
-                    note();
-                    self.0.fetch_update(set, fetch, update)
+                    noted(|| self.0.fetch_update(set, fetch, update))
                 }
             }
 
