@@ -87,6 +87,8 @@ impl Options {
             b"reserve" => self.reserve = Some(switch(value).ok_or(bad)?),
             b"arena_size" => self.set_arena_size(size(value).ok_or(bad)?)?,
             b"names" => self.names = Some(switch(value).ok_or(bad)?),
+            // Of the environment only: `forbids_membarrier` looks before anything else is done.
+            b"membarrier" => _ = switch(value).ok_or(bad)?,
             b"deepbind" => self.deepbind = Some(switch(value).ok_or(bad)?),
             _ => return Err(OptionError::UnknownKey),
         }
@@ -125,14 +127,25 @@ pub(super) fn honours_deepbind() -> bool {
     DEEPBIND.load(Ordering::Relaxed)
 }
 
+/// The environment's options, key and value and both together.
+fn pairs() -> impl Iterator<Item = (&'static [u8], &'static [u8], &'static [u8])> {
+    let text = environment(VARIABLE).map_or(&b""[..], core::ffi::CStr::to_bytes);
+    text.split(|&byte| byte == b',').filter(|pair| !pair.is_empty()).map(|pair| {
+        let colon = pair.iter().position(|&byte| byte == b':').unwrap_or(pair.len());
+        (&pair[..colon], pair.get(colon + 1..).unwrap_or(b""), pair)
+    })
+}
+
+/// Whether the environment wants membarrier not to be used.
+pub(super) fn forbids_membarrier() -> bool {
+    pairs().any(|(key, value, _)| key == b"membarrier" && switch(value) == Some(false))
+}
+
 /// Reads the environment's options and puts them into force.
 pub(super) fn read_environment() {
-    let Some(text) = environment(VARIABLE) else { return };
     let mut options = Options::new();
-    for pair in text.to_bytes().split(|&byte| byte == b',').filter(|pair| !pair.is_empty()) {
-        let colon = pair.iter().position(|&byte| byte == b':').unwrap_or(pair.len());
-        let value = pair.get(colon + 1..).unwrap_or(b"");
-        match options.set(&pair[..colon], value) {
+    for (key, value, pair) in pairs() {
+        match options.set(key, value) {
             Ok(()) => {}
             Err(OptionError::UnknownKey) => complain(b"unknown option in SPECMALLOC_CONF: ", pair),
             Err(OptionError::BadValue) => complain(b"bad value in SPECMALLOC_CONF: ", pair),

@@ -4,6 +4,7 @@ use super::fork;
 use super::options::{self, OptionError, Options};
 use super::presence;
 use super::process::process;
+use crate::rcu::Flavour;
 use crate::sync::atomic::{AtomicU32, Ordering};
 
 const UNSTARTED: u32 = 0;
@@ -18,6 +19,10 @@ static STAGE: AtomicU32 = AtomicU32::new(UNSTARTED);
 /// The part of the start that comes when the library is loaded, whether the program ever allocates or not: what asks
 /// the system for anything but memory. Many a program ends without the rest, which touches memory.
 pub(super) fn prepare() {
+    // Relaxed: whoever misses it does no more than what it would have done itself.
+    if STAGE.load(Ordering::Relaxed) == UNSTARTED && options::forbids_membarrier() {
+        process().space().os().forbid_barrier();
+    }
     process().start();
     // Relaxed: elects one thread.
     if STAGE.compare_exchange(UNSTARTED, STARTING, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
@@ -49,6 +54,10 @@ pub(super) fn start(options: &Options) {
 pub fn set_option(key: &str, value: &str) -> Result<(), OptionError> {
     let mut options = Options::new();
     options.set(key.as_bytes(), value.as_bytes())?;
+    if key == "membarrier" {
+        // It is decided by now.
+        return Err(OptionError::BadValue);
+    }
     // The environment comes first, even in a program that has not allocated yet.
     start(&Options::new());
     options.apply();
@@ -67,6 +76,9 @@ pub fn get_option(key: &str) -> Option<usize> {
         "reserve" => Some(usize::from(settings.reserves_space())),
         "arena_size" => Some(settings.arena_bytes()),
         "deepbind" => Some(usize::from(honours_deepbind())),
+        "membarrier" => {
+            Some(usize::from(process().space().rcu().statistics().flavour == Flavour::Membarrier))
+        }
         "names" => Some(usize::from(process().space().os().gives_names())),
         _ => None,
     }

@@ -22,6 +22,8 @@ pub struct Linux {
     names: AtomicBool,
     /// What the next random number is made from; zero before the kernel was asked, which happens once, at start.
     random: AtomicU64,
+    /// Whether there is to be no barrier, though the system may have one.
+    no_barrier: AtomicBool,
     /// Whether memory that the program had locked was purged: then more of it may be.
     locked: AtomicBool,
     /// On a line of their own: threads that map at the same time write here.
@@ -50,6 +52,7 @@ impl Linux {
                 page_size: AtomicUsize::new(0),
                 names: AtomicBool::new(false),
                 random: AtomicU64::new(0),
+                no_barrier: AtomicBool::new(false),
                 locked: AtomicBool::new(false),
                 counters: CachePadded::new(Counters {
                     map: AtomicU64::new(0),
@@ -74,6 +77,12 @@ impl Linux {
     pub fn gives_names(&self) -> bool {
         // Relaxed: as above.
         self.names.load(Ordering::Relaxed)
+    }
+
+    /// Behaves as a system without membarrier. To be said before the start.
+    pub fn forbid_barrier(&self) {
+        // Relaxed: read once, at the start.
+        self.no_barrier.store(true, Ordering::Relaxed);
     }
 
     /// Counts an outcome under `kind`, or as failed, and hands it on.
@@ -283,6 +292,10 @@ unsafe impl Platform for Linux {
     }
 
     fn register_barrier(&self) -> Result<(), Errno> {
+        // Relaxed: as above.
+        if self.no_barrier.load(Ordering::Relaxed) {
+            return Err(Errno(libc::ENOSYS));
+        }
         let outcome = membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
         if outcome.is_err() {
             // Relaxed: a statistic, as in `counted`.

@@ -226,6 +226,28 @@ static void options_in_force(void)
     }
 }
 
+/* With membarrier:off in the environment. */
+static void there_is_no_barrier(void)
+{
+    typeof(&specmalloc_get_option) get = LIBRARY(specmalloc_get_option);
+    typeof(&specmalloc_set_option) set = LIBRARY(specmalloc_set_option);
+    char value[8];
+    CHECK(get("membarrier", value, sizeof value) == 1 && strcmp(value, "0") == 0);
+    /* It was decided at the start. */
+    CHECK(set("membarrier", "on") == EINVAL && set("membarrier", "green") == EINVAL);
+    pthread_t thread;
+    for (int i = 0; i < 100; i++) {
+        void *huge = malloc(10 << 20);
+        CHECK(huge != NULL && pthread_create(&thread, NULL, (void *(*)(void *))free, huge) == 0);
+        pthread_join(thread, NULL);
+    }
+    CHECK(malloc_trim(0) >= 0);
+    struct specmalloc_statistics now;
+    memset(&now, 0, sizeof now);
+    CHECK(LIBRARY(specmalloc_get_statistics)((void *)&now, sizeof now) > 0);
+    CHECK(now.barrier_calls == 0 && now.grace_periods > 0);
+}
+
 static void usable_size_and_trim(void)
 {
     void *block = malloc(100);
@@ -266,4 +288,4 @@ static void malloc_stats_while_cancelled(void)
 MAIN(CASE(malloc_stats_while_cancelled), CASE(mallinfo2_follows), CASE(mallinfo2_counts_large_blocks), CASE(mallinfo2_follows_realloc), CASE(mallinfo_does_not_wrap),
      CASE(malloc_info_document), CASE(malloc_stats_lines), CASE(malloc_trim_gives_back), CASE(mallopt_parameters),
      CASE(trim_threshold_bounds_free_memory), CASE(statistics), CASE(heap_of), CASE(options), CASE(options_in_force),
-     CASE(usable_size_and_trim))
+     CASE(usable_size_and_trim), CASE(there_is_no_barrier))
