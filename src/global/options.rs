@@ -131,8 +131,8 @@ pub(super) fn honours_deepbind() -> bool {
 fn pairs() -> impl Iterator<Item = (&'static [u8], &'static [u8], &'static [u8])> {
     let text = environment(VARIABLE).map_or(&b""[..], core::ffi::CStr::to_bytes);
     text.split(|&byte| byte == b',').filter(|pair| !pair.is_empty()).map(|pair| {
-        let colon = pair.iter().position(|&byte| byte == b':').unwrap_or(pair.len());
-        (&pair[..colon], pair.get(colon + 1..).unwrap_or(b""), pair)
+        let mut parts = pair.splitn(2, |&byte| byte == b':');
+        (parts.next().unwrap_or(b""), parts.next().unwrap_or(b""), pair)
     })
 }
 
@@ -159,7 +159,7 @@ fn complain(what: &[u8], pair: &[u8]) {
     let mut line = [b'\n'; 256];
     let text = [b"specmalloc: ", what, pair].into_iter().flatten();
     let len = line.iter_mut().take(255).zip(text).map(|(place, &byte)| *place = byte).count();
-    to_stderr(&line[..=len]);
+    to_stderr(line.get(..=len).unwrap_or(&line));
 }
 
 fn switch(value: &[u8]) -> Option<bool> {

@@ -130,7 +130,7 @@ impl Population {
     /// Looks at pages all over a huge block that is freed, `len` bytes at `at`, which the caller holds.
     pub(in crate::heap) fn sample_huge(&self, at: usize, len: usize, page: usize, now: &impl Fn() -> u64) {
         // Relaxed: a guess.
-        let (pages, fault) = (len / page, self.fault.load(Ordering::Relaxed));
+        let (pages, fault) = (len.checked_div(page).unwrap_or(0), self.fault.load(Ordering::Relaxed));
         for sample in 0..SAMPLES {
             self.note(
                 Sampled::Huge,
@@ -142,11 +142,12 @@ impl Population {
     /// Looks at one page of a run of slices that is given back, `len` bytes at `at`, which the caller holds. For one in
     /// [`UNSEEN`].
     pub(in crate::heap) fn sample_run(&self, at: usize, len: usize, page: usize, now: &impl Fn() -> u64) {
-        if len >= page {
+        // Another one for another block.
+        let number =
+            len.checked_div(page).and_then(|pages| (at / SLICE).wrapping_mul(MIXER).checked_rem(pages));
+        if let Some(number) = number {
             // Relaxed: a guess.
             let fault = self.fault.load(Ordering::Relaxed);
-            // Another one for another block.
-            let number = (at / SLICE).wrapping_mul(MIXER) % (len / page);
             self.note(Sampled::Run, is_touched(at + number * page, page, fault, now));
         }
     }
@@ -193,7 +194,8 @@ impl Population {
         }
         let mut pieces = (first..=at + len - HUGE_PAGE).step_by(STEP).take(MOST_LOOKED_AT);
         // Relaxed: a guess.
-        let (fault, pages) = (self.fault.load(Ordering::Relaxed), HUGE_PAGE / os.page_size());
+        let pages = HUGE_PAGE.checked_div(os.page_size()).unwrap_or(0);
+        let fault = self.fault.load(Ordering::Relaxed);
         let won = pieces.all(|piece| comes_at_once(touch(os, piece), fault, pages));
         self.settle(won);
         if !won {
