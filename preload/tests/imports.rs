@@ -19,6 +19,10 @@ const REASONS: &[(&str, &str)] = &[
         "in malloc and free: an address in thread-local memory that is there from the start",
         "__errno_location",
     ),
+    (
+        "in the child of a fork, also if a malloc or free is the first to notice it: reads the thread pointer",
+        "pthread_self",
+    ),
     ("in malloc and free: bytes", "bcmp memcpy memmove memset strlen"),
     ("in malloc and free, until it starts: looks a constant up in the auxiliary vector", "getauxval"),
     ("in malloc, where the auxiliary vector has no page size: a constant", "sysconf"),

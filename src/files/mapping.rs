@@ -2,23 +2,14 @@
 
 use super::error::{Error, Result};
 use super::options::FileOptions;
-use super::source::reserve;
+use super::source::{Mode, page_of, reserve};
 use crate::global::process;
 use crate::pal::{Access, Errno, Platform};
 use crate::region::Region;
 use memmap2::MmapOptions;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsRawFd;
 use std::{io, ptr};
-
-/// What the mapping is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
-    Read,
-    Copy,
-    Shared,
-}
 
 /// Address space behind a file's end, where nothing else is said.
 const LEAST_HEADROOM: usize = 64 << 10;
@@ -26,21 +17,6 @@ const MOST_HEADROOM: usize = 1 << 30;
 
 /// Mappings tried where the system places them in what another region leaves of its last granule.
 const TRIES: usize = 8;
-
-const HUGETLBFS_MAGIC: libc::__fsword_t = 0x9584_58f6;
-
-/// Bytes in a page of the file's: larger than the system's on hugetlbfs.
-pub(super) fn page_of(file: &File) -> Result<usize> {
-    let mut about = std::mem::MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: the call writes no more than the structure.
-    if unsafe { libc::fstatfs(file.as_raw_fd(), about.as_mut_ptr()) } != 0 {
-        return Err(Error::last("fstatfs"));
-    }
-    // SAFETY: written by the call, which succeeded.
-    let about = unsafe { about.assume_init() };
-    let is_huge = about.f_type == HUGETLBFS_MAGIC;
-    Ok(if is_huge { about.f_bsize as usize } else { process().space().os().page_size() })
-}
 
 /// How many bytes of a file that is `file` bytes long are in the region.
 pub(super) fn bytes(options: &FileOptions, file: u64) -> Result<usize> {

@@ -10,6 +10,7 @@ mod error;
 mod faults;
 mod guard;
 mod mapping;
+mod open;
 mod options;
 mod region;
 mod section;

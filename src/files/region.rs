@@ -3,10 +3,10 @@
 use super::error::{Error, Result};
 use super::faults::fault_of;
 use super::guard::{Guard, Pin};
-use super::mapping::{self, Mode};
+use super::mapping;
 use super::options::FileOptions;
 use super::section;
-use super::source::{Identity, Source, metadata, reserve};
+use super::source::{Identity, Mode, Source, metadata, reserve};
 use crate::global::process;
 use crate::index::{Current, UnmapError};
 use crate::rcu::{ReaderSlot, Section};
@@ -84,30 +84,6 @@ impl FileRegion {
         })?;
         let manager = Mutex::new(Manager { options: options.clone(), identity });
         Ok(FileRegion { current: Current::new(region), mode, source: Arc::new(source), manager })
-    }
-
-    /// As [`FileOptions::map`], the whole of a file.
-    ///
-    /// # Safety
-    /// As there.
-    ///
-    /// # Errors
-    /// As there.
-    pub unsafe fn map(file: &File) -> Result<FileRegion> {
-        // SAFETY: the caller's.
-        unsafe { FileOptions::new().map(file) }
-    }
-
-    /// As [`FileOptions::open`], the whole of a file.
-    ///
-    /// # Safety
-    /// As there.
-    ///
-    /// # Errors
-    /// As there.
-    pub unsafe fn open(path: impl AsRef<std::path::Path>) -> Result<FileRegion> {
-        // SAFETY: the caller's.
-        unsafe { FileOptions::new().open(path) }
     }
 
     /// The bytes, for a moment.

@@ -1,7 +1,6 @@
 //! Where a region's file comes from, each time that it is needed.
 
 use super::error::{Cause, Error, Fault, Result};
-use super::mapping::{Mode, page_of};
 use crate::global::process;
 use crate::pal::Platform;
 use std::ffi::CString;
@@ -9,6 +8,16 @@ use std::fs::{File, Metadata};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+/// What the mapping is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Read,
+    Copy,
+    Shared,
+}
+
+const HUGETLBFS_MAGIC: libc::__fsword_t = 0x9584_58f6;
 
 /// A name, or a descriptor.
 pub(super) enum Source {
@@ -106,4 +115,17 @@ pub fn memfd(name: &str, len: u64) -> Result<File> {
     let file = unsafe { File::from_raw_fd(descriptor) };
     file.set_len(len).map_err(|error| Error::System { call: "ftruncate", error })?;
     Ok(file)
+}
+
+/// Bytes in a page of the file's: larger than the system's on hugetlbfs.
+pub(super) fn page_of(file: &File) -> Result<usize> {
+    let mut about = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the call writes no more than the structure.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), about.as_mut_ptr()) } != 0 {
+        return Err(Error::last("fstatfs"));
+    }
+    // SAFETY: written by the call, which succeeded.
+    let about = unsafe { about.assume_init() };
+    let is_huge = about.f_type == HUGETLBFS_MAGIC;
+    Ok(if is_huge { about.f_bsize as usize } else { process().space().os().page_size() })
 }

@@ -15,7 +15,7 @@ struct House {
     rooms: &'static [&'static str],
 }
 
-const HOUSES: [House; 3] = [
+const HOUSES: [House; 4] = [
     House {
         crate_at: "src",
         layer: &["heap"],
@@ -39,6 +39,14 @@ const HOUSES: [House; 3] = [
         layer: &["global"],
         rooms: &[
             "exit", "process", "presence", "options", "thread", "fork", "start", "readers", "heaps", "helper",
+        ],
+    },
+    House {
+        crate_at: "src",
+        layer: &["files"],
+        rooms: &[
+            "error", "source", "options", "faults", "mapping", "section", "guard", "region", "open",
+            "access", "system",
         ],
     },
     House {
