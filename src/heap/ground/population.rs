@@ -127,16 +127,20 @@ impl Population {
         is_nearly_all(self.touched[kind as usize].load(Ordering::Relaxed), ALL)
     }
 
-    /// Looks at pages all over a huge block that is freed, `len` bytes at `at`, which the caller holds.
+    /// Looks at pages all over a huge block that is freed, `len` bytes at `at`, which the caller holds. With the second
+    /// that was not touched it is known not to have been touched as a whole, and each costs a fault, and tables of pages.
     pub(in crate::heap) fn sample_huge(&self, at: usize, len: usize, page: usize, now: &impl Fn() -> u64) {
+        if !self.is_allowed() {
+            return;
+        }
         // Relaxed: a guess.
         let (pages, fault) = (len.checked_div(page).unwrap_or(0), self.fault.load(Ordering::Relaxed));
-        for sample in 0..SAMPLES {
-            self.note(
-                Sampled::Huge,
-                is_touched(at + (2 * sample + 1) * pages / (2 * SAMPLES) * page, page, fault, now),
-            );
-        }
+        let untouched = (0..SAMPLES).filter(|sample| {
+            let touched = is_touched(at + (2 * sample + 1) * pages / (2 * SAMPLES) * page, page, fault, now);
+            self.note(Sampled::Huge, touched);
+            !touched
+        });
+        let _second = untouched.take(2).last();
     }
 
     /// Looks at one page of a run of slices that is given back, `len` bytes at `at`, which the caller holds. For one in
@@ -145,7 +149,9 @@ impl Population {
         // Another one for another block.
         let number =
             len.checked_div(page).and_then(|pages| (at / SLICE).wrapping_mul(MIXER).checked_rem(pages));
-        if let Some(number) = number {
+        if let Some(number) = number
+            && self.is_allowed()
+        {
             // Relaxed: a guess.
             let fault = self.fault.load(Ordering::Relaxed);
             self.note(Sampled::Run, is_touched(at + number * page, page, fault, now));
@@ -219,11 +225,11 @@ impl Population {
         }
     }
 
-    /// Finds out what a fault takes, if that is not known, by the first pages of a fresh region at `at`: says whether
-    /// they were touched for that.
+    /// Finds out what a fault takes, if that is not known and may become of use, by the first pages of a fresh region at
+    /// `at`: says whether they were touched for that.
     pub(in crate::heap) fn measure_fault<P: Platform>(&self, os: &P, at: usize) -> bool {
         // Relaxed (both): a guess.
-        let unknown = self.fault.load(Ordering::Relaxed) == 0;
+        let unknown = self.fault.load(Ordering::Relaxed) == 0 && self.is_allowed();
         if unknown {
             let [_first, others] = touch(os, at);
             self.fault.store((others / TOUCHED as u64).max(1), Ordering::Relaxed);
@@ -292,6 +298,19 @@ mod tests {
         assert!(!population.touches_all(Sampled::Huge), "half of it was");
         population.sample_huge(at, len, PAGE, &|| 0);
         assert!(population.touches_all(Sampled::Huge), "zeros, but no faults");
+
+        block.fill(0);
+        let before = then.get();
+        population.sample_huge(at, len, PAGE, &now);
+        let looks = (then.get() - before) / 2_000;
+        assert!(
+            !population.touches_all(Sampled::Huge) && looks == 2,
+            "{looks} of untouched pages are faults"
+        );
+        population.allow(false);
+        population
+            .sample_huge(at, len, PAGE, &|| unreachable!("nothing is looked at for a bet that is forbidden"));
+        population.sample_run(at, len, PAGE, &|| unreachable!("nor here"));
     }
 
     #[test]
