@@ -1,6 +1,6 @@
 //! The functions by which a process changes what it is: for what wants a process of one thread, `unshare` and `setns`;
-//! for what it does before it shuts itself off, `prctl`; and, for the limits that it sets itself, `setrlimit` and
-//! `prlimit`.
+//! for what it does before it shuts itself off, `prctl`; for the limits that it sets itself, `setrlimit` and
+//! `prlimit`; and for memory that is resident as soon as it is mapped, `mlockall`.
 
 use crate::errno;
 use crate::next::Next;
@@ -118,6 +118,22 @@ pub unsafe extern "C" fn prlimit64(
 ) -> c_int {
     // SAFETY: the caller's.
     unsafe { prlimit(process, which, new, old) }
+}
+
+/// POSIX: keeps memory resident. Where that is all that will be mapped, from its mapping on, nothing is reserved behind
+/// blocks: it would be memory. (The C library's is a bare system call, too.)
+///
+/// # Safety
+/// As for the C library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
+    let locks = flags & (libc::MCL_FUTURE | libc::MCL_ONFAULT) == libc::MCL_FUTURE;
+    // SAFETY: the caller's.
+    let done = unsafe { libc::syscall(libc::SYS_mlockall, flags) as c_int };
+    if done == 0 && locks {
+        global::reserve_nothing();
+    }
+    done
 }
 
 /// The function, once the helper is gone, if the program has one thread.

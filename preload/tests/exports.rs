@@ -13,7 +13,7 @@ const C: &str = "
     __libc_malloc __libc_calloc __libc_realloc __libc_free __libc_memalign __libc_valloc __libc_pvalloc
     __posix_memalign
     dlopen dlmopen
-    pthread_create thrd_create unshare setns prctl setrlimit setrlimit64 prlimit prlimit64
+    pthread_create thrd_create unshare setns prctl setrlimit setrlimit64 prlimit prlimit64 mlockall
     specmalloc_get_statistics specmalloc_trim specmalloc_set_option specmalloc_get_option specmalloc_usable_size
     specmalloc_heap_of specmalloc_version
 ";

@@ -67,14 +67,27 @@ fn starts_in_64_mib() {
     assert!(used >= 40, "{used} MiB of 64");
 }
 
-/// Reserved address space must not become memory. Where a process may not lock that much, there is nothing to see.
-#[test]
-fn locked_memory_stays_small() {
-    let outcome = common::case("limits.c", "locked_memory_stays_small");
+/// Runs a case that locks its memory and prints how many bytes are resident, `expected` at most. Where a process may not
+/// lock that much, there is nothing to see.
+#[track_caller]
+fn locked_memory_is_within(case: &str, expected: u64) {
+    let outcome = common::case("limits.c", case);
     if outcome.code == Some(3) {
         eprintln!("not run: this user may not lock memory");
         return;
     }
     let resident: u64 = outcome.passed().trim_end().parse().expect("the resident bytes");
-    assert!(resident <= 40 << 20, "{resident} bytes resident");
+    assert!(resident <= expected, "{resident} bytes resident");
+}
+
+/// Reserved address space must not become memory.
+#[test]
+fn locked_memory_stays_small() {
+    locked_memory_is_within("locked_memory_stays_small", 40 << 20);
+}
+
+/// Nor what is reserved behind blocks: 48 MiB are live, beside an arena.
+#[test]
+fn locked_huge_blocks_have_nothing_behind_them() {
+    locked_memory_is_within("locked_huge_blocks_have_nothing_behind_them", 90 << 20);
 }

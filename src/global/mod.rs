@@ -22,7 +22,7 @@ pub use exit::{ExitKey, exit_value, was_counted};
 pub use heaps::{begin_process, begin_thread, exit_thread, trim, with_heap, with_heap_to_free};
 pub use helper::{dismiss_helper, start_helper, thread_found, thread_made};
 pub use options::{OptionError, Options};
-pub use process::{adapt_to_late_limit, environment, learn_limits, process};
+pub use process::{adapt_to_late_limit, environment, learn_limits, process, reserve_nothing};
 #[cfg(feature = "files")]
 pub use readers::{attach_reader, possess_reader};
 pub use start::{get_option, honours_deepbind, set_option};

@@ -31,6 +31,11 @@ pub fn adapt_to_late_limit() {
     process().adapt_to_late_limit();
 }
 
+/// What the process maps is memory from then on: no address space is reserved.
+pub fn reserve_nothing() {
+    process().settings().set_reserve(false);
+}
+
 /// The same as [`learn_limits`] if more address space is mapped by now than one arena takes.
 pub(super) fn learn_limits_if_large() {
     if process().space().mapped() > GRANULE {

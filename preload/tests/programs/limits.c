@@ -169,6 +169,20 @@ static void locked_memory_stays_small(void)
     CHECK(malloc(10) != NULL);
 }
 
+/* What lies behind huge blocks is not theirs, and must not be resident. */
+static void locked_huge_blocks_have_nothing_behind_them(void)
+{
+    if (mlockall(MCL_CURRENT | MCL_FUTURE) != 0) {
+        CHECK(errno == EPERM || errno == ENOMEM);
+        exit(3);
+    }
+    void *blocks[4];
+    for (int i = 0; i < 4; i++) CHECK((blocks[i] = malloc(10 * MIB)) != NULL);
+    for (int i = 0; i < 4; i++) CHECK((blocks[i] = realloc(blocks[i], 12 * MIB)) != NULL);
+    printf("%zu\n", resident());
+    for (int i = 0; i < 4; i++) free(blocks[i]);
+}
+
 static ucontext_t outside, inside;
 
 static void allocates_more_than_an_arena(void)
@@ -193,4 +207,4 @@ static void limits_are_learned_on_a_small_stack(void)
 MAIN(CASE(exhaust_once_with_the_smallest_huge), CASE(exhaust_the_data_segment_once_with_the_smallest_huge),
      CASE(limits_are_learned_on_a_small_stack), CASE(exhaust_with_large), CASE(exhaust_with_small), CASE(exhaust_with_huge), CASE(exhaust_the_data_segment),
      CASE(from_small_to_huge_and_back), CASE(threads_exhaust_together), CASE(works_in_64_mib),
-     CASE(locked_memory_stays_small))
+     CASE(locked_memory_stays_small), CASE(locked_huge_blocks_have_nothing_behind_them))
