@@ -58,7 +58,7 @@ pub unsafe extern "C" fn prctl(
 ) -> c_int {
     if matches!(what, libc::PR_SET_NO_NEW_PRIVS | libc::PR_SET_SECCOMP) {
         let before = errno::get();
-        global::learn_limits();
+        global::before_a_filter();
         errno::set(before);
     }
     // SAFETY: the caller's.

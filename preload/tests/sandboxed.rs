@@ -26,6 +26,13 @@ fn the_figures() {
     }
 }
 
+/// Of madvise, too, no other kind.
+#[test]
+fn advice_that_is_forbidden() {
+    lives("without_advice");
+    lives("without_advice_later");
+}
+
 #[test]
 fn a_barrier_that_is_forbidden_later() {
     lives("without_the_barrier");

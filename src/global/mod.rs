@@ -25,5 +25,5 @@ pub use options::{OptionError, Options};
 pub use process::{adapt_to_late_limit, environment, learn_limits, process, reserve_nothing};
 #[cfg(feature = "files")]
 pub use readers::{attach_reader, possess_reader};
-pub use start::{get_option, honours_deepbind, set_option};
+pub use start::{before_a_filter, get_option, honours_deepbind, set_option};
 pub use thread::{EXITED, Main, NOBODY, Stray, Thread, enter_step, is_own, leave_step, undo_step};

@@ -3,7 +3,7 @@
 use super::fork;
 use super::options::{self, OptionError, Options};
 use super::presence;
-use super::process::process;
+use super::process::{learn_limits, process};
 use crate::rcu::Flavour;
 use crate::sync::atomic::{AtomicU32, Ordering};
 
@@ -48,6 +48,14 @@ pub(super) fn start(options: &Options) {
         // Release: pairs with the Acquire above.
         STAGE.store(STARTED, Ordering::Release);
     }
+}
+
+/// The process is about to shut itself off. What asks the system for anything but memory is done by then, or not at all:
+/// a filter may know no advice but that pages are not needed.
+pub fn before_a_filter() {
+    start(&Options::new());
+    learn_limits();
+    process().population().allow(false);
 }
 
 /// Sets an option by name while the process runs.

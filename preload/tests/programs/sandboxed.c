@@ -9,6 +9,14 @@
 
 static volatile int shut;
 
+static void install(struct sock_filter *filter, size_t length)
+{
+    struct sock_fprog program = {length, filter};
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) != 0) _exit(3);
+    shut = 1;
+}
+
 static void shut_off(void)
 {
     static const int allowed[] = {SYS_mmap, SYS_munmap, SYS_mremap, SYS_mprotect, SYS_madvise, SYS_brk, SYS_futex,
@@ -23,10 +31,7 @@ static void shut_off(void)
         filter[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
     }
     filter[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-    struct sock_fprog program = {length, filter};
-    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) != 0) _exit(3);
-    shut = 1;
+    install(filter, length);
 }
 
 static unsigned next_random(unsigned *state)
@@ -78,6 +83,48 @@ static void reports(void)
     _exit(0);
 }
 
+/* The only advice that glibc's malloc gives is MADV_DONTNEED. */
+static void shut_off_from_advice(void)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, MADV_DONTNEED, 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    install(filter, sizeof filter / sizeof *filter);
+}
+
+/* Grows steadily, and frees huge blocks that were touched as a whole: what huge pages would be asked for. */
+static void grow(void)
+{
+    enum { COUNT = 500000, HUGE_BLOCKS = 8 };
+    char **blocks = malloc(COUNT * sizeof *blocks);
+    for (int i = 0; i < COUNT; i++) memset(blocks[i] = malloc(150), 1, 150);
+    char *huge[HUGE_BLOCKS];
+    for (int i = 0; i < HUGE_BLOCKS; i++) memset(huge[i] = malloc((12 + i) * MIB), 1, (12 + i) * MIB);
+    for (int i = 0; i < HUGE_BLOCKS; i++) free(huge[i]);
+    for (int i = 0; i < COUNT; i++) free(blocks[i]);
+    free(blocks);
+}
+
+static void without_advice(void)
+{
+    shut_off_from_advice();
+    grow();
+    _exit(0);
+}
+
+static void without_advice_later(void)
+{
+    grow();
+    shut_off_from_advice();
+    grow();
+    _exit(0);
+}
+
 static void *sleeper(void *unused)
 {
     CHECK(malloc(100) != NULL);
@@ -97,9 +144,7 @@ static void without_the_barrier(void)
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
-    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
-    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) != 0) _exit(3);
+    install(filter, sizeof filter / sizeof *filter);
     for (int round = 0; round < 20; round++) {
         char *blocks[BLOCKS];
         for (int i = 0; i < BLOCKS; i++) {
@@ -114,4 +159,4 @@ static void without_the_barrier(void)
     if (stays > 60 * MIB) fprintf(stderr, "%zu MiB stay of %d\n", stays / MIB, 20 * BLOCKS), _exit(1);
 }
 
-MAIN(CASE(alone), CASE(reports), CASE(without_the_barrier))
+MAIN(CASE(alone), CASE(reports), CASE(without_advice), CASE(without_advice_later), CASE(without_the_barrier))
