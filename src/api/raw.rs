@@ -7,7 +7,8 @@
 use super::figures;
 use crate::base::{SMALL_MAX, class_of, is_aligned};
 use crate::global::{
-    Stray, Thread, enter_step, is_own, leave_step, process, undo_step, with_heap, with_heap_to_free,
+    Stray, Thread, attach_to, enter_step, is_own, leave_step, process, undo_step, with_heap,
+    with_heap_to_free,
 };
 use crate::heap::{Along, Bin, Block, BlockKind, Checks, Heap, Piece, Place, Slab};
 use crate::pal::{Call, Misuse, Platform, broken_contract};
@@ -233,6 +234,10 @@ unsafe fn free_anywhere<T: Thread>(block: *mut u8) {
         // SAFETY: the caller's: the block is another allocator's to free.
         Err(stray) => return unsafe { free_stray(block, stray) },
     };
+    if let Place::Slab(slab) = place {
+        // SAFETY: the owner of a slab with a live block is a heap, and lives forever.
+        attach_to::<T>(unsafe { &*slab.owner() });
+    }
     with_heap_to_free::<T, _>(&Options::new(), |heap| match (heap, place) {
         // SAFETY: as below. In a borrowed heap nothing waits.
         (Some(heap), Place::Slab(slab)) if !ptr::eq(heap, T::heap()) && !ptr::eq(slab.owner(), heap) => unsafe {

@@ -46,7 +46,7 @@ fn with<T: Thread, R, const ARMS: bool>(options: &Options, body: impl FnOnce(Opt
     learn_limits_if_large();
     let mut heap = T::heap();
     if ptr::eq(heap, &raw const ARMED) || ptr::eq(heap, &raw const NOBODY) && ARMS {
-        heap = attach::<T>(options);
+        heap = attach::<T>(options, None);
     }
     // SAFETY: heaps live forever.
     let own = unsafe { &*heap };
@@ -92,10 +92,21 @@ fn borrow<T: Thread>() -> Option<&'static Heap> {
     }
 }
 
-/// Gives the calling thread its heap, and returns what it has then: none when there is no memory, or the thread must
-/// not possess one.
+/// The calling thread frees a block that `owner` has: if it has yet to get a heap of its own, it gets that one, where
+/// nobody possesses it. A thread that goes on with what another had allocated, as the next of a chain does, so finds it
+/// at home. By the lowest number chains that run beside each other get each other's heaps, and each heap slabs of all.
+#[inline]
+pub fn attach_to<T: Thread>(owner: &Heap) {
+    if ptr::eq(T::heap(), &raw const ARMED) {
+        fork::notice();
+        attach::<T>(&Options::new(), Some(owner));
+    }
+}
+
+/// Gives the calling thread its heap, `wanted` if that is idle, and returns what it has then: none when there is no
+/// memory, or the thread must not possess one.
 #[cold]
-fn attach<T: Thread>(options: &Options) -> *const Heap {
+fn attach<T: Thread>(options: &Options, wanted: Option<&Heap>) -> *const Heap {
     start(options);
     if ptr::eq(T::heap(), &raw const NOBODY) {
         arm::<T>(!T::ANNOUNCED);
@@ -107,7 +118,7 @@ fn attach<T: Thread>(options: &Options) -> *const Heap {
     // Where threads are announced, none ends unnoticed; and there a handler may come in anywhere, who would find what
     // this call has just possessed.
     let left = if T::GUARDED { None } else { pool.left_by(holder) };
-    if let Some(heap) = left.or_else(|| pool.possess_to_keep(process(), holder)) {
+    if let Some(heap) = left.or_else(|| pool.possess_to_keep(process(), holder, wanted)) {
         if !T::change_heap(&raw const ARMED, heap) {
             // A signal handler came in between and attached the thread.
             pool.keeps_no_more(heap, holder);

@@ -19,7 +19,7 @@ mod start;
 mod thread;
 
 pub use exit::{ExitKey, exit_value, was_counted};
-pub use heaps::{begin_process, begin_thread, exit_thread, trim, with_heap, with_heap_to_free};
+pub use heaps::{attach_to, begin_process, begin_thread, exit_thread, trim, with_heap, with_heap_to_free};
 pub use helper::{dismiss_helper, start_helper, thread_found, thread_made};
 pub use options::{OptionError, Options};
 pub use process::{adapt_to_late_limit, environment, learn_limits, process, reserve_nothing};

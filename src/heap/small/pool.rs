@@ -128,9 +128,18 @@ impl Pool {
         self.possess_below(MAX_HEAPS, from, by)
     }
 
-    /// The same for a thread that keeps the heap until it exits: see [`Pool::keeps_no_more`].
-    pub fn possess_to_keep<P: Platform>(&self, from: &Heaps<P>, by: ThreadId) -> Option<&'static Heap> {
-        let heap = self.possess_below(KEPT, from, by)?;
+    /// The same for a thread that keeps the heap until it exits: see [`Pool::keeps_no_more`]. The heap `wanted` if
+    /// that is idle.
+    pub fn possess_to_keep<P: Platform>(
+        &self,
+        from: &Heaps<P>,
+        by: ThreadId,
+        wanted: Option<&Heap>,
+    ) -> Option<&'static Heap> {
+        let wanted = wanted.map(|heap| heap.index() as usize).filter(|&index| index < KEPT);
+        let heap = wanted
+            .and_then(|index| self.possess(index, by))
+            .or_else(|| self.possess_below(KEPT, from, by))?;
         // Relaxed: read by threads of the same number, which this thread's end comes before.
         self.keeper(by).store(heap.index() + 1, Ordering::Relaxed);
         Some(heap)
@@ -276,16 +285,29 @@ mod tests {
         let from = allocator(GRANULE);
         let pool = from.pool();
         pool.pretend_taken(SHARED);
-        assert!(pool.possess_to_keep(from, THREAD).is_none() && !pool.is_full() && !pool.lends_to(THREAD));
+        assert!(
+            pool.possess_to_keep(from, THREAD, None).is_none() && !pool.is_full() && !pool.lends_to(THREAD)
+        );
         let heaps: Vec<_> =
             (0..SHARED).map(|_| pool.possess_any(from, THREAD).expect("one of them")).collect();
         assert!(heaps.iter().all(|heap| heap.index() as usize >= KEPT));
         assert!(pool.possess_any(from, THREAD).is_none() && pool.is_full() && pool.lends_to(THREAD));
         from.give_up(heaps[7]);
         // Idle, and not to be kept.
-        assert!(pool.possess_to_keep(from, THREAD).is_none());
+        assert!(pool.possess_to_keep(from, THREAD, Some(heaps[7])).is_none());
         assert!(ptr::eq(pool.possess_any(from, THREAD).expect("the one that is idle"), heaps[7]));
         assert_eq!(pool.made(), MAX_HEAPS);
+    }
+
+    #[test]
+    fn a_thread_that_wants_a_heap_gets_it_if_it_is_idle() {
+        let from = allocator(GRANULE);
+        let pool = from.pool();
+        let keep = |wanted| pool.possess_to_keep(from, THREAD, wanted).expect("memory");
+        let [first, second, third] = [keep(None), keep(None), keep(None)];
+        assert!(!ptr::eq(keep(Some(third)), third), "somebody has it");
+        [first, third].map(|heap| from.give_up(heap));
+        assert!(ptr::eq(keep(Some(third)), third) && ptr::eq(keep(Some(second)), first));
     }
 
     #[test]
@@ -293,8 +315,9 @@ mod tests {
         let from = allocator(GRANULE);
         let pool = from.pool();
         let other = ThreadId::new(128);
-        let keep =
-            |thread| pool.left_by(thread).or_else(|| pool.possess_to_keep(from, thread)).expect("memory");
+        let keep = |thread| {
+            pool.left_by(thread).or_else(|| pool.possess_to_keep(from, thread, None)).expect("memory")
+        };
         let left = keep(THREAD);
         assert!(!ptr::eq(keep(other), left));
         // The thread is gone, and another has its number.
