@@ -119,7 +119,8 @@ impl<P: Platform> Backend<P> {
     /// Whether a block gives back its tail rather than that `more` bytes are soiled.
     fn may_purge_tail(&self, by: &Claimant, more: usize) -> bool {
         let soiled = self.soiled_bytes() + more;
-        by.tails().take(soiled * SOILED_PARTS <= self.settings().dirty_limit(self.live_bytes()))
+        let is_few = soiled * SOILED_PARTS <= self.settings().dirty_limit(self.live_bytes());
+        by.tails().take(is_few, self.settings().has_helper())
     }
 
     /// What is behind a large block no longer counts as soiled.

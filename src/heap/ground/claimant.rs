@@ -118,6 +118,8 @@ impl Claimant {
 const PRICE: usize = 4 << 20;
 /// How many times that it is where little is soiled.
 const FEW: usize = 4;
+/// How many times that it is where there are other threads, which a purge interrupts.
+const INTERRUPTS: usize = 4;
 /// What may be spent in advance, and what is owed at most.
 const MOST: usize = 128 * PRICE;
 const MOST_OWED: usize = MOST + 256 * PRICE;
@@ -148,11 +150,12 @@ impl Tails {
         self.spent.set((self.spent.get() + PRICE).min(MOST_OWED));
     }
 
-    /// Whether one may be purged, which is spent then; where `few` are soiled, less often.
-    pub(in crate::heap) fn take(&self, few: bool) -> bool {
+    /// Whether one may be purged, which is spent then; where `few` are soiled, or others are `interrupted`, less often.
+    pub(in crate::heap) fn take(&self, few: bool, interrupted: bool) -> bool {
         let may = self.spent.get() < MOST;
         if may {
-            self.spent.set(self.spent.get() + PRICE * if few { FEW } else { 1 });
+            let times = if few { FEW } else { 1 } * if interrupted { INTERRUPTS } else { 1 };
+            self.spent.set(self.spent.get() + PRICE * times);
         }
         may
     }

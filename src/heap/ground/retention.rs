@@ -12,9 +12,13 @@
 //! The first descent of a program proves nothing, so nothing is kept for it. Use that stays about the same proves only
 //! itself. A cycle is proven by its second ascent, and neither purges nor faults from the third on.
 //!
+//! Where there is a helper, which sees to it that a proof fades, any height is proven by being reached: what many threads
+//! use swings with who runs when, and what was purged in between would be faulted in again; and a purge there
+//! interrupts the others.
+//!
 //! A proof is believed for a while after use was there last, for at least twice as long as it stayed away before, and
 //! then fades. What is dirty and was not needed between two ticks of the helper goes as well, but for what is proven.
-//! Where there is no helper (one thread), the slow paths look at the clock while anything is held on a proof; a process
+//! Where there is none (one thread), the slow paths look at the clock while anything is held on a proof; a process
 //! that makes no more calls at all keeps what it had proven last.
 //!
 //! All figures are hints: of threads that look at the same time one may overwrite what the other has noted, and the
@@ -116,7 +120,8 @@ impl Retention {
         let limit = settings.dirty_limit(height);
         let most = (height - live + limit).min(left);
         if dirty + soiled <= most {
-            self.held.store(true, Ordering::Relaxed);
+            // (The helper looks at the clock in any case.)
+            self.held.store(!settings.has_helper(), Ordering::Relaxed);
             return 0;
         }
         // A part of what the options leave stays unused, so that the next purge is not due at once.
@@ -138,7 +143,8 @@ impl Retention {
         get(&self.proven) > live
     }
 
-    /// Whether more stays than the options would allow without a proof: then the clock is to be looked at.
+    /// Whether more stays than the options would allow without a proof, and no helper looks at the clock: then it is to
+    /// be looked at.
     pub fn is_held(&self) -> bool {
         self.held.load(Ordering::Relaxed)
     }
@@ -150,8 +156,13 @@ impl Retention {
         // That much may be dirty without a proof: a smaller fall is none.
         let fallen = |height: usize| height.saturating_sub(trough) > settings.dirty_limit(height);
         let risen = top.min(crest);
-        if fallen(risen) && risen > get(&self.proven) {
-            set(&self.proven, risen);
+        let height = match settings.has_helper() {
+            true => top,
+            false if fallen(risen) => risen,
+            false => 0,
+        };
+        if height > get(&self.proven) {
+            set(&self.proven, height);
         }
         set(&self.crest, crest.max(top));
         set(&self.trough, if top > crest { live } else { trough.min(live) });
@@ -332,6 +343,23 @@ mod tests {
         assert!(program.dirty <= 4 * MIB, "{} MiB after six seconds", program.dirty / MIB);
         program.idle(2_000);
         assert_eq!(program.dirty, 0);
+    }
+
+    #[test]
+    fn with_a_helper_what_was_used_once_stays_for_a_while_and_no_more_than_that() {
+        let mut program = Program::new();
+        program.settings.set_helper(true);
+        program.go(200);
+        for live in [50, 150, 100, 180, 50, 200] {
+            program.go(live);
+            assert!(program.live + program.dirty <= 200 * MIB + program.settings.dirty_limit(200 * MIB));
+        }
+        assert_eq!(program.faulted, 200 * MIB, "nothing was purged");
+        program.go(100);
+        program.idle(900);
+        assert!(!program.retention.is_held() && program.dirty >= 100 * MIB);
+        program.idle(4_000);
+        assert!(program.dirty <= program.settings.dirty_limit(program.live));
     }
 
     #[test]
