@@ -306,7 +306,7 @@ mod tests {
         let keep = |wanted| pool.possess_to_keep(from, THREAD, wanted).expect("memory");
         let [first, second, third] = [keep(None), keep(None), keep(None)];
         assert!(!ptr::eq(keep(Some(third)), third), "somebody has it");
-        [first, third].map(|heap| from.give_up(heap));
+        [first, third].into_iter().for_each(|heap| from.give_up(heap));
         assert!(ptr::eq(keep(Some(third)), third) && ptr::eq(keep(Some(second)), first));
     }
 
