@@ -119,7 +119,7 @@ const PRICE: usize = 4 << 20;
 /// How many times that it is where little is soiled.
 const FEW: usize = 4;
 /// How many times that it is where there are other threads, which a purge interrupts.
-const INTERRUPTS: usize = 4;
+const INTERRUPTS: usize = 16;
 /// What may be spent in advance, and what is owed at most.
 const MOST: usize = 128 * PRICE;
 const MOST_OWED: usize = MOST + 256 * PRICE;
