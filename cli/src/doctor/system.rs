@@ -79,7 +79,7 @@ fn huge_pages(machine: &Machine) -> Option<Finding> {
             Finding::new(TOPIC, State::Note, found, advice)
         }
         _ => {
-            let advice = "Huge blocks that come and go fault page by page. If time matters more than resident memory:\n\
+            let advice = "At most memory that is steadily used up gets huge pages. If time matters more than memory:\n\
                           $ echo always > /sys/kernel/mm/transparent_hugepage/enabled";
             Finding::new(TOPIC, State::Note, found, advice)
         }
