@@ -189,6 +189,7 @@ impl<P: Platform> Ground<P> {
         let [claimed, dirty, soiled] = self.tally.sums([Count::Claimed, Count::Dirty, Count::Soiled]);
         let live = claimed * SLICE + self.huge.live_bytes.get();
         let dirty = dirty * SLICE + self.huge.kept_bytes.get() + more;
+        let soiled = soiled + self.population.ahead_of_claims();
         self.retention.excess(&self.settings, live, dirty, soiled, now)
     }
 

@@ -18,7 +18,7 @@ use super::bets::{Bet, BetCount};
 use crate::base::{SLICE, align_up};
 use crate::const_unless_model;
 use crate::pal::Platform;
-use crate::region::Region;
+use crate::region::{Kind, Region};
 use crate::sync::Counter;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use core::ptr;
@@ -65,6 +65,8 @@ pub struct Population {
     /// before that, and so on.
     purged: Counter,
     lately: Counter,
+    /// Whether an arena is populated by huge pages.
+    in_arenas: AtomicBool,
     /// By an option.
     forbidden: AtomicBool,
 }
@@ -90,6 +92,7 @@ impl Population {
                 next_pause: Counter::new(),
                 purged: Counter::new(),
                 lately: Counter::new(),
+                in_arenas: AtomicBool::new(false),
                 forbidden: AtomicBool::new(false),
             }
         }
@@ -105,6 +108,13 @@ impl Population {
     pub fn is_allowed(&self) -> bool {
         // Relaxed: as above.
         !self.forbidden.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of arenas that may be resident though no slice of them was ever claimed: what is left of the huge page in
+    /// which the last claim of clean slices ended. Claims go upwards, so it is that one, as a rule.
+    pub(in crate::heap) fn ahead_of_claims(&self) -> usize {
+        // Relaxed: a figure.
+        if self.in_arenas.load(Ordering::Relaxed) { HUGE_PAGE } else { 0 }
     }
 
     /// How it has gone.
@@ -204,6 +214,10 @@ impl Population {
         let fault = self.fault.load(Ordering::Relaxed);
         let won = pieces.all(|piece| comes_at_once(touch(os, piece), fault, pages));
         self.settle(won);
+        if won && region.kind() == Kind::Arena {
+            // Relaxed: a figure.
+            self.in_arenas.store(true, Ordering::Relaxed);
+        }
         if !won {
             // Single pages again. If the system refuses, it looks for large ones at each fault: nothing worse.
             let _refused = os.prefer_huge_pages(at, mapping, false);
