@@ -234,9 +234,11 @@ unsafe fn free_anywhere<T: Thread>(block: *mut u8) {
         // SAFETY: the caller's: the block is another allocator's to free.
         Err(stray) => return unsafe { free_stray(block, stray) },
     };
-    if let Place::Slab(slab) = place {
-        // SAFETY: the owner of a slab with a live block is a heap, and lives forever.
-        attach_to::<T>(unsafe { &*slab.owner() });
+    if let Place::Slab(slab) = place
+        // SAFETY: heaps live forever. (None, if the block is not live after all, and its slab goes at this moment.)
+        && let Some(owner) = unsafe { slab.owner().as_ref() }
+    {
+        attach_to::<T>(owner);
     }
     with_heap_to_free::<T, _>(&Options::new(), |heap| match (heap, place) {
         // SAFETY: as below. In a borrowed heap nothing waits.

@@ -133,7 +133,11 @@ impl Retention {
     pub fn aged(&self, settings: &Settings, live: usize, dirty: usize, now: u64) -> usize {
         self.look(settings, live, now);
         let unused = self.low_water.swap(dirty, Ordering::Relaxed).min(dirty);
-        let old = unused.saturating_sub(get(&self.proven).saturating_sub(live));
+        // Near the height nothing more is expected: use that stays there keeps what it does not need no longer, or the
+        // helper would look at it for ever.
+        let proven = get(&self.proven);
+        let expected = if is_near(live, proven) { 0 } else { proven.saturating_sub(live) };
+        let old = unused.saturating_sub(expected);
         old.div_ceil(AGE_PARTS).max(AGE_LEAST).min(old)
     }
 
@@ -169,7 +173,7 @@ impl Retention {
         let proven = get(&self.proven);
         let away = now.saturating_sub(self.reached.load(Ordering::Relaxed));
         let hold = self.hold.load(Ordering::Relaxed).max(HOLD_MS);
-        if top >= proven - proven / 8 {
+        if is_near(top, proven) {
             self.reached.store(now, Ordering::Relaxed);
             if away <= MOST_HOLD_MS {
                 self.hold.store((2 * away).clamp(hold, MOST_HOLD_MS), Ordering::Relaxed);
@@ -200,6 +204,11 @@ impl Retention {
         let floor = floor.max(get(&self.proven));
         set(&self.crest, faded(get(&self.crest), floor, CREST_PARTS, steps));
     }
+}
+
+/// Whether `use_now` is as good as the `height`.
+fn is_near(use_now: usize, height: usize) -> bool {
+    use_now >= height - height / 8
 }
 
 #[cfg(all(test, not(any(loom, shuttle))))]
@@ -360,6 +369,18 @@ mod tests {
         assert!(!program.retention.is_held() && program.dirty >= 100 * MIB);
         program.idle(4_000);
         assert!(program.dirty <= program.settings.dirty_limit(program.live));
+    }
+
+    #[test]
+    fn with_a_helper_what_is_not_needed_near_the_height_goes() {
+        for live in [99, 95, 90, 88, 60] {
+            let mut program = Program::new();
+            program.settings.set_helper(true);
+            program.go(100);
+            program.go(live);
+            program.idle(10_000);
+            assert_eq!(program.dirty, 0, "{live} of 100");
+        }
     }
 
     #[test]
