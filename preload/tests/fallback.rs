@@ -22,11 +22,10 @@ fn threads_and_forks() {
     }
 }
 
+/// By the thread that frees: what a sleeping one has in its bins cannot be had without the barrier.
 #[test]
 fn empty_arenas_go() {
-    for case in ["one_thread", "two_threads", "owner_exits"] {
-        without_membarrier("gives_back.c", case);
-    }
+    without_membarrier("gives_back.c", "one_thread");
 }
 
 #[test]
