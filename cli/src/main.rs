@@ -1,10 +1,10 @@
 //! The command `specmalloc`: runs any program under the allocator, and shows what the allocator did.
 //!
 //! `run` is a program with its statistics at the end, `compare` one under every allocator that is found, `top` and
-//! `maps` (in `watch`) look at one that runs, `doctor` at what stands in an allocator's way; `manual` is their manual. Below them
-//! `library` finds libspecmalloc.so; `target` and `elf` tell whether a program will be served; `child` runs it and ends
-//! as it ended; `report` shows the statistics. Uses of `specmalloc` its statistics and the record that processes share,
-//! and nothing else.
+//! `maps` (in `watch`) look at one that runs, `doctor` at what stands in an allocator's way; `manual` is their manual.
+//! Below them `library` finds libspecmalloc.so; `target` and `elf` tell whether a program will be served; `child` runs
+//! it and ends as it ended; `report` shows the statistics. Uses of `specmalloc` its statistics and the record that
+//! processes share, and nothing else.
 
 mod child;
 mod compare;

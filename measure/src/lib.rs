@@ -2,4 +2,5 @@
 //! child process cost. Knows neither of them, nor the allocator.
 
 pub mod stats;
+pub mod table;
 pub mod usage;

@@ -7,6 +7,7 @@ use super::results::{Figure, Results, Row, is_noise};
 use super::table::ratio;
 use crate::text::{bytes, duration, grouped};
 use serde_json::{Value, json};
+use specmalloc_measure::table::quoted;
 use std::fmt::Write;
 
 fn mean(values: &[f64]) -> f64 {
@@ -107,15 +108,6 @@ pub(super) fn csv(results: &Results) -> String {
         );
     }
     text
-}
-
-/// A field as RFC 4180 has it.
-fn quoted(field: &str) -> String {
-    if field.contains([',', '"', '\n']) {
-        format!("\"{}\"", field.replace('"', "\"\""))
-    } else {
-        field.to_owned()
-    }
 }
 
 /// A table in Markdown.

@@ -1,8 +1,8 @@
 //! `specmalloc top` and `maps`: what a process has, while it runs and without stopping it.
 //!
 //! The process publishes its figures into a file in memory (`process` finds it); `sample` is a look at them and, of two
-//! looks, the rates, and `threads` who holds which heap; `tables` puts them into columns, `view` is which of them are shown and how they are sorted,
-//! `screen` the terminal.
+//! looks, the rates, and `threads` who holds which heap; `tables` puts them into columns, `view` is which of them are
+//! shown and how they are sorted, `screen` the terminal.
 
 pub(crate) mod maps;
 mod process;

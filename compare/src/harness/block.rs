@@ -158,7 +158,8 @@ impl Block {
     pub fn touch(&mut self, page_size: usize) {
         let mut at = page_size;
         while at + 4 < self.len as usize {
-            // SAFETY: `at` lies inside the block, which is borrowed alone. Volatile, so that the store is not dropped before the free.
+            // SAFETY: `at` lies inside the block, which is borrowed alone. Volatile, so that the store is not dropped
+            // before the free.
             unsafe { self.start.add(at).write_volatile(at as u8) };
             at += page_size;
         }

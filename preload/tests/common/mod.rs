@@ -5,49 +5,17 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod library;
+
+pub use library::library;
+
 use std::ffi::OsString;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// The library under test: `SPECMALLOC_LIB`, or else the one that cargo builds here, which does nothing if it is fresh.
-pub fn library() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        if let Some(path) = std::env::var_os("SPECMALLOC_LIB") {
-            return path.into();
-        }
-        build("preload")
-    })
-}
-
-/// Builds the library by `profile`.
-pub fn build(profile: &str) -> PathBuf {
-    let target = scratch().parent().expect("a directory inside the target directory");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo
-        .args([
-            "build",
-            "--quiet",
-            "--profile",
-            profile,
-            "--package",
-            "specmalloc-preload",
-            "--manifest-path",
-        ])
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
-        .arg("--target-dir")
-        .arg(target)
-        .env_remove("CARGO_BUILD_TARGET");
-    succeed(&mut cargo);
-    let library = target.join(profile).join("libspecmalloc.so");
-    assert!(library.exists(), "cargo left no {}", library.display());
-    library
-}
 
 /// Where the tests may leave files.
 pub fn scratch() -> &'static Path {

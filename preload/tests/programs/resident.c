@@ -18,11 +18,7 @@ static size_t statistics(struct specmalloc_statistics *out)
 static size_t anonymous(void)
 {
     char text[4096];
-    FILE *file = fopen("/proc/self/smaps_rollup", "r");
-    CHECK(file != NULL);
-    size_t length = fread(text, 1, sizeof text - 1, file);
-    fclose(file);
-    text[length] = 0;
+    read_text("/proc/self/smaps_rollup", text, sizeof text);
     char *line = strstr(text, "\nAnonymous:");
     CHECK(line != NULL);
     return strtoul(line + sizeof "\nAnonymous:" - 1, NULL, 10) * KIB;

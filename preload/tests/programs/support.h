@@ -74,15 +74,21 @@ static inline int run_case(const struct test_case *cases, size_t count, int argc
         return run_case(cases, sizeof cases / sizeof *cases, argc, argv);                                 \
     }
 
+/* The beginning of a file that the kernel writes, as a string. */
+static inline void read_text(const char *path, char *text, size_t size)
+{
+    FILE *file = fopen(path, "r");
+    CHECK(file != NULL);
+    size_t length = fread(text, 1, size - 1, file);
+    fclose(file);
+    text[length] = 0;
+}
+
 /* Bytes of physical memory that the process has now. */
 static inline size_t resident(void)
 {
     char text[128];
-    FILE *statm = fopen("/proc/self/statm", "r");
-    CHECK(statm != NULL);
-    size_t length = fread(text, 1, sizeof text - 1, statm);
-    fclose(statm);
-    text[length] = 0;
+    read_text("/proc/self/statm", text, sizeof text);
     char *second = strchr(text, ' ');
     CHECK(second != NULL);
     return strtoul(second, NULL, 10) * (size_t)sysconf(_SC_PAGESIZE);

@@ -68,39 +68,33 @@ impl Huge {
         zero: bool,
     ) -> *mut u8 {
         let Some(used) = align_up(size.max(1), ground.page_size()) else { return ptr::null_mut() };
-        let region = match self.take_kept(ground, used, align) {
-            Some(region) => {
-                if zero {
-                    self.clear(ground, region, used);
-                }
-                region
-            }
-            None => match Huge::map(ground, used, align) {
-                Some(region) => {
-                    if used >= LEAST_POPULATED {
-                        ground.population().measure_fault(ground.os(), region.base());
-                    }
-                    region
-                }
-                None => return ptr::null_mut(),
-            },
-        };
-        Huge::populate(ground, region, used);
+        let kept = self.take_kept(ground, used, align);
+        if let Some(region) = kept
+            && zero
+        {
+            self.clear(ground, region, used);
+        }
+        let Some(region) = kept.or_else(|| Huge::map(ground, used, align)) else { return ptr::null_mut() };
+        if !Huge::populate(ground, region, used) && kept.is_none() && used >= LEAST_POPULATED {
+            // For the looks at blocks that are freed. After the bet, which wants a region that nobody has touched.
+            ground.population().measure_fault(ground.os(), region.base());
+        }
         Huge::hand_out(ground, region, used);
         base_of(region)
     }
 
     /// Has a region populated by huge pages, if a block of `used` bytes in it, most of them not resident, is likely to be
-    /// touched as a whole: those that were freed lately tell.
-    fn populate<P: Platform>(ground: &Ground<P>, region: &Region, used: usize) {
+    /// touched as a whole: those that were freed lately tell. Says whether it is from now on.
+    fn populate<P: Platform>(ground: &Ground<P>, region: &Region, used: usize) -> bool {
         let notes = region.huge();
-        if used >= notes.dirty() * 2 + LEAST_POPULATED
+        let populated = used >= notes.dirty() * 2 + LEAST_POPULATED
             && notes.unit().is_none()
             && ground.population().touches_all(Sampled::Huge)
-            && ground.population().take(ground.os(), region, notes.dirty())
-        {
+            && ground.population().take(ground.os(), region, notes.dirty());
+        if populated {
             notes.set_unit(HUGE_PAGE);
         }
+        populated
     }
 
     fn map<P: Platform>(ground: &Ground<P>, used: usize, align: usize) -> Option<&'static Region> {

@@ -8,6 +8,13 @@ use crate::pal::Platform;
 use crate::rcu::{ReaderSlot, Section};
 use crate::sync::{Cell, ZERO_IS_VALID};
 
+/// Adds to a count that begins anew with each `every`: whether it does so now.
+fn counts_up(count: &Cell<usize>, more: usize, every: usize) -> bool {
+    let sum = count.get() + more;
+    count.set(if sum < every { sum } else { 0 });
+    sum >= every
+}
+
 /// A heap as the backend knows it. Touched by the heap's possessor only, but for the slot and the figures.
 #[repr(C)]
 pub struct Claimant {
@@ -91,16 +98,12 @@ impl Claimant {
 
     /// Notes that `slices` were given back, or taken although they were not resident; `true` once in `every` slices.
     pub(in crate::heap) fn adds_up(&self, slices: usize, every: usize) -> bool {
-        let changed = self.changed.get() + slices;
-        self.changed.set(if changed < every { changed } else { 0 });
-        changed >= every
+        counts_up(&self.changed, slices, every)
     }
 
     /// Counts a run of slices that is given back; `true` once in `every`.
     pub(in crate::heap) fn is_turn(&self, every: usize) -> bool {
-        let unseen = self.unseen.get() + 1;
-        self.unseen.set(if unseen < every { unseen } else { 0 });
-        unseen >= every
+        counts_up(&self.unseen, 1, every)
     }
 
     /// What it may spend on tails of large blocks.

@@ -193,9 +193,11 @@ impl<P: Platform> Ground<P> {
         self.retention.excess(&self.settings, live, dirty, soiled, now)
     }
 
-    /// Whether use has grown steadily since the last arena was mapped. Another is about to be.
+    /// Whether use has grown steadily since the last arena was mapped, and somebody may want to know. Another is about to
+    /// be.
     pub(in crate::heap) fn grows_steadily(&self) -> bool {
-        self.population.is_steady(self.live_bytes(), self.purged_bytes() as usize)
+        self.population.is_allowed()
+            && self.population.is_steady(self.live_bytes(), self.purged_bytes() as usize)
     }
 
     /// Whether free memory that is resident is likely to be wanted again.

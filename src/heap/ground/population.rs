@@ -61,8 +61,8 @@ pub struct Population {
     /// Regions to be passed over before the bet is taken again, and how many after it is lost again.
     pause: Counter,
     next_pause: Counter,
-    /// Bytes purged when the last arena was mapped, and bytes purged lately by then: since the arena before, half of those
-    /// before that, and so on.
+    /// Bytes purged when the last arena was mapped, and bytes purged lately by then: since the arena before, half of
+    /// those before that, and so on.
     purged: Counter,
     lately: Counter,
     /// Whether an arena is populated by huge pages.
@@ -273,8 +273,8 @@ fn touch<P: Platform>(os: &P, at: usize) -> [u64; 2] {
 }
 
 /// Whether the page at `at`, which the caller holds, was touched before: something is written at its start or in its
-/// middle, or looking at it takes less than half of a `fault`, by the clock `now`. (A page that was never touched reads as zero, and becomes
-/// none of the process's by that.)
+/// middle, or looking at it takes less than half of a `fault`, by the clock `now`. (A page that was never touched reads
+/// as zero, and becomes none of the process's by that.)
 fn is_touched(at: usize, page: usize, fault: u64, now: &impl Fn() -> u64) -> bool {
     const WORDS: usize = 8;
     let line = |at: usize| {

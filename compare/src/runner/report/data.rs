@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::{Value, json};
+use specmalloc_measure::table::quoted;
 
 use crate::runner::Trouble;
 use crate::runner::measure::{Results, Row};
@@ -29,14 +30,6 @@ pub fn csv(results: &Results) -> String {
         }
     }
     text
-}
-
-fn quoted(field: &str) -> String {
-    if field.contains([',', '"', '\n']) {
-        format!("\"{}\"", field.replace('"', "\"\""))
-    } else {
-        field.to_owned()
-    }
 }
 
 /// The summary: medians, spreads, ratios to the base with their intervals.
@@ -101,7 +94,6 @@ mod tests {
             text.contains("\nheap,x,2,other,1,1,seconds,1\n") && text.contains(",2,malloc_p99_ns,20\n"),
             "{text}"
         );
-        assert_eq!(quoted("a \"b\", c"), "\"a \"\"b\"\", c\"");
     }
 
     #[test]
