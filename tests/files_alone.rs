@@ -18,6 +18,8 @@ fn nothing_is_needed_of_the_allocator() {
                 }
             });
         }
+        // Also where a check fails: the scope waits for the readers first.
+        scopeguard::defer!(stop.store(true, std::sync::atomic::Ordering::Relaxed));
         for _ in 0..50 {
             let own = region.guard().unwrap();
             // SAFETY: the child uses what the library promises after a fork, and exits.
@@ -34,7 +36,6 @@ fn nothing_is_needed_of_the_allocator() {
             assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
             assert_eq!(status, 0, "readers that are gone were waited for");
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     region.unmap().unwrap();
 }

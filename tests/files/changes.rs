@@ -25,7 +25,7 @@ fn a_file_grows_where_it_is_while_there_is_room() {
     assert_eq!(&*before, filled(1000));
     let old = before.as_ptr().addr();
     drop(before);
-    assert!(!is_mapped(old), "the old mapping goes after its readers");
+    assert!(!is_mapped(&file, old), "the old mapping goes after its readers");
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn a_writable_region_grows_its_file() {
 
 #[test]
 fn unmapping_waits_for_readers_and_says_how_long() {
-    let (_file, region) = region(10_000);
+    let (file, region) = region(10_000);
     let pin = region.pin().unwrap();
     let address = pin.as_ptr().addr();
     let holder = thread::spawn(move || {
@@ -76,7 +76,7 @@ fn unmapping_waits_for_readers_and_says_how_long() {
         assert_eq!(pin[9_999], pattern(9_999));
     });
     assert!(region.unmap().unwrap().waited >= Duration::from_millis(40));
-    assert!(!is_mapped(address));
+    assert!(!is_mapped(&file, address));
     holder.join().unwrap();
     assert!(matches!(region.unmap(), Err(Error::Closed)) && region.is_closed());
 }
@@ -125,11 +125,11 @@ fn there_is_a_limit_to_waiting() {
     assert!(matches!(region.unmap_within(limit), Err(Error::TimedOut { waited }) if waited >= limit));
     assert!(region.is_closed());
     assert_eq!(&*pin, filled(10));
-    let (_file, region) = crate::support::region(10);
+    let (file, region) = crate::support::region(10);
     let address = region.guard().unwrap().as_ptr().addr();
     // Guards of tests beside this one may be open; they are not for long.
     if !region.try_unmap().unwrap() {
-        while is_mapped(address) {
+        while is_mapped(&file, address) {
             crate::support::region(1).1.unmap().unwrap();
         }
     }
@@ -176,6 +176,7 @@ fn readers_never_see_anything_but_a_file() {
                 held.iter().for_each(|pin| assert_eq!(pin[999], pattern(999)));
             });
         }
+        scopeguard::defer!(drop(region.unmap_later()));
         for round in 0..ROUNDS {
             let len = 1000 + round * 97 % 30_000;
             if round % 3 == 0 {

@@ -147,6 +147,7 @@ fn sixteen_readers_race_a_truncation() {
                 }
             });
         }
+        scopeguard::defer!(stop.store(true, Ordering::Relaxed));
         let begun = Instant::now();
         while begun.elapsed() < time || faults.load(Ordering::Relaxed) == 0 {
             file.set_len(4096 * (begun.elapsed().subsec_nanos() as u64 % 64)).unwrap();
@@ -154,7 +155,6 @@ fn sixteen_readers_race_a_truncation() {
             file.set_len(256 << 10).unwrap();
             region.reopen().unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
     });
     region.unmap().unwrap();
     println!("{} reads, {} faults", reads.load(Ordering::Relaxed), faults.load(Ordering::Relaxed));

@@ -116,6 +116,7 @@ fn a_fork_among_readers() {
                 }
             });
         }
+        scopeguard::defer!(stop.store(true, std::sync::atomic::Ordering::Relaxed));
         for _ in 0..100 {
             let own = other.guard().unwrap();
             // SAFETY: the child does nothing but what the library promises after a fork, and exits.
@@ -139,6 +140,5 @@ fn a_fork_among_readers() {
             assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
             assert_eq!(status, 0, "the child failed");
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
 }

@@ -67,7 +67,7 @@ fn files_by_name_descriptor_and_for_writing() {
 
 #[test]
 fn a_pin_outlives_everything() {
-    let (_file, region) = region(10_000);
+    let (file, region) = region(10_000);
     let pin = region.pin().unwrap();
     let part = pin.slice(5000..=5999).slice(1..);
     let address = part.as_ptr().addr();
@@ -82,9 +82,9 @@ fn a_pin_outlives_everything() {
         assert_eq!(thread.join().unwrap(), filled(6000)[5001..]);
     }
     assert_eq!(bytes, filled(6000)[5001..]);
-    assert!(is_mapped(address));
+    assert!(is_mapped(&file, address));
     drop(bytes);
-    assert!(!is_mapped(address), "it goes with the last pin");
+    assert!(!is_mapped(&file, address), "it goes with the last pin");
 }
 
 #[test]

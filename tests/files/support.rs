@@ -2,7 +2,7 @@
 
 use specmalloc::files::{FileRegion, memfd};
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -59,12 +59,15 @@ pub fn region(len: usize) -> (File, FileRegion) {
     (file, region)
 }
 
-/// Whether the bytes at `address` are mapped.
-pub fn is_mapped(address: usize) -> bool {
+/// Whether `file` is mapped at `address`: beside a test others map their files, there too once it is free.
+pub fn is_mapped(file: &File, address: usize) -> bool {
+    let number = file.metadata().unwrap().ino().to_string();
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     maps.lines().any(|line| {
-        let (from, to) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
-        let number = |text| usize::from_str_radix(text, 16).unwrap();
-        (number(from)..number(to)).contains(&address)
+        // Addresses, rights, offset, device, number of the file.
+        let mut words = line.split_whitespace();
+        let (from, to) = words.next().unwrap().split_once('-').unwrap();
+        let hexadecimal = |text| usize::from_str_radix(text, 16).unwrap();
+        (hexadecimal(from)..hexadecimal(to)).contains(&address) && words.nth(3) == Some(&number)
     })
 }
