@@ -24,9 +24,11 @@ use core::ptr;
 const WATCH_MS: u32 = 1000;
 /// Milliseconds that the helper stays when one thread is left: one that comes soon finds it.
 const LINGER_MS: u32 = 20;
-/// How often it looks, before it ends, whether blocks were sent while it looked; and the milliseconds in between.
-const ROUNDS: usize = 8;
-const ROUND_MS: u32 = 10;
+/// How often it gives back what the last thread has freed, before it ends: at least, which is a tick together with the
+/// above, and for as long as that one goes on, at most, which is a second. And the milliseconds in between.
+const LEAST_ROUNDS: usize = 4;
+const MOST_ROUNDS: usize = 50;
+const ROUND_MS: u32 = 20;
 /// Bytes of stack: what the C library calls at the end of a process, if this is the last thread, has to fit in, too.
 const STACK: usize = 256 << 10;
 /// Words of a set of processors, for 1,024 of them.
@@ -120,15 +122,20 @@ extern "C" fn run<T: Thread>(_: *mut c_void) -> *mut c_void {
         process().settings().set_helper(true);
         help::<T>();
         process().settings().set_helper(false);
-        for _ in 0..ROUNDS {
+        for round in 1..=MOST_ROUNDS {
             with_heap::<T, _>(&Options::new(), |heap| {
                 heap.map(|heap| process().leave_alone::<T::Checks>(heap))
             });
-            // Nobody else may ever receive what was sent meanwhile.
-            if !process().has_mail() {
+            let (has_mail, is_used) = (process().has_mail(), process().has_untidied());
+            if !has_mail && (is_dismissed() || round >= LEAST_ROUNDS && !is_used) {
                 break;
             }
-            process().bell().pause(process().os(), ROUND_MS);
+            // The last thread, which has waited for the others, is about to free what they left; and then it may be
+            // silent, and nobody else ever receives what was sent or gives back what it freed.
+            process().bell().linger(process().os(), ROUND_MS);
+            if is_allowed() && !process().helper().is_alone() {
+                break;
+            }
         }
         if process().helper().ends(is_allowed) {
             return ptr::null_mut();

@@ -4,6 +4,7 @@
 //! unmapped, and the request made once more.
 
 use super::block::{Block, Checks};
+use super::gate::Gate;
 use super::lives::HelperState;
 use super::place::Place;
 use super::small::{Heap, Heaps};
@@ -196,7 +197,7 @@ impl<P: Platform> Allocator<P> {
     /// gives back their empty slabs.
     fn collect_all<C: Checks>(&self, heap: &Heap) {
         heap.collect::<C, P>(self);
-        self.visit::<C>(heap.caller(), |_| true, |idle| idle.collect::<C, P>(self));
+        self.visit::<C>(heap.caller(), Gate::mark, |_| true, |idle| idle.collect::<C, P>(self));
         self.collect_idle::<C>(heap.caller());
     }
 

@@ -45,6 +45,9 @@
 //! PROBE is the accessed bit of a page table, the other way round: the helper sets it, the owner's next step is refused
 //! once, and takes it off (`lives::visits`). A probe that is still there a second later says that the heap was not used
 //! meanwhile. A probe that gets lost says that it was.
+//!
+//! Whoever tidies a heap leaves a probe behind, set together with its mark: by the argument above the owner has not come
+//! in since then, so the probe was not lost, and it cannot come in again without taking it off.
 
 use super::possession::ThreadId;
 use crate::const_unless_model;
@@ -202,6 +205,14 @@ impl Gate {
     pub(in crate::heap) fn mark(&self) {
         // Relaxed: the barrier orders it before the look, and behind what the owner did before it left.
         self.word.fetch_or(TAKEN, Ordering::Relaxed);
+    }
+
+    /// The same, and the probe with it: if the look lets the visitor in, the probe is there, and the owner's next step
+    /// takes it off. (One that was set before may be lost by then, and the owner's steps with it.)
+    pub(in crate::heap) fn mark_and_probe(&self) {
+        let marks = if seeded("heap.tidied_unprobed") { TAKEN } else { MARKS };
+        // Relaxed: as above.
+        self.word.fetch_or(marks, Ordering::Relaxed);
     }
 
     /// What the barrier does in a model: it falls between two instructions of the owner.

@@ -109,6 +109,36 @@ static void first_descent(void)
     }
 }
 
+static void *builds(void *size)
+{
+    build(*(size_t *)size);
+    return NULL;
+}
+
+static void frees_after_the_other(size_t size)
+{
+    memset(blocks, 1, sizeof blocks);
+    size_t before = resident();
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, builds, &size) == 0 && pthread_join(thread, NULL) == 0);
+    while (each_thread(NULL) > 1) usleep(10000); /* The library's own ends, too. */
+    CHECK(resident() - before >= TOTAL / 100 * 95);
+    tear_down(size);
+    CHECK(resident() - before <= 6 * MIB);
+}
+
+/* What threads that have gone have left is freed by the last one, long after: no helper is there any more, and as
+ * little stays as of what that one allocated itself. */
+static void descent_after_the_others(void)
+{
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        pid_t child = fork();
+        if (child == 0) frees_after_the_other(sizes[i]), _exit(0);
+        int status;
+        CHECK(waitpid(child, &status, 0) == child && status == 0);
+    }
+}
+
 static long processor_ms(void)
 {
     struct rusage usage;
@@ -227,4 +257,4 @@ static void little_left(void)
 
 MAIN(CASE(small_cycles), CASE(large_cycles), CASE(huge_cycles), CASE(cycles_beside_a_thread),
      CASE(cycles_end_with_a_helper), CASE(cycles_end_with_the_next_calls), CASE(first_descent), CASE(locked), CASE(exchanged), CASE(random_blocks),
-     CASE(little_left), CASE(mixed_cycles))
+     CASE(little_left), CASE(mixed_cycles), CASE(descent_after_the_others))

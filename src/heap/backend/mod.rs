@@ -125,6 +125,8 @@ impl<P: Platform> Backend<P> {
     /// Frees the huge block of `region`, which the caller holds.
     pub fn free_huge(&self, by: &Claimant, region: &'static Region) {
         self.huge.free(&self.ground, by, region);
+        // The block's own pages stay as far as they may; those that stayed before may be too many now.
+        self.bound_dirty(by);
     }
 
     /// Grows or shrinks the huge block of `region` to `size` bytes. Null when there is no memory: the block is as

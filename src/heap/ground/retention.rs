@@ -12,9 +12,10 @@
 //! The first descent of a program proves nothing, so nothing is kept for it. Use that stays about the same proves only
 //! itself. A cycle is proven by its second ascent, and neither purges nor faults from the third on.
 //!
-//! Where there is a helper, which sees to it that a proof fades, any height is proven by being reached: what many threads
+//! Where there is a helper, which sees to it that it fades, any height is *believed* that was reached: what many threads
 //! use swings with who runs when, and what was purged in between would be faulted in again; and a purge there
-//! interrupts the others.
+//! interrupts the others. When the helper ends, what was only believed is forgotten: the last thread may have to free
+//! all that the others left, and then be silent.
 //!
 //! A proof is believed for a while after use was there last, for at least twice as long as it stayed away before, and
 //! then fades. What is dirty and was not needed between two ticks of the helper goes as well, but for what is proven.
@@ -53,6 +54,8 @@ pub struct Retention {
     trough: AtomicUsize,
     /// Height to which use has risen again after having fallen from the crest. Fades when use stays away.
     proven: AtomicUsize,
+    /// Height that use has reached while there was a helper, which is as good for as long as there is one. Fades, too.
+    believed: AtomicUsize,
     /// Highest use since the last proof was looked for.
     high_water: AtomicUsize,
     /// Least that was free and resident since the last tick: all that time this much was not needed.
@@ -83,6 +86,7 @@ impl Retention {
                 crest: AtomicUsize::new(0),
                 trough: AtomicUsize::new(0),
                 proven: AtomicUsize::new(0),
+                believed: AtomicUsize::new(0),
                 high_water: AtomicUsize::new(0),
                 low_water: AtomicUsize::new(0),
                 reached: AtomicU64::new(0),
@@ -116,7 +120,7 @@ impl Retention {
             return 0;
         }
         self.look(settings, live, now());
-        let height = get(&self.proven).max(live);
+        let height = self.height().max(live);
         let limit = settings.dirty_limit(height);
         let most = (height - live + limit).min(left);
         if dirty + soiled <= most {
@@ -135,8 +139,8 @@ impl Retention {
         let unused = self.low_water.swap(dirty, Ordering::Relaxed).min(dirty);
         // Near the height nothing more is expected: use that stays there keeps what it does not need no longer, or the
         // helper would look at it for ever.
-        let proven = get(&self.proven);
-        let expected = if is_near(live, proven) { 0 } else { proven.saturating_sub(live) };
+        let height = self.height();
+        let expected = if is_near(live, height) { 0 } else { height.saturating_sub(live) };
         let old = unused.saturating_sub(expected);
         old.div_ceil(AGE_PARTS).max(AGE_LEAST).min(old)
     }
@@ -144,7 +148,12 @@ impl Retention {
     /// Whether use has fallen below a height to which it will rise again, as far as is known.
     pub(in crate::heap) fn expects_rise(&self, settings: &Settings, live: usize, now: u64) -> bool {
         self.look(settings, live, now);
-        get(&self.proven) > live
+        self.height() > live
+    }
+
+    /// The height that use is expected to rise to again, as of the last look.
+    fn height(&self) -> usize {
+        get(&self.proven).max(get(&self.believed))
     }
 
     /// Whether more stays than the options would allow without a proof, and no helper looks at the clock: then it is to
@@ -160,20 +169,16 @@ impl Retention {
         // That much may be dirty without a proof: a smaller fall is none.
         let fallen = |height: usize| height.saturating_sub(trough) > settings.dirty_limit(height);
         let risen = top.min(crest);
-        let height = match settings.has_helper() {
-            true => top,
-            false if fallen(risen) => risen,
-            false => 0,
-        };
-        if height > get(&self.proven) {
-            set(&self.proven, height);
+        if fallen(risen) && risen > get(&self.proven) {
+            set(&self.proven, risen);
         }
+        set(&self.believed, if settings.has_helper() { get(&self.believed).max(top) } else { 0 });
         set(&self.crest, crest.max(top));
         set(&self.trough, if top > crest { live } else { trough.min(live) });
-        let proven = get(&self.proven);
+        let height = self.height();
         let away = now.saturating_sub(self.reached.load(Ordering::Relaxed));
         let hold = self.hold.load(Ordering::Relaxed).max(HOLD_MS);
-        if is_near(top, proven) {
+        if is_near(top, height) {
             self.reached.store(now, Ordering::Relaxed);
             if away <= MOST_HOLD_MS {
                 self.hold.store((2 * away).clamp(hold, MOST_HOLD_MS), Ordering::Relaxed);
@@ -182,7 +187,7 @@ impl Retention {
         self.fade(top, now, away.saturating_sub(hold) / STEP_MS);
     }
 
-    /// Lets fade what is known, to `floor`: the proven height by at most `late` steps.
+    /// Lets fade what is known, to `floor`: what is proven and what is believed by at most `late` steps.
     fn fade(&self, floor: usize, now: u64, late: u64) {
         let before = self.faded.load(Ordering::Relaxed);
         let steps = now.saturating_sub(before) / STEP_MS;
@@ -196,12 +201,13 @@ impl Retention {
             let step = |above: usize| above.saturating_sub((above / parts).max(FADE_LEAST));
             floor + (0..steps.min(256)).fold(height.saturating_sub(floor), |above, _| step(above))
         };
-        let proven = get(&self.proven);
-        if proven > floor && late > 0 {
-            set(&self.proven, faded(proven, floor, FADE_PARTS, steps.min(late)));
-            self.hold.store(0, Ordering::Relaxed);
+        for height in [&self.proven, &self.believed] {
+            if get(height) > floor && late > 0 {
+                set(height, faded(get(height), floor, FADE_PARTS, steps.min(late)));
+                self.hold.store(0, Ordering::Relaxed);
+            }
         }
-        let floor = floor.max(get(&self.proven));
+        let floor = floor.max(self.height());
         set(&self.crest, faded(get(&self.crest), floor, CREST_PARTS, steps));
     }
 }
@@ -369,6 +375,24 @@ mod tests {
         assert!(!program.retention.is_held() && program.dirty >= 100 * MIB);
         program.idle(4_000);
         assert!(program.dirty <= program.settings.dirty_limit(program.live));
+    }
+
+    #[test]
+    fn what_was_only_believed_goes_with_the_helper() {
+        let mut program = Program::new();
+        program.settings.set_helper(true);
+        program.go(200);
+        program.settings.set_helper(false);
+        program.go(0);
+        assert!(program.dirty <= program.settings.dirty_limit(0), "a first descent");
+        // And what was proven stays proven.
+        for _ in 0..3 {
+            program.settings.set_helper(true);
+            program.go(200);
+            program.settings.set_helper(false);
+            program.go(0);
+        }
+        assert_eq!(program.go(200), 0);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! note.)
 
 use crate::heap::block::Checks;
+use crate::heap::gate::Gate;
 use crate::heap::possession::ThreadId;
 use crate::heap::small::watch::{WORD, each_bit};
 use crate::heap::small::{Heap, Heaps};
@@ -69,11 +70,12 @@ impl<P: Platform> Heaps<P> {
         self.give_up(heap);
     }
 
-    /// Visits each heap that `wants` picks and whose owner is outside, and does what `body` says there. One barrier for
-    /// as many as a word has bits; heaps that are being visited are left out.
+    /// Visits each heap that `wants` picks and whose owner is outside, and does what `body` says there; `mark` is how it
+    /// marks the gate. One barrier for as many as a word has bits; heaps that are being visited are left out.
     pub(in crate::heap) fn visit<C: Checks>(
         &self,
         by: ThreadId,
+        mark: impl Fn(&Gate),
         wants: impl Fn(&Heap) -> bool,
         body: impl Fn(&Heap),
     ) {
@@ -86,7 +88,7 @@ impl<P: Platform> Heaps<P> {
                     && !heap.gate().is_occupied()
                     && heap.visit().knock(by)
                 {
-                    heap.gate().mark();
+                    mark(heap.gate());
                     knocked |= 1 << bit;
                 }
             }
@@ -126,7 +128,7 @@ impl<P: Platform> Heaps<P> {
     /// borrowed.
     pub fn watch_heaps<C: Checks>(&self, heap: &Heap) {
         let wants = |other: &Heap| self.is_untidied(other) && other.gate().is_probed();
-        self.visit::<C>(heap.caller(), wants, |idle| self.tidy::<C>(idle));
+        self.visit::<C>(heap.caller(), Gate::mark_and_probe, wants, |idle| self.tidy::<C>(idle));
         for word in 0..self.pool().made().div_ceil(WORD) {
             for bit in each_bit(self.watch().untidied(word)) {
                 if let Some(used) = self.pool().get(word * WORD + bit) {
@@ -138,7 +140,8 @@ impl<P: Platform> Heaps<P> {
 
     /// Tidies every heap whose owner is outside, used just now or not.
     pub(in crate::heap) fn tidy_all<C: Checks>(&self, heap: &Heap) {
-        self.visit::<C>(heap.caller(), |other| self.is_untidied(other), |idle| self.tidy::<C>(idle));
+        let wants = |other: &Heap| self.is_untidied(other);
+        self.visit::<C>(heap.caller(), Gate::mark_and_probe, wants, |idle| self.tidy::<C>(idle));
     }
 
     fn is_untidied(&self, heap: &Heap) -> bool {
@@ -146,7 +149,7 @@ impl<P: Platform> Heaps<P> {
     }
 
     /// Takes in what was sent to a heap, and gives back what is free in it, until somebody uses it again. The caller is
-    /// inside.
+    /// inside, and has probed the heap.
     fn tidy<C: Checks>(&self, heap: &Heap) {
         self.watch().tidied.add(heap.index() as usize);
         // Partner: the fence in `Heap::post`: either we see what was sent, or the sender sees that it has to ring.

@@ -335,7 +335,12 @@ fn forked_in_visits() {
     let visitor = |actor: Actor| {
         actor.from.watch_heaps::<Checked>(actor.heap);
         actor.from.watch_heaps::<Checked>(actor.heap);
-        actor.from.visit::<Checked>(THREAD, |_| true, |idle| idle.collect::<Checked, _>(actor.from));
+        actor.from.visit::<Checked>(
+            THREAD,
+            Gate::mark,
+            |_| true,
+            |idle| idle.collect::<Checked, _>(actor.from),
+        );
         actor.leave();
     };
     let owner = |actor: Actor| {

@@ -26,6 +26,7 @@ const SEEDED: &[SeededBug] = &[
         "the fence between the note and the look at the inbox",
         "sent_to_a_tidied",
     ),
+    SeededBug::new("heap.tidied_unprobed", "the probe that is set with the mark", "used_after_tidied"),
     SeededBug::new("heap.post_undisturbed", "the look whether the owner was tidied", "sent_to_a_tidied"),
 ];
 
@@ -66,7 +67,7 @@ impl Gated {
     }
 
     fn visit(&self) {
-        self.base.get().visit::<Checked>(VISITOR, |_| true, |_| self.touch());
+        self.base.get().visit::<Checked>(VISITOR, Gate::mark, |_| true, |_| self.touch());
     }
 }
 
@@ -165,4 +166,39 @@ fn sent_to_a_tidied() {
     });
 }
 
-models! { visited handed_over gone sent_to_a_tidied }
+/// An owner frees while its heap is tidied, just used or probed before: what it frees afterwards is found again.
+fn used_after_tidied() {
+    for probed in [false, true] {
+        explore(2, move || {
+            let gated = Gated::new(Barrier::Works);
+            let (from, heap) = (gated.base.get(), gated.heap);
+            // SAFETY: this thread plays the owner.
+            let block = unsafe { from.allocate::<Checked>(heap, 8 << 10, 1, false) }.expose_provenance();
+            let place = from.place(block).expect("a live block");
+            let helpers = gated.base.possess_as(VISITOR);
+            if probed {
+                heap.gate().probe();
+            }
+            let owner = {
+                let gated = Arc::clone(&gated);
+                thread::spawn(move || {
+                    let (from, heap) = (gated.base.get(), gated.heap);
+                    if heap.gate().enter() || from.readmit(heap, OWNER) {
+                        // SAFETY: the owner is inside, and the block is its.
+                        unsafe { from.free::<Checked>(heap, ptr::with_exposed_provenance_mut(block), place) };
+                        heap.gate().leave();
+                    }
+                })
+            };
+            if probed {
+                from.watch_heaps::<Checked>(helpers);
+            } else {
+                from.tidy_all::<Checked>(helpers);
+            }
+            owner.join().unwrap();
+            assert!(from.has_untidied() || !heap.needs_collecting(), "nobody looks at it again");
+        });
+    }
+}
+
+models! { visited handed_over gone sent_to_a_tidied used_after_tidied }
