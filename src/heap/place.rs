@@ -69,6 +69,7 @@ impl<P: Platform> Heaps<P> {
                 self.place_in_arena(address, unsafe { Slab::first_of(Slab::of(address)) })
             }
             Kind::File => Err(Misuse::Foreign),
+            Kind::Heap => Err(Misuse::OfHeap),
         }
     }
 

@@ -208,11 +208,11 @@ impl<P: Platform> Space<P> {
         let (need, guard) = match kind {
             Kind::Arena => (GRANULE, len - page),
             // What is reserved at all is reserved to the end of what the index knows by one entry.
-            Kind::Huge if reserve > 0 => {
+            Kind::Huge | Kind::Heap if reserve > 0 => {
                 (align.max(SLICE), whole(len + page).ok_or(Errno(libc::ENOMEM))? - page)
             }
             // On a slice at least: whoever looks up a pointer of C does not follow nodes of single pages.
-            Kind::Huge => (align.max(SLICE), len),
+            Kind::Huge | Kind::Heap => (align.max(SLICE), len),
             Kind::File => (align.max(page), len),
         };
         let len = if kind == Kind::Arena { len } else { guard };
@@ -225,6 +225,7 @@ impl<P: Platform> Space<P> {
             Kind::Arena => c"specmalloc arena",
             Kind::Huge => c"specmalloc huge",
             Kind::File => c"specmalloc file",
+            Kind::Heap => c"specmalloc heap",
         };
         // All of the mapping: to the system a part with another name is a mapping of its own.
         self.os.name(placed.base, if guarded { guard } else { placed.mapped }, name);

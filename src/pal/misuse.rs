@@ -16,6 +16,8 @@ pub enum Misuse {
     Nothing,
     /// An address outside this allocator's memory: it was never inside, or the memory has been given back since.
     Foreign,
+    /// An address in the memory of a heap that is a value: its blocks are freed through it.
+    OfHeap,
     /// A free block was written to.
     WriteAfterFree,
     /// A typed free or resize whose size does not belong to the block.
@@ -50,6 +52,7 @@ impl Misuse {
             (Misuse::Interior, _) => (invalid, ": not the start of a block"),
             (Misuse::Nothing, _) => (invalid, ": no live block is there"),
             (Misuse::Foreign, _) => (invalid, ": not in the memory of this allocator"),
+            (Misuse::OfHeap, _) => (invalid, ": it belongs to a heap of its own"),
             (Misuse::WriteAfterFree, _) => ("memory written after free at ", ""),
             (Misuse::SizeMismatch, _) => (invalid, ": the size is not the block's"),
         }

@@ -1,7 +1,7 @@
 //! What a region is: its descriptor, its kind, and the pool that descriptors come from and go back to.
 
 use super::metadata::{InPlace, Metadata};
-use super::notes::{ArenaNotes, FileNotes, HugeNotes, Notes};
+use super::notes::{ArenaNotes, FileNotes, HeapNotes, HugeNotes, Notes};
 use super::slices::SliceMap;
 use super::stack::{Link, Linked, Stack};
 use super::state::{Exclusion, Phase, Pinning, State};
@@ -23,17 +23,20 @@ pub enum Kind {
     Huge = 1,
     /// Pages of a file: `files`.
     File = 2,
+    /// Memory of a heap that is a value: `heaps`. Cut into slices as an arena is, or one block.
+    Heap = 3,
 }
 
 /// Number of kinds.
-pub(crate) const KINDS: usize = 3;
+pub(crate) const KINDS: usize = 4;
 
 impl Kind {
     const fn from_bits(bits: u32) -> Kind {
         match bits {
             0 => Kind::Arena,
             1 => Kind::Huge,
-            _ => Kind::File,
+            2 => Kind::File,
+            _ => Kind::Heap,
         }
     }
 }
@@ -347,6 +350,12 @@ impl Region {
     #[inline]
     pub fn file(&self) -> &FileNotes {
         FileNotes::of(&self.notes)
+    }
+
+    /// What the layer above notes of a heap's memory: all zero when the region is attached.
+    #[inline]
+    pub fn heap(&self) -> &HeapNotes {
+        HeapNotes::of(&self.notes)
     }
 
     /// What to hand to `Rcu::retire`, by the thread that won `exclude`.

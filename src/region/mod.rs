@@ -2,11 +2,15 @@
 //!
 //! A [`Region`] describes one contiguous range that the allocator mapped. Descriptors are immortal: they live in
 //! [`Metadata`] that is never unmapped, and are recycled through [`Descriptors`] with a new generation. Who may unmap a
-//! region and who may keep it is decided by one word, [`State`]; who holds which slice of an arena by [`SliceMap`].
+//! region and who may keep it is decided by one word, [`State`]; who holds which slice of an arena by [`SliceMap`], and
+//! who holds which block of a slab that any thread may allocate from by [`BlockMap`].
 //!
 //! The law of the layer: false-locked is fine, false-unlocked never. A reader that loses a race is refused; it never
 //! waits for the unmapper.
 
+#[cfg(all(test, loom))]
+mod block_models;
+mod blocks;
 pub(crate) mod claims;
 mod descriptor;
 #[cfg(all(test, loom))]
@@ -22,10 +26,11 @@ mod state;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 
+pub use blocks::{BlockMap, Given, MAP_BLOCKS};
 pub(crate) use descriptor::KINDS;
 pub use descriptor::{Descriptors, Kind, Region, RegionId, Retired, RetiredAs, Shape};
 pub use metadata::{InPlace, Metadata};
-pub use notes::{ArenaNotes, FileNotes, HugeNotes};
+pub use notes::{ArenaNotes, FileNotes, HeapNotes, HugeNotes};
 pub use runs::Run;
 pub use slices::{Among, Attempt, Prefer, SliceMap};
 pub use stack::{Link, Linked, Stack};

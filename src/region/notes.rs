@@ -1,12 +1,12 @@
 //! What the layer above notes of a region, in words of the descriptor: of an arena one thing, of a huge block another,
-//! of a file's pages a third. All zero when the region is attached, and to be used while it is.
+//! of a file's pages a third, of a heap's memory a fourth. All zero when the region is attached, and to be used while it is.
 
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Counter, acquire, release};
 
 /// Words of a descriptor that belong to the layer above.
-const NOTES: usize = 3;
+const NOTES: usize = 4;
 
 /// The words, whatever they say.
 #[repr(transparent)]
@@ -159,5 +159,46 @@ impl FileNotes {
     pub fn set_fault(&self, fault: usize) {
         // Relaxed (both): as above.
         let _earlier = self.0.0[2].compare_exchange(0, fault, Relaxed, Relaxed);
+    }
+}
+
+/// What is noted of memory of a heap that is a value.
+#[repr(transparent)]
+pub struct HeapNotes(Notes);
+
+impl HeapNotes {
+    pub(super) fn of(notes: &Notes) -> &HeapNotes {
+        // SAFETY: `repr(transparent)`.
+        unsafe { &*core::ptr::from_ref(notes).cast() }
+    }
+
+    /// Notes whose memory it is, and where in the heap's file it lies. Before anybody but the heap knows of it.
+    pub fn begin(&self, owner: usize, offset: usize) {
+        // Relaxed (both): whoever holds a block in it came to it after that; to anybody else it is not theirs either way.
+        self.0.0[0].store(owner, Relaxed);
+        self.0.0[3].store(offset, Relaxed);
+    }
+
+    /// Whose memory it is: a number that is no other heap's while that heap is there.
+    #[inline]
+    pub fn owner(&self) -> usize {
+        // Relaxed: as in `begin`.
+        self.0.0[0].load(Relaxed)
+    }
+
+    /// Where in the heap's file it lies.
+    pub fn offset(&self) -> usize {
+        // Relaxed: as in `begin`.
+        self.0.0[3].load(Relaxed)
+    }
+
+    /// How much of it is in use, in the words of the layer above.
+    pub fn use_word(&self) -> &AtomicUsize {
+        &self.0.0[1]
+    }
+
+    /// The next region in the heap's list.
+    pub fn next(&self) -> &AtomicUsize {
+        &self.0.0[2]
     }
 }

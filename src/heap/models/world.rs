@@ -199,7 +199,7 @@ impl World {
         assert_eq!([census.small, census.large, census.huge], [LiveBlocks::default(); 3]);
         let bytes = [census.free_bytes, census.kept_bytes, census.claimed_bytes, census.dirty_bytes];
         assert_eq!(bytes, [0; 4], "free, kept, claimed, dirty");
-        assert_eq!((census.regions, census.retired, census.possessed), ([0; 3], 0, 1));
+        assert_eq!((census.regions, census.retired, census.possessed), ([0; crate::region::KINDS], 0, 1));
         let (mapped, metadata) = (self.base.os.mapped_bytes() as u64, from.space().counts().metadata as u64);
         assert_eq!((census.mapped_bytes, mapped), (metadata, metadata));
         assert!(census.mappings >= self.base.os.mappings().len() as u64);
@@ -227,7 +227,7 @@ impl World {
             from.give_back_all(heap.claimant());
         }
         let counts = from.space().counts();
-        assert_eq!(counts.regions, [0; 3], "regions were lost");
+        assert_eq!(counts.regions, [0; crate::region::KINDS], "regions were lost");
         assert_eq!(counts.retired, 0);
         self.demand_nothing(heap);
     }

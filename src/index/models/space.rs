@@ -139,7 +139,7 @@ pub(super) fn unmapped_and_retired() {
         assert_eq!(unmapped.is_ok(), !retired, "unmapped by both, or by neither");
         world.reap();
         let counts = world.space.counts();
-        assert_eq!((counts.regions, counts.retired, counts.mapped), ([0; 3], 0, 0));
+        assert_eq!((counts.regions, counts.retired, counts.mapped), ([0; crate::region::KINDS], 0, 0));
     });
 }
 

@@ -74,7 +74,7 @@ fn regions_lie_where_they_should_at_every_page_size() {
         reap_all(&space);
         assert_eq!(region_bytes(&os, &space), 0);
         let counts = space.counts();
-        assert_eq!((counts.regions, counts.mapped, counts.retired), ([0; 3], 0, 0));
+        assert_eq!((counts.regions, counts.mapped, counts.retired), ([0; crate::region::KINDS], 0, 0));
         assert_eq!(counts.mappings, space.metadata().chunks());
     }
 }
@@ -173,7 +173,7 @@ fn a_region_that_the_index_has_no_memory_for_goes_at_once() {
             refused += 1;
             assert_eq!(
                 (space.counts().regions, space.counts().mapped, space.counts().retired),
-                ([0; 3], 0, 0)
+                ([0; crate::region::KINDS], 0, 0)
             );
             assert_eq!(region_bytes(&os, &space), 0);
         }
@@ -383,7 +383,11 @@ fn whichever_call_fails_nothing_is_lost() {
         assert_eq!(workload(&space), 3, "call {ordinal} had failed");
         reap_all(&space);
         let counts = space.counts();
-        assert_eq!((counts.regions, counts.mapped, counts.retired), ([0; 3], 0, 0), "call {ordinal}");
+        assert_eq!(
+            (counts.regions, counts.mapped, counts.retired),
+            ([0; crate::region::KINDS], 0, 0),
+            "call {ordinal}"
+        );
         // A probe or a part of an over-mapping whose unmap failed is given up: address space, no memory.
         let lost = region_bytes(&os, &space);
         let failed = os.record()[ordinal as usize];

@@ -261,7 +261,7 @@ impl<C: Checks> Driver<C> {
         let Some(census) = self.census() else { return };
         let expected = self.expected();
         assert_eq!((census.dirty_bytes, census.kept_bytes, census.retired), (0, 0, 0));
-        let mut regions = [0; 3];
+        let mut regions = census.regions.map(|_| 0);
         regions[Kind::Arena as usize] = expected.arenas;
         regions[Kind::Huge as usize] = expected.huge.blocks;
         assert_eq!(census.regions, regions);
