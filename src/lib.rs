@@ -8,6 +8,8 @@ pub mod files;
 #[cfg(not(any(loom, shuttle)))]
 mod global;
 mod heap;
+#[cfg(all(feature = "heaps", not(any(loom, shuttle))))]
+pub mod heaps;
 mod index;
 mod pal;
 mod rcu;

@@ -182,7 +182,11 @@ impl SpecMalloc {
         let address = block.expose_provenance();
         if !RustChecks::ON && BlockKind::of(layout.size(), layout.align()) != BlockKind::Huge {
             // SAFETY: by `GlobalAlloc`'s contract the pointer is a live block of this allocator and of this layout.
-            return unsafe { Place::trusted(address) };
+            let place = unsafe { Place::trusted(address) };
+            // A slab that nobody owns is none: the contract is broken, and the index tells how.
+            if !matches!(place, Place::Slab(slab) if slab.owner().is_null()) {
+                return place;
+            }
         }
         // Trusted pointers hold what they point into.
         let _section = RustChecks::ON.then(|| process().space().rcu().enter_guest());

@@ -73,7 +73,7 @@ pub enum Cause {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    pub(super) fn last(call: &'static str) -> Error {
+    pub(crate) fn last(call: &'static str) -> Error {
         Error::System { call, error: io::Error::last_os_error() }
     }
 }

@@ -130,7 +130,7 @@ pub(super) fn room_of(region: &'static Region) -> usize {
 }
 
 /// The system's "no memory" for a mapping: most often it is the number of mappings that is short.
-fn no_memory() -> Error {
+pub(crate) fn no_memory() -> Error {
     let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
     let limit = limit.and_then(|text| text.trim().parse::<usize>().ok());
     match limit {

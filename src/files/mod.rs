@@ -24,3 +24,10 @@ pub use memmap2::Advice;
 pub use options::FileOptions;
 pub use region::{FileRegion, Reopened, Unmapped};
 pub use source::memfd;
+
+#[cfg(feature = "heaps")]
+pub(crate) use mapping::no_memory;
+#[cfg(feature = "heaps")]
+pub(crate) use section::slot;
+#[cfg(feature = "heaps")]
+pub(crate) use source::{metadata, page_of};

@@ -55,7 +55,7 @@ fn enter_first() -> Section<'static> {
 }
 
 /// The thread's slot, which it gets here if need be. `None` at the end of a thread.
-pub(super) fn slot() -> Option<&'static ReaderSlot> {
+pub(crate) fn slot() -> Option<&'static ReaderSlot> {
     // SAFETY: null, or a slot, which lives forever.
     if let Some(slot) = unsafe { SLOT.get().as_ref() } {
         return Some(slot);

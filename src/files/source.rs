@@ -69,7 +69,7 @@ impl Source {
 }
 
 /// What the system says of a file.
-pub(super) fn metadata(file: &File) -> Result<Metadata> {
+pub(crate) fn metadata(file: &File) -> Result<Metadata> {
     file.metadata().map_err(|error| Error::System { call: "fstat", error })
 }
 
@@ -118,7 +118,7 @@ pub fn memfd(name: &str, len: u64) -> Result<File> {
 }
 
 /// Bytes in a page of the file's: larger than the system's on hugetlbfs.
-pub(super) fn page_of(file: &File) -> Result<usize> {
+pub(crate) fn page_of(file: &File) -> Result<usize> {
     let mut about = std::mem::MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: the call writes no more than the structure.
     if unsafe { libc::fstatfs(file.as_raw_fd(), about.as_mut_ptr()) } != 0 {

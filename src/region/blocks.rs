@@ -213,6 +213,16 @@ impl BlockMap {
         (0..WORDS).all(|word| self.free[word].load(Relaxed) == span(word, 0, count))
     }
 
+    /// Whether all blocks are free, one of which the caller has just given back, and the map is in the list: roughly.
+    #[inline]
+    pub fn is_idle(&self, index: usize) -> bool {
+        let word = index / BITS;
+        // Relaxed (both): a hint.
+        self.standing.load(Relaxed) == LISTED
+            && self.free[word].load(Relaxed) == span(word, 0, self.count())
+            && self.is_unused()
+    }
+
     /// Whether the block is held at this moment.
     pub fn is_held(&self, index: usize) -> bool {
         // Relaxed: known to whoever holds it; for anybody else old when it is told.

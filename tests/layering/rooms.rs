@@ -15,7 +15,7 @@ struct House {
     rooms: &'static [&'static str],
 }
 
-const HOUSES: [House; 4] = [
+const HOUSES: [House; 5] = [
     House {
         crate_at: "src",
         layer: &["heap"],
@@ -48,6 +48,11 @@ const HOUSES: [House; 4] = [
             "error", "source", "options", "faults", "mapping", "section", "guard", "region", "open",
             "access", "system",
         ],
+    },
+    House {
+        crate_at: "src",
+        layer: &["heaps"],
+        rooms: &["backing", "record", "memory", "small", "large", "heap", "options", "allocator"],
     },
     House {
         crate_at: "preload/src",

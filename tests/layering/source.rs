@@ -195,7 +195,7 @@ pub fn behind_group(tokens: &[Token], open: usize) -> usize {
 }
 
 /// What the predicate of a cfg comes to in a normal build, where `test`, `loom`, `shuttle` and no feature but `std` and
-/// `files` is set; `None` if that depends on the machine.
+/// `files` and `heaps` are set; `None` if that depends on the machine.
 fn predicate(tokens: &[Token]) -> Option<bool> {
     let inner = || {
         let mut rest = &tokens[2..tokens.len() - 1];
@@ -214,7 +214,7 @@ fn predicate(tokens: &[Token]) -> Option<bool> {
         "test" | "loom" | "shuttle" if tokens.len() == 1 => Some(false),
         // Those of products; the other is for tests.
         "feature" => Some(matches!(&tokens.last()?.kind,
-            Kind::Literal(text) if ["std", "files"].contains(&text.trim_matches('"')))),
+            Kind::Literal(text) if ["std", "files", "heaps"].contains(&text.trim_matches('"')))),
         "not" => inner().first().copied()?.map(|value| !value),
         "all" if inner().contains(&Some(false)) => Some(false),
         "all" => inner().iter().all(|value| *value == Some(true)).then_some(true),

@@ -133,7 +133,7 @@ fn the_c_header_has_the_figures_in_their_order() {
 fn what_is_public_is_listed() {
     let mut lines = Vec::new();
     for name in roots("lib.rs") {
-        if name == "internals" || name == "files" {
+        if ["internals", "files", "heaps"].contains(&name.as_str()) {
             lines.push(format!("mod {name}"));
         } else {
             let before = lines.len();
@@ -141,16 +141,15 @@ fn what_is_public_is_listed() {
             assert!(lines.len() > before, "{name} is exported and not found");
         }
     }
-    for name in roots("files/mod.rs") {
-        let mut of_files = Vec::new();
-        lines_of("files", &name, &mut of_files);
-        assert_eq!(
-            of_files.is_empty(),
-            NO_TYPES.contains(&name.as_str()),
-            "{name} is exported and not found"
-        );
-        lines.extend(of_files.into_iter().map(|line| format!("files: {line}")));
-        lines.extend(NO_TYPES.contains(&name.as_str()).then(|| format!("files: {name}")));
+    for layer in ["files", "heaps"] {
+        for name in roots(&format!("{layer}/mod.rs")) {
+            let mut of_layer = Vec::new();
+            lines_of(layer, &name, &mut of_layer);
+            let is_no_type = NO_TYPES.contains(&name.as_str());
+            assert_eq!(of_layer.is_empty(), is_no_type, "{name} is exported and not found");
+            lines.extend(of_layer.into_iter().map(|line| format!("{layer}: {line}")));
+            lines.extend(is_no_type.then(|| format!("{layer}: {name}")));
+        }
     }
     let listed: BTreeSet<&str> = include_str!("surface.txt").lines().collect();
     let found: BTreeSet<&str> = lines.iter().map(String::as_str).collect();

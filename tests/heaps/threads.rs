@@ -1,0 +1,141 @@
+//! Several threads in one heap: each block is one thread's, wherever it was allocated and wherever it is freed.
+
+use allocator_api2::alloc::{Allocator, Layout};
+use specmalloc::heaps::{Heap, HeapOptions};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
+
+/// A block on its way to another thread.
+struct Sent {
+    at: NonNull<u8>,
+    layout: Layout,
+    usable: usize,
+    byte: u8,
+}
+
+// SAFETY: blocks of a heap are any thread's to free.
+unsafe impl Send for Sent {}
+
+impl Sent {
+    fn check(&self) {
+        // SAFETY: the block is held, and was written as a whole.
+        let bytes = unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.usable) };
+        assert!(bytes.iter().all(|&byte| byte == self.byte), "somebody else wrote here");
+    }
+}
+
+fn storm(heap: &Heap, threads: usize, steps: usize) {
+    let live = AtomicUsize::new(0);
+    let (senders, receivers): (Vec<_>, Vec<_>) =
+        (0..threads).map(|_| crossbeam_channel::unbounded::<Sent>()).unzip();
+    thread::scope(|scope| {
+        for (number, receiver) in receivers.into_iter().enumerate() {
+            let (senders, live) = (senders.clone(), &live);
+            scope.spawn(move || {
+                let mut state = number as u64 + 1;
+                let mut own = Vec::new();
+                let give = |sent: Sent| {
+                    sent.check();
+                    live.fetch_sub(sent.usable, Relaxed);
+                    // SAFETY: the block is the heap's, and nobody uses it any more.
+                    unsafe { heap.deallocate(sent.at, sent.layout) };
+                };
+                for step in 0..steps {
+                    state =
+                        state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let random = (state >> 33) as usize;
+                    let size = match random % 64 {
+                        0 => 1 + random % 300_000,
+                        1..8 => 1 + random % 20_000,
+                        _ => 1 + random % 300,
+                    };
+                    let layout = Layout::from_size_align(size, 1 << (random % 7)).unwrap();
+                    let block = heap.allocate(layout).unwrap();
+                    let byte = (number * 31 + step) as u8;
+                    // SAFETY: the block is this thread's.
+                    unsafe { block.cast::<u8>().write_bytes(byte, block.len()) };
+                    live.fetch_add(block.len(), Relaxed);
+                    let sent = Sent { at: block.cast(), layout, usable: block.len(), byte };
+                    match random % 3 {
+                        0 => own.push(sent),
+                        _ => senders[random % senders.len()].send(sent).unwrap_or_else(|error| give(error.0)),
+                    }
+                    while own.len() > 200 {
+                        give(own.swap_remove(random % own.len()));
+                    }
+                    receiver.try_iter().take(3).for_each(give);
+                }
+                own.into_iter().for_each(give);
+                receiver.try_iter().for_each(give);
+                drop(senders);
+                receiver.iter().for_each(give);
+            });
+        }
+        drop(senders);
+    });
+    let figures = heap.statistics();
+    assert_eq!((figures.live_blocks, figures.live_bytes, live.load(Relaxed)), (0, 0, 0));
+    heap.trim();
+    assert_eq!(heap.held_bytes(), 0);
+}
+
+#[test]
+fn blocks_that_go_from_thread_to_thread_keep_what_is_in_them() {
+    storm(&Heap::new().unwrap(), 4, 40_000);
+    // More than there are places to take blocks in.
+    storm(&Heap::new().unwrap(), 20, 4_000);
+}
+
+#[test]
+fn the_same_in_a_file_in_memory() {
+    storm(&HeapOptions::new().in_memfd("storm").unwrap(), 4, 10_000);
+}
+
+#[test]
+fn what_is_live_is_counted_to_the_byte_while_threads_are_still() {
+    let heap = Heap::new().unwrap();
+    let sum = AtomicUsize::new(0);
+    for round in 1..10usize {
+        thread::scope(|scope| {
+            for number in 0..4 {
+                let (heap, sum) = (&heap, &sum);
+                scope.spawn(move || {
+                    for size in (1..2000 * round).step_by(97 + number) {
+                        let block = heap.allocate(Layout::from_size_align(size, 1).unwrap()).unwrap();
+                        sum.fetch_add(block.len(), Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(heap.statistics().live_bytes, sum.load(Relaxed));
+    }
+}
+
+#[test]
+fn a_thread_past_its_destructors_allocates_and_frees() {
+    static HEAP: std::sync::OnceLock<Heap> = std::sync::OnceLock::new();
+    struct Late(Option<NonNull<u8>>);
+    impl Drop for Late {
+        fn drop(&mut self) {
+            let (heap, layout) = (HEAP.get().unwrap(), Layout::new::<[u64; 9]>());
+            // SAFETY: allocated below, with this layout.
+            self.0.take().inspect(|&at| unsafe { heap.deallocate(at, layout) });
+            let block = heap.allocate(Layout::new::<[u8; 100_000]>()).unwrap().cast();
+            // SAFETY: as above.
+            unsafe { heap.deallocate(block, Layout::new::<[u8; 100_000]>()) };
+        }
+    }
+    std::thread_local! { static LATE: std::cell::RefCell<Late> = const { std::cell::RefCell::new(Late(None)) }; }
+    let heap = HEAP.get_or_init(|| Heap::new().unwrap());
+    for _ in 0..20 {
+        thread::spawn(move || {
+            LATE.with_borrow_mut(|late| {
+                late.0 = Some(heap.allocate(Layout::new::<[u64; 9]>()).unwrap().cast());
+            });
+        })
+        .join()
+        .unwrap();
+    }
+    assert_eq!(heap.statistics().live_blocks, 0);
+}
