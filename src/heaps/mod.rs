@@ -2,7 +2,7 @@
 //!
 //! # For those who read the source
 //!
-//! A layer above `files`. What lies where is [`memory`]'s matter: a heap's regions are in the process-wide index, its
+//! A layer above `files`. What lies where is `memory`'s matter: a heap's regions are in the process-wide index, its
 //! words lie in the first of them, and its blocks' bits beside them, never in a block. Which block is whose is
 //! `region::BlockMap`, which slice is whose `region::SliceMap`, both with their models.
 //!

@@ -89,7 +89,7 @@ fn hundreds_of_megabytes_and_nothing_at_all() {
     assert_eq!(heap.statistics().live_bytes, 600 << 20);
     give(&heap, block);
     let nothing = heap.allocate(layout(0, 64)).unwrap();
-    assert!(nothing.len() == 0 && nothing.cast::<u8>().addr().get().is_multiple_of(64));
+    assert!(nothing.is_empty() && nothing.cast::<u8>().addr().get().is_multiple_of(64));
     // SAFETY: as it was allocated.
     unsafe {
         let some = heap.grow(nothing.cast(), layout(0, 64), layout(100, 64)).unwrap();

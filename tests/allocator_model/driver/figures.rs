@@ -189,7 +189,7 @@ impl<C: Checks> Driver<C> {
         let (arenas, huge) = (named(c"specmalloc arena"), named(c"specmalloc huge"));
         // Names are hints: with few mappings allowed a region may go without.
         if arenas + huge == guards {
-            let [counted_arenas, counted_huge, _] = census.regions;
+            let [counted_arenas, counted_huge, ..] = census.regions;
             assert!((counted_arenas..=counted_arenas + census.retired).contains(&arenas));
             assert!((counted_huge..=counted_huge + census.retired).contains(&huge));
         }
