@@ -19,6 +19,8 @@ mod sync;
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
 pub use api::SpecMalloc;
 pub use api::statistics::{Bet, Bets, ClassStatistics, Statistics, SystemCalls};
+#[cfg(all(feature = "std", not(any(loom, shuttle))))]
+pub use global::Pressure;
 
 pub(crate) use sync::{atomic_array, const_unless_model};
 

@@ -9,7 +9,7 @@ use specmalloc::internals::api::raw::{OptionError, get_option, set_option};
 use std::alloc::{GlobalAlloc, Layout};
 
 /// `helper` is not among them: a fuzzer does not start threads by the thousand.
-const NAMES: [&str; 5] = ["dirty_max", "dirty_percent", "reserve", "huge_pages", "arena_size"];
+const NAMES: [&str; 6] = ["dirty_max", "dirty_percent", "reserve", "huge_pages", "arena_size", "soft_limit"];
 
 static ALLOC: SpecMalloc = SpecMalloc::new();
 

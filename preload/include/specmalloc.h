@@ -75,6 +75,27 @@ int specmalloc_set_option(const char *name, const char *value);
  */
 int specmalloc_get_option(const char *name, char *value, size_t size);
 
+/*
+ * Bytes that the allocator holds for the process, which is what counts against the options `limit` and `soft_limit`:
+ * what is resident, or may be, of slabs, of large blocks in whole slices of 64 KiB, of huge ones in whole pages, and of
+ * memory that is free. The allocator's own records, one huge page that may be touched ahead, and
+ * what is about to be unmapped are not in it.
+ */
+size_t specmalloc_held_bytes(void);
+
+/*
+ * Registers FUNCTION, null for none, to be called when HELD comes beyond the option `soft_limit`, and again each time
+ * that it does so after having fallen a sixteenth below; and when a request of WANTED bytes is about to FAIL, for want
+ * of memory or by the option `limit`: then, if less is held after the call, it is tried again, until it is served or the
+ * function gives no more back.
+ *
+ * It is called by the thread that allocates, with nothing of the allocator's held, by several threads at a time if need
+ * be, and may allocate and free. The caller of malloc may hold locks, of its own or of the C library's: the function
+ * must wait for none of those. It returns as usual, by no jump and no exception. It is not called in a thread that has
+ * signals blocked, as one in a signal handler has, nor inside itself.
+ */
+void specmalloc_on_pressure(void (*function)(size_t held, size_t wanted, int fails));
+
 /* Bytes that may be used of the block at POINTER, 0 for null. */
 size_t specmalloc_usable_size(const void *pointer);
 

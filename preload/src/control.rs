@@ -3,6 +3,7 @@
 use crate::line::Line;
 use crate::raw::{self, OptionError};
 use core::ffi::{CStr, c_char, c_int, c_void};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 /// Stores the figures in the first `size` bytes at `out`; returns how many bytes are known.
 ///
@@ -77,6 +78,37 @@ pub unsafe extern "C" fn specmalloc_get_option(
         }
     }
     found.len() as c_int
+}
+
+/// What a program registers to be called when memory is short.
+type OnPressure = unsafe extern "C" fn(usize, usize, c_int);
+
+static ON_PRESSURE: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Registers the function, null for none.
+#[unsafe(no_mangle)]
+pub extern "C" fn specmalloc_on_pressure(function: *mut c_void) {
+    // Relaxed: a function's address, which leads to nothing that is written.
+    ON_PRESSURE.store(function, Ordering::Relaxed);
+    raw::on_pressure((!function.is_null()).then_some(call));
+}
+
+fn call(pressure: raw::Pressure) {
+    // Relaxed: as above.
+    let function = ON_PRESSURE.load(Ordering::Relaxed);
+    if !function.is_null() {
+        // SAFETY: the program registered a function of this type.
+        unsafe {
+            let function = core::mem::transmute::<*mut c_void, OnPressure>(function);
+            function(pressure.held, pressure.wanted, pressure.is_failing.into());
+        }
+    }
+}
+
+/// Bytes that count against the limits.
+#[unsafe(no_mangle)]
+pub extern "C" fn specmalloc_held_bytes() -> usize {
+    raw::held_bytes()
 }
 
 /// Usable bytes of a block.

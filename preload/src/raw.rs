@@ -4,7 +4,9 @@
 use crate::thread::PreloadThread;
 use specmalloc::internals::api::raw;
 
-pub use raw::{OptionError, get_option, honours_deepbind, page_size, set_option};
+pub use raw::{
+    OptionError, Pressure, get_option, held_bytes, honours_deepbind, on_pressure, page_size, set_option,
+};
 pub use specmalloc::Statistics;
 pub use specmalloc::internals::api::statistics::figures;
 

@@ -21,7 +21,7 @@ const INTERVAL_MS: u64 = 20;
 /// meanwhile may be seen half done.
 pub fn statistics<T: Thread>() -> Statistics {
     let take = |heap: Option<&Heap>| heap.map(|heap| process().census::<T::Checks>(heap));
-    with_heap_to_free::<T, _>(&Options::new(), take).map_or(Statistics::new(), |census| figures(&census))
+    with_heap_to_free::<T, _>(Options::NONE, take).map_or(Statistics::new(), |census| figures(&census))
 }
 
 /// The figures in the layout that is published, with the peaks.
@@ -154,7 +154,7 @@ fn pulse_open<T: Thread>() {
 
 /// Writes what heaps and arenas have now.
 fn publish_detail<T: Thread>(record: &SharedRecord) {
-    with_heap_to_free::<T, _>(&Options::new(), |heap| {
+    with_heap_to_free::<T, _>(Options::NONE, |heap| {
         let Some(heap) = heap else { return };
         record.publish_detail(|detail| {
             process().each_share(heap, |number, live, cached| detail.share(number, live, cached));

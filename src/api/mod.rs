@@ -8,6 +8,8 @@
 pub mod detail;
 #[cfg(not(any(loom, shuttle)))]
 mod figures;
+#[cfg(all(feature = "std", not(any(loom, shuttle))))]
+mod limits;
 #[cfg(not(any(shuttle, all(loom, not(test)))))]
 // What it promises is a matter of orderings, which loom knows.
 mod publication;

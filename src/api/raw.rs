@@ -7,14 +7,16 @@
 use super::figures;
 use crate::base::{SMALL_MAX, class_of, is_aligned};
 use crate::global::{
-    Stray, Thread, attach_to, enter_step, is_own, leave_step, process, undo_step, with_heap,
-    with_heap_to_free,
+    Stray, Thread, attach_to, enter_step, is_own, leave_step, process, tell_if_due, undo_step, with_heap,
+    with_heap_to_free, with_relief,
 };
 use crate::heap::{Along, Bin, Block, BlockKind, Checks, Heap, Piece, Place, Slab};
 use crate::pal::{Call, Misuse, Platform, broken_contract};
 use core::ptr;
 
-pub use crate::global::{OptionError, Options, get_option, honours_deepbind, set_option};
+pub use crate::global::{
+    OnPressure, OptionError, Options, Pressure, get_option, honours_deepbind, on_pressure, set_option,
+};
 
 /// malloc: `size` bytes at a multiple of 16, or null with `ENOMEM`. Zero bytes are a block of their own.
 #[inline(always)]
@@ -240,7 +242,7 @@ unsafe fn free_anywhere<T: Thread>(block: *mut u8) {
     {
         attach_to::<T>(owner);
     }
-    with_heap_to_free::<T, _>(&Options::new(), |heap| match (heap, place) {
+    with_heap_to_free::<T, _>(Options::NONE, |heap| match (heap, place) {
         // SAFETY: as below. In a borrowed heap nothing waits.
         (Some(heap), Place::Slab(slab)) if !ptr::eq(heap, T::heap()) && !ptr::eq(slab.owner(), heap) => unsafe {
             heap.free_remote_at_once::<T::Checks, _>(process(), slab, block.cast());
@@ -306,7 +308,7 @@ unsafe fn free_stray(block: *mut u8, stray: Stray) {
 /// A block of `class`, which serves `size` bytes, by a thread that has none at hand.
 #[inline(never)]
 fn allocate_small<T: Thread>(size: usize, class: usize) -> *mut u8 {
-    let block = with_heap::<T, _>(&Options::new(), |heap| match heap {
+    let block = with_heap::<T, _>(Options::NONE, |heap| match heap {
         // SAFETY: the heap is possessed here.
         Some(heap) => unsafe { process().try_allocate_small::<T::Checks>(heap, class) },
         None => ptr::null_mut(),
@@ -314,8 +316,18 @@ fn allocate_small<T: Thread>(size: usize, class: usize) -> *mut u8 {
     if block.is_null() {
         return allocate::<T>(size, 1, false);
     }
+    tell_if_due::<T>(size);
     figures::pulse::<T>();
     block
+}
+
+#[inline(always)]
+fn allocate_once<T: Thread>(size: usize, align: usize, zero: bool) -> *mut u8 {
+    with_heap::<T, _>(Options::NONE, |heap| match heap {
+        // SAFETY: the heap is possessed here.
+        Some(heap) => unsafe { process().allocate::<T::Checks>(heap, size, align, zero) },
+        None => ptr::null_mut(),
+    })
 }
 
 #[inline(never)]
@@ -323,11 +335,8 @@ fn allocate<T: Thread>(size: usize, align: usize, zero: bool) -> *mut u8 {
     if size > isize::MAX as usize {
         return out_of_memory();
     }
-    let block = with_heap::<T, _>(&Options::new(), |heap| match heap {
-        // SAFETY: the heap is possessed here.
-        Some(heap) => unsafe { process().allocate::<T::Checks>(heap, size, align, zero) },
-        None => ptr::null_mut(),
-    });
+    let once = move || allocate_once::<T>(size, align, zero);
+    let block = with_relief::<T>(size, once, once);
     figures::pulse::<T>();
     if block.is_null() { out_of_memory() } else { block }
 }
@@ -386,12 +395,13 @@ pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
         // A large block that stays is told its size, too.
         (Place::Large(_), kind) if kind != BlockKind::Large && !fits => None,
         (Place::Huge(_), kind) if kind != BlockKind::Huge => None,
-        _ => with_heap::<T, _>(&Options::new(), |heap| {
+        _ => with_heap::<T, _>(Options::NONE, |heap| {
             // SAFETY: the heap is possessed here, the block is the caller's, the kinds agree or the block fits.
             heap.and_then(|heap| unsafe { process().resize(heap, place, size, page_aligned(block)) })
         }),
     };
     if let Some(stays) = stays {
+        tell_if_due::<T>(size);
         return stays;
     }
     // SAFETY: the caller hands over the block.
@@ -442,7 +452,7 @@ fn usable<T: Thread>(call: Call, block: *mut u8) -> usize {
 /// The heap that the block goes home to: a number, or `None` for large and huge blocks and foreign pointers. Any
 /// pointer may be asked about, also one that another thread frees meanwhile.
 pub fn heap_of<T: Thread>(block: *const u8) -> Option<usize> {
-    with_heap::<T, _>(&Options::new(), |heap| {
+    with_heap::<T, _>(Options::NONE, |heap| {
         // The section keeps the arena, should the pointer lead to one, whatever becomes of the block.
         let _section = heap?.section(process());
         let Ok(Place::Slab(slab)) = process().place(block.addr()) else { return None };
@@ -466,6 +476,11 @@ pub unsafe fn free_sized<T: Thread>(block: *mut u8, size: usize) {
 /// Gives back to the system what is free in whole slices and huge blocks. Returns whether anything was.
 pub fn trim<T: Thread>() -> bool {
     crate::global::trim::<T>()
+}
+
+/// Bytes that the allocator holds for the process: what counts against the limits.
+pub fn held_bytes() -> usize {
+    process().held_bytes()
 }
 
 /// Bytes in a page.

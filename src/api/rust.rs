@@ -3,8 +3,8 @@
 use super::figures;
 use super::statistics::Statistics;
 use crate::global::{
-    ExitKey, NOBODY, Options, Thread, exit_thread, process, thread_found, was_counted, with_heap,
-    with_heap_to_free,
+    ExitKey, NOBODY, Options, Thread, exit_thread, process, tell_if_due, thread_found, was_counted,
+    with_heap, with_heap_to_free, with_relief,
 };
 use crate::heap::{Bin, Block, BlockKind, Checks, Heap, Place, Slab, ThreadId};
 use core::alloc::{GlobalAlloc, Layout};
@@ -25,7 +25,7 @@ use core::ptr;
 /// assert!(ALLOC.statistics().live_bytes >= 8000);
 /// ```
 pub struct SpecMalloc {
-    options: Options,
+    pub(super) options: Options,
 }
 
 /// Rust threads keep their heap in a `thread_local!`. As std says, signal handlers must not allocate; so nothing guards
@@ -196,16 +196,22 @@ impl SpecMalloc {
         }
     }
 
-    #[cold]
-    #[inline(never)]
-    fn allocate_slow(&self, layout: Layout, zero: bool) -> *mut u8 {
-        let block = with_heap::<RustThread, _>(&self.options, |heap| match heap {
+    #[inline(always)]
+    fn allocate_once(&self, layout: Layout, zero: bool) -> *mut u8 {
+        with_heap::<RustThread, _>(&self.options, |heap| match heap {
             // SAFETY: the heap is possessed here.
             Some(heap) => unsafe {
                 process().allocate::<RustChecks>(heap, layout.size(), layout.align(), zero)
             },
             None => ptr::null_mut(),
-        });
+        })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_slow(&self, layout: Layout, zero: bool) -> *mut u8 {
+        let once = || self.allocate_once(layout, zero);
+        let block = with_relief::<RustThread>(layout.size(), once, once);
         figures::pulse::<RustThread>();
         block
     }
@@ -332,6 +338,7 @@ impl SpecMalloc {
                 heap.and_then(|heap| unsafe { process().resize(heap, place, size, layout.align()) })
             });
             if let Some(stays) = stays {
+                tell_if_due::<RustThread>(size);
                 return stays;
             }
         }

@@ -5,6 +5,7 @@
 //! in the child (MADV_WIPEONFORK), which the slow paths look at. The parent does nothing and waits for nobody.
 
 use super::presence;
+use super::pressure;
 use super::process::process;
 use super::thread::{Thread, is_here};
 use crate::heap::ThreadId;
@@ -110,6 +111,7 @@ fn tidy(word: &AtomicU32) {
         let (thread, is_counted) = own();
         process().child_after_fork(thread, number());
         presence::forget(is_counted);
+        pressure::forget_others(thread.number());
         libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
     }
 }

@@ -99,7 +99,7 @@ fn borrow<T: Thread>() -> Option<&'static Heap> {
 pub fn attach_to<T: Thread>(owner: &Heap) {
     if ptr::eq(T::heap(), &raw const ARMED) {
         fork::notice();
-        attach::<T>(&Options::new(), Some(owner));
+        attach::<T>(Options::NONE, Some(owner));
     }
 }
 
@@ -204,7 +204,7 @@ pub fn exit_thread<T: Thread>(counted: bool) {
 pub fn trim<T: Thread>() -> bool {
     let purged =
         |allocator: &Allocator<Linux>| allocator.purged_bytes() + allocator.space().os().calls().unmap;
-    with_heap::<T, _>(&Options::new(), |heap| {
+    with_heap::<T, _>(Options::NONE, |heap| {
         let Some(heap) = heap else { return false };
         let before = purged(process());
         process().trim::<T::Checks>(heap);

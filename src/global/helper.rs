@@ -123,7 +123,7 @@ extern "C" fn run<T: Thread>(_: *mut c_void) -> *mut c_void {
         help::<T>();
         process().settings().set_helper(false);
         for round in 1..=MOST_ROUNDS {
-            with_heap::<T, _>(&Options::new(), |heap| {
+            with_heap::<T, _>(Options::NONE, |heap| {
                 heap.map(|heap| process().leave_alone::<T::Checks>(heap))
             });
             let (has_mail, is_used) = (process().has_mail(), process().has_untidied());
@@ -175,7 +175,7 @@ fn help<T: Thread>() {
             watched = now;
         }
         // Without memory for a heap there is more to do, later.
-        let more = with_heap::<T, _>(&Options::new(), |heap| {
+        let more = with_heap::<T, _>(Options::NONE, |heap| {
             let Some(heap) = heap else { return true };
             if is_due {
                 process().watch_heaps::<T::Checks>(heap);

@@ -20,6 +20,8 @@ pub struct Options {
     pub(crate) arena_bytes: Option<usize>,
     pub(crate) names: Option<bool>,
     pub(crate) deepbind: Option<bool>,
+    pub(crate) hard_limit: Option<usize>,
+    pub(crate) soft_limit: Option<usize>,
 }
 
 /// Why an option was refused.
@@ -44,6 +46,9 @@ const LEAST_ARENA: usize = 1 << 20;
 const VARIABLE: &core::ffi::CStr = c"SPECMALLOC_CONF";
 
 impl Options {
+    /// The defaults, in one place: slow paths pass them on.
+    pub const NONE: &'static Options = &Options::new();
+
     /// The defaults.
     pub const fn new() -> Options {
         Options {
@@ -55,6 +60,8 @@ impl Options {
             arena_bytes: None,
             names: None,
             deepbind: None,
+            hard_limit: None,
+            soft_limit: None,
         }
     }
 
@@ -90,6 +97,8 @@ impl Options {
             // Of the environment only: `forbids_membarrier` looks before anything else is done.
             b"membarrier" => _ = switch(value).ok_or(bad)?,
             b"deepbind" => self.deepbind = Some(switch(value).ok_or(bad)?),
+            b"limit" => self.hard_limit = Some(limit(size(value).ok_or(bad)?)),
+            b"soft_limit" => self.soft_limit = Some(limit(size(value).ok_or(bad)?)),
             _ => return Err(OptionError::UnknownKey),
         }
         Ok(())
@@ -99,6 +108,10 @@ impl Options {
     pub(super) fn apply(&self) {
         let settings = process().settings();
         settings.set_dirty(self.dirty_percent, self.dirty_bytes);
+        settings.set_limits(self.hard_limit, self.soft_limit);
+        if self.soft_limit.is_some() {
+            process().limit().begin_anew();
+        }
         if let Some(on) = self.reserve {
             settings.set_reserve(on);
         }
@@ -160,6 +173,11 @@ fn complain(what: &[u8], pair: &[u8]) {
     let text = [b"specmalloc: ", what, pair].into_iter().flatten();
     let len = line.iter_mut().take(255).zip(text).map(|(place, &byte)| *place = byte).count();
     to_stderr(line.get(..=len).unwrap_or(&line));
+}
+
+/// A limit as it is set and told, in which 0 is none, as the settings have it.
+pub const fn limit(bytes: usize) -> usize {
+    if bytes == 0 { usize::MAX } else { bytes }
 }
 
 fn switch(value: &[u8]) -> Option<bool> {

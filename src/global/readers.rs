@@ -12,7 +12,7 @@ use crate::rcu::ReaderSlot;
 /// # Safety
 /// The slot is attached once in its life.
 pub unsafe fn attach_reader(slot: &'static ReaderSlot) {
-    start(&Options::new());
+    start(Options::NONE);
     fork::notice();
     possess_reader(slot);
     // SAFETY: the caller's; the slot lives forever.

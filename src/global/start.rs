@@ -53,7 +53,7 @@ pub(super) fn start(options: &Options) {
 /// The process is about to shut itself off. What asks the system for anything but memory is done by then, or not at all:
 /// a filter may know no advice but that pages are not needed.
 pub fn before_a_filter() {
-    start(&Options::new());
+    start(Options::NONE);
     learn_limits();
     process().population().allow(false);
 }
@@ -67,14 +67,21 @@ pub fn set_option(key: &str, value: &str) -> Result<(), OptionError> {
         return Err(OptionError::BadValue);
     }
     // The environment comes first, even in a program that has not allocated yet.
-    start(&Options::new());
+    start(Options::NONE);
     options.apply();
     Ok(())
 }
 
+/// Sets limits while the process runs, in bytes; 0 is none, and `None` leaves one as it is.
+pub fn set_limits(hard: Option<usize>, soft: Option<usize>) {
+    start(Options::NONE);
+    let [hard_limit, soft_limit] = [hard, soft].map(|bytes| bytes.map(options::limit));
+    Options { hard_limit, soft_limit, ..Options::new() }.apply();
+}
+
 /// The value of an option by name: bytes, percent, or 0 and 1 for a switch.
 pub fn get_option(key: &str) -> Option<usize> {
-    start(&Options::new());
+    start(Options::NONE);
     let settings = process().settings();
     match key {
         "dirty_max" => Some(settings.dirty().1),
@@ -83,6 +90,8 @@ pub fn get_option(key: &str) -> Option<usize> {
         "huge_pages" => Some(usize::from(process().population().is_allowed())),
         "reserve" => Some(usize::from(settings.reserves_space())),
         "arena_size" => Some(settings.arena_bytes()),
+        "limit" => Some(told_limit(settings.hard_limit())),
+        "soft_limit" => Some(told_limit(settings.soft_limit())),
         "deepbind" => Some(usize::from(honours_deepbind())),
         "membarrier" => {
             Some(usize::from(process().space().rcu().statistics().flavour == Flavour::Membarrier))
@@ -92,8 +101,13 @@ pub fn get_option(key: &str) -> Option<usize> {
     }
 }
 
+/// The opposite of [`options::limit`].
+fn told_limit(bytes: usize) -> usize {
+    if bytes == usize::MAX { 0 } else { bytes }
+}
+
 /// Whether libraries may be loaded with RTLD_DEEPBIND, and then use libc's own malloc. (The preload library asks.)
 pub fn honours_deepbind() -> bool {
-    start(&Options::new());
+    start(Options::NONE);
     options::honours_deepbind()
 }

@@ -93,13 +93,43 @@ impl<P: Platform> Allocator<P> {
     pub unsafe fn allocate<C: Checks>(&self, heap: &Heap, size: usize, align: usize, zero: bool) -> *mut u8 {
         // SAFETY: the caller's.
         let block = unsafe { self.try_allocate::<C>(heap, size, align, zero) };
-        if !block.is_null() || !self.may_make_room(size, align) {
+        if !block.is_null() {
             return block;
         }
+        // SAFETY: the caller's.
+        unsafe { self.allocate_again::<C>(heap, size, align, zero) }
+    }
+
+    /// The second try.
+    ///
+    /// # Safety
+    /// As for [`Allocator::allocate`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn allocate_again<C: Checks>(
+        &self,
+        heap: &Heap,
+        size: usize,
+        align: usize,
+        zero: bool,
+    ) -> *mut u8 {
+        if !self.may_make_room(size, align) {
+            return ptr::null_mut();
+        }
         self.collect_all::<C>(heap);
-        self.unmap_free(heap.claimant());
+        self.make_room(heap);
         // SAFETY: the caller's.
         unsafe { self.try_allocate::<C>(heap, size, align, zero) }
+    }
+
+    /// Unmaps what is free; and where there is a limit, against which it counts, purges what stays mapped.
+    #[cold]
+    fn make_room(&self, heap: &Heap) {
+        if self.settings().has_limit() {
+            self.give_back_all(heap.claimant());
+        } else {
+            self.unmap_free(heap.claimant());
+        }
     }
 
     /// Whether a request that failed may have a second try, after what is free has been unmapped. That frees no more
@@ -107,6 +137,9 @@ impl<P: Platform> Allocator<P> {
     #[cold]
     fn may_make_room(&self, size: usize, align: usize) -> bool {
         let Some(bytes) = size.checked_add(align) else { return false };
+        if size > self.settings().hard_limit() {
+            return false;
+        }
         let longer = bytes.saturating_sub(self.space().counts().mapped);
         longer == 0 || self.space().has_room(longer)
     }
@@ -177,8 +210,12 @@ impl<P: Platform> Allocator<P> {
             Place::Huge(region) => {
                 let mut moved = self.resize_huge(heap.claimant(), region, size, align);
                 if moved.is_null() && self.may_make_room(size, align) {
-                    self.unmap_free(heap.claimant());
-                    moved = self.grow_huge_elsewhere(heap.claimant(), region, size, align);
+                    self.make_room(heap);
+                    // Within a limit there may be room for more where the block is.
+                    moved = match self.settings().has_limit() {
+                        true => self.resize_huge(heap.claimant(), region, size, align),
+                        false => self.grow_huge_elsewhere(heap.claimant(), region, size, align),
+                    };
                 }
                 if moved.is_null() { None } else { Some(moved) }
             }

@@ -44,7 +44,8 @@ pub use block::{Block, Checked, Checks, Trusting};
 pub use census::{ArenaCensus, Census, ClassCensus, HeapCensus, LiveBlocks};
 pub use gate::{Gate, Visit};
 pub use ground::{
-    Bell, Bet, BetCount, Bets, Claimant, Count, Ground, HugeFigures, Refusals, Retention, Settings, Tally,
+    Bell, Bet, BetCount, Bets, Claimant, Count, Ground, HugeFigures, Limit, Refusals, Retention, Settings,
+    Tally,
 };
 pub use lives::HelperState;
 pub use place::Place;

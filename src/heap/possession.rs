@@ -25,7 +25,7 @@ impl ThreadId {
     }
 
     /// The number.
-    pub(super) fn number(self) -> usize {
+    pub fn number(self) -> usize {
         self.0.get()
     }
 }

@@ -38,7 +38,8 @@ const HOUSES: [House; 5] = [
         crate_at: "src",
         layer: &["global"],
         rooms: &[
-            "exit", "process", "presence", "options", "thread", "fork", "start", "readers", "heaps", "helper",
+            "exit", "process", "presence", "options", "thread", "pressure", "fork", "start", "readers",
+            "heaps", "helper",
         ],
     },
     House {

@@ -91,14 +91,16 @@ fn parts(tokens: &[Token], open: usize) -> Vec<String> {
 }
 
 /// What `api` exports of a layer below.
-const BETS: &str = "heap/ground/bets.rs";
+const BELOW: [&str; 2] = ["heap/ground/bets.rs", "global/pressure.rs"];
 
 /// What `files` exports that is no type of ours.
 const NO_TYPES: [&str; 3] = ["Advice", "Result", "memfd"];
 
 /// Everything about the type `name` of a layer that its users see.
 fn lines_of(layer: &str, name: &str, lines: &mut Vec<String>) {
-    for file in crate_files().iter().filter(|file| file.modules[0] == layer || file.path == BETS) {
+    for file in
+        crate_files().iter().filter(|file| file.modules[0] == layer || BELOW.contains(&file.path.as_str()))
+    {
         let tokens = &file.product.tokens;
         for (index, token) in tokens.iter().enumerate() {
             let is_type = ["struct", "enum", "trait"].iter().any(|keyword| token.is_word(keyword));

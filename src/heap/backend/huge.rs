@@ -160,11 +160,13 @@ impl Huge {
     }
 
     /// Has `region`, whose block is freed, unmapped after a grace period. Where that is one for many regions, or will
-    /// not come because the barrier fails by now, its pages are not to wait, and go at once. Returns how many bytes may
-    /// be resident meanwhile.
+    /// not come because the barrier fails by now, or where there is a limit, its pages are not to wait, and go at once.
+    /// Returns how many bytes may be resident meanwhile.
     fn retire<P: Platform>(ground: &Ground<P>, region: &'static Region) -> usize {
         let dirty = region.huge().dirty();
-        let waits = ground.space().rcu().batch() > 1 || ground.space().rcu().statistics().stopped;
+        let waits = ground.space().rcu().batch() > 1
+            || ground.space().rcu().statistics().stopped
+            || ground.settings().has_limit();
         let is_bare = waits && purge(ground, region, 0, dirty).is_ok();
         let _retired = ground.space().retire_region(region);
         if is_bare { 0 } else { dirty }

@@ -79,8 +79,13 @@ impl<P: Platform> Backend<P> {
     pub(in crate::heap) fn resize_large(&self, by: &Claimant, slab: &Slab, size: usize) -> Option<*mut u8> {
         let (base, old) = (slab.base(), slab.slices() as usize);
         let new = size.max(1).div_ceil(SLICE);
-        if new > old && !self.arenas.extend(&self.ground, by, base, old, new - old) {
-            return None;
+        if new > old {
+            let promised = self.may_take(by, (new - old) * SLICE)?;
+            let extended = self.arenas.extend(&self.ground, by, base, old, new - old);
+            self.has_taken(by, promised);
+            if !extended {
+                return None;
+            }
         }
         self.tally().add(by, Count::LargeBytes, size.wrapping_sub(slab.requested()));
         self.count_clean(by, slab);

@@ -8,6 +8,7 @@
 mod arenas;
 mod huge;
 mod large;
+mod limited;
 
 #[cfg(all(test, not(shuttle)))]
 pub(in crate::heap) use arenas::hints;
@@ -17,12 +18,13 @@ pub use huge::Huge;
 use super::ground::{Claimant, Ground, UNSEEN};
 use super::mend::Mend;
 use super::record::Tail;
-use crate::base::SLICE;
+use crate::base::{SLICE, align_up};
 use crate::const_unless_model;
 use crate::pal::Platform;
 use crate::region::{Prefer, Region};
 use crate::sync::seeded;
 use core::ops::Deref;
+use core::ptr;
 
 /// Slices that a claimant changes between two looks at how much is dirty.
 const LOOK: usize = if cfg!(any(loom, shuttle)) { 1 } else { 16 };
@@ -64,7 +66,10 @@ impl<P: Platform> Backend<P> {
 
     /// Claims `slices` slices starting at a multiple of `align` slices. `None` when there is no memory.
     pub fn claim(&self, by: &Claimant, slices: usize, align: usize, prefer: Prefer) -> Option<Claim> {
-        let claim = self.arenas.claim(&self.ground, by, slices, align, prefer)?;
+        let promised = self.may_take(by, slices * SLICE)?;
+        let claim = self.arenas.claim(&self.ground, by, slices, align, prefer);
+        self.has_taken(by, promised);
+        let claim = claim?;
         // What is live has grown beside what is free and resident.
         self.count_change(by, claim.clean);
         Some(claim)
@@ -72,7 +77,10 @@ impl<P: Platform> Backend<P> {
 
     /// Claims `slices` slices for a large block that does not need their `tail`.
     fn claim_fitting(&self, by: &Claimant, slices: usize, tail: Tail) -> Option<Claim> {
-        let claim = self.arenas.claim_fitting(&self.ground, by, slices, tail)?;
+        let promised = self.may_take(by, slices * SLICE)?;
+        let claim = self.arenas.claim_fitting(&self.ground, by, slices, tail);
+        self.has_taken(by, promised);
+        let claim = claim?;
         self.count_change(by, claim.clean);
         Some(claim)
     }
@@ -114,7 +122,9 @@ impl<P: Platform> Backend<P> {
 
     /// A huge block of `size` bytes at a multiple of `align`, all zero if `zero`; null when there is no memory.
     pub fn allocate_huge(&self, by: &Claimant, size: usize, align: usize, zero: bool) -> *mut u8 {
+        let Some(promised) = self.may_take(by, self.whole_pages(size)) else { return ptr::null_mut() };
         let block = self.huge.allocate(&self.ground, size, align, zero);
+        self.has_taken(by, promised);
         if !block.is_null() {
             // What is live has grown beside what is free and resident.
             self.bound_dirty(by);
@@ -132,7 +142,7 @@ impl<P: Platform> Backend<P> {
     /// Grows or shrinks the huge block of `region` to `size` bytes. Null when there is no memory: the block is as
     /// before.
     pub fn resize_huge(&self, by: &Claimant, region: &'static Region, size: usize, align: usize) -> *mut u8 {
-        self.huge.resize(&self.ground, by, region, size, align)
+        self.change_huge(by, region, size, align, false)
     }
 
     /// What [`Backend::resize_huge`] could not do, once there is more room.
@@ -143,7 +153,30 @@ impl<P: Platform> Backend<P> {
         size: usize,
         align: usize,
     ) -> *mut u8 {
-        self.huge.grow_elsewhere(&self.ground, by, region, size, align)
+        self.change_huge(by, region, size, align, true)
+    }
+
+    #[inline(never)]
+    fn change_huge(
+        &self,
+        by: &Claimant,
+        region: &'static Region,
+        size: usize,
+        align: usize,
+        elsewhere: bool,
+    ) -> *mut u8 {
+        let more = self.whole_pages(size).saturating_sub(region.huge().used());
+        let Some(promised) = self.may_take(by, more) else { return ptr::null_mut() };
+        let block = match elsewhere {
+            true => self.huge.grow_elsewhere(&self.ground, by, region, size, align),
+            false => self.huge.resize(&self.ground, by, region, size, align),
+        };
+        self.has_taken(by, promised);
+        block
+    }
+
+    fn whole_pages(&self, size: usize) -> usize {
+        align_up(size.max(1), self.page_size()).unwrap_or(usize::MAX)
     }
 
     /// Purges dirty slices: see [`Arenas::purge`].
@@ -163,6 +196,8 @@ impl<P: Platform> Backend<P> {
 
     /// Unmaps everything that is free, where address space, mappings or what may be committed are short. Purging what
     /// stays mapped would not help.
+    #[cold]
+    #[inline(never)]
     pub fn unmap_free(&self, by: &Claimant) {
         self.drop_kept();
         self.unmap_empty(by);
@@ -172,6 +207,8 @@ impl<P: Platform> Backend<P> {
     }
 
     /// Gives back what is free in whole slices and regions.
+    #[cold]
+    #[inline(never)]
     pub fn give_back_all(&self, by: &Claimant) {
         self.purge(by, usize::MAX);
         self.unmap_free(by);
@@ -221,6 +258,7 @@ impl<P: Platform> Backend<P> {
         self.give_back_some(by, self.dirty_bytes().saturating_sub(most));
     }
 
+    #[inline(never)]
     fn give_back_some(&self, by: &Claimant, bytes: usize) {
         if bytes == 0 {
             return;
@@ -245,5 +283,6 @@ impl<P: Platform> Mend for Backend<P> {
         if !seeded("heap.child_keeps_count") {
             self.huge.recount(&self.ground);
         }
+        self.limit().forget();
     }
 }

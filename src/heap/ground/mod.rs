@@ -4,6 +4,7 @@
 mod bell;
 mod bets;
 mod claimant;
+mod limit;
 mod population;
 mod refusals;
 mod retention;
@@ -14,6 +15,7 @@ mod tally;
 pub use bell::Bell;
 pub use bets::{Bet, BetCount, Bets};
 pub use claimant::Claimant;
+pub use limit::Limit;
 pub use population::{HUGE_PAGE, Population, Sampled, UNSEEN};
 pub use refusals::Refusals;
 pub use retention::Retention;
@@ -58,6 +60,7 @@ pub struct Ground<P: Platform> {
     settings: Settings,
     retention: Retention,
     refusals: Refusals,
+    limit: Limit,
     bell: Bell,
     huge: HugeFigures,
     space_bet: BetCount,
@@ -84,6 +87,7 @@ impl<P: Platform> Ground<P> {
                 population: Population::new(),
                 retention: Retention::new(),
                 refusals: Refusals::new(),
+                limit: Limit::new(),
             }
         }
     }
@@ -158,6 +162,18 @@ impl<P: Platform> Ground<P> {
         &self.refusals
     }
 
+    /// What is promised under a limit, and whether the program is to be told.
+    pub fn limit(&self) -> &Limit {
+        &self.limit
+    }
+
+    /// Bytes that count against a limit: what is resident, or may be, of slices and huge blocks. See [`Limit`].
+    #[inline(never)]
+    pub fn held_bytes(&self) -> usize {
+        let [claimed, dirty] = self.tally.sums([Count::Claimed, Count::Dirty]);
+        (claimed + dirty) * SLICE + self.huge.live_bytes.get() + self.huge.kept_bytes.get()
+    }
+
     /// Slices that slabs and large blocks hold.
     pub fn claimed_slices(&self) -> usize {
         self.tally.sum(Count::Claimed)
@@ -174,6 +190,7 @@ impl<P: Platform> Ground<P> {
     }
 
     /// Bytes that are free and may be resident.
+    #[inline(never)]
     pub(in crate::heap) fn dirty_bytes(&self) -> usize {
         self.dirty_slices() * SLICE + self.huge.kept_bytes.get()
     }

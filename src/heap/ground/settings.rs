@@ -42,6 +42,11 @@ pub struct Settings {
     dirty_bytes: Setting<{ 4 << 20 }>,
     /// Bytes of memory that the process may have in all.
     memory: Setting<{ usize::MAX }>,
+    /// Bytes beyond which nothing is held, and beyond which the program is told.
+    hard_limit: Setting<{ usize::MAX }>,
+    soft_limit: Setting<{ usize::MAX }>,
+    /// The least of these three.
+    least: Setting<{ usize::MAX }>,
 }
 
 impl Settings {
@@ -55,6 +60,9 @@ impl Settings {
                 dirty_percent: Setting::new(),
                 dirty_bytes: Setting::new(),
                 memory: Setting::new(),
+                hard_limit: Setting::new(),
+                soft_limit: Setting::new(),
+                least: Setting::new(),
             }
         }
     }
@@ -122,11 +130,43 @@ impl Settings {
     /// Notes that the process may have `bytes` of memory in all.
     pub fn set_memory(&self, bytes: usize) {
         self.memory.set(bytes);
+        self.note_least();
+    }
+
+    fn note_least(&self) {
+        self.least.set(self.memory.get().min(self.hard_limit.get()).min(self.soft_limit.get()));
     }
 
     /// Bytes that the process may still have while `live` bytes are live.
     pub fn memory_left(&self, live: usize) -> usize {
-        self.memory.get().saturating_sub(live)
+        self.least.get().saturating_sub(live)
+    }
+
+    /// Sets the limits, in bytes; `usize::MAX` is none, and `None` leaves one as it is.
+    pub fn set_limits(&self, hard: Option<usize>, soft: Option<usize>) {
+        if let Some(hard) = hard {
+            self.hard_limit.set(hard);
+        }
+        if let Some(soft) = soft {
+            self.soft_limit.set(soft);
+        }
+        self.note_least();
+    }
+
+    /// Bytes beyond which nothing is held.
+    pub fn hard_limit(&self) -> usize {
+        self.hard_limit.get()
+    }
+
+    /// Bytes beyond which the program is told.
+    pub fn soft_limit(&self) -> usize {
+        self.soft_limit.get()
+    }
+
+    /// Whether there is a limit of either kind.
+    #[inline]
+    pub fn has_limit(&self) -> bool {
+        self.hard_limit.get() & self.soft_limit.get() != usize::MAX
     }
 
     /// Bytes of address space for an arena.

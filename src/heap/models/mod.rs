@@ -4,6 +4,7 @@
 //! - `gates` (loom): an owner and a visitor of its heap.
 //! - `helping` (loom): the helper's life.
 //! - `hints` (loom): what is known of the arenas, while they change and others look.
+//! - `limits` (loom): what threads take at the same time under a limit.
 //! - `flows` (shuttle): whole paths of several threads, under schedules drawn at random and by priorities.
 //! - `programs` (shuttle): the same with programs drawn at random, too.
 //! - `arenas` (shuttle): the table of arenas, walked while they come and go.
@@ -27,6 +28,8 @@ mod helper;
 mod helping;
 #[cfg(loom)]
 mod hints;
+#[cfg(loom)]
+mod limits;
 #[cfg(loom)]
 mod orders;
 #[cfg(shuttle)]

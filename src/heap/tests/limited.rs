@@ -1,0 +1,113 @@
+//! Under a limit, on the simulated system.
+
+use super::*;
+
+const MIB: usize = 1 << 20;
+
+fn limited(hard: usize, soft: usize) -> &'static Allocator<Os> {
+    let from = allocator(GRANULE);
+    from.settings().set_limits(Some(hard), Some(soft));
+    from
+}
+
+fn try_get(from: &Allocator<Os>, heap: &Heap, size: usize) -> Option<usize> {
+    // SAFETY: the test possesses its heaps.
+    let block = unsafe { from.allocate::<Checked>(heap, size, 1, false) };
+    (!block.is_null()).then(|| block.expose_provenance())
+}
+
+#[test]
+fn nothing_is_held_beyond_the_limit_and_all_of_it_can_be_used() {
+    const MOST: usize = 32 * MIB;
+    for size in [64, 1_024, 32_768, 60_000, 1_000_000, 4_500_000, 12_000_000] {
+        let from = limited(MOST, usize::MAX);
+        let heap = possess(from, 1);
+        for round in 0..2 {
+            let mut blocks = Vec::new();
+            while let Some(block) = try_get(from, heap, size) {
+                assert!(from.held_bytes() <= MOST, "{} for blocks of {size}", from.held_bytes());
+                blocks.push(block);
+            }
+            // What is lost is the end of the last slab, block or slice.
+            let used = blocks.len() * size;
+            let least = MOST - MOST / 12 - size.max(2 * SLICE);
+            assert!(used >= least, "{used} bytes of 32 MiB in blocks of {size}, in round {round}");
+            blocks.iter().for_each(|&block| free(from, heap, block));
+            assert!(from.held_bytes() <= MOST);
+        }
+        from.trim::<Checked>(heap);
+        assert_eq!(from.held_bytes(), 0, "after blocks of {size}");
+    }
+}
+
+#[test]
+fn what_is_free_gives_way_to_what_is_wanted() {
+    // Of each kind as much as there may be, after each other kind.
+    let sizes = [1_000, 60_000, 1_000_000, 5_000_000, 48 * MIB];
+    for before in sizes {
+        for size in sizes {
+            let from = limited(64 * MIB, usize::MAX);
+            let heap = possess(from, 1);
+            for size in [before, size] {
+                let blocks: Vec<_> =
+                    (0..(48 * MIB) / size).map(|_| try_get(from, heap, size).expect("room for it")).collect();
+                blocks.iter().for_each(|&block| free(from, heap, block));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_block_grows_up_to_the_limit() {
+    for start in [100_000, 5 * MIB] {
+        let from = limited(32 * MIB, usize::MAX);
+        let heap = possess(from, 1);
+        let other = get(from, heap, 8 * MIB);
+        let block = get(from, heap, start);
+        let grow = |size| {
+            let place = from.place(block).unwrap();
+            // SAFETY: the block is live, and of the kind that it was.
+            unsafe { from.resize(heap, place, size, 4096) }
+        };
+        assert_eq!(grow(start + 28 * MIB), None, "beyond the limit");
+        assert!(from.held_bytes() <= 32 * MIB);
+        if start > 4 * MIB {
+            assert!(grow(20 * MIB).is_some());
+            free(from, heap, other);
+            assert!(from.held_bytes() <= 32 * MIB);
+        }
+    }
+}
+
+#[test]
+fn the_program_is_to_be_told_beyond_the_soft_limit_but_not_of_what_is_free() {
+    let from = limited(usize::MAX, 64 * MIB);
+    let heap = possess(from, 1);
+    for _ in 0..10 {
+        let blocks: Vec<_> = (0..60).map(|_| get(from, heap, 1_000_000)).collect();
+        blocks.iter().for_each(|&block| free(from, heap, block));
+        let huge = get(from, heap, 60 * MIB);
+        free(from, heap, huge);
+        assert!(!from.limit().is_due(), "{} held", from.held_bytes());
+    }
+    let blocks: Vec<_> = (0..70).map(|_| get(from, heap, 1_000_000)).collect();
+    assert!(from.limit().take_due() && !from.limit().is_due());
+    let _more = get(from, heap, 1_000_000);
+    assert!(!from.limit().is_due(), "told twice");
+    blocks.iter().for_each(|&block| free(from, heap, block));
+    let _more: Vec<_> = (0..70).map(|_| get(from, heap, 1_000_000)).collect();
+    assert!(from.limit().is_due(), "beyond it once more");
+}
+
+#[test]
+fn a_limit_that_is_lowered_takes_nothing_away() {
+    let from = limited(64 * MIB, usize::MAX);
+    let heap = possess(from, 1);
+    let block = get(from, heap, 40 * MIB);
+    from.settings().set_limits(Some(16 * MIB), None);
+    assert_eq!(try_get(from, heap, 1_000_000), None);
+    free(from, heap, block);
+    assert!(try_get(from, heap, 15 * MIB).is_some());
+    from.settings().set_limits(Some(usize::MAX), None);
+    assert!(try_get(from, heap, 64 * MIB).is_some());
+}
