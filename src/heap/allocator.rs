@@ -4,8 +4,7 @@
 //! unmapped, and the request made once more.
 
 use super::block::{Block, Checks};
-use super::gate::Gate;
-use super::lives::HelperState;
+use super::lives::{HelperState, Round};
 use super::place::Place;
 use super::small::{Heap, Heaps};
 use crate::base::{SLICE, class_of_aligned};
@@ -234,7 +233,7 @@ impl<P: Platform> Allocator<P> {
     /// gives back their empty slabs.
     fn collect_all<C: Checks>(&self, heap: &Heap) {
         heap.collect::<C, P>(self);
-        self.visit::<C>(heap.caller(), Gate::mark, |_| true, |idle| idle.collect::<C, P>(self));
+        self.make_round::<C>(heap, Round::All);
         self.collect_idle::<C>(heap.caller());
     }
 
@@ -281,7 +280,7 @@ impl<P: Platform> Allocator<P> {
         // one lie in slabs that a living thread may have adopted since, and go on to it: so the living come last.
         heap.collect::<C, P>(self);
         self.collect_idle::<C>(heap.caller());
-        self.tidy_all::<C>(heap);
+        self.make_round::<C>(heap, Round::Untidied);
         self.keep_little(heap.claimant());
         self.unmap_empty(heap.claimant());
         self.space().reap(Some(heap.slot()));

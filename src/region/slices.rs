@@ -323,6 +323,8 @@ impl SliceMap {
     }
 
     /// Number of slices that nobody holds and whose memory may be resident.
+    // As a call: it is a few hundred bytes of text, in a dozen slow paths, and a small program pays for their pages.
+    #[inline(never)]
     pub fn dirty_count(&self) -> usize {
         let (claimed, dirty) = (read(&self.claimed), read(&self.dirty));
         (0..WORDS).map(|word| (dirty[word] & !claimed[word]).count_ones() as usize).sum()

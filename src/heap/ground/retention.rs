@@ -197,10 +197,6 @@ impl Retention {
         {
             return;
         }
-        let faded = |height: usize, floor: usize, parts: usize, steps: u64| {
-            let step = |above: usize| above.saturating_sub((above / parts).max(FADE_LEAST));
-            floor + (0..steps.min(256)).fold(height.saturating_sub(floor), |above, _| step(above))
-        };
         for height in [&self.proven, &self.believed] {
             if get(height) > floor && late > 0 {
                 set(height, faded(get(height), floor, FADE_PARTS, steps.min(late)));
@@ -210,6 +206,13 @@ impl Retention {
         let floor = floor.max(self.height());
         set(&self.crest, faded(get(&self.crest), floor, CREST_PARTS, steps));
     }
+}
+
+/// What is left of `height` above `floor` after so many `steps`, each of which takes one part in `parts`.
+#[inline(never)]
+fn faded(height: usize, floor: usize, parts: usize, steps: u64) -> usize {
+    let step = |above: usize| above.saturating_sub((above / parts).max(FADE_LEAST));
+    floor + (0..steps.min(256)).fold(height.saturating_sub(floor), |above, _| step(above))
 }
 
 /// Whether `use_now` is as good as the `height`.

@@ -64,6 +64,8 @@ impl Tally {
     }
 
     /// The figure.
+    // As a call: it is a few hundred bytes of text, in a dozen slow paths, and a small program pays for their pages.
+    #[inline(never)]
     pub fn sum(&self, count: Count) -> usize {
         let [sum] = self.sums([count]);
         sum

@@ -6,3 +6,4 @@ mod helper_state;
 mod visits;
 
 pub use helper_state::HelperState;
+pub(in crate::heap) use visits::Round;

@@ -19,6 +19,17 @@ use crate::heap::small::{Heap, Heaps};
 use crate::pal::Platform;
 use crate::sync::{full_fence, seeded};
 
+/// Which heaps are visited, and what for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::heap) enum Round {
+    /// All: takes in what was sent to them, and gives back what is free in them.
+    All,
+    /// Those that were not tidied since they were used, and tidies them.
+    Untidied,
+    /// Those of them that were not used since they were probed, and tidies them.
+    Idle,
+}
+
 impl<P: Platform> Heaps<P> {
     /// A thread that uses the gate has come to possess `heap`.
     pub fn open_gate(&self, heap: &Heap) {
@@ -127,8 +138,7 @@ impl<P: Platform> Heaps<P> {
     /// The helper's look at the heaps that were not tidied since they were used. `heap` is the one that it has
     /// borrowed.
     pub fn watch_heaps<C: Checks>(&self, heap: &Heap) {
-        let wants = |other: &Heap| self.is_untidied(other) && other.gate().is_probed();
-        self.visit::<C>(heap.caller(), Gate::mark_and_probe, wants, |idle| self.tidy::<C>(idle));
+        self.make_round::<C>(heap, Round::Idle);
         for word in 0..self.pool().made().div_ceil(WORD) {
             for bit in each_bit(self.watch().untidied(word)) {
                 if let Some(used) = self.pool().get(word * WORD + bit) {
@@ -138,10 +148,18 @@ impl<P: Platform> Heaps<P> {
         }
     }
 
-    /// Tidies every heap whose owner is outside, used just now or not.
-    pub(in crate::heap) fn tidy_all<C: Checks>(&self, heap: &Heap) {
-        let wants = |other: &Heap| self.is_untidied(other);
-        self.visit::<C>(heap.caller(), Gate::mark_and_probe, wants, |idle| self.tidy::<C>(idle));
+    /// Visits the heaps that a round is about. `heap` is the visitor's own.
+    #[inline(never)]
+    pub(in crate::heap) fn make_round<C: Checks>(&self, heap: &Heap, round: Round) {
+        let tidies = round != Round::All;
+        let wants = |other: &Heap| {
+            !tidies || self.is_untidied(other) && (round == Round::Untidied || other.gate().is_probed())
+        };
+        let mark = |gate: &Gate| if tidies { gate.mark_and_probe() } else { gate.mark() };
+        self.visit::<C>(heap.caller(), mark, wants, |other| match tidies {
+            true => self.tidy::<C>(other),
+            false => other.collect::<C, P>(self),
+        });
     }
 
     fn is_untidied(&self, heap: &Heap) -> bool {

@@ -2,6 +2,7 @@
 //! is on x86-64, and the visitor's barrier falls before or behind both (`Gate::pass_instruction`).
 
 use super::*;
+use crate::heap::lives::Round;
 use crate::pal::simulated::Barrier;
 use crate::sync::checker::{explore, models};
 use loom::cell::UnsafeCell;
@@ -193,7 +194,7 @@ fn used_after_tidied() {
             if probed {
                 from.watch_heaps::<Checked>(helpers);
             } else {
-                from.tidy_all::<Checked>(helpers);
+                from.make_round::<Checked>(helpers, Round::Untidied);
             }
             owner.join().unwrap();
             assert!(from.has_untidied() || !heap.needs_collecting(), "nobody looks at it again");

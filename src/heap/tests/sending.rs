@@ -1,6 +1,7 @@
 //! What one call may do for others, and what waits on its way between heaps.
 
 use super::*;
+use crate::heap::lives::Round;
 use crate::heap::small::AT_ONCE;
 
 /// Frees `blocks` in the heap of another thread, which then sends them all.
@@ -92,7 +93,7 @@ fn what_an_active_thread_pins_goes_home_when_it_idles() {
         most = most.max(sender.pinned());
     }
     assert!((40..=64).contains(&most), "{most} slices");
-    from.tidy_all::<Checked>(helper);
+    from.make_round::<Checked>(helper, Round::Untidied);
     assert_eq!((sender.pinned(), owner.mail::<Checked>()), (0, blocks.len()));
 }
 
