@@ -65,7 +65,7 @@ compare() {
 if [ "${1-}" = steps ]; then
     shift
     # shellcheck disable=SC2046
-    [ $# -gt 0 ] || set -- $(git ls-files src/{rcu,region,index,heap,global} | grep -Ev '/(models|tests|huge_tests|interrupt)(/|\.rs)')
+    [ $# -gt 0 ] || set -- $(git ls-files src/{rcu,region,index,heap,global} | grep -Ev '/(models|tests|huge_tests|audit|interrupt)(/|\.rs)')
     steps "$@"
     exit
 fi

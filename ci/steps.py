@@ -3,7 +3,8 @@
 
     ci/steps.py list FILE ...       the mutants, one a line: a name without line numbers
     ci/steps.py make OUT FILE ...   writes OUT/tree, a copy of the sources in which all mutants of the files are, each to be chosen
-                                    when a test starts, and builds its tests: plain, for loom and for shuttle
+                                    when a test starts, and builds its tests: plain, for loom, for shuttle, and those of real
+                                    programs, which have the mutant, too; or those builds that STEP_BUILDS names
     ci/steps.py reach OUT [SECONDS] runs every test once, and notes how long it takes and which mutants it comes past
     ci/steps.py try OUT [SECONDS [BUDGET]]
                                     tries those not yet in OUT/results.txt, against the tests that come past them, the most
@@ -28,10 +29,20 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 LAYERS = ["rcu", "region", "index", "heap", "global"]
 OPENING, CLOSING = "([{", ")]}"
-BUILDS = {"plain": ("", ["--lib", "--test=allocator_model"]), "loom": ("--cfg loom", ["--lib"]), "shuttle": ("--cfg shuttle", ["--lib"])}
+# The tests of real programs: those in Rust; and all of the preload library's.
+RUST_TESTS = ["global_allocator", "interrupted", "lives", "rust_programs", "files"]
+# What is built of what, and with which flags.
+CRATE = ["--package=specmalloc"]
+BUILDS = {
+    "plain": ("", [[*CRATE, "--lib", "--test=allocator_model"]]),
+    "loom": ("--cfg loom", [[*CRATE, "--lib"]]),
+    "shuttle": ("--cfg shuttle", [[*CRATE, "--lib"]]),
+    "real": ("", [[*CRATE, "--features=files", *(f"--test={test}" for test in RUST_TESTS)], ["--package=specmalloc-preload"]]),
+}
 # A test that takes so many times as long as usual, and as many seconds more, hangs.
 PATIENCE, GRACE = 8, 5
 # Bytes that a test may have resident.
@@ -46,9 +57,16 @@ pub fn mutant(first: u32) -> u32 {
     const NOTING: u32 = u32::MAX - 1;
     static IN_FORCE: AtomicU32 = AtomicU32::new(UNREAD);
     static NOTED: [AtomicU8; 1 << 14] = [const { AtomicU8::new(0) }; 1 << 14];
+    unsafe extern "C" {
+        static environ: *const *const libc::c_char;
+    }
     let mut number = IN_FORCE.load(Relaxed);
     if number == UNREAD {
         unsafe {
+            // Malloc is called before the C library has begun.
+            if environ.is_null() {
+                return u32::MAX;
+            }
             let text = libc::getenv(c"STEP_MUTANT".as_ptr());
             number = if text.is_null() { NOTING - 1 } else { libc::strtoul(text, core::ptr::null_mut(), 10) as u32 };
             if !libc::getenv(c"STEP_REACH".as_ptr()).is_null() {
@@ -295,7 +313,8 @@ def make(out, paths):
             places[path] = writer.places
             write(os.path.join(tree, path), "".join(writer.text))
         failed = None
-        for build, (flags, targets) in BUILDS.items():
+        for build in os.environ.get("STEP_BUILDS", " ".join(BUILDS)).split():
+            flags, targets = BUILDS[build]
             binaries[build], failed = compile_tests(tree, build, flags, targets)
             if failed:
                 break
@@ -330,43 +349,57 @@ def note(table, path, tree, dropped):
 def compile_tests(tree, build, flags, targets):
     """Paths of the tests' programs, or where it does not compile."""
     environment = dict(os.environ, CARGO_PROFILE_DEV_OPT_LEVEL="1", CARGO_PROFILE_DEV_DEBUG="0", CARGO_PROFILE_MODEL_DEBUG="0")
-    environment["CARGO_TARGET_DIR"] = os.path.join(os.path.abspath(os.path.dirname(tree)), "target", build)
-    command = ["cargo", "test", "-q", "-p", "specmalloc", "--no-run", "--message-format=json", *targets]
+    environment["CARGO_TARGET_DIR"] = target_of(os.path.dirname(tree), build)
+    cargo = [*os.environ.get("STEP_BUILD", "").split(), "cargo"]
+    commands = [[*cargo, "test", "-q", "--no-run", "--message-format=json", *these] for these in targets]
     if flags:
         environment["RUSTFLAGS"] = flags
-        command += ["--profile", "model"]
-    done = subprocess.run(os.environ.get("STEP_BUILD", "").split() + command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+        commands = [[*command, "--profile=model"] for command in commands]
+    if build == "real":
+        commands.append([*cargo, "build", "-q", "--message-format=json", "--profile=preload", "--package=specmalloc-preload"])
     found, failed = [], set()
-    for line in done.stdout.splitlines():
-        if not line.startswith("{"):
-            continue
-        message = json.loads(line)
-        if message["reason"] == "compiler-artifact" and message.get("executable") and message["profile"]["test"]:
-            found.append(message["executable"])
-        if message["reason"] == "compiler-message" and message["message"]["level"] == "error":
-            for span in message["message"]["spans"]:
-                if span["is_primary"]:
-                    failed.add((span["file_name"], span["line_start"], message["message"]["message"]))
-    if done.returncode != 0 and not failed:
-        sys.exit(done.stdout + done.stderr)
+    for command in commands:
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+        for line in done.stdout.splitlines():
+            if not line.startswith("{"):
+                continue
+            message = json.loads(line)
+            if message["reason"] == "compiler-artifact" and message.get("executable") and message["profile"]["test"]:
+                found.append(message["executable"])
+            if message["reason"] == "compiler-message" and message["message"]["level"] == "error":
+                for span in message["message"]["spans"]:
+                    if span["is_primary"]:
+                        failed.add((span["file_name"], span["line_start"], message["message"]["message"]))
+        if done.returncode != 0:
+            if not failed:
+                sys.exit(done.stdout + done.stderr)
+            break
     return found, failed
+
+
+def target_of(out, build):
+    return os.path.join(os.path.abspath(out), "target", build)
 
 
 def execute(program, test, out, limit, **more):
     """Whether a test fails, and how long it takes; one that hangs or swells fails."""
     environment = dict(os.environ, PROPTEST_CASES="16", **more)
+    environment["SPECMALLOC_LIB"] = os.path.join(target_of(out, "real"), "preload", "libspecmalloc.so")
     begun = time.monotonic()
     child = subprocess.Popen(
         [program, "--exact", test, "--test-threads=1"], cwd=os.path.join(out, "tree"), env=environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
     )
-    pause = 0.002
+    pause, look = 0.002, begun + 1
     while (status := child.poll()) is None:
         time.sleep(pause)
         pause = min(pause * 1.5, 0.2)
-        if time.monotonic() - begun > limit or resident(child.pid) > MEMORY:
-            status = "hangs" if resident(child.pid) <= MEMORY else "swells"
+        now, swells = time.monotonic(), False
+        if now > look:
+            look, swells = now + 1, resident(child.pid) > MEMORY
+        if now - begun > limit or swells:
+            status = "swells" if swells else "hangs"
             break
     try:
         os.killpg(child.pid, signal.SIGKILL)
@@ -376,11 +409,16 @@ def execute(program, test, out, limit, **more):
     return status, time.monotonic() - begun
 
 
-def resident(pid):
-    try:
-        return int(read(f"/proc/{pid}/statm").split()[1]) * resource.getpagesize()
-    except (OSError, IndexError, ValueError):
-        return 0
+def resident(group):
+    """Bytes that the processes of a group have resident."""
+    pages = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            fields = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+            pages += int(fields[21]) if int(fields[2]) == group else 0
+        except (OSError, IndexError, ValueError):
+            pass
+    return pages * resource.getpagesize()
 
 
 def reach(out, seconds):
@@ -411,7 +449,7 @@ def reach(out, seconds):
 
 
 def attempt(out, seconds, budget=float("inf")):
-    """Tries those that were not tried yet."""
+    """Tries those that were not tried yet, `STEP_JOBS` at a time."""
     made = json.loads(read(os.path.join(out, "made.json")))["mutants"]
     tests = {key: test for key, test in json.loads(read(os.path.join(out, "reach.json"))).items() if test["passes"]}
     results = os.path.join(out, "results.txt")
@@ -420,36 +458,48 @@ def attempt(out, seconds, budget=float("inf")):
         for line in read(results).splitlines():
             outcome, name = line.split(" | ", 1)
             done[name] = done.get(name, 0) + 1
-            kills.setdefault(name.split(": ")[0], {}).setdefault(outcome.split(" (")[0], 0)
-            kills[name.split(": ")[0]][outcome.split(" (")[0]] += 1
+            of_file = kills.setdefault(name.split(": ")[0], {})
+            of_file[outcome.split(" (")[0]] = of_file.get(outcome.split(" (")[0], 0) + 1
     until = time.monotonic() + seconds
-    with open(results, "a", encoding="utf-8") as file:
-        for number, (name, block) in sorted(made.items(), key=lambda item: LAYERS.index(item[1][0].split("/")[1])):
-            if done.get(name, 0) > 0:
-                done[name] -= 1
-                continue
-            if time.monotonic() > until:
-                return 3
-            before = kills.setdefault(name.split(": ")[0], {})
-            past = [key for key, test in tests.items() if block in test["blocks"]]
-            # Quick ones first, those that come past little else, and those that have noticed others of the file.
-            past.sort(key=lambda key: tests[key]["seconds"] * len(tests[key]["blocks"]) / (1 + before.get(key, 0)))
-            outcome, spent, budget_left = "SURVIVED" if past else "UNREACHED", 0, budget
-            for key in past:
-                test = tests[key]
-                budget_left -= test["seconds"]
-                if budget_left < 0:
-                    break
+    left = []
+    for number, (name, block) in sorted(made.items(), key=lambda item: LAYERS.index(item[1][0].split("/")[1])):
+        if done.get(name, 0) > 0:
+            done[name] -= 1
+        else:
+            left.append((number, name, block))
+
+    def judge(mutant):
+        number, name, block = mutant
+        if time.monotonic() > until:
+            return False
+        before = kills.setdefault(name.split(": ")[0], {})
+        past = [key for key, test in tests.items() if block in test["blocks"]]
+        # Quick ones first, those that come past little else, and those that have noticed others of the file.
+        past.sort(key=lambda key: tests[key]["seconds"] * len(tests[key]["blocks"]) / (1 + before.get(key, 0)))
+        outcome, spent, budget_left = "SURVIVED" if past else "UNREACHED", 0, budget
+        for key in past:
+            test = tests[key]
+            budget_left -= test["seconds"]
+            if budget_left < 0:
+                outcome = "SURVIVED" if budget == float("inf") else "UNFINISHED"
+                break
+            # What fails on the real thing fails again, if the mutant was why.
+            for _ in range(2 if key.startswith("real") else 1):
                 status, took = execute(test["program"], test["test"], out, PATIENCE * test["seconds"] + GRACE, STEP_MUTANT=number)
                 spent += took
-                if status != 0:
-                    before[key] = before.get(key, 0) + 1
-                    outcome = f"{key} ({status})"
+                if status == 0:
                     break
+            if status != 0:
+                before[key] = before.get(key, 0) + 1
+                outcome = f"{key} ({status})"
+                break
+        with open(results, "a", encoding="utf-8") as file:
             file.write(f"{outcome} | {name}\n")
-            file.flush()
-            print(f"{spent:6.1f} s  {outcome} | {name}", flush=True)
-    return 0
+        print(f"{spent:6.1f} s  {outcome} | {name}", flush=True)
+        return True
+
+    with ThreadPoolExecutor(int(os.environ.get("STEP_JOBS", "1"))) as workers:
+        return 0 if all(list(workers.map(judge, left))) else 3
 
 
 def main(arguments):
@@ -466,7 +516,7 @@ def main(arguments):
             return attempt(out, *map(float, limits or ["inf"]))
         case ["again", out]:
             results = os.path.join(out, "results.txt")
-            write(results, "".join(line + "\n" for line in read(results).splitlines() if not re.match("SURVIVED|UNREACHED", line)))
+            write(results, "".join(line + "\n" for line in read(results).splitlines() if not re.match("SURVIVED|UNREACHED|UNFINISHED", line)))
         case _:
             print(__doc__, file=sys.stderr)
             return 2

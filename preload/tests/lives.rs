@@ -10,10 +10,12 @@ passing_cases! { "lives.c":
     detached_workers_that_never_allocate,
     the_helper_comes_and_goes_with_the_threads,
     the_helper_is_an_ordinary_thread_of_the_process,
+    helpers_take_no_signals_and_leave_no_stacks,
     unshare_after_the_only_thread_was_joined,
     threads_that_cannot_be_made,
     small_stacks,
     children_of_threads,
+    threads_of_a_child,
 }
 
 /// Exceptions, `pthread_exit` and cancellation leave through the first function of a thread.

@@ -135,8 +135,8 @@ impl<P: Platform> Heaps<P> {
         let mut classes = [ClassCensus::default(); CLASSES];
         let (mut small, mut handed_out) = (LiveBlocks::default(), 0);
         {
-            let _section = heap.section(self);
-            self.arenas().each_slab(|slab| {
+            let section = heap.section(self);
+            self.arenas().each_slab(&section, |slab| {
                 let class = &mut classes[slab.class()];
                 class.slabs += 1;
                 class.live += u64::from(slab.live());
@@ -183,8 +183,8 @@ impl<P: Platform> Heaps<P> {
     /// Calls `visit` with the number of its heap, and the bytes of live and of free blocks, for each slab: blocks that
     /// are in a heap's bins or on their way to it count as live. `heap` is the caller's.
     pub fn each_share(&self, heap: &Heap, mut visit: impl FnMut(usize, u64, u64)) {
-        let _section = heap.section(self);
-        self.arenas().each_slab(|slab| {
+        let section = heap.section(self);
+        self.arenas().each_slab(&section, |slab| {
             // SAFETY: heaps live forever.
             if let Some(owner) = unsafe { slab.owner().as_ref() } {
                 let size = class_size(slab.class()) as u64;

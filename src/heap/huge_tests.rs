@@ -5,6 +5,7 @@ use super::*;
 use crate::base::GRANULE;
 use crate::pal::Errno;
 use crate::pal::simulated::{CallKind, Simulated};
+use crate::region::Pinning;
 use core::ptr;
 use std::vec::Vec;
 
@@ -60,6 +61,26 @@ fn a_huge_block_moves_as_often_as_it_likes_and_stays_one_mapping() {
         free(from, heap, neighbour);
     }
     free(from, heap, block);
+}
+
+#[test]
+fn a_block_that_somebody_has_pinned_is_copied_as_it_grows_and_stays_in_view() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let size = 5 << 20;
+    let block = get(from, heap, size);
+    write(block, 0, size);
+    let Place::Huge(region) = from.place(block).unwrap() else { panic!("not huge") };
+    assert_eq!(region.state().try_pin(), Pinning::Pinned);
+    let now = resize(from, heap, block, 40 << 20).unwrap();
+    check(now, size);
+    check(block, size);
+    assert!(now != block && calls(from, CallKind::Move) == 0 && from.space().counts().retired == 1);
+    region.state().unpin(from.space().os());
+    from.space().reap(None);
+    assert_eq!(from.space().counts().retired, 0);
+    free(from, heap, now);
+    from.audit::<Checked>();
 }
 
 #[test]

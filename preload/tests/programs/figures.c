@@ -209,6 +209,14 @@ static void options(void)
     CHECK(set("dirty_max", "much") == EINVAL && set("helper", "perhaps") == EINVAL);
     CHECK(get("dirty_max", value, sizeof value) == 7 && strcmp(value, "3145728") == 0);
     CHECK(set("helper", "off") == 0 && get("helper", value, sizeof value) == 1 && strcmp(value, "0") == 0);
+    const char *others[][3] = {{"reserve", "off", "0"},    {"reserve", "on", "1"},      {"huge_pages", "off", "0"},
+                               {"huge_pages", "on", "1"},  {"names", "on", "1"},        {"names", "off", "0"},
+                               {"deepbind", "on", "1"},    {"deepbind", "off", "0"},    {"dirty_percent", "7", "7"},
+                               {"arena_size", "2M", "2097152"}};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        CHECK(set(others[i][0], others[i][1]) == 0 && get(others[i][0], value, sizeof value) > 0);
+        CHECK(strcmp(value, others[i][2]) == 0);
+    }
     /* A buffer that is too small, or none. */
     CHECK(get("dirty_max", value, 4) == 7 && strcmp(value, "314") == 0);
     CHECK(get("dirty_max", NULL, 0) == 7);

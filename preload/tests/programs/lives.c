@@ -3,6 +3,7 @@
 #include "support.h"
 #include "specmalloc.h"
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <threads.h>
 
@@ -234,6 +235,53 @@ static void the_helper_is_an_ordinary_thread_of_the_process(void)
     end(other);
 }
 
+static int mappings(void)
+{
+    static char text[1 << 16];
+    int count = 0, file = open("/proc/self/maps", O_RDONLY);
+    CHECK(file >= 0);
+    for (ssize_t length; (length = read(file, text, sizeof text)) > 0;) {
+        for (ssize_t i = 0; i < length; i++) count += text[i] == '\n';
+    }
+    close(file);
+    return count;
+}
+
+static unsigned long long blocked_signals(int number)
+{
+    char path[64], text[4096];
+    snprintf(path, sizeof path, "/proc/self/task/%d/status", number);
+    int file = open(path, O_RDONLY);
+    CHECK(file >= 0);
+    ssize_t length = read(file, text, sizeof text - 1);
+    close(file);
+    CHECK(length > 0);
+    text[length] = 0;
+    char *found = strstr(text, "\nSigBlk:");
+    CHECK(found != NULL);
+    return strtoull(strchr(found, ':') + 1, NULL, 16);
+}
+
+static void helpers_take_no_signals_and_leave_no_stacks(void)
+{
+    enum { ROUNDS = 12, SETTLED = 4 };
+    int before = 0;
+    for (int i = 0; i < ROUNDS; i++) {
+        pthread_t other;
+        CHECK(pthread_create(&other, NULL, sleeps, NULL) == 0);
+        unsigned long long blocked = blocked_signals(helper());
+        for (int signal = 1; signal < 32; signal++) {
+            if (signal != SIGKILL && signal != SIGSTOP) CHECK(blocked >> (signal - 1) & 1);
+        }
+        sigset_t own;
+        CHECK(pthread_sigmask(SIG_BLOCK, NULL, &own) == 0 && !sigismember(&own, SIGTERM));
+        end(other);
+        while (each_thread(NULL) > 1) usleep(1000);
+        if (i == SETTLED) before = mappings();
+    }
+    CHECK(mappings() <= before + 2);
+}
+
 /* Fails with EINVAL in a process that has a second thread. */
 static void unshare_after_the_only_thread_was_joined(void)
 {
@@ -338,7 +386,47 @@ static void children_of_threads(void)
     end(other);
 }
 
+/* Its blocks stay its own, whatever the others do. */
+static void *keeps(void *mark)
+{
+    enum { COUNT = 500, ROUNDS = 150 };
+    unsigned char *blocks[COUNT], own = (unsigned char)(intptr_t)mark;
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < COUNT; i++) {
+            size_t size = 16 + (size_t)(i * 37 + round * 11) % 3000;
+            CHECK((blocks[i] = malloc(size)) != NULL);
+            memset(blocks[i], own, size);
+        }
+        for (int i = 0; i < COUNT; i++) {
+            size_t size = 16 + (size_t)(i * 37 + round * 11) % 3000;
+            CHECK(blocks[i][0] == own && blocks[i][size / 2] == own && blocks[i][size - 1] == own);
+            free(blocks[i]);
+        }
+    }
+    return NULL;
+}
+
+static void threads_of_a_child(void)
+{
+    run(keeps, (void *)1);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child > 0) {
+        int status;
+        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        return;
+    }
+    alarm(120);
+    enum { THREADS = 4 };
+    pthread_t threads[THREADS];
+    for (intptr_t i = 0; i < THREADS; i++) CHECK(pthread_create(&threads[i], NULL, keeps, (void *)(i + 1)) == 0);
+    for (int i = 0; i < THREADS; i++) CHECK(pthread_join(threads[i], NULL) == 0);
+    exit(0);
+}
+
 MAIN(CASE(no_thread_leaves_a_heap), CASE(no_thread_leaves_a_heap_where_no_keys_are_left),
      CASE(detached_workers_that_never_allocate), CASE(the_helper_comes_and_goes_with_the_threads),
-     CASE(the_helper_is_an_ordinary_thread_of_the_process), CASE(unshare_after_the_only_thread_was_joined),
-     CASE(threads_that_cannot_be_made), CASE(small_stacks), CASE(children_of_threads))
+     CASE(the_helper_is_an_ordinary_thread_of_the_process),
+     CASE(helpers_take_no_signals_and_leave_no_stacks), CASE(unshare_after_the_only_thread_was_joined),
+     CASE(threads_that_cannot_be_made), CASE(small_stacks), CASE(children_of_threads),
+     CASE(threads_of_a_child))

@@ -234,6 +234,18 @@ impl Huge {
         self.kept.iter().filter_map(|place| unsafe { place.load(Ordering::Relaxed).as_ref() })
     }
 
+    /// Demands that the count of what is kept is right, while nobody keeps or takes.
+    #[cfg(any(test, feature = "simulated"))]
+    pub(in crate::heap) fn audit<P: Platform>(&self, ground: &Ground<P>) {
+        let mut bytes = 0;
+        for region in self.each_kept() {
+            let notes = region.huge();
+            assert!(notes.used() == 0 && notes.dirty() <= region.len(), "a region that is kept and used");
+            bytes += notes.dirty();
+        }
+        assert_eq!(ground.huge_figures().kept_bytes().get(), bytes, "bytes that are kept");
+    }
+
     /// Takes what a place holds.
     fn take(place: &AtomicPtr<Region>) -> *mut Region {
         // Acquire: pairs with the Release in `put`.

@@ -64,6 +64,14 @@ impl<P: Platform> Backend<P> {
         &self.huge
     }
 
+    /// Demands what must hold of arenas and huge blocks while nobody is in the middle of anything. Returns
+    /// whether all arenas have a place in the table.
+    #[cfg(any(test, feature = "simulated"))]
+    pub(in crate::heap) fn audit(&self) -> bool {
+        self.huge.audit(&self.ground);
+        self.arenas.audit(&self.ground)
+    }
+
     /// Claims `slices` slices starting at a multiple of `align` slices. `None` when there is no memory.
     pub fn claim(&self, by: &Claimant, slices: usize, align: usize, prefer: Prefer) -> Option<Claim> {
         let promised = self.may_take(by, slices * SLICE)?;
@@ -277,8 +285,8 @@ impl<P: Platform> Mend for Backend<P> {
     fn mend(&self) {
         {
             // As a guest: the calling thread may have no heap, and so no slot.
-            let _section = self.space().rcu().enter_guest();
-            self.arenas.recount(&self.ground);
+            let section = self.space().rcu().enter_guest();
+            self.arenas.recount(&self.ground, &section);
         }
         if !seeded("heap.child_keeps_count") {
             self.huge.recount(&self.ground);

@@ -6,7 +6,7 @@ use super::spare::Spares;
 use crate::const_unless_model;
 use crate::pal::Platform;
 use crate::rcu::{ReaderSlot, Section};
-use crate::sync::{Cell, ZERO_IS_VALID};
+use crate::sync::Cell;
 
 /// Adds to a count that begins anew with each `every`: whether it does so now.
 fn counts_up(count: &Cell<usize>, more: usize, every: usize) -> bool {
@@ -49,19 +49,15 @@ impl Claimant {
         }
     }
 
-    /// Writes one that has claimed nothing yet in place; in zero memory only what is not zero, where that is valid.
+    /// Makes zero memory one that has claimed nothing yet, where zero is valid.
     ///
     /// # Safety
-    /// `at` is zero memory for a claimant that nobody else knows yet.
+    /// `at` is zero memory for a claimant that nobody else knows yet, and `ZERO_IS_VALID`.
     pub(in crate::heap) unsafe fn construct(at: *mut Claimant, number: u32) {
         // SAFETY: the caller's. Zero is a valid value of every other field, and the one that `new` gives it.
         unsafe {
-            if ZERO_IS_VALID {
-                (&raw mut (*at).slot).write(ReaderSlot::new());
-                (&raw mut (*at).number).write(number);
-            } else {
-                at.write(Claimant::new(number));
-            }
+            (&raw mut (*at).slot).write(ReaderSlot::new());
+            (&raw mut (*at).number).write(number);
         }
     }
 

@@ -100,6 +100,12 @@ impl Spares {
         best.filter(|&(misfit, _)| misfit <= most).map(|(_, run)| run.replace(NONE).0)
     }
 
+    /// The runs: where each begins, and its slices.
+    #[cfg(any(test, feature = "simulated"))]
+    pub(in crate::heap) fn each(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.runs.iter().map(Run::get).filter(|&run| run != NONE)
+    }
+
     /// Slices in all of them. Any thread may ask: a figure.
     pub fn slices(&self) -> usize {
         self.runs.iter().map(Run::slices).sum()

@@ -77,8 +77,8 @@ impl<P: Platform> Heaps<P> {
     /// Takes the slabs of torn heaps back into the heaps' lists, which `mend` has emptied.
     fn link_slabs(&self, own: ThreadId) {
         // As a guest: the calling thread may have no heap, and so no slot.
-        let _section = self.space().rcu().enter_guest();
-        self.arenas().each_slab(|slab| {
+        let section = self.space().rcu().enter_guest();
+        self.arenas().each_slab(&section, |slab| {
             // SAFETY: an owner is a heap, and lives forever.
             let owner = unsafe { slab.owner().as_ref() };
             if let Some(owner) = owner.filter(|owner| owner.is_torn(own)) {

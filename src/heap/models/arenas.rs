@@ -42,8 +42,8 @@ fn walked() {
         let walker = spawn(&world, |world| {
             let actor = Actor::new(world);
             for _ in 0..3 {
-                let _section = actor.heap.section(actor.from);
-                let Some(region) = actor.from.arenas().region(0) else { continue };
+                let section = actor.heap.section(actor.from);
+                let Some(region) = actor.from.arenas().region(0, &section) else { continue };
                 let life = region.generation();
                 for _ in 0..6 {
                     thread::yield_now();
@@ -73,7 +73,7 @@ fn room_found() {
         let actor = Actor::new(&world);
         let arenas = actor.from.arenas();
         while (0..2)
-            .any(|position| arenas.region(position).is_some_and(|region| region.slices().free_count() > 0))
+            .any(|position| arenas.glance(position).is_some_and(|region| region.slices().free_count() > 0))
         {
             let mapped = world.base.os.calls().map;
             world.pass(actor.get(SLICE, false));

@@ -265,6 +265,31 @@ fn grown_in_place() {
     });
 }
 
+/// Large blocks are cut while another thread claims what is cut off.
+fn cut_beside_claims() {
+    explore(2 * SCHEDULES, || {
+        let world = World::new();
+        let owner = Actor::new(&world);
+        // All that an arena holds.
+        let (blocks, heap) = ([(); 3].map(|()| owner.get(2 * SLICE, false)), owner.heap);
+        let claimant = spawn(&world, |world| {
+            let actor = Actor::new(world);
+            let blocks = [(); 3].map(|()| actor.get(SLICE, false));
+            thread::yield_now();
+            blocks.into_iter().for_each(|at| actor.free(at));
+            actor.leave();
+        });
+        let owner = spawn(&world, move |world| {
+            let actor = Actor::with(world, heap);
+            blocks.into_iter().for_each(|at| _ = actor.resize(at, SLICE));
+            blocks.into_iter().for_each(|at| actor.free(at));
+            actor.leave();
+        });
+        join([claimant, owner]);
+        world.finish();
+    });
+}
+
 /// Huge blocks are freed, kept, taken, grown and dropped.
 fn huge_blocks() {
     explore(SCHEDULES, || {
@@ -317,6 +342,7 @@ fn kept_and_counted() {
 }
 
 models! {
-    remote_frees forwarded arenas_come_and_go purged_beside_claims purged_beside_one_claim purge_that_fails emptied_by_a_purge grown_in_place huge_blocks
+    remote_frees forwarded arenas_come_and_go purged_beside_claims purged_beside_one_claim purge_that_fails emptied_by_a_purge grown_in_place cut_beside_claims
+    huge_blocks
     kept_and_counted
 }

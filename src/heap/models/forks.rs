@@ -179,15 +179,7 @@ fn run_child(world: &World, own: &'static Heap) {
     let from = world.base.get();
     // SAFETY: the scheduler runs no other thread from here on.
     unsafe { from.child_after_fork(CHILD_THREAD, 0) };
-    assert_eq!(world.kept_bytes(), from.huge_figures().kept_bytes().get(), "bytes that are kept");
-    {
-        let _section = own.section(from);
-        from.arenas().each_slab(|slab| {
-            // SAFETY: an owner is a heap, and lives forever.
-            let owner = unsafe { slab.owner().as_ref() };
-            assert!(!owner.is_some_and(|owner| owner.shares_list(slab)), "a list is in two places");
-        });
-    }
+    from.audit_child::<Checked>();
     let actor = Actor::gated(world, own, CHILD_THREAD);
     let sizes = [MEDIUM, MEDIUM, MEDIUM, SLICE, MEDIUM, MEDIUM, HUGE, MEDIUM, MEDIUM, MEDIUM, SLICE, MEDIUM];
     let fresh = sizes.map(|bytes| actor.get(bytes, false));

@@ -37,15 +37,14 @@ struct World {
 impl World {
     fn new(room: usize) -> Arc<World> {
         let world = World { hints: Hints::new(), room: AtomicUsize::new(room) };
-        world.hints.raise(Asked::Room, AT, 1);
+        world.hints.changed().raise(Asked::Room, AT, 1);
         Arc::new(world)
     }
 
     fn free(&self) {
         // Relaxed, here and below: the fences of the hints are to order it.
         self.room.fetch_add(1, Ordering::Relaxed);
-        self.hints.changed();
-        self.hints.raise(Asked::Room, AT, 1);
+        self.hints.changed().raise(Asked::Room, AT, 1);
     }
 
     /// What a claim does; it finds nothing.

@@ -143,6 +143,17 @@ impl Growth {
         self.held.get()
     }
 
+    /// Demands that the bounds of `bins` have grown by what was noted.
+    #[cfg(any(test, feature = "simulated"))]
+    pub(super) fn audit(&self, bins: &[Bin]) {
+        let grown = |(class, bin): (usize, &Bin)| match usize::from(bin.bound.get() & !SHRINKING) {
+            0 => 0,
+            bound => (bound - least(class)) * class_size(class),
+        };
+        let grown: usize = bins.iter().enumerate().map(grown).sum();
+        assert_eq!(self.grown.get(), grown, "bytes by which bounds have grown");
+    }
+
     /// Bytes by which bounds may still grow.
     fn left(&self) -> usize {
         (GROWTH_BYTES + self.held.get() / GROWTH_SHARE).saturating_sub(self.grown.get())

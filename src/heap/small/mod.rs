@@ -13,6 +13,8 @@
 //! 3. Every step leaves each list a list: a thread that vanishes between two instructions (fork) takes with it what it
 //!    had in its hands, and nothing else.
 
+#[cfg(any(test, feature = "simulated"))]
+mod audit;
 mod bin;
 mod exchange;
 mod heaps;
@@ -231,13 +233,6 @@ impl Heap {
             list = self.follow::<C>(list);
         }
         !list.is_null()
-    }
-
-    /// Whether a slab's list is a part of the bin of its class, too.
-    #[cfg(all(test, shuttle))]
-    pub fn shares_list(&self, slab: &Slab) -> bool {
-        let list = self.bin(slab.class()).list().get();
-        !list.is_null() && self.is_on::<crate::heap::Trusting>(list, slab.free_list())
     }
 
     fn length<C: Checks>(&self, mut block: *mut Block) -> u32 {

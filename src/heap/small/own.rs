@@ -12,6 +12,8 @@
 use crate::base::SLICE;
 use crate::heap::ground::Ground;
 use crate::heap::record::Slab;
+#[cfg(any(test, feature = "simulated"))]
+use crate::heap::record::Usage;
 use crate::pal::Platform;
 use crate::sync::{Cell, signal_fence};
 use core::ptr;
@@ -154,6 +156,20 @@ impl OwnSlabs {
         }
         self.change_to(entries, count);
         true
+    }
+
+    /// Demands that what the table knows are slabs of `owner`, each under the numbers of its slices.
+    #[cfg(any(test, feature = "simulated"))]
+    pub fn audit(&self, owner: *const super::Heap) {
+        for at in (0..self.count()).filter(|&at| !ptr::eq(self.at(at).get(), none())) {
+            // SAFETY: a record of an arena that is mapped, or this fails.
+            let slab = unsafe { &*self.at(at).get() };
+            let is_own = slab.usage() == Usage::Slab && ptr::eq(slab.owner(), owner);
+            assert!(is_own, "the table of own slabs knows another");
+            let first = slab.base() / SLICE;
+            let mut places = (first..first + slab.slices() as usize).map(|slice| slice & self.mask.get());
+            assert!(places.any(|place| place == at), "a slab in another's place");
+        }
     }
 
     /// Whether a slab is known under `address`.

@@ -75,7 +75,7 @@ impl Inbox {
     }
 
     /// What was sent last.
-    #[cfg(all(test, not(any(loom, shuttle))))]
+    #[cfg(any(test, feature = "simulated"))]
     pub fn first(&self) -> *mut Block {
         self.head.load(Ordering::Relaxed)
     }
@@ -369,6 +369,35 @@ impl Outbox {
     /// A piece that is not empty.
     pub fn waiting(&self) -> Option<&Piece> {
         self.following(0).next()
+    }
+
+    /// Demands that what is said of the pieces is so, of their lengths only if it is to be `exact`, and calls `visit` with each block that waits.
+    #[cfg(any(test, feature = "simulated"))]
+    pub fn audit<C: Checks>(&self, secret: usize, exact: bool, mut visit: impl FnMut(*mut Block)) {
+        let mut pinned = 0;
+        for (place, piece) in self.pieces.iter().enumerate() {
+            let is_used = self.used.get() & 1 << place != 0;
+            assert!(is_used != piece.is_empty() || !exact && is_used, "which pieces are used");
+            if piece.is_empty() {
+                continue;
+            }
+            // SAFETY: the piece is not empty.
+            let slab = unsafe { piece.slab() };
+            let (mut count, mut last, mut at) = (0, ptr::null_mut(), piece.first.get());
+            while !at.is_null() {
+                assert!(piece.is_of(at.addr()), "a block of another slice");
+                visit(at);
+                // SAFETY: a chain of free blocks, and nobody is in the middle of anything.
+                (count, last, at) = (count + 1, at, unsafe { Block::follow::<C>(at, secret) });
+            }
+            let is_whole = last == piece.last.get() && u32::from(piece.slices.get()) == slab.slices();
+            // A vanished thread has taken the blocks out, and the piece is still to be forgotten.
+            assert!(is_whole || !exact && last.is_null(), "where a piece begins and ends");
+            let most = (PIECE_BYTES as u32).div_ceil(slab.info().size);
+            assert!(!exact || count + u32::from(piece.left.get()) == most, "blocks until a piece is sent");
+            pinned += slab.slices();
+        }
+        assert!(!exact || self.pinned.get() == pinned, "slices that are pinned");
     }
 
     /// Slices that are pinned.

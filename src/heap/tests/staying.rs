@@ -33,6 +33,8 @@ fn what_cannot_be_purged_is_not_tried_again_and_again() {
     let refused = || os.record().iter().filter(|call| call.kind == CallKind::Purge).count();
     let once = refused();
     assert!((1..10).contains(&once), "{once} calls failed");
+    assert_eq!(purged(from), 0, "bytes that are there still");
+    from.audit::<Checked>();
     for _ in 0..1_000 {
         os.advance_ms(u64::from(from.tick_ms()));
         from.tick::<Checked>(heap);

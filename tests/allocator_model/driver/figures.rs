@@ -101,8 +101,10 @@ impl<C: Checks> Driver<C> {
 
     /// Compares the figures at any moment.
     pub fn compare_figures(&self) {
+        let live = self.allocator.audit::<C>();
         let Some(census) = self.census() else { return };
         let expected = self.expected();
+        assert_eq!(live, Some(expected.small.blocks as usize), "live blocks of slabs");
         for (class, (counted, expected)) in census.classes.iter().zip(&expected.classes).enumerate() {
             let most = counted.slabs * u64::from(class_info(class).capacity);
             assert!(

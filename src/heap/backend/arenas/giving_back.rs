@@ -2,7 +2,7 @@
 //! become empty.
 
 use super::Arenas;
-use super::hints::{Asked, Way};
+use super::hints::{Asked, Changed, Way};
 use crate::base::SLICE;
 use crate::heap::ground::{Claimant, Count, Ground};
 use crate::pal::Platform;
@@ -19,21 +19,23 @@ const PURGE_RUN: usize = if cfg!(any(loom, shuttle)) { 2 } else { 32 };
 
 impl Arenas {
     /// Unmaps an arena if it has become empty and is not to stay. The caller is inside a section in which it held
-    /// slices of the arena, and has called [`Hints::changed`](super::hints::Hints::changed) since.
+    /// slices of the arena.
     pub(in crate::heap) fn look_if_empty<P: Platform>(
         &self,
         ground: &Ground<P>,
         by: &Claimant,
-        position: Option<usize>,
+        place: Option<(usize, Changed<'_>)>,
         region: &'static Region,
         section: &Section<'_>,
     ) {
         if !region.slices().is_empty() {
             return;
         }
-        match position {
-            Some(position) if ground.keeps_empty_arena(region) => self.hints.raise(Asked::Empty, position, 1),
-            _ => self.retire(ground, by, position, region, section),
+        match place {
+            Some((position, changed)) if ground.keeps_empty_arena(region) => {
+                changed.raise(Asked::Empty, position, 1)
+            }
+            _ => self.retire(ground, by, place.map(|(position, _)| position), region, section),
         }
         // Slices that were held for a moment, by a purge or by a claim that failed, may have been all that the arena
         // had: the helper, which looked meanwhile, sleeps.
@@ -82,14 +84,13 @@ impl Arenas {
         let Some(position) = position else { return };
         if !retired {
             // It may have been closed for a moment.
-            self.renew_hints(position);
+            let _looked = self.renew_hints(position);
             return self.lower(Asked::Empty, position);
         }
         for asked in [Asked::Room, Asked::Dirty, Asked::Empty, Asked::Slabs] {
             self.lower(asked, position);
         }
-        self.hints.changed();
-        self.hints.raise(Asked::Vacant, position, 1);
+        self.hints.changed().raise(Asked::Vacant, position, 1);
     }
 
     /// Purges dirty slices, `most` of them and up to a run more. Holds nothing that another thread waits for: a run is
@@ -100,12 +101,9 @@ impl Arenas {
         for position in self.positions(Asked::Dirty, Way::Down) {
             while done < most {
                 let section = by.section(ground);
-                let Some(region) = self.region(position) else { break };
+                let Some(region) = self.region(position, &section) else { break };
                 let attempt = region.slices().claim_dirty_run(PURGE_RUN);
-                if attempt.took_back {
-                    self.look_again(ground, by, position, region, &section);
-                }
-                let Some(run) = attempt.run else { break };
+                let Some(run) = self.settled(ground, by, position, region, attempt, &section) else { break };
                 drop(section);
                 // Another thread may have purged them, or some of them, between the look and the claim.
                 let dirty = region.slices().dirty_within(run.start, run.len);
@@ -149,7 +147,7 @@ impl Arenas {
     pub fn unmap_empty<P: Platform>(&self, ground: &Ground<P>, by: &Claimant) {
         for position in self.positions(Asked::Empty, Way::Up) {
             let section = by.section(ground);
-            match self.region(position) {
+            match self.region(position, &section) {
                 Some(region) => self.retire(ground, by, Some(position), region, &section),
                 None => self.lower(Asked::Empty, position),
             }
@@ -160,7 +158,8 @@ impl Arenas {
     pub fn age_empty<P: Platform>(&self, ground: &Ground<P>, by: &Claimant) {
         for position in self.positions(Asked::Empty, Way::Up) {
             let section = by.section(ground);
-            let Some(region) = self.region(position).filter(|region| region.slices().is_empty()) else {
+            let Some(region) = self.region(position, &section).filter(|region| region.slices().is_empty())
+            else {
                 self.lower(Asked::Empty, position);
                 continue;
             };

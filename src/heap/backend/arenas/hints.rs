@@ -5,7 +5,7 @@
 //! A byte may be wrong in either direction while somebody is in the middle of a step. Two rules make it right
 //! afterwards:
 //! 1. Whoever changes an arena so that its answer grows changes the arena first, passes a full fence
-//!    ([`Hints::changed`]), and then looks at the byte and raises it ([`Hints::raise`]).
+//!    ([`Hints::changed`]), and then looks at the byte and raises it ([`Changed::raise`]).
 //! 2. Whoever makes a byte smaller writes it, passes a full fence, and looks at the arena again ([`Hints::lower`]).
 //!
 //! So of a change and a look that miss each other one sees the other's write: no room is forgotten. A byte that is too
@@ -29,6 +29,12 @@ pub(in crate::heap) enum Asked {
     Slabs = 3,
     /// Whether there was an arena at this position, and there is none now.
     Vacant = 4,
+}
+
+impl Asked {
+    /// All of them.
+    pub(in crate::heap) const ALL: [Asked; QUESTIONS] =
+        [Asked::Room, Asked::Dirty, Asked::Empty, Asked::Slabs, Asked::Vacant];
 }
 
 const QUESTIONS: usize = 5;
@@ -83,6 +89,17 @@ pub(in crate::heap) struct Hints {
     words: [AtomicU64; NODES * QUESTIONS * WORDS],
 }
 
+/// That an arena was changed, and that what the hints say of it is looked at behind that.
+#[must_use]
+pub(in crate::heap) struct Changed<'a>(&'a Hints);
+
+impl Changed<'_> {
+    /// Makes the byte at `position` at least `value`.
+    pub(in crate::heap) fn raise(&self, asked: Asked, position: usize, value: usize) {
+        self.0.raise_from(asked, 0, position, value.min(MOST));
+    }
+}
+
 /// A byte of every byte of a word.
 const fn all(byte: u64) -> u64 {
     byte * 0x0101_0101_0101_0101
@@ -133,16 +150,11 @@ impl Hints {
     }
 
     /// Between the change of an arena and the look at what the hints say of it.
-    pub(in crate::heap) fn changed(&self) {
+    pub(in crate::heap) fn changed(&self) -> Changed<'_> {
         // Partner: the fence in `lower_to`: either we see what the hints say now, or whoever lowers them sees the
         // change.
         full_fence("heap.hint_change_fence");
-    }
-
-    /// Makes the byte at `position` at least `value`. The caller has changed the arena and called [`Hints::changed`]
-    /// since.
-    pub(in crate::heap) fn raise(&self, asked: Asked, position: usize, value: usize) {
-        self.raise_from(asked, 0, position, value.min(MOST));
+        Changed(self)
     }
 
     fn raise_from(&self, asked: Asked, level: usize, index: usize, value: usize) {
@@ -161,6 +173,17 @@ impl Hints {
             index /= FAN;
             // Partner: the fence in `lower_to`.
             full_fence("heap.hint_raise_fence");
+        }
+    }
+
+    /// In the child of a fork: forgets the byte at `position` and those above it, before any is raised. A thread that
+    /// vanished may have raised one and not yet those above, and whoever finds it raised goes no further.
+    pub(in crate::heap) fn forget(&self, asked: Asked, position: usize) {
+        let mut index = position;
+        for level in 0..LEVELS {
+            let seen = self.byte(asked, level, index);
+            let _alone = self.exchange(asked, level, index, seen, 0);
+            index /= FAN;
         }
     }
 
@@ -289,7 +312,7 @@ mod tests {
             let (hints, mut scan) = (hints(), BTreeMap::new());
             for (position, value, bound, least) in steps {
                 hints.lower(Asked::Dirty, position, |_| value);
-                hints.raise(Asked::Dirty, position, value);
+                hints.changed().raise(Asked::Dirty, position, value);
                 scan.insert(position, value);
                 prop_assert_eq!(hints.get(Asked::Dirty, position), value);
                 let up = scan.range(bound..).find(|(_, found)| **found >= least).map(|(at, _)| *at);
@@ -305,7 +328,7 @@ mod tests {
     fn a_search_looks_at_a_few_nodes_however_many_positions_there_are() {
         let hints = hints();
         for position in 0..POSITIONS {
-            hints.raise(Asked::Room, position, 1 + position / (POSITIONS - 1));
+            hints.changed().raise(Asked::Room, position, 1 + position / (POSITIONS - 1));
         }
         let looks = |bound, least| {
             LOOKS.set(0);

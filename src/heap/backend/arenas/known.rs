@@ -1,14 +1,14 @@
 //! What is known of the arenas without looking at them: the upkeep of the hints and figures when slices and slabs come
 //! and go, and the walk over all slabs.
 
-use super::hints::{Asked, MOST, Way};
+use super::hints::{Asked, Changed, MOST, Way};
 use super::{Arenas, MAX_ARENAS};
 use crate::base::SLICE;
 use crate::heap::ground::{Claimant, Count, Ground, Sampled};
 use crate::heap::record::{Slab, Usage};
 use crate::pal::Platform;
 use crate::rcu::Section;
-use crate::region::{Among, Region};
+use crate::region::{Among, Attempt, Region, Run};
 use crate::sync::atomic::Ordering;
 use crate::sync::seeded;
 
@@ -27,44 +27,48 @@ impl Arenas {
         let Some(position) = region.arena().position() else {
             return self.look_if_empty(ground, by, None, region, section);
         };
-        self.hints.changed();
+        let changed = self.hints.changed();
         for (asked, among) in [(Asked::Room, Among::Free), (Asked::Dirty, Among::Dirty)] {
             if (dirty || asked == Asked::Room) && self.hints.get(asked, position) < MOST {
-                self.hints.raise(asked, position, region.slices().around(among, start, slices));
+                changed.raise(asked, position, region.slices().around(among, start, slices));
             }
         }
-        self.look_if_empty(ground, by, Some(position), region, section);
+        self.look_if_empty(ground, by, Some((position, changed)), region, section);
     }
 
-    /// Slices of the arena at `position` were held for a moment: whoever looked meanwhile found no room, or found that
-    /// it is not empty. The caller is in the section in which that happened.
-    pub(in crate::heap) fn look_again<P: Platform>(
+    /// What an attempt to claim slices of the arena at `position` came to. If it has held slices for a moment, and given
+    /// them back, whoever looked meanwhile found no room, or found that the arena is not empty. The caller is in the
+    /// section in which that happened.
+    pub(in crate::heap) fn settled<P: Platform>(
         &self,
         ground: &Ground<P>,
         by: &Claimant,
         position: usize,
         region: &'static Region,
+        attempt: Attempt,
         section: &Section<'_>,
-    ) {
-        if !seeded("heap.lost_claim_forgotten") {
-            self.renew_hints(position);
-            self.look_if_empty(ground, by, Some(position), region, section);
+    ) -> Option<Run> {
+        if attempt.took_back && !seeded("heap.lost_claim_forgotten") {
+            let changed = self.renew_hints(position);
+            self.look_if_empty(ground, by, Some((position, changed)), region, section);
         }
+        attempt.run
     }
 
     /// Raises the hints of the arena at `position` to what is found there: it is new, or was closed or held for a
     /// moment.
-    pub(in crate::heap) fn renew_hints(&self, position: usize) {
-        self.hints.changed();
+    pub(in crate::heap) fn renew_hints(&self, position: usize) -> Changed<'_> {
+        let changed = self.hints.changed();
         for asked in [Asked::Room, Asked::Dirty, Asked::Empty] {
-            self.hints.raise(asked, position, self.measure(asked, position, MOST));
+            changed.raise(asked, position, self.measure(asked, position, MOST));
         }
+        changed
     }
 
     /// What the hint of the arena at `position` should be; `most` if it is that or more. Descriptors live forever, so a
     /// look needs no section; what it finds may be that of another arena by then, as with any hint.
-    fn measure(&self, asked: Asked, position: usize, most: usize) -> usize {
-        let Some(region) = self.region(position) else { return usize::from(asked == Asked::Vacant) };
+    pub(super) fn measure(&self, asked: Asked, position: usize, most: usize) -> usize {
+        let Some(region) = self.glance(position) else { return usize::from(asked == Asked::Vacant) };
         match asked {
             Asked::Room => region.slices().longest(Among::Free, most),
             Asked::Dirty => region.slices().longest(Among::Dirty, most),
@@ -89,16 +93,14 @@ impl Arenas {
                 self.lower(Asked::Slabs, position);
             }
         } else if region.arena().slabs().fetch_add(1, Ordering::Relaxed) == 0 {
-            self.hints.changed();
-            self.hints.raise(Asked::Slabs, position, 1);
+            self.hints.changed().raise(Asked::Slabs, position, 1);
         }
     }
 
-    /// Calls `visit` with the record of every slab, of the arenas that are in the table. The caller is inside a
-    /// section.
-    pub fn each_slab(&self, mut visit: impl FnMut(&Slab)) {
+    /// Calls `visit` with the record of every slab, of the arenas that are in the table.
+    pub fn each_slab(&self, section: &Section<'_>, mut visit: impl FnMut(&Slab)) {
         for position in self.positions(Asked::Slabs, Way::Up) {
-            if let Some(region) = self.region(position) {
+            if let Some(region) = self.region(position, section) {
                 each_run(region, |run| {
                     if run.usage() == Usage::Slab {
                         visit(run);
@@ -112,15 +114,13 @@ impl Arenas {
     /// seen may be that of another arena by then.
     pub fn each(&self, visit: impl FnMut(&'static Region)) {
         // Relaxed: a bound for a look at figures.
-        (0..self.high.load(Ordering::Relaxed)).filter_map(|position| self.region(position)).for_each(visit);
+        (0..self.high.load(Ordering::Relaxed)).filter_map(|position| self.glance(position)).for_each(visit);
     }
 
     /// Calls `visit` with the record of every first slice of a run.
-    #[cfg(all(test, shuttle))]
+    #[cfg(any(test, feature = "simulated"))]
     pub fn each_run(&self, mut visit: impl FnMut(&Slab)) {
-        (0..MAX_ARENAS)
-            .filter_map(|position| self.region(position))
-            .for_each(|region| each_run(region, &mut visit));
+        self.each(|region| each_run(region, &mut visit));
     }
 
     /// Positions whose hint is not zero, one after the other.
@@ -135,9 +135,10 @@ impl Arenas {
 
     /// Whether nearly all of the arena that was mapped last is claimed, and used by who claimed it.
     pub(in crate::heap) fn is_last_full<P: Platform>(&self, ground: &Ground<P>, by: &Claimant) -> bool {
-        let _section = by.section(ground);
+        let section = by.section(ground);
         // Relaxed: a guess; with several threads another arena may be the last by now.
-        let last = self.high.load(Ordering::Relaxed).checked_sub(1).and_then(|last| self.region(last));
+        let last =
+            self.high.load(Ordering::Relaxed).checked_sub(1).and_then(|last| self.region(last, &section));
         let Some(region) = last else { return false };
         let (mut in_slabs, mut in_large) = (0, 0);
         each_run(region, |run| match run.usage() {
@@ -152,38 +153,46 @@ impl Arenas {
             && (in_large < bytes / 16 || ground.population().touches_all(Sampled::Run))
     }
 
-    /// In the child of a fork, inside a section: counts everything anew and sets all hints. A thread that vanished may
+    /// In the child of a fork: counts everything anew and sets all hints. A thread that vanished may
     /// have been between a step and what says so.
-    pub fn recount<P: Platform>(&self, ground: &Ground<P>) {
+    pub fn recount<P: Platform>(&self, ground: &Ground<P>, section: &Section<'_>) {
         let mut sums = [0; Count::ALL.len()];
         // Relaxed: the child has one thread.
-        for position in 0..self.high.load(Ordering::Relaxed) {
-            if let Some(region) = self.region(position) {
-                let (map, mut slabs, mut large) = (region.slices(), 0, [0; 3]);
-                each_run(region, |run| match run.usage() {
-                    Usage::Slab => slabs += 1,
-                    Usage::Large => {
-                        let more =
-                            [1, run.requested(), run.tail(ground.page_size()).soiled(run.last().spared())];
-                        large = core::array::from_fn(|index| large[index] + more[index]);
-                    }
-                    Usage::Free | Usage::Later => {}
-                });
+        let positions = 0..self.high.load(Ordering::Relaxed);
+        for position in positions.clone() {
+            if let Some(region) = self.region(position, section) {
+                let (slabs, found) = counted(region, ground.page_size());
                 region.arena().slabs().store(slabs, Ordering::Relaxed);
-                let [blocks, bytes, soiled] = large;
-                let found =
-                    [map.usable().len(), map.claimed_count(), map.dirty_count(), blocks, bytes, soiled];
                 sums = core::array::from_fn(|index| sums[index] + found[index]);
             }
-            for asked in [Asked::Room, Asked::Dirty, Asked::Empty, Asked::Slabs, Asked::Vacant] {
-                self.lower(asked, position);
-                self.hints.raise(asked, position, self.measure(asked, position, MOST));
+            Asked::ALL.into_iter().for_each(|asked| self.hints.forget(asked, position));
+        }
+        let changed = self.hints.changed();
+        for position in positions {
+            for asked in Asked::ALL {
+                changed.raise(asked, position, self.measure(asked, position, MOST));
             }
         }
         for (count, sum) in Count::ALL.into_iter().zip(sums) {
             ground.tally().set(count, sum);
         }
     }
+}
+
+/// What there is of an arena: its slabs, and what else is counted of it, in the order of [`Count::ALL`]. The caller is in
+/// a section.
+pub(super) fn counted(region: &Region, page: usize) -> (usize, [usize; Count::ALL.len()]) {
+    let (map, mut slabs, mut large) = (region.slices(), 0, [0; 3]);
+    each_run(region, |run| match run.usage() {
+        Usage::Slab => slabs += 1,
+        Usage::Large => {
+            let more = [1, run.requested(), run.tail(page).soiled(run.last().spared())];
+            large = core::array::from_fn(|index| large[index] + more[index]);
+        }
+        Usage::Free | Usage::Later => {}
+    });
+    let [blocks, bytes, soiled] = large;
+    (slabs, [map.usable().len(), map.claimed_count(), map.dirty_count(), blocks, bytes, soiled])
 }
 
 /// Calls `visit` with the record of every first slice of a slab or large block of an arena. The caller is in a section.

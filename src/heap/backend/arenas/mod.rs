@@ -8,6 +8,8 @@
 //!
 //! Freed slices are dirty until they are purged: see `giving_back`, which also unmaps arenas.
 
+#[cfg(any(test, feature = "simulated"))]
+mod audit;
 mod giving_back;
 pub(in crate::heap) mod hints;
 mod known;
@@ -157,13 +159,10 @@ impl Arenas {
                 };
                 position = next.filter(|&next| !wrapped || next < home)?;
             }
-            if let Some(region) = self.region(position) {
+            if let Some(region) = self.region(position, section) {
                 let attempt = attempt(region, wanted);
                 by.count_lookup(attempt.run.is_some());
-                if attempt.took_back {
-                    self.look_again(ground, by, position, region, section);
-                }
-                if let Some(run) = attempt.run {
+                if let Some(run) = self.settled(ground, by, position, region, attempt, section) {
                     if wanted.tail.is_none() {
                         by.position().set(position);
                     }
@@ -230,16 +229,14 @@ impl Arenas {
         let region = ground.arena_of(base);
         let start = (base - region.base()) / SLICE;
         let attempt = region.slices().extend_claim(start, slices, extra);
-        if let Some(position) = region.arena().position() {
-            if attempt.took_back {
-                let section = by.section(ground);
-                self.look_again(ground, by, position, region, &section);
+        let run = match region.arena().position() {
+            Some(position) => {
+                let run = self.settled(ground, by, position, region, attempt, &by.section(ground));
+                run.inspect(|&run| self.claimed(ground, by, position, region, run))
             }
-            if let Some(run) = attempt.run {
-                self.claimed(ground, by, position, region, run);
-            }
-        }
-        attempt.run.is_some() || seeded("heap.extend_unclaimed")
+            None => attempt.run,
+        };
+        run.is_some() || seeded("heap.extend_unclaimed")
     }
 
     /// Maps another arena and claims the run in it before anybody else can.
@@ -283,7 +280,7 @@ impl Arenas {
                     by.position().set(position);
                     self.claimed(ground, by, position, region, run);
                 }
-                self.renew_hints(position);
+                let _looked = self.renew_hints(position);
             }
             None if run.is_some() => {}
             None => {
@@ -356,8 +353,13 @@ impl Arenas {
         self.hints.find(Asked::Empty, Way::Up, 0, 1).is_some()
     }
 
-    /// The arena at `position`. The caller is inside a section, or looks at what may be another arena by now.
-    pub(in crate::heap) fn region(&self, position: usize) -> Option<&'static Region> {
+    /// The arena at `position`, which stays as long as the section.
+    pub(in crate::heap) fn region(&self, position: usize, _: &Section<'_>) -> Option<&'static Region> {
+        self.glance(position)
+    }
+
+    /// The arena at `position`, which may be another by now.
+    pub(in crate::heap) fn glance(&self, position: usize) -> Option<&'static Region> {
         // Acquire: pairs with the Release in `enter_table`.
         // SAFETY: descriptors live forever; a section keeps this one from being recycled.
         unsafe { self.table[position].load(acquire("heap.table_read")).as_ref() }
@@ -372,7 +374,7 @@ impl Arenas {
     /// Arenas that are in the table.
     #[cfg(all(test, shuttle))]
     pub(in crate::heap) fn listed(&self) -> usize {
-        (0..MAX_ARENAS).filter(|&position| self.region(position).is_some()).count()
+        (0..MAX_ARENAS).filter(|&position| self.glance(position).is_some()).count()
     }
 }
 
