@@ -12,6 +12,9 @@ fn main() {
     // The C compiler's own start-up files register this library with tools that are not there: six symbols that the
     // dynamic linker looks for in vain, in every program.
     println!("cargo::rustc-cdylib-link-arg=-nostartfiles");
+    // Each part of the file on pages of its own. Otherwise a page that two parts share is mapped twice; and where a part
+    // happens to end at the end of a page, one is left between it and the next, which costs a system call at the start.
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-z,separate-loadable-segments");
     // Threads and their exit handlers lead here after a dlclose, too.
     println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
 }

@@ -371,7 +371,8 @@ impl Outbox {
         self.following(0).next()
     }
 
-    /// Demands that what is said of the pieces is so, of their lengths only if it is to be `exact`, and calls `visit` with each block that waits.
+    /// Demands that what is said of the pieces is so, of their lengths only if it is to be `exact`, and calls `visit`
+    /// with each block that waits.
     #[cfg(any(test, feature = "simulated"))]
     pub fn audit<C: Checks>(&self, secret: usize, exact: bool, mut visit: impl FnMut(*mut Block)) {
         let mut pinned = 0;
