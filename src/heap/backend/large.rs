@@ -17,6 +17,7 @@ use crate::heap::ground::{Claimant, Count, MOST_SPARE};
 use crate::heap::record::{Slab, Tail};
 use crate::pal::Platform;
 use crate::region::Prefer;
+use crate::sync::in_order;
 use core::ptr;
 
 /// One part in `SOILED_PARTS` of what may be dirty may be soiled.
@@ -91,11 +92,13 @@ impl<P: Platform> Backend<P> {
         self.count_clean(by, slab);
         slab.resize_large(new as u32, size);
         if new < old {
-            for slice in new..old {
-                // SAFETY: records of slices of the run, which is the caller's.
-                unsafe { &*Slab::of(base + slice * SLICE) }.forget();
-            }
-            self.release(by, base + new * SLICE, old - new);
+            let forget = || {
+                for slice in new..old {
+                    // SAFETY: records of slices of the run, which is the caller's until it is released.
+                    unsafe { &*Slab::of(base + slice * SLICE) }.forget();
+                }
+            };
+            in_order(forget, || self.release(by, base + new * SLICE, old - new), "heap.cut_released_early");
         }
         self.bound_tail(by, slab, slab.tail(self.page_size()), new > old);
         Some(ptr::with_exposed_provenance_mut(base))

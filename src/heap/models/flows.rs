@@ -42,6 +42,11 @@ const SEEDED: &[SeededBug] = &[
         "the order of the purge and the release of what is purged",
         "purged_beside_one_claim",
     ),
+    SeededBug::new(
+        "heap.cut_released_early",
+        "the order of a cut block's records and the release of what is cut off",
+        "cut_beside_claims",
+    ),
     SeededBug::new("heap.purge_unchecked", "the look at whether a purge succeeded", "purge_that_fails"),
     SeededBug::new(
         "heap.extend_unclaimed",

@@ -202,8 +202,8 @@ fn arena_published() {
             let world = Arc::clone(&world);
             thread::spawn(move || {
                 let from = world.get();
-                let _section = second.section(from);
-                let region = from.arenas().region(1)?;
+                let section = second.section(from);
+                let region = from.arenas().region(1, &section)?;
                 // Relaxed: what `release` does with it.
                 Some((region.base() != 0, region.arena().position()))
             })

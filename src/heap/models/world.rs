@@ -120,7 +120,7 @@ impl World {
     fn demand_reachable(&self) -> usize {
         let from = self.base.get();
         let (arenas, huge, figures) = (from.arenas(), from.huge(), from.huge_figures());
-        let mut found = [Vec::new(), Vec::new(), Vec::new()];
+        let mut found = [const { Vec::new() }; crate::region::KINDS];
         for at in self.base.os.mappings().into_iter().flat_map(|mapping| mapping.range.step_by(SLICE)) {
             if let Found::Region(region) = from.space().index().lookup_coarse(at)
                 && region.base() == at
@@ -134,7 +134,7 @@ impl World {
             counts.regions,
             "regions attached and regions in the index"
         );
-        let [of_arenas, of_huge, _] = found;
+        let [of_arenas, of_huge, ..] = found;
         let outside = of_arenas.iter().filter(|region| Arenas::is_outside(region)).count();
         assert_eq!(of_arenas.len(), arenas.listed() + outside, "arenas in the index and in the table");
         let (mut live, mut kept) = (Vec::new(), Vec::new());
