@@ -227,7 +227,8 @@ fn write_the_census() {
             if is_true { old.to_owned() } else { first() }
         });
         let reason = old.starts_with("-- ").then(|| old.to_owned());
-        match found.or(reason) {
+        // A reason stays though a model comes by at times: what models draw at random is not the same each time.
+        match reason.or(found) {
             Some(entry) => text += &format!("{name}  {entry}\n"),
             None => missing.push(name),
         }
