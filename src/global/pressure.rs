@@ -29,7 +29,8 @@ pub type OnPressure = fn(Pressure);
 
 static CALLBACK: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 
-/// Threads that are inside the function. Where all places are taken, others do without it.
+/// Threads that are inside the function. Where all places are taken, others do without it. (Relaxed, all of them: a thread
+/// looks for its own number, which it alone writes; and an exchange gives a vacant place to one.)
 static CALLERS: [AtomicUsize; 8] = [const { AtomicUsize::new(0) }; 8];
 
 /// Registers the function; `None` for none.

@@ -39,21 +39,8 @@ static void use_memory(void)
     }
 }
 
-/* How often the helper has slept. Without malloc, which would wake it, now or when the calling thread ends. */
-static long switches(void)
-{
-    char path[64], text[4096];
-    snprintf(path, sizeof path, "/proc/self/task/%d/status", number);
-    int file = open(path, O_RDONLY);
-    CHECK(file >= 0);
-    ssize_t length = read(file, text, sizeof text - 1);
-    close(file);
-    CHECK(length > 0);
-    text[length] = 0;
-    char *found = strstr(text, "\nvoluntary_ctxt_switches:");
-    CHECK(found != NULL);
-    return atol(strchr(found, ':') + 1);
-}
+/* How often the helper has slept. */
+static long switches(void) { return (long)thread_status(number, "\nvoluntary_ctxt_switches:", 10); }
 
 /* Brings the helper into the state that is asked for. It has a timer of a second as long as it has anything to look at. */
 static void settle(void)

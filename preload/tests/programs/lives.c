@@ -247,21 +247,6 @@ static int mappings(void)
     return count;
 }
 
-static unsigned long long blocked_signals(int number)
-{
-    char path[64], text[4096];
-    snprintf(path, sizeof path, "/proc/self/task/%d/status", number);
-    int file = open(path, O_RDONLY);
-    CHECK(file >= 0);
-    ssize_t length = read(file, text, sizeof text - 1);
-    close(file);
-    CHECK(length > 0);
-    text[length] = 0;
-    char *found = strstr(text, "\nSigBlk:");
-    CHECK(found != NULL);
-    return strtoull(strchr(found, ':') + 1, NULL, 16);
-}
-
 static void helpers_take_no_signals_and_leave_no_stacks(void)
 {
     enum { ROUNDS = 12, SETTLED = 4 };
@@ -269,7 +254,7 @@ static void helpers_take_no_signals_and_leave_no_stacks(void)
     for (int i = 0; i < ROUNDS; i++) {
         pthread_t other;
         CHECK(pthread_create(&other, NULL, sleeps, NULL) == 0);
-        unsigned long long blocked = blocked_signals(helper());
+        unsigned long long blocked = thread_status(helper(), "\nSigBlk:", 16);
         for (int signal = 1; signal < 32; signal++) {
             if (signal != SIGKILL && signal != SIGSTOP) CHECK(blocked >> (signal - 1) & 1);
         }

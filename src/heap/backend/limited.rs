@@ -6,10 +6,10 @@ use crate::pal::Platform;
 
 impl<P: Platform> Backend<P> {
     /// The caller is about to take `bytes`. `None` if more would be held then than may be, though what is free is given
-    /// back; or else what to hand to [`Backend::has_taken`].
+    /// back; or else what to hand to [`Backend::has_taken`]. Who takes nothing more may do so beyond the limit, too.
     #[inline(always)]
     pub(super) fn may_take(&self, by: &Claimant, bytes: usize) -> Option<usize> {
-        if !self.settings().has_limit() {
+        if bytes == 0 || !self.settings().has_limit() {
             return Some(0);
         }
         self.promise(by, bytes).then_some(bytes)

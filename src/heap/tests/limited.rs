@@ -106,6 +106,11 @@ fn a_limit_that_is_lowered_takes_nothing_away() {
     let block = get(from, heap, 40 * MIB);
     from.settings().set_limits(Some(16 * MIB), None);
     assert_eq!(try_get(from, heap, 1_000_000), None);
+    for size in [40 * MIB, 39 * MIB, 20 * MIB] {
+        // SAFETY: the block is live, and stays huge.
+        let resized = unsafe { from.resize(heap, from.place(block).expect("live"), size, 4096) };
+        assert_eq!(resized.map(|at| at.addr()), Some(block), "{size} bytes are no more than before");
+    }
     free(from, heap, block);
     assert!(try_get(from, heap, 15 * MIB).is_some());
     from.settings().set_limits(Some(usize::MAX), None);
