@@ -7,12 +7,14 @@
 #   ci/models.sh list     the seeded bugs only: what each takes away, the model that catches it, and what that model said
 #   ci/models.sh long     all of it with a wider search: one preemption more under loom, ten times the schedules under
 #                         shuttle (half an hour)
+#   ci/models.sh build    builds them only
 set -eu
 cd "$(dirname "$0")/.."
 filter=
 case "${1-}" in
     list) filter=every_seeded ;;
     long) wider=yes ;;
+    build) build=--no-run ;;
 esac
 
 log=$(mktemp) || exit 2
@@ -29,11 +31,12 @@ for checker in loom shuttle; do
     fi
     # A target directory each: the flags differ.
     CARGO_TARGET_DIR=target/$checker RUSTFLAGS="--cfg $checker" \
-        cargo test --profile model --package specmalloc --lib -- $filter --nocapture >"$log" 2>&1 || status=$?
+        cargo test --profile model --package specmalloc --lib ${build-} -- $filter --nocapture >"$log" 2>&1 || status=$?
     if [ $status -ne 0 ]; then
         cat "$log"
         exit $status
     fi
+    [ -z "${build-}" ] || continue
     # What concerns the models and the bugs; the rest is what checkers and caught panics say.
     sed -n 's/^specmalloc:://; /: [0-9]* executions$/p; / caught by /p; /^[a-z]*\.[a-z_.]*: /p; /^test result/p' "$log"
     awk -v checker=$checker '
@@ -42,4 +45,4 @@ for checker in loom shuttle; do
         END { print checker ": " models + 0 " models, " executions + 0 " executions, " bugs + 0 " seeded bugs caught" }
     ' "$log"
 done
-[ -n "$filter" ] || cargo test --quiet --package specmalloc --test layering -- --ignored write_the_census
+[ -n "$filter${build-}" ] || cargo test --quiet --package specmalloc --test layering -- --ignored write_the_census

@@ -12,7 +12,8 @@
 # the survivors with their lines.
 #
 #   ci/mutants.sh steps [FILE ...]  the changes of ci/steps.py instead: two statements swapped, a call left out; in all five
-#                                   layers by default, some hours. The same list, where such a name begins with `step `.
+#                                   layers by default, some hours; src/heaps and src/paging, too,
+#                                   if they are named. The same list, where such a name begins with `step `.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$PWD/target/mutants
@@ -65,7 +66,7 @@ compare() {
 if [ "${1-}" = steps ]; then
     shift
     # shellcheck disable=SC2046
-    [ $# -gt 0 ] || set -- $(git ls-files src/{rcu,region,index,heap,global} | grep -Ev '/(models|tests|huge_tests|audit|interrupt)(/|\.rs)')
+    [ $# -gt 0 ] || set -- $(git ls-files src/{rcu,region,index,heap,global} | grep -Ev '/(models|tests|huge_tests|[a-z]+_models|audit|interrupt)(/|\.rs)')
     steps "$@"
     exit
 fi

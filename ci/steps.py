@@ -4,7 +4,8 @@
     ci/steps.py list FILE ...       the mutants, one a line: a name without line numbers
     ci/steps.py make OUT FILE ...   writes OUT/tree, a copy of the sources in which all mutants of the files are, each to be chosen
                                     when a test starts, and builds its tests: plain, for loom, for shuttle, and those of real
-                                    programs, which have the mutant, too; or those builds that STEP_BUILDS names
+                                    programs, which have the mutant, too; or those builds that STEP_BUILDS names. With STEP_ONLY=NAMES,
+                                    a file, of the mutants those with the names in it
     ci/steps.py reach OUT [SECONDS] runs every test once, and notes how long it takes and which mutants it comes past
     ci/steps.py try OUT [SECONDS [BUDGET]]
                                     tries those not yet in OUT/results.txt, against the tests that come past them, the most
@@ -31,13 +32,16 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-LAYERS = ["rcu", "region", "index", "heap", "global"]
+LAYERS = ["rcu", "region", "index", "heap", "global", "heaps", "paging"]
+# Those of them that stand on the others, and have no tests but their own.
+ABOVE = ["heaps", "paging"]
 OPENING, CLOSING = "([{", ")]}"
 # The tests of real programs: those in Rust; and all of the preload library's.
-RUST_TESTS = ["global_allocator", "interrupted", "lives", "rust_programs", "files"]
+RUST_TESTS = ["global_allocator", "interrupted", "limits", "lives", "rust_programs", "files"]
 # What is built of what, and with which flags.
 CRATE = ["--package=specmalloc"]
 BUILDS = {
+    "above": ("", [[*CRATE, *(f"--features={layer}" for layer in ABOVE), *(f"--test={test}" for test in [*ABOVE, "heaps_alone"])]]),
     "plain": ("", [[*CRATE, "--lib", "--test=allocator_model"]]),
     "loom": ("--cfg loom", [[*CRATE, "--lib"]]),
     "shuttle": ("--cfg shuttle", [[*CRATE, "--lib"]]),
@@ -282,8 +286,16 @@ class Writer:
             self.places.append((first, self.line, [mutant.number for mutant in own]))
 
 
+def builds_for(paths):
+    """The builds whose tests may notice what is changed in files: all that STEP_BUILDS names, or those that fit."""
+    above = [path.split("/")[1] in ABOVE for path in paths]
+    fit = [build for build in BUILDS if (any(above) if build == "above" else not all(above))]
+    return os.environ.get("STEP_BUILDS", " ".join(fit)).split()
+
+
 def make(out, paths):
-    tree = os.path.join(out, "tree")
+    tree, only = os.path.join(out, "tree"), os.environ.get("STEP_ONLY")
+    names = only and read(only).splitlines()
     for path in subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout.splitlines():
         target = os.path.join(tree, path)
         if os.path.exists(path) and path not in [*paths, "src/lib.rs", "src/sync/mod.rs"]:
@@ -292,7 +304,7 @@ def make(out, paths):
                 shutil.copy2(path, target)
     write(os.path.join(tree, "src/sync/mod.rs"), read("src/sync/mod.rs") + MUTANT)
     write(os.path.join(tree, "src/lib.rs"), re.sub(r"\A(#!\[doc.*\n)", r"\1#![allow(warnings)]\n", read("src/lib.rs")))
-    files, number = {}, 1
+    files, number, dropped = {}, 1, set()
     for path in paths:
         text = read(path)
         files[path] = (text, trees(text))
@@ -300,7 +312,9 @@ def make(out, paths):
             for mutant in all_of(function):
                 mutant.number = number
                 number += 1
-    dropped, binaries = set(), {}
+                if only and f"{path}: {mutant.name}" not in names:
+                    dropped.add(mutant.number)
+    left_out, binaries = len(dropped), {}
     while True:
         places = {}
         for path, (text, functions_of) in files.items():
@@ -313,7 +327,7 @@ def make(out, paths):
             places[path] = writer.places
             write(os.path.join(tree, path), "".join(writer.text))
         failed = None
-        for build in os.environ.get("STEP_BUILDS", " ".join(BUILDS)).split():
+        for build in builds_for(paths):
             flags, targets = BUILDS[build]
             binaries[build], failed = compile_tests(tree, build, flags, targets)
             if failed:
@@ -327,14 +341,14 @@ def make(out, paths):
                 sys.exit(f"{path}:{line}: {message}: in no mutant")
             around = min(around, key=lambda place: place[1] - place[0])
             dropped.update(around[2])
-        print(f"{build}: {len(failed)} errors; {len(dropped)} mutants do not compile", flush=True)
+        print(f"{build}: {len(failed)} errors; {len(dropped) - left_out} mutants do not compile", flush=True)
         assert len(dropped) > before
     table = {}
     for path, (_, functions_of) in files.items():
         for function in functions_of:
             note(table, path, function, dropped)
-    write(os.path.join(out, "made.json"), json.dumps({"mutants": table, "binaries": binaries, "dropped": len(dropped)}, indent=1))
-    print(f"{len(table)} mutants, {len(dropped)} more do not compile")
+    write(os.path.join(out, "made.json"), json.dumps({"mutants": table, "binaries": binaries, "dropped": len(dropped) - left_out}, indent=1))
+    print(f"{len(table)} mutants, {len(dropped) - left_out} more do not compile")
 
 
 def note(table, path, tree, dropped):

@@ -15,6 +15,9 @@ fn main() {
     // Each part of the file on pages of its own. Otherwise a page that two parts share is mapped twice; and where a part
     // happens to end at the end of a page, one is left between it and the next, which costs a system call at the start.
     println!("cargo::rustc-cdylib-link-arg=-Wl,-z,separate-loadable-segments");
+    let rare = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("rare.ld");
+    println!("cargo::rerun-if-changed=rare.ld");
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-T,{}", rare.display());
     // Threads and their exit handlers lead here after a dlclose, too.
     println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
 }

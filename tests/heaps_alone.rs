@@ -48,6 +48,27 @@ fn dropped_all_at_once() {
     }
 }
 
+/// The same beside a thread that has read and reads no more.
+fn dropped_beside_a_thread_that_looked() {
+    let kept = Heap::new().unwrap();
+    std::thread::scope(|scope| {
+        let (asks, asked) = std::sync::mpsc::channel::<()>();
+        let (looked, has_looked) = std::sync::mpsc::channel();
+        let kept = &kept;
+        scope.spawn(move || {
+            let file = memfd("read", 4096).unwrap();
+            // SAFETY: nobody changes the file.
+            let region = unsafe { FileRegion::map(&file).unwrap() };
+            drop(region.guard().unwrap());
+            looked.send(kept.contains(&raw const file)).unwrap();
+            asked.recv().unwrap_err();
+        });
+        assert!(!has_looked.recv().unwrap());
+        dropped_all_at_once();
+        drop(asks);
+    });
+}
+
 /// A reader of any region of the process holds up what is unmapped, and the heap's end does not wait for it.
 fn dropped_under_a_reader() {
     let file = memfd("read", 4096).unwrap();
@@ -167,6 +188,7 @@ fn forked() {
 #[test]
 fn what_heaps_leave_behind_is_nothing() {
     dropped_all_at_once();
+    dropped_beside_a_thread_that_looked();
     dropped_under_a_reader();
     dropped_while_others_look();
     thousands_at_once();

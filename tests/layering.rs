@@ -20,8 +20,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The layers, lowest first. A layer may import those before it.
-const LAYERS: [&str; 11] =
-    ["base", "sync", "pal", "rcu", "region", "index", "heap", "global", "api", "files", "heaps"];
+const LAYERS: [&str; 12] =
+    ["base", "sync", "pal", "rcu", "region", "index", "heap", "global", "api", "files", "heaps", "paging"];
 
 /// Macros that live at the root of the crate because exported macros do, and the layer that defines them.
 const ROOT_MACROS: [(&str, &str); 2] = [("const_unless_model", "sync"), ("atomic_array", "sync")];

@@ -1,6 +1,7 @@
 //! Limits of a Rust program: what the function for it gives back lets an allocation go on.
 
 use specmalloc::SpecMalloc;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -44,4 +45,16 @@ fn a_cache_gives_way() {
     drop(large);
     ALLOC.set_limit(0);
     assert!(try_block(300 * MIB).is_some());
+}
+
+#[test]
+fn the_environment_has_the_last_word() {
+    const CONF: &str = "limit:1G";
+    if std::env::var("SPECMALLOC_CONF").is_ok_and(|conf| conf == CONF) {
+        assert!(try_block(300 * MIB).is_some(), "the program's own limit");
+        return;
+    }
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", "the_environment_has_the_last_word"]).env("SPECMALLOC_CONF", CONF);
+    assert!(again.status().unwrap().success());
 }

@@ -1,4 +1,4 @@
-//! Where libspecmalloc.so is, and how the dynamic loader is told of it.
+//! Where libspecmalloc.so is, and the library that records calls, and how the dynamic loader is told of them.
 
 use crate::Failure;
 use std::ffi::OsString;
@@ -6,28 +6,51 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 const NAME: &str = "libspecmalloc.so";
+const PROFILER: &str = "libspecmalloc_profile.so";
+const RECORDER: &str = "libspecmalloc_record.so";
 
 /// How to come by the library.
 pub(crate) const BUILD: &str = "cargo build --profile preload -p specmalloc-preload";
 
 /// The library: beside this command, in `../lib`, or what SPECMALLOC_LIB names.
 pub(crate) fn find() -> Result<PathBuf, Failure> {
-    let command = std::env::current_exe().and_then(std::fs::canonicalize);
-    let folder = command.as_deref().ok().and_then(Path::parent);
-    search(folder, std::env::var_os("SPECMALLOC_LIB").map(PathBuf::from))
+    locate(NAME, "SPECMALLOC_LIB").ok_or_else(|| absent(NAME, "SPECMALLOC_LIB", BUILD))
 }
 
-fn search(folder: Option<&Path>, variable: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    let beside = folder.map(|folder| folder.join(NAME));
-    let lib = folder.and_then(Path::parent).map(|parent| parent.join("lib").join(NAME));
+/// The library that records calls: in the same places, or what SPECMALLOC_RECORD_LIB names.
+pub(crate) fn recorder() -> Result<PathBuf, Failure> {
+    let (variable, build) = ("SPECMALLOC_RECORD_LIB", "cargo build --profile preload -p specmalloc-recorder");
+    locate(RECORDER, variable).ok_or_else(|| absent(RECORDER, variable, build))
+}
+
+fn locate(name: &str, variable: &str) -> Option<PathBuf> {
+    let command = std::env::current_exe().and_then(std::fs::canonicalize);
+    let folder = command.as_deref().ok().and_then(Path::parent);
+    search(name, folder, std::env::var_os(variable).map(PathBuf::from))
+}
+
+fn search(name: &str, folder: Option<&Path>, variable: Option<PathBuf>) -> Option<PathBuf> {
+    let beside = folder.map(|folder| folder.join(name));
+    let lib = folder.and_then(Path::parent).map(|parent| parent.join("lib").join(name));
     // The loader reads the path in the program's working directory, which may not stay ours.
     let places = [beside, lib, variable].into_iter().flatten();
-    places.filter_map(|path| path.canonicalize().ok()).find(|path| path.is_file()).ok_or_else(|| {
-        Failure::own(format!(
-            "{NAME} is not beside this command, not in ../lib, and not what SPECMALLOC_LIB names; \
-             build it with: {BUILD}"
-        ))
-    })
+    places.filter_map(|path| path.canonicalize().ok()).find(|path| path.is_file())
+}
+
+fn absent(name: &str, variable: &str, build: &str) -> Failure {
+    Failure::own(format!(
+        "{name} is not beside this command, not in ../lib, and not what {variable} names; build it with: {build}"
+    ))
+}
+
+/// The library that notes samples: beside the allocator's.
+pub(crate) fn profiler(library: &Path) -> Result<PathBuf, Failure> {
+    let path = library.with_file_name(PROFILER);
+    if path.is_file() {
+        return Ok(path);
+    }
+    let build = "cargo build --profile preload -p specmalloc-profile";
+    Err(Failure::own(format!("{PROFILER} is not beside {}; build it with: {build}", library.display())))
 }
 
 /// The value of LD_PRELOAD that loads `library` before what `existing` names.
@@ -65,7 +88,7 @@ mod tests {
         }
         let other = root.join("other.so");
         std::fs::write(&other, "").unwrap();
-        let found = || search(Some(&bin), Some(other.clone())).ok();
+        let found = || search(NAME, Some(&bin), Some(other.clone()));
         assert_eq!(found(), bin.join(NAME).canonicalize().ok());
         std::fs::remove_file(bin.join(NAME)).unwrap();
         assert_eq!(found(), lib.join(NAME).canonicalize().ok());

@@ -1,6 +1,7 @@
 //! The command `specmalloc`: runs any program under the allocator, and shows what the allocator did.
 //!
-//! `run` is a program with its statistics at the end, `compare` one under every allocator that is found, `top` and
+//! `run` is a program with its statistics at the end, `compare` one under every allocator that is found, `profile` tells
+//! where one allocates, `record` and `replay` are its malloc calls, `top` and
 //! `maps` (in `watch`) look at one that runs, `doctor` at what stands in an allocator's way; `manual` is their manual.
 //! Below them `library` finds libspecmalloc.so; `target` and `elf` tell whether a program will be served; `child` runs
 //! it and ends as it ended; `report` shows the statistics. Uses of `specmalloc` its statistics and the record that
@@ -12,6 +13,8 @@ mod doctor;
 mod elf;
 mod library;
 mod manual;
+mod profile;
+mod record;
 mod replay;
 mod report;
 mod run;
@@ -52,6 +55,10 @@ enum Action {
     Run(run::Run),
     /// Measure a program under every allocator that is found.
     Compare(Box<compare::Compare>),
+    /// Note where a program allocates, and show it.
+    Profile(profile::Profile),
+    /// Record the malloc calls of a program.
+    RecordTrace(record::RecordTrace),
     /// Make the malloc calls of a trace again.
     Replay(replay::Replay),
     /// Show what a running process does with its memory, again and again.
@@ -77,6 +84,8 @@ fn main() -> ExitCode {
     let done = match arguments.action {
         Action::Run(run) => run::execute(&run).map(|never| match never {}),
         Action::Compare(compare) => compare::execute(&compare),
+        Action::Profile(profile) => profile::execute(&profile),
+        Action::RecordTrace(record) => record::execute(&record).map(|never| match never {}),
         Action::Replay(replay) => replay::execute(&replay),
         Action::Top(top) => watch::top(&top),
         Action::Maps(maps) => watch::maps::execute(&maps),

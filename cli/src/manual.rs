@@ -10,6 +10,7 @@ const MAN_HELP: &str = "\
 Examples:
   specmalloc man | man -l -
   specmalloc man compare | man -l -
+  specmalloc man profile record | man -l -
   specmalloc man --folder ~/.local/share/man/man1
 
 Exit status: 0, or 125 if there is no such command or a file cannot be written.";
@@ -17,9 +18,9 @@ Exit status: 0, or 125 if there is no such command or a file cannot be written."
 #[derive(Args)]
 #[command(after_help = MAN_HELP)]
 pub(crate) struct Man {
-    /// The command whose page to print; otherwise that of all.
+    /// The command whose page to print, in one word or two; otherwise that of all.
     #[arg(value_name = "COMMAND")]
-    command: Option<String>,
+    command: Vec<String>,
     /// Write all pages to files in FOLDER.
     #[arg(long, value_name = "FOLDER", conflicts_with = "command")]
     folder: Option<PathBuf>,
@@ -48,6 +49,12 @@ fn whole() -> clap::Command {
     command
 }
 
+/// The command itself and all below it, but for clap's own `help`.
+fn all(command: &clap::Command) -> Vec<&clap::Command> {
+    let below = command.get_subcommands().filter(|one| one.get_name() != "help");
+    std::iter::once(command).chain(below.flat_map(all)).collect()
+}
+
 /// A page, with the name that its file has.
 fn page(command: &clap::Command) -> io::Result<(String, Vec<u8>)> {
     let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
@@ -60,19 +67,19 @@ fn page(command: &clap::Command) -> io::Result<(String, Vec<u8>)> {
 pub(crate) fn man(arguments: &Man) -> Result<ExitCode, Failure> {
     let command = whole();
     if let Some(folder) = &arguments.folder {
-        for command in std::iter::once(&command).chain(command.get_subcommands()) {
+        for command in all(&command) {
             page(command)
                 .and_then(|(name, text)| std::fs::write(folder.join(name), text))
                 .map_err(|error| failed(folder, &error))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let wanted = match &arguments.command {
-        None => &command,
-        Some(name) => command
-            .find_subcommand(name)
-            .ok_or_else(|| Failure::own(format!("there is no command {name}: see specmalloc --help")))?,
-    };
+    let mut wanted = &command;
+    for name in &arguments.command {
+        let unknown =
+            || format!("there is no command {}: see specmalloc --help", arguments.command.join(" "));
+        wanted = wanted.find_subcommand(name).ok_or_else(|| Failure::own(unknown()))?;
+    }
     let (_, text) = page(wanted).map_err(|error| Failure::own(error.to_string()))?;
     print(&text)
 }
@@ -106,13 +113,16 @@ mod tests {
     fn the_command_is_put_together_well_and_each_part_has_examples_and_statuses() {
         Arguments::command().debug_assert();
         let command = whole();
-        for one in command.get_subcommands().filter(|one| one.get_name() != "help") {
+        for one in all(&command).into_iter().skip(1) {
             let help = one.clone().render_long_help().to_string();
             assert!(help.contains("Examples:\n  specmalloc "), "{help}");
             assert!(help.contains("Exit status") || help.contains("exit status"), "{help}");
             let (name, text) = page(one).unwrap();
             let text = String::from_utf8(text).unwrap();
-            assert_eq!(name, format!("specmalloc-{}.1", one.get_name()));
+            assert!(
+                name.starts_with("specmalloc-") && name.ends_with(&format!("{}.1", one.get_name())),
+                "{name}"
+            );
             assert!(text.contains(".SH SYNOPSIS") && text.contains(".SH OPTIONS"), "{text}");
         }
     }

@@ -1,6 +1,6 @@
 //! `specmalloc run`: a program with specmalloc as its malloc, and its statistics at the end.
 
-use crate::{Failure, child, library, report, target};
+use crate::{Failure, child, library, profile, report, target};
 use clap::Args;
 use specmalloc::internals::api::shared_record::{CAPACITY, StatisticsFile, VARIABLE};
 use std::convert::Infallible;
@@ -15,6 +15,8 @@ Examples:
   specmalloc run --stats -- python3 program.py
   specmalloc run --json --classes --output figures.json -- make
   specmalloc run --watch -- ./server & specmalloc top $(pgrep -n server)
+  specmalloc run --profile -- ./server & specmalloc profile attach $(pgrep -n server)
+  specmalloc run --guarded -- ./server
   specmalloc run --conf dirty_max:64M,names:on -- redis-server
 
 Ends as the program ends: with its exit status, or by its signal. 125: specmalloc itself failed,
@@ -39,6 +41,13 @@ pub(crate) struct Run {
     /// Let `specmalloc top` and `maps` look at the program while it runs. (With statistics they can, too.)
     #[arg(long)]
     watch: bool,
+    /// Let `specmalloc profile attach` note where the program allocates: loads libspecmalloc_profile.so, switched off.
+    #[arg(long)]
+    profile: bool,
+    /// Guard some blocks: an overflow of one, or a use after its free, ends the program with a report of where it was
+    /// allocated and freed. Loads libspecmalloc_profile.so.
+    #[arg(long)]
+    guarded: bool,
     /// Options of the allocator, after those that SPECMALLOC_CONF already has.
     #[arg(long, value_name = "KEY:VALUE,...")]
     conf: Option<OsString>,
@@ -55,12 +64,24 @@ pub(crate) fn execute(run: &Run) -> Result<Infallible, Failure> {
         eprintln!("specmalloc: {notice}");
     }
     let mut command = Command::new(name);
-    command.args(arguments).env("LD_PRELOAD", library::preload(&library, std::env::var_os("LD_PRELOAD"))?);
-    if let Some(conf) = &run.conf {
-        command.env("SPECMALLOC_CONF", joined(std::env::var_os("SPECMALLOC_CONF"), conf));
+    let images = if run.profile { Some(profile::load(&mut command, &library)?) } else { None };
+    if images.is_none() {
+        let mut preload = std::env::var_os("LD_PRELOAD");
+        if run.guarded {
+            preload = Some(library::preload(&library::profiler(&library)?, preload)?);
+        }
+        command.env("LD_PRELOAD", library::preload(&library, preload)?);
+    }
+    command.args(arguments);
+    let guarded = run.guarded.then(|| OsStr::new("guarded:on"));
+    for conf in guarded.into_iter().chain(run.conf.as_deref()) {
+        let before = command.get_envs().find(|(name, _)| *name == "SPECMALLOC_CONF");
+        let before = before.and_then(|(_, value)| value).map(OsStr::to_owned);
+        let before = before.or_else(|| std::env::var_os("SPECMALLOC_CONF"));
+        command.env("SPECMALLOC_CONF", joined(before, conf));
     }
     let tells = run.stats || run.json || run.classes || run.output.is_some();
-    if !tells && !run.watch {
+    if !tells && !run.watch && images.is_none() {
         return Err(Failure::start(name, &child::exec(&mut command)));
     }
 
@@ -95,7 +116,7 @@ pub(crate) fn execute(run: &Run) -> Result<Infallible, Failure> {
 }
 
 /// `first` and `second` with a comma between, if there is a first.
-fn joined(first: Option<OsString>, second: &OsStr) -> OsString {
+pub(crate) fn joined(first: Option<OsString>, second: &OsStr) -> OsString {
     match first.filter(|first| !first.is_empty()) {
         None => second.to_owned(),
         Some(mut first) => {

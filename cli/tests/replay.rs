@@ -29,7 +29,7 @@ fn a_trace_is_gone_through_and_measured() {
     assert_eq!(document["peak_live_bytes"], 4_995_000);
     assert!(document["peak_resident_bytes"].as_u64().unwrap() > 4_995_000 / 2);
     let plain = specmalloc(&["replay", file]);
-    assert!(String::from_utf8_lossy(&plain.stdout).starts_with("1,500 calls in "));
+    assert!(String::from_utf8_lossy(&plain.stdout).starts_with("1,500 calls by 1 thread in "));
     let command = env!("CARGO_BIN_EXE_specmalloc");
     let compared = specmalloc(&["compare", "--only", "glibc", "-n", "1", "--", command, "replay", file]);
     assert_eq!(compared.status.code(), Some(0), "{}", String::from_utf8_lossy(&compared.stderr));

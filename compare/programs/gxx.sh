@@ -1,7 +1,6 @@
 # A compiler at work on the standard library's templates.
 # needs: g++
 # process: cc1plus
-# traced: yes
 prepare() {
     {
         echo '#include <algorithm>'

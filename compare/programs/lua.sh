@@ -1,7 +1,6 @@
 # Tables, closures and strings.
 # needs: lua5.4
 # process: lua5.4
-# traced: yes
 prepare() {
     cat >work.lua <<LUA
 local function tree(depth)

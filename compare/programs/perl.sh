@@ -1,7 +1,6 @@
 # Hashes, lists, strings and regular expressions.
 # needs: perl
 # process: perl
-# traced: yes
 prepare() {
     cat >work.pl <<PL
 use strict;

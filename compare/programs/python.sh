@@ -1,7 +1,6 @@
 # Object graphs built, walked and dropped; text and JSON. Python's own pool is switched off, or malloc would see little.
 # needs: python3
 # process: python3
-# traced: yes
 prepare() {
     python=$(python3 -c 'import sys, os; print(os.path.realpath(sys.executable))')
     ln -s "$python" python3

@@ -1,7 +1,6 @@
 # A server in memory under pipelined load. The load itself comes from a program without the allocator, and its time counts.
 # needs: redis-server redis-benchmark redis-cli
 # process: redis-server
-# traced: yes
 prepare() { :; }
 run() {
     socket="$PWD/socket"

@@ -1,7 +1,6 @@
 # A database in memory: rows inserted, indexed, joined, changed, deleted.
 # needs: sqlite3
 # process: sqlite3
-# traced: yes
 prepare() {
     cat >work.sql <<SQL
 create table item(id integer primary key, name text, weight real, class int);

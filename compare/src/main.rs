@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use compare::runner::{
-    Builder, Group, Kit, Peer, Results, Suite, Wanted, find_peers, means, measure, print_targets, write,
+    Builder, Group, Kit, Peer, Results, Suite, Wanted, find_peers, means, measure, print_targets, tell, write,
 };
 
 fn main() -> ExitCode {
     let matches = command().get_matches();
     let (name, arguments) = matches.subcommand().expect("clap demands one");
-    let failures = match compare(arguments, name == "targets") {
+    let failures = match compare(arguments, name) {
         Ok(failures) => failures,
         Err(failure) => vec![failure],
     };
@@ -64,22 +64,49 @@ fn command() -> Command {
                 .about("The same, and then the figures that specmalloc set itself with their limits")
                 .args(&arguments),
         )
+        .subcommand(
+            Command::new("speculation")
+                .about("What speculation is worth: rows of their own, beside the locked twin and the limit")
+                .args(&arguments),
+        )
+}
+
+/// A folder for inputs, gone when it is dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Scratch, String> {
+        let path = std::env::temp_dir().join(format!("compare-{}", std::process::id()));
+        std::fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nothing is left to do if even this fails.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Answers what failed; an error is a request that makes no sense.
-fn compare(arguments: &ArgMatches, targets: bool) -> Result<Vec<String>, String> {
+fn compare(arguments: &ArgMatches, command: &str) -> Result<Vec<String>, String> {
+    let speculation = command == "speculation";
     let names = |name: &str| -> Vec<String> {
         arguments.get_many::<String>(name).into_iter().flatten().cloned().collect()
     };
     let quick = arguments.get_flag("quick");
     let threads: Vec<usize> = match arguments.get_many::<u64>("threads") {
         Some(threads) => threads.map(|&threads| threads as usize).collect(),
+        None if quick && speculation => vec![1, 2],
         None if quick => vec![2],
         None => vec![1, 2, 4, 16],
     };
     let number = |name: &str, default| arguments.get_one::<u64>(name).copied().unwrap_or(default);
     let suite = Suite { quick, only: names("only"), threads, work: number("work", 1_000) };
-    suite.check()?;
+    if !speculation {
+        suite.check()?;
+    }
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let programs = program.parent().map(PathBuf::from).unwrap_or_default();
     let build_folder = programs.parent().map(PathBuf::from).unwrap_or_default();
@@ -89,14 +116,21 @@ fn compare(arguments: &ArgMatches, targets: bool) -> Result<Vec<String>, String>
         builder.workloads()?;
     }
 
-    let wants_rust = suite.wants_group(Group::Rust);
+    let wants_rust = !speculation && suite.wants_group(Group::Rust);
     let more: Vec<Peer> = arguments.get_many::<Peer>("peer").into_iter().flatten().cloned().collect();
     let (only, without) = (names("allocators"), names("without"));
     let preloaded = Group::ALL.into_iter().any(|group| group != Group::Rust && suite.wants_group(group));
     // A single name may be a workload's on which no group was named.
-    let libraries = preloaded || !suite.workloads().is_empty();
-    let wanted =
-        Wanted { only: &only, without: &without, more: &more, quick, libraries, programs: wants_rust };
+    let libraries = speculation || preloaded || !suite.workloads().is_empty();
+    let wanted = Wanted {
+        only: &only,
+        without: &without,
+        more: &more,
+        quick,
+        speculation,
+        libraries,
+        programs: wants_rust,
+    };
     let (peers, missing) = find_peers(&wanted, &mut builder)?;
     missing.iter().for_each(|missing| eprintln!("missing: {}: {}", missing.name, missing.why));
     let base = arguments.get_one::<String>("base").expect("has a default").clone();
@@ -104,20 +138,25 @@ fn compare(arguments: &ArgMatches, targets: bool) -> Result<Vec<String>, String>
         return Err(format!("{base} is not among the allocators measured"));
     }
 
-    let (mut tasks, mut lacking, mut kit) = (suite.workloads(), Vec::new(), None);
-    if suite.wants_group(Group::Programs) || suite.wants_group(Group::Traces) {
+    let (mut tasks, mut lacking, mut kit) = (suite.speculation(), Vec::new(), None);
+    let scratch = Scratch::new()?;
+    if !speculation {
+        tasks = suite.workloads();
+        tasks.extend(suite.traces(&root.join("compare/traces"), &scratch.0)?);
+        tasks.extend(suite.rust());
+    }
+    if !speculation && suite.wants_group(Group::Programs) {
         let found = kit.insert(Kit {
             scripts: root.join("compare/programs"),
             who: builder.helper("who")?,
-            folder: std::env::temp_dir().join(format!("compare-{}", std::process::id())),
+            folder: scratch.0.clone(),
             quick,
         });
-        let (more, absent) = suite.programs(found, &builder)?;
+        let (more, absent) = suite.programs(found)?;
         tasks.extend(more);
         lacking = absent;
         lacking.iter().for_each(|lacking| eprintln!("missing row: {lacking}"));
     }
-    tasks.extend(suite.rust());
     tasks.sort_by_key(|task| task.group);
     if tasks.is_empty() {
         return Err("no row is left to measure".to_owned());
@@ -130,14 +169,13 @@ fn compare(arguments: &ArgMatches, targets: bool) -> Result<Vec<String>, String>
             eprintln!("compare: {failure}");
         }
     });
-    if let Some(kit) = kit {
-        let _ = std::fs::remove_dir_all(&kit.folder);
-    }
     println!("{}", means(&results));
     println!("{} has it all.", folder.join("report.md").display());
     let mut failures = results.troubles();
-    if targets {
-        failures.extend(print_targets(&results, &programs));
+    match command {
+        "targets" => failures.extend(print_targets(&results, &programs)),
+        "speculation" => failures.extend(tell(&results, &programs, &folder)),
+        _ => {}
     }
     Ok(failures)
 }

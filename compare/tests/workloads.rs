@@ -10,7 +10,7 @@ use compare::workloads::WORKLOADS;
 /// A number of operations that takes a moment and divides evenly by three.
 fn few(name: &str, quick_ops: u64) -> u64 {
     match name {
-        "grow" | "large" | "bleed" => 12,
+        "grow" | "large" | "bleed" | "fork-exec" => 12,
         _ => (quick_ops / 1_000).max(60).next_multiple_of(3),
     }
 }

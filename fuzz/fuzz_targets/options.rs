@@ -9,13 +9,14 @@ use specmalloc::internals::api::raw::{OptionError, get_option, set_option};
 use std::alloc::{GlobalAlloc, Layout};
 
 /// `helper` is not among them: a fuzzer does not start threads by the thousand.
-const NAMES: [&str; 6] = ["dirty_max", "dirty_percent", "reserve", "huge_pages", "arena_size", "soft_limit"];
+const NAMES: [&str; 7] =
+    ["dirty_max", "dirty_percent", "reserve", "keep_huge", "huge_pages", "arena_size", "soft_limit"];
 
 static ALLOC: SpecMalloc = SpecMalloc::new();
 
 /// What the text stands for, spelled out another way than the allocator does it.
 fn meaning(name: &str, value: &str) -> Option<usize> {
-    if name == "reserve" || name == "huge_pages" {
+    if ["reserve", "keep_huge", "huge_pages"].contains(&name) {
         let (on, off) = (["on", "1", "true"], ["off", "0", "false"]);
         return if on.contains(&value) { Some(1) } else { off.contains(&value).then_some(0) };
     }

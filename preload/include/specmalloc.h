@@ -18,7 +18,7 @@ extern "C" {
 struct specmalloc_statistics {
     uint64_t live_bytes;          /* in live blocks: large ones as asked for, others at their usable size */
     uint64_t live_blocks;         /* number of those blocks */
-    uint64_t cached_bytes;        /* free blocks inside slabs, and huge blocks kept for reuse */
+    uint64_t cached_bytes;        /* free blocks inside slabs, ends of blocks' pages, and huge blocks kept for reuse */
     uint64_t dirty_bytes;         /* free slices that may still be resident */
     uint64_t reserved_bytes;      /* address space mapped */
     uint64_t resident_bytes;      /* of it thought resident: an estimate, the kernel is not asked */
@@ -50,7 +50,7 @@ struct specmalloc_statistics {
     uint64_t population_taken;    /* bets on memory faulted in by huge pages */
     uint64_t population_won;
     uint64_t population_lost;
-    uint64_t metadata_bytes;      /* the allocator's own records, outside arenas */
+    uint64_t metadata_bytes;      /* the allocator's own records */
 };
 
 /*
@@ -96,6 +96,20 @@ size_t specmalloc_held_bytes(void);
  */
 void specmalloc_on_pressure(void (*function)(size_t held, size_t wanted, int fails));
 
+/* The class of a block in a walk, if it is none of the size classes: a block of more than 32 KiB, or more than 4 MiB. */
+#define SPECMALLOC_LARGE (-1)
+#define SPECMALLOC_HUGE (-2)
+
+/*
+ * Calls VISIT with CONTEXT and each live block of the process, by ascending address, with the bytes that may be used of
+ * it and its size class, counted from 0 for the smallest. A block that is live all the while comes once; one that is
+ * allocated or freed meanwhile, by VISIT or another thread, may come or not; what is free all the while does not. Other
+ * threads go on meanwhile, and nothing is held while VISIT runs: it may do anything, allocate, free, begin another walk,
+ * fork, leave by a jump. (A block that another thread may free is not VISIT's to look into.) If VISIT returns anything
+ * but 0 the walk ends. Returns what VISIT returned last, 0 if it was never called.
+ */
+int specmalloc_walk(int (*visit)(void *context, void *block, size_t size, int class_index), void *context);
+
 /* Bytes that may be used of the block at POINTER, 0 for null. */
 size_t specmalloc_usable_size(const void *pointer);
 
@@ -105,6 +119,79 @@ size_t specmalloc_usable_size(const void *pointer);
  * be asked about.
  */
 size_t specmalloc_heap_of(const void *pointer);
+
+/*
+ * Who wants to know of samples: of one allocation for so many bytes on average as the option "profile" says.
+ *
+ * `allocated` is called when a block of SIZE bytes is a sample, and returns a number below UINT32_MAX that it is known by
+ * from then on, or 0 if its free is not to be told. Each allocation is a sample with the probability 1 - exp(-COUNTED / RATE): so a
+ * sample stands for 1 / (1 - exp(-COUNTED / RATE)) allocations. `freed` is called when a sample with a number is freed,
+ * or has got another size. BLOCK is its address, USABLE the bytes that may be used of it. Both may be called by any
+ * thread at any time, in the middle of malloc or free, and in signal handlers: they neither allocate nor take locks, and
+ * keep errno. (libspecmalloc_profile.so registers its own, to count stacks: a program that wants to be called uses
+ * specmalloc_watch_samples, below.)
+ */
+struct specmalloc_samples {
+    uint32_t (*allocated)(size_t size, size_t counted, size_t rate, void *block, size_t usable);
+    void (*freed)(uint32_t sample, size_t size, size_t rate, void *block, size_t usable);
+};
+
+/* Has samples told to the functions in *SAMPLES from now on; to nobody, if it is null. */
+void specmalloc_on_samples(const struct specmalloc_samples *samples);
+
+/*
+ * Who has guarded blocks for samples: libspecmalloc_profile.so, if the option "guarded" is on when it is loaded. Not for
+ * programs. `allocate` returns a block of SIZE zero bytes, or null if an ordinary one has to do; `has`, whether BLOCK lies
+ * among its blocks; `size`, the bytes of one that is live, and ends the process with a report for anything else; `free`
+ * takes it back; `next` returns the live block with the lowest address above BLOCK, and stores its bytes, or null.
+ */
+struct specmalloc_guarded {
+    void *(*allocate)(size_t size, size_t align, size_t counted, size_t rate);
+    int (*has)(const void *block);
+    size_t (*size)(const void *block, int is_free);
+    void (*free)(void *block);
+    void *(*next)(const void *block, size_t *size);
+};
+
+void specmalloc_on_guarded(const struct specmalloc_guarded *guarded);
+
+/* A sample, as it is told to a watcher. Later versions append fields. */
+struct specmalloc_sample {
+    uint64_t id;            /* its identity: of no other sample of this process */
+    void *block;            /* where it lies */
+    size_t size;            /* bytes that were asked for; of more than 4 MiB, in whole pages */
+    size_t usable;          /* bytes that may be used */
+    size_t counted;         /* bytes that it counts as: it stands for 1 / (1 - exp(-counted / rate)) allocations */
+    size_t rate;            /* bytes for a sample on average */
+    uint64_t age;           /* nanoseconds since it was allocated */
+    const uintptr_t *stack; /* addresses of the calls that led to this allocation or free, the innermost first */
+    size_t depth;           /* how many */
+};
+
+/*
+ * Functions that want to know of samples, null for none, and what they are called with.
+ *
+ * `allocated` is called when a sample has been allocated and nobody has its address yet, `freed` before it is freed, while
+ * its bytes are still there, or when it has got another size. *SAMPLE and its stack are theirs until they return. They
+ * are called by the thread that allocates or frees, with nothing of the allocator's held, in signal handlers if those
+ * allocate, by several threads at a time; and may allocate and free: what they do so themselves is counted, and not told.
+ * The caller of malloc may hold locks, of its own or of the C library's: they must wait for none of those. They return as
+ * usual, by no jump and no exception. A free is told only of a sample whose allocation was; one that a function frees
+ * itself is not.
+ */
+struct specmalloc_watcher {
+    void (*allocated)(void *context, const struct specmalloc_sample *sample);
+    void (*freed)(void *context, const struct specmalloc_sample *sample);
+    void *context;
+};
+
+/*
+ * Of libspecmalloc_profile.so, which is loaded beside libspecmalloc.so, and has to be: has samples told to *WATCHER from
+ * now on, to nobody if it is null. *WATCHER stays as it is for as long as the process runs; other threads may be inside
+ * the one before for a while. How many samples there are says the option "profile", which is off at first. Returns 0; or
+ * ENOSYS, if libspecmalloc.so is not the allocator, or EINVAL, if *WATCHER has no function, and then nothing has changed.
+ */
+int specmalloc_watch_samples(const struct specmalloc_watcher *watcher);
 
 /* The version of the library: "MAJOR.MINOR.PATCH". */
 const char *specmalloc_version(void);

@@ -1,7 +1,9 @@
 //! The functions of `specmalloc.h`. Their contracts are written there.
 
+use crate::guarded::{self, Guarded};
 use crate::line::Line;
 use crate::raw::{self, OptionError};
+use crate::samples::{self, Samples};
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -111,6 +113,35 @@ pub extern "C" fn specmalloc_held_bytes() -> usize {
     raw::held_bytes()
 }
 
+/// What a walk tells a program: its own word, a block, its usable bytes and its class; the walk ends if it returns
+/// anything but 0.
+type Visit = unsafe extern "C" fn(*mut c_void, *mut c_void, usize, c_int) -> c_int;
+
+/// The classes of blocks that have none.
+const LARGE: c_int = -1;
+const HUGE: c_int = -2;
+
+/// Tells `visit` of each live block; returns what that returned last.
+///
+/// # Safety
+/// `visit` may be called with `context`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn specmalloc_walk(visit: Visit, context: *mut c_void) -> c_int {
+    let mut told = 0;
+    raw::walk(|block| {
+        let class = match block.kind {
+            raw::BlockKind::Small(class) => class as c_int,
+            raw::BlockKind::Large => LARGE,
+            raw::BlockKind::Huge => HUGE,
+        };
+        let at = core::ptr::without_provenance_mut(block.address);
+        // SAFETY: the caller's.
+        told = unsafe { visit(context, at, block.size, class) };
+        told == 0
+    });
+    told
+}
+
 /// Usable bytes of a block.
 ///
 /// # Safety
@@ -125,6 +156,31 @@ pub unsafe extern "C" fn specmalloc_usable_size(pointer: *const c_void) -> usize
 #[unsafe(no_mangle)]
 pub extern "C" fn specmalloc_heap_of(pointer: *const c_void) -> usize {
     raw::heap_of(pointer.cast())
+}
+
+/// Has samples told to functions of the program's.
+///
+/// # Safety
+/// `samples` is null, or points to functions that do as the header says for as long as the process runs.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn specmalloc_on_samples(samples: *const Samples) {
+    // Reads the environment: else the first allocation of all would do so, and get a bin that is filled before it knows
+    // that its blocks are to be counted.
+    let _rate = raw::get_option("profile");
+    // SAFETY: the caller's.
+    samples::tell(unsafe { samples.as_ref() }.unwrap_or(&Samples::NONE));
+}
+
+/// Has samples be guarded blocks of another library's.
+///
+/// # Safety
+/// `guarded` points to functions that do as the header says for as long as the process runs.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn specmalloc_on_guarded(guarded: *const Guarded) {
+    // SAFETY: the caller's.
+    if let Some(guarded) = unsafe { guarded.as_ref() } {
+        guarded::have(guarded);
+    }
 }
 
 /// The library's version.

@@ -12,6 +12,8 @@
 //! - `glibc`: blocks of the malloc beside this one, and `next`: functions under names that this library takes over;
 //! - `launch`: the functions that make threads, so that a thread's start and end are known;
 //! - `process`: those by which a process changes what it is, for which there is something to do before or after;
+//! - `guarded`: samples that lie against guard pages, which another library has;
+//! - `samples`: who wants to know of the allocations that are samples;
 //! - `thread`: where a thread keeps its heap, and `raw`: the library's C interface for such threads;
 //! - `errno` and `line`: the error number, and text without allocation.
 //!
@@ -29,10 +31,13 @@
 )))]
 compile_error!("libspecmalloc.so is written for 64-bit Linux on x86-64 and aarch64");
 
+specmalloc::panic_handler!();
+
 mod control;
 mod errno;
 mod family;
 mod glibc;
+mod guarded;
 mod launch;
 mod line;
 mod loader;
@@ -40,5 +45,6 @@ mod next;
 mod operators;
 mod process;
 mod raw;
+mod samples;
 mod thread;
 mod tuning;

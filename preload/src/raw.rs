@@ -1,14 +1,15 @@
 //! The library's C interface for the threads of a preloaded program: `specmalloc::internals::api::raw` with the thread
 //! type filled in.
 
+use crate::guarded;
 use crate::thread::PreloadThread;
 use specmalloc::internals::api::raw;
 
 pub use raw::{
     OptionError, Pressure, get_option, held_bytes, honours_deepbind, on_pressure, page_size, set_option,
 };
-pub use specmalloc::Statistics;
 pub use specmalloc::internals::api::statistics::figures;
+pub use specmalloc::{BlockKind, Statistics, WalkedBlock};
 
 #[inline(always)]
 pub fn malloc(size: usize) -> *mut u8 {
@@ -55,6 +56,29 @@ pub unsafe fn usable_size(block: *mut u8) -> usize {
 
 pub fn heap_of(block: *const u8) -> usize {
     raw::heap_of::<PreloadThread>(block).map_or(0, |heap| heap + 1)
+}
+
+pub fn walk(mut visit: impl FnMut(WalkedBlock) -> bool) {
+    // Guarded blocks come where their addresses do.
+    let (mut told, mut goes_on) = (0, true);
+    raw::walk::<PreloadThread>(|block| {
+        goes_on = visit_guarded(&mut told, block.address, &mut visit) && visit(block);
+        goes_on
+    });
+    if goes_on {
+        visit_guarded(&mut told, usize::MAX, &mut visit);
+    }
+}
+
+/// Visits the guarded blocks between `told`, which is moved on, and `limit`. `false` if `visit` has said so.
+fn visit_guarded(told: &mut usize, limit: usize, visit: &mut dyn FnMut(WalkedBlock) -> bool) -> bool {
+    while let Some((address, size)) = guarded::next(*told).filter(|&(address, _)| address < limit) {
+        *told = address;
+        if !visit(WalkedBlock { address, size, kind: BlockKind::Large, blocks: 1 }) {
+            return false;
+        }
+    }
+    true
 }
 
 pub fn trim() -> bool {

@@ -5,13 +5,14 @@
 //! the address of [`NOBODY`], so that the fast paths need no test for a thread's first allocation.
 
 use crate::next::Next;
+use crate::{guarded, samples};
 use core::arch::{asm, global_asm};
 use core::ffi::{c_int, c_void};
 use core::mem::transmute;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use specmalloc::internals::global::{
-    ExitKey, Main, NOBODY, Stray, Thread, exit_thread, exit_value, was_counted,
+    ExitKey, Main, NOBODY, Sample, Stray, Thread, exit_thread, exit_value, was_counted,
 };
 use specmalloc::internals::heap::{Checked, Heap, ThreadId};
 
@@ -111,8 +112,20 @@ unsafe impl Thread for PreloadThread {
         ThreadId::new(word().addr())
     }
 
-    fn stray(address: usize) -> Option<Stray> {
-        crate::glibc::block_at(address)
+    fn stray(address: usize, is_free: bool) -> Option<Stray> {
+        guarded::block_at(address, is_free).or_else(|| crate::glibc::block_at(address))
+    }
+
+    fn guarded(size: usize, align: usize, counted: usize) -> *mut u8 {
+        guarded::allocate(size, align, counted)
+    }
+
+    fn allocated(sample: &Sample) -> u32 {
+        samples::allocated(sample)
+    }
+
+    fn freed(number: u32, sample: &Sample) {
+        samples::freed(number, sample);
     }
 
     fn call_at_exit(counted: bool) -> bool {

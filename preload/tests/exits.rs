@@ -2,7 +2,7 @@
 
 mod common;
 
-passing_cases! { "exits.c":
+waiting_cases! { "exits.c":
     main_returns,
     exit_is_called,
     quick_exit_is_called,

@@ -15,7 +15,8 @@ const C: &str = "
     dlopen dlmopen
     pthread_create thrd_create unshare setns prctl setrlimit setrlimit64 prlimit prlimit64 mlockall
     specmalloc_get_statistics specmalloc_trim specmalloc_set_option specmalloc_get_option specmalloc_usable_size
-    specmalloc_heap_of specmalloc_version specmalloc_held_bytes specmalloc_on_pressure
+    specmalloc_heap_of specmalloc_version specmalloc_held_bytes specmalloc_on_pressure specmalloc_walk
+    specmalloc_on_samples specmalloc_on_guarded
 ";
 
 const CXX: &str = "

@@ -7,4 +7,5 @@ passing_cases! { "huge.c":
     calloc_does_not_fault,
     grows_without_copies,
     refuses_without_giving_back,
+    untouched_blocks_are_not_populated,
 }

@@ -33,5 +33,5 @@ fn needs_libc_and_nothing_else_and_is_never_unloaded() {
 
 #[test]
 fn so_does_the_one_that_a_release_build_leaves() {
-    is_linked_as_it_should(&common::library::build("release"));
+    is_linked_as_it_should(&common::library::build("release", "specmalloc-preload", "libspecmalloc.so"));
 }

@@ -7,5 +7,6 @@ passing_cases! { "resident.c":
     medium_blocks,
     large_blocks,
     huge_blocks,
+    phases,
     never_negative,
 }

@@ -10,11 +10,15 @@ pub const HEAPS: usize = 32;
 /// Arenas that have a place: 2 GiB of them, as they usually are.
 pub const ARENAS: usize = 64;
 
-const HEAD: usize = 3;
+/// Huge regions that have a place.
+pub const HUGE: usize = 64;
+
+const HEAD: usize = 4;
 const HEAP: usize = size_of::<HeapDetail>() / size_of::<u64>();
 const ARENA: usize = size_of::<ArenaDetail>() / size_of::<u64>();
+const BLOCK: usize = size_of::<HugeDetail>() / size_of::<u64>();
 /// Words of it all.
-pub(super) const DETAIL_WORDS: usize = HEAD + HEAPS * HEAP + ARENAS * ARENA;
+pub(super) const DETAIL_WORDS: usize = HEAD + HEAPS * HEAP + ARENAS * ARENA + HUGE * BLOCK;
 
 const _: () = assert!(size_of::<Detail>() == DETAIL_WORDS * size_of::<u64>());
 
@@ -53,7 +57,21 @@ pub struct ArenaDetail {
     pub dirty_bytes: u64,
 }
 
-/// The heaps and arenas of a process, as they were at one time.
+/// What the region of a huge block has.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HugeDetail {
+    /// Where it begins.
+    pub base: u64,
+    /// Its bytes of address space.
+    pub bytes: u64,
+    /// Bytes that the program uses; zero if it is kept for another block.
+    pub used_bytes: u64,
+    /// Bytes from its start that may be resident.
+    pub dirty_bytes: u64,
+}
+
+/// The heaps, arenas and huge blocks of a process, as they were at one time.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Detail {
@@ -63,8 +81,11 @@ pub struct Detail {
     pub heap_count: u64,
     /// Arenas that there are.
     pub arena_count: u64,
+    /// Huge regions that were found.
+    pub huge_count: u64,
     heaps: [HeapDetail; HEAPS],
     arenas: [ArenaDetail; ARENAS],
+    huge: [HugeDetail; HUGE],
 }
 
 impl Detail {
@@ -82,17 +103,23 @@ impl Detail {
     pub fn arenas(&self) -> &[ArenaDetail] {
         &self.arenas[..ARENAS.min(self.arena_count as usize)]
     }
+
+    /// The huge regions that have a place, by ascending address.
+    pub fn huge(&self) -> &[HugeDetail] {
+        &self.huge[..HUGE.min(self.huge_count as usize)]
+    }
 }
 
 /// Fills a copy of the words.
 pub struct DetailWriter<'a> {
     words: &'a [AtomicU64; DETAIL_WORDS],
     arenas: usize,
+    huge: usize,
 }
 
 impl<'a> DetailWriter<'a> {
     pub(super) fn new(words: &'a [AtomicU64; DETAIL_WORDS], now_ns: u64) -> Self {
-        let writer = Self { words, arenas: 0 };
+        let writer = Self { words, arenas: 0, huge: 0 };
         for word in 0..HEAD + HEAPS * HEAP {
             writer.set(word, 0);
         }
@@ -153,6 +180,18 @@ impl<'a> DetailWriter<'a> {
         self.arenas += 1;
         self.set(2, self.arenas as u64);
     }
+
+    /// Adds a huge region; says whether there is a place for another.
+    pub fn huge(&mut self, region: HugeDetail) -> bool {
+        if self.huge < HUGE {
+            let HugeDetail { base, bytes, used_bytes, dirty_bytes } = region;
+            let start = HEAD + HEAPS * HEAP + ARENAS * ARENA + self.huge * BLOCK;
+            self.set_all(start, [base, bytes, used_bytes, dirty_bytes]);
+            self.huge += 1;
+        }
+        self.set(3, self.huge as u64);
+        self.huge < HUGE
+    }
 }
 
 #[cfg(test)]
@@ -175,6 +214,9 @@ mod tests {
         for _ in 0..ARENAS + 1 {
             writer.arena(arena);
         }
+        let block = HugeDetail { base: 1 << 40, bytes: 5 << 20, used_bytes: 7, dirty_bytes: 4096 };
+        let places = (0..HUGE + 1).filter(|_| writer.huge(block)).count();
+        assert_eq!(places, HUGE - 1, "the last finds the last");
         let detail = Detail::of(words.each_ref().map(|word| word.load(Ordering::Relaxed)));
         assert_eq!((detail.written_ns, detail.heap_count, detail.arena_count), (7, 4, ARENAS as u64 + 1));
         let first = HeapDetail {
@@ -190,5 +232,6 @@ mod tests {
         let last = detail.heaps[HEAPS - 1];
         assert_eq!((last.slabs, last.live_bytes, last.spare_bytes, last.possessor), (3, 30, 3, 0x2000));
         assert_eq!((detail.arenas().len(), detail.arenas()[ARENAS - 1]), (ARENAS, arena));
+        assert_eq!((detail.huge().len(), detail.huge()[HUGE - 1]), (HUGE, block));
     }
 }

@@ -1,9 +1,9 @@
 //! The figures of this process: gathered on demand, and published to a shared file when one is asked for.
 
-use super::detail::ArenaDetail;
+use super::detail::{ArenaDetail, HugeDetail};
 use super::shared_record::{SharedRecord, VARIABLE};
 use super::statistics::{Statistics, SystemCalls};
-use crate::global::{Options, Thread, environment, process, with_heap_to_free};
+use crate::global::{Options, Thread, environment, process, sample_at, with_heap_to_free};
 use crate::heap::{ArenaCensus, Census, Heap, HeapCensus};
 use crate::pal::Platform;
 use crate::region::Kind;
@@ -33,10 +33,10 @@ fn figures(census: &Census) -> Statistics {
     }
     figures.live_bytes = census.live_bytes();
     figures.live_blocks = census.live_blocks();
-    figures.cached_bytes = census.free_bytes + census.kept_bytes;
-    figures.dirty_bytes = census.dirty_bytes;
+    figures.cached_bytes = census.free_bytes + census.kept_bytes + census.behind_bytes;
+    figures.dirty_bytes = census.dirty_bytes.saturating_sub(census.spared_bytes);
     figures.reserved_bytes = census.mapped_bytes;
-    figures.metadata_bytes = census.metadata_bytes;
+    figures.metadata_bytes = census.metadata_bytes + census.record_bytes;
     figures.resident_bytes =
         figures.live_bytes + figures.cached_bytes + figures.dirty_bytes + figures.metadata_bytes;
     figures.purged_bytes = census.purged_bytes;
@@ -149,6 +149,9 @@ fn pulse_open<T: Thread>() {
     {
         record.publish(&statistics::<T>());
         publish_detail::<T>(record);
+        if let Some(rate) = record.take_asked_rate() {
+            sample_at(rate);
+        }
     }
 }
 
@@ -167,6 +170,10 @@ fn publish_detail<T: Thread>(record: &SharedRecord) {
                 let [base, bytes, claimed_bytes, dirty_bytes] =
                     [base, len, claimed_bytes, dirty_bytes].map(|figure| figure as u64);
                 detail.arena(ArenaDetail { base, bytes, claimed_bytes, dirty_bytes });
+            });
+            process().each_huge(heap, |found| {
+                let [base, bytes, used_bytes, dirty_bytes] = found.map(|figure| figure as u64);
+                detail.huge(HugeDetail { base, bytes, used_bytes, dirty_bytes })
             });
         });
     });

@@ -4,13 +4,14 @@
 //! that a freed pointer is the start of a block that was handed out and is not free, and that a block was not written
 //! while it was free. Everything else of them is out of line.
 
-use super::figures;
-use crate::base::{SMALL_MAX, class_of, is_aligned};
+use super::lookup::{look_up, usable};
+use super::{figures, samples};
+use crate::base::{SMALL_MAX, aligned_size, class_of};
 use crate::global::{
-    Stray, Thread, attach_to, enter_step, is_own, leave_step, process, tell_if_due, undo_step, with_heap,
+    Stray, Thread, attach_to, enter_step, leave_step, process, tell_if_due, undo_step, with_heap,
     with_heap_to_free, with_relief,
 };
-use crate::heap::{Along, Bin, Block, BlockKind, Checks, Heap, Piece, Place, Slab};
+use crate::heap::{Along, Bin, Block, Checks, Heap, LARGE_MAX, Piece, Place, Slab, Usage};
 use crate::pal::{Call, Misuse, Platform, broken_contract};
 use core::ptr;
 
@@ -32,8 +33,26 @@ pub fn malloc<T: Thread>(size: usize) -> *mut u8 {
 fn malloc_medium<T: Thread>(size: usize) -> *mut u8 {
     match Bin::of_granules(size) {
         Some(at) => take::<T>(size, at),
-        None => allocate::<T>(size, 1, false),
+        None => malloc_large::<T>(size),
     }
+}
+
+/// malloc for what is no block of a slab: gives a large one a run of slices that such a block of the thread's has left.
+#[inline(never)]
+fn malloc_large<T: Thread>(size: usize) -> *mut u8 {
+    let heap = T::heap();
+    if size > LARGE_MAX || process().settings().sample_rate() != 0 {
+        return allocate::<T>(size, 1, false);
+    }
+    // SAFETY: a thread's heap is one.
+    if !unsafe { enter_step::<T>(heap) } {
+        return malloc_refused::<T>(size, heap);
+    }
+    // SAFETY: the thread possesses its heap and is inside, or it is NOBODY or EXITED, which keep nothing.
+    let block = process().reuse_large(unsafe { (*heap).claimant() }, size);
+    // SAFETY: as above.
+    unsafe { leave_step::<T>(heap) };
+    if block.is_null() { allocate::<T>(size, 1, false) } else { block }
 }
 
 /// The block that was freed last of those in the bin that lies `at` words from the first, which serves `size` bytes.
@@ -121,11 +140,15 @@ fn free_beyond<T: Thread>(block: *mut Block, slab: &Slab, heap: *const Heap) {
 #[inline(never)]
 fn malloc_slow<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
     let class = class_of(size);
+    // SAFETY: a thread's heap is one.
+    if unsafe { samples::are_counted(heap) } {
+        return samples::malloc_counted::<T>(size, class, heap);
+    }
     // SAFETY: as in `take`; NOBODY and EXITED have no slab. A list that is still there has a block on it that was
     // written while it was free, as `pop` will tell.
     let block = unsafe {
         let own = &*heap;
-        let is_filled = !own.has_none(class) || !own.has_mail() && own.take_over(class);
+        let is_filled = !own.has_none(class) || !own.has_mail() && own.take_over(class).is_some();
         if is_filled { own.pop::<T::Checks>(class) } else { ptr::null_mut() }
     };
     // SAFETY: as above.
@@ -152,6 +175,9 @@ fn malloc_refused<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
 unsafe fn free_slow<T: Thread>(block: *mut u8, heap: *const Heap) {
     // SAFETY: the thread possesses its heap and is inside, or it has no blocks; the block is the caller's to give.
     unsafe {
+        if block.is_null() {
+            return leave_step::<T>(heap);
+        }
         match (*heap).free_along::<T::Checks>(block.cast()) {
             Along::Freed => leave_step::<T>(heap),
             Along::ToSend(piece) => send_along::<T>(heap, piece),
@@ -206,6 +232,17 @@ unsafe fn free_lost<T: Thread>(block: *mut u8, heap: *const Heap) {
                     }
                 };
             }
+            if slab.usage() == Usage::Large && slab.base() == address {
+                drop(section);
+                // SAFETY: the thread is inside its heap, and the large block is the caller's to give.
+                return unsafe {
+                    let is_kept = slab.sample() == 0 && process().keep_large(own.claimant(), slab);
+                    leave_step::<T>(heap);
+                    if !is_kept {
+                        free_at::<T>(block.cast(), Place::Large(slab));
+                    }
+                };
+            }
         }
     }
     // SAFETY: the caller's.
@@ -231,7 +268,8 @@ unsafe fn free_anywhere<T: Thread>(block: *mut u8) {
     if block.is_null() {
         return;
     }
-    let place = match find::<T>(Call::Free, block) {
+    // Not by one load: `free` has tried that.
+    let place = match look_up::<T>(Call::Free, block) {
         Ok(place) => place,
         // SAFETY: the caller's: the block is another allocator's to free.
         Err(stray) => return unsafe { free_stray(block, stray) },
@@ -241,6 +279,18 @@ unsafe fn free_anywhere<T: Thread>(block: *mut u8) {
         && let Some(owner) = unsafe { slab.owner().as_ref() }
     {
         attach_to::<T>(owner);
+    }
+    // SAFETY: the caller's.
+    unsafe { free_at::<T>(block, place) }
+}
+
+/// Frees a block outside a step.
+///
+/// # Safety
+/// The block is live, lies at `place`, and is the caller's to give.
+unsafe fn free_at<T: Thread>(block: *mut u8, place: Place) {
+    if place.sample() != 0 {
+        samples::freed::<T>(place, block, samples::NO_CALLER);
     }
     with_heap_to_free::<T, _>(Options::NONE, |heap| match (heap, place) {
         // SAFETY: as below. In a borrowed heap nothing waits.
@@ -260,58 +310,28 @@ unsafe fn free_anywhere<T: Thread>(block: *mut u8) {
     figures::pulse::<T>();
 }
 
-/// Finds what holds the block, here or in another allocator; for any other pointer ends the process with a message.
-fn find<T: Thread>(call: Call, block: *mut u8) -> Result<Place, Stray> {
-    let address = block.expose_provenance();
-    match in_section::<T, _>(|| process().place(address)) {
-        Ok(place) => Ok(place),
-        Err(misuse) => match T::stray(address).filter(|_| misuse == Misuse::Foreign) {
-            Some(stray) => Err(stray),
-            None => broken_contract(misuse, call, address),
-        },
-    }
-}
-
-/// Looks at something in a reader section: in a step of the thread's own heap, or else as a guest.
-#[inline]
-fn in_section<T: Thread, R>(look: impl FnOnce() -> R) -> R {
-    let heap = T::heap();
-    if is_own(heap) {
-        // SAFETY: the thread possesses its heap, which lives forever; inside, it is alone there.
-        unsafe {
-            if enter_step::<T>(heap) {
-                let section = (*heap).section(process());
-                let seen = look();
-                drop(section);
-                leave_step::<T>(heap);
-                return seen;
-            }
-            undo_step::<T>(heap);
-        }
-    }
-    let _section = process().space().rcu().enter_guest();
-    look()
-}
-
 /// Gives another allocator's block back to it.
 ///
 /// # Safety
 /// The caller hands over the block, which `stray` was found for.
 #[cold]
-unsafe fn free_stray(block: *mut u8, stray: Stray) {
+pub(super) unsafe fn free_stray(block: *mut u8, stray: Stray) {
     if let Some(free) = stray.free {
         // SAFETY: the caller's; it is a block of the allocator that this function belongs to.
         unsafe { free(block.cast()) };
     }
 }
 
-/// A block of `class`, which serves `size` bytes, by a thread that has none at hand.
+/// A block of `class`, which serves `size` bytes, by a thread that has none at hand and is not sampled.
 #[inline(never)]
 fn allocate_small<T: Thread>(size: usize, class: usize) -> *mut u8 {
     let block = with_heap::<T, _>(Options::NONE, |heap| match heap {
         // SAFETY: the heap is possessed here.
-        Some(heap) => unsafe { process().try_allocate_small::<T::Checks>(heap, class) },
-        None => ptr::null_mut(),
+        // (The first allocation of all finds out about sampling only now, and is counted below.)
+        Some(heap) if process().settings().sample_rate() == 0 => unsafe {
+            process().try_allocate_small::<T::Checks>(heap, class)
+        },
+        _ => ptr::null_mut(),
     });
     if block.is_null() {
         return allocate::<T>(size, 1, false);
@@ -332,6 +352,9 @@ fn allocate_once<T: Thread>(size: usize, align: usize, zero: bool) -> *mut u8 {
 
 #[inline(never)]
 fn allocate<T: Thread>(size: usize, align: usize, zero: bool) -> *mut u8 {
+    if process().settings().sample_rate() != 0 {
+        return samples::allocate::<T>(size, align, zero, samples::NO_CALLER);
+    }
     if size > isize::MAX as usize {
         return out_of_memory();
     }
@@ -343,7 +366,7 @@ fn allocate<T: Thread>(size: usize, align: usize, zero: bool) -> *mut u8 {
 
 /// Null, with the error number that C asks for.
 #[cold]
-fn out_of_memory() -> *mut u8 {
+pub(super) fn out_of_memory() -> *mut u8 {
     // SAFETY: libc returns with the address of this thread's errno.
     unsafe { *libc::__errno_location() = libc::ENOMEM };
     ptr::null_mut()
@@ -368,97 +391,11 @@ pub fn calloc<T: Thread>(count: usize, size: usize) -> *mut u8 {
 #[inline]
 pub fn aligned<T: Thread>(align: usize, size: usize) -> *mut u8 {
     debug_assert!(align.is_power_of_two());
-    allocate::<T>(size, align, false)
-}
-
-/// realloc, for a `size` above zero: the block with `size` bytes, moved if need be, or null with `ENOMEM` and the block
-/// as it was. A null block makes it [`malloc`].
-///
-/// # Safety
-/// `block` is null or a live block of this allocator.
-pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
-    if block.is_null() {
-        return malloc::<T>(size);
+    match aligned_size(size, align) {
+        // All blocks of the class are aligned.
+        Some(size) => malloc::<T>(size),
+        None => allocate::<T>(size, align, false),
     }
-    let place = match find::<T>(Call::Realloc, block) {
-        Ok(place) => place,
-        // SAFETY: the caller hands over the block, which is another allocator's to free.
-        Err(stray) => unsafe {
-            return move_to::<T>(block, stray.usable, size, |block| free_stray(block, stray));
-        },
-    };
-    let usable = place.usable();
-    // A block that fits and wastes less than half stays. (A block of a slab has no smaller form worth a copy below 64.)
-    let fits = size <= usable && (size >= usable / 2 || usable <= 64);
-    let stays = match (place, BlockKind::of(size, 1)) {
-        (Place::Slab(_), _) => fits.then_some(block),
-        // A large block that stays is told its size, too.
-        (Place::Large(_), kind) if kind != BlockKind::Large && !fits => None,
-        (Place::Huge(_), kind) if kind != BlockKind::Huge => None,
-        _ => with_heap::<T, _>(Options::NONE, |heap| {
-            // SAFETY: the heap is possessed here, the block is the caller's, the kinds agree or the block fits.
-            heap.and_then(|heap| unsafe { process().resize(heap, place, size, page_aligned(block)) })
-        }),
-    };
-    if let Some(stays) = stays {
-        tell_if_due::<T>(size);
-        return stays;
-    }
-    // SAFETY: the caller hands over the block.
-    let moved = unsafe { move_to::<T>(block, usable, size, |block| free::<T>(block)) };
-    // Without memory for a smaller one, this one will do.
-    if moved.is_null() && size <= usable { block } else { moved }
-}
-
-/// A block of `size` bytes with what the one at `block`, which holds `usable` bytes, begins with; that one is freed.
-/// Null without memory, and the block as it was.
-///
-/// # Safety
-/// The caller hands over the block, which `free` may be called with.
-unsafe fn move_to<T: Thread>(
-    block: *mut u8,
-    usable: usize,
-    size: usize,
-    free: impl FnOnce(*mut u8),
-) -> *mut u8 {
-    let moved = malloc::<T>(size);
-    if !moved.is_null() {
-        // SAFETY: two live blocks, both at least as long as what is copied.
-        unsafe { ptr::copy_nonoverlapping(block, moved, size.min(usable)) };
-        free(block);
-    }
-    moved
-}
-
-/// The alignment that a huge block keeps when it moves: a page. (realloc promises no more than malloc.)
-fn page_aligned(block: *mut u8) -> usize {
-    debug_assert!(is_aligned(block.addr(), process().page_size()));
-    process().page_size()
-}
-
-/// Bytes that the block can hold; zero for null.
-///
-/// # Safety
-/// `block` is null or a live block of this allocator.
-pub unsafe fn usable_size<T: Thread>(block: *mut u8) -> usize {
-    if block.is_null() { 0 } else { usable::<T>(Call::UsableSize, block) }
-}
-
-/// Bytes that the block, which is not null, can hold.
-fn usable<T: Thread>(call: Call, block: *mut u8) -> usize {
-    find::<T>(call, block).map_or_else(|stray| stray.usable, |place| place.usable())
-}
-
-/// The heap that the block goes home to: a number, or `None` for large and huge blocks and foreign pointers. Any
-/// pointer may be asked about, also one that another thread frees meanwhile.
-pub fn heap_of<T: Thread>(block: *const u8) -> Option<usize> {
-    with_heap::<T, _>(Options::NONE, |heap| {
-        // The section keeps the arena, should the pointer lead to one, whatever becomes of the block.
-        let _section = heap?.section(process());
-        let Ok(Place::Slab(slab)) = process().place(block.addr()) else { return None };
-        // SAFETY: null, or a heap, which lives forever.
-        unsafe { slab.owner().as_ref() }.map(|owner| owner.index() as usize)
-    })
 }
 
 /// Frees a block whose size the caller says it knows; a size that is not the block's ends the process.
@@ -489,3 +426,6 @@ pub fn page_size() -> usize {
 }
 
 pub use super::figures::{finish_shared, open_shared, statistics};
+pub use super::lookup::{heap_of, usable_size};
+pub use super::resizing::realloc;
+pub use super::walk::walk;

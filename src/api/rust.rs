@@ -1,7 +1,11 @@
 //! The Rust interface: a global allocator whose fast path is inlined into the caller.
 
 use super::figures;
+#[cfg(feature = "profile")]
+use super::samples;
 use super::statistics::Statistics;
+#[cfg(feature = "profile")]
+use crate::global::Sample;
 use crate::global::{
     ExitKey, NOBODY, Options, Thread, exit_thread, process, tell_if_due, thread_found, was_counted,
     with_heap, with_heap_to_free, with_relief,
@@ -84,6 +88,16 @@ unsafe impl Thread for RustThread {
     fn call_at_exit(counted: bool) -> bool {
         EXIT.arm(counted)
     }
+
+    #[cfg(feature = "profile")]
+    fn allocated(sample: &Sample) -> u32 {
+        specmalloc_samples::allocated(&super::profile::told(sample))
+    }
+
+    #[cfg(feature = "profile")]
+    fn freed(number: u32, sample: &Sample) {
+        specmalloc_samples::freed(number, &super::profile::told(sample));
+    }
 }
 
 impl SpecMalloc {
@@ -111,6 +125,14 @@ impl SpecMalloc {
     /// Whether a process with several threads gets a helper thread that gives memory back by age. Default: yes.
     pub const fn helper(mut self, on: bool) -> SpecMalloc {
         self.options.helper = Some(on);
+        self
+    }
+
+    /// Whether that thread looks, once a second while something is free and resident, at what the system and the control
+    /// group say of memory, and gives back what is free when it is scarce: it opens files then, in a table of its own,
+    /// which a filter of system calls may not allow. Default: no. (The preload library does, until a filter comes.)
+    pub const fn pressure(mut self, on: bool) -> SpecMalloc {
+        self.options.pressure = Some(on);
         self
     }
 
@@ -210,6 +232,13 @@ impl SpecMalloc {
     #[cold]
     #[inline(never)]
     fn allocate_slow(&self, layout: Layout, zero: bool) -> *mut u8 {
+        #[cfg(feature = "profile")]
+        // SAFETY: a thread's heap is one.
+        if unsafe { samples::are_counted(RustThread::heap()) } {
+            let frame = 0_u8;
+            let caller = (&raw const frame).addr();
+            return samples::allocate::<RustThread>(layout.size(), layout.align(), zero, caller);
+        }
         let once = || self.allocate_once(layout, zero);
         let block = with_relief::<RustThread>(layout.size(), once, once);
         figures::pulse::<RustThread>();
@@ -220,6 +249,11 @@ impl SpecMalloc {
     #[inline(never)]
     unsafe fn free_slow(&self, block: *mut u8, layout: Layout) {
         let place = self.place(block, layout);
+        #[cfg(feature = "profile")]
+        if place.sample() != 0 {
+            let frame = 0_u8;
+            samples::freed::<RustThread>(place, block, (&raw const frame).addr());
+        }
         let is_first = ptr::eq(RustThread::heap(), &raw const NOBODY);
         with_heap_to_free::<RustThread, _>(&self.options, |heap| match (heap, place) {
             // SAFETY: the block is the caller's; the heap is possessed here.
@@ -332,6 +366,10 @@ impl SpecMalloc {
     unsafe fn realloc_slow(&self, block: *mut u8, layout: Layout, size: usize, same_kind: bool) -> *mut u8 {
         if same_kind {
             let place = self.place(block, layout);
+            #[cfg(feature = "profile")]
+            let (frame, is_counted) = (0_u8, process().settings().sample_rate() != 0);
+            #[cfg(feature = "profile")]
+            let lifted = samples::lift(place, block, (&raw const frame).addr());
             let stays = with_heap::<RustThread, _>(&self.options, |heap| {
                 // SAFETY: the heap is possessed here, the block is the caller's, and the kinds agree: equal kinds that
                 // are not of one class are large or huge.
@@ -339,8 +377,14 @@ impl SpecMalloc {
             });
             if let Some(stays) = stays {
                 tell_if_due::<RustThread>(size);
+                #[cfg(feature = "profile")]
+                if is_counted || lifted.is_some() {
+                    samples::resized::<RustThread>(lifted, stays, size, (&raw const frame).addr());
+                }
                 return stays;
             }
+            #[cfg(feature = "profile")]
+            samples::put_back(place, lifted);
         }
         // SAFETY: the caller's: `size` is not zero and does not overflow when rounded up to the alignment.
         unsafe {

@@ -26,7 +26,7 @@ pub const VARIABLE: &CStr = c"SPECMALLOC_STATS";
 pub const CAPACITY: usize = 4096;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"specstat");
-const VERSION: u64 = 2;
+const VERSION: u64 = 4;
 
 /// How those map the file that write to it.
 const BOTH: c_int = libc::PROT_READ | libc::PROT_WRITE;
@@ -52,11 +52,13 @@ struct Record {
     started_ns: AtomicU64,
     state: AtomicU64,
     name: [AtomicU64; 2],
+    /// The sample rate that another process asks for, and one more; zero for none.
+    asked_rate: AtomicU64,
     figures: Publication<WORDS>,
     detail: Publication<DETAIL_WORDS>,
 }
 
-const _: () = assert!(size_of::<Header>() == 64 && offset_of!(Record, figures) == 40);
+const _: () = assert!(size_of::<Header>() == 64 && offset_of!(Record, figures) == 48);
 
 /// What one process wrote: the reader's view of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +198,13 @@ impl SharedRecord {
         self.own().is_some_and(|record| record.detail.publish_by(by))
     }
 
+    /// The sample rate that another process has asked for since the last time.
+    pub fn take_asked_rate(&self) -> Option<usize> {
+        // Relaxed: a number on its own.
+        let asked = self.own()?.asked_rate.swap(0, Ordering::Relaxed);
+        asked.checked_sub(1).map(|rate| rate as usize)
+    }
+
     /// Publishes the last figures and notes that the process is ending by itself.
     pub fn finish(&self, statistics: &Statistics) {
         self.publish(statistics);
@@ -261,10 +270,25 @@ impl StatisticsFile {
 
     /// Opens a file that another process has made, to read it only.
     pub fn open(path: &CStr) -> Result<Self, Errno> {
+        Self::open_for(path, libc::O_RDONLY, libc::PROT_READ)
+    }
+
+    /// Asks a process that publishes into the file at `path` to sample its allocations, one for `rate` bytes on average;
+    /// zero for none. It does so when it publishes next. `ESRCH` if it has no record.
+    pub fn ask_rate(path: &CStr, pid: u32, rate: usize) -> Result<(), Errno> {
+        let file = Self::open_for(path, libc::O_RDWR, BOTH)?;
+        let own = file.written().filter(|(_, process)| *process as u32 == pid);
+        let (record, _) = own.last().ok_or(Errno(libc::ESRCH))?;
+        // Relaxed: a number on its own.
+        record.asked_rate.store(rate as u64 + 1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn open_for(path: &CStr, how: c_int, access: c_int) -> Result<Self, Errno> {
         // SAFETY: `path` ends in a zero byte.
-        let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK) };
+        let fd = unsafe { libc::open(path.as_ptr(), how | libc::O_CLOEXEC | libc::O_NONBLOCK) };
         let fd = Descriptor::new(fd)?;
-        let file = Mapped::new(&fd, check(&fd)?, libc::PROT_READ)?;
+        let file = Mapped::new(&fd, check(&fd)?, access)?;
         Ok(Self { file, fd })
     }
 
@@ -372,111 +396,4 @@ fn last_error() -> Errno {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::ffi::CString;
-    use std::os::unix::fs::{FileExt, MetadataExt};
-
-    fn path(file: &StatisticsFile) -> CString {
-        CString::new(format!("/proc/{}/fd/{}", std::process::id(), file.fd())).unwrap()
-    }
-
-    fn figures(live: u64) -> Statistics {
-        Statistics { live_bytes: live, ..Statistics::new() }
-    }
-
-    #[test]
-    fn what_is_published_is_read() {
-        let file = StatisticsFile::create(4).unwrap();
-        assert_eq!((file.claimed(), file.records().count()), (0, 0));
-        let record = SharedRecord::open(&path(&file)).unwrap();
-        let before = file.records().next().unwrap();
-        assert_eq!((before.pid, before.finished, before.statistics), (std::process::id(), false, None));
-        assert!(record.publish(&figures(7)));
-        record.finish(&figures(9));
-        let after: Vec<_> = file.records().collect();
-        assert_eq!(after.len(), 1);
-        assert_eq!((after[0].finished, after[0].statistics), (true, Some(figures(9))));
-        let name = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
-        assert!(after[0].name.starts_with(name.trim_end().as_bytes()));
-    }
-
-    #[test]
-    fn a_reader_opens_the_file_and_sees_the_detail_of_the_last_program() {
-        let file = StatisticsFile::create(4).unwrap();
-        let (before, record) =
-            (SharedRecord::open(&path(&file)).unwrap(), SharedRecord::open(&path(&file)).unwrap());
-        let reader = StatisticsFile::open(&path(&file)).unwrap();
-        assert_eq!(reader.detail(std::process::id()), None);
-        before.publish_detail(|detail| detail.heap(0, 1, 0, 0, false));
-        record.publish_detail(|detail| {
-            detail.heap(0, 7, 64, 1, true);
-            detail.share(0, 100, 28);
-        });
-        let detail = reader.detail(std::process::id()).unwrap();
-        assert_eq!((detail.heap_count, detail.arena_count, detail.heaps().len()), (1, 0, 1));
-        assert_eq!((detail.heaps()[0].possessor, detail.heaps()[0].live_bytes), (7, 100));
-        assert_eq!((reader.records().count(), reader.detail(1)), (2, None));
-        assert_eq!(StatisticsFile::open(c"/dev/null").err(), Some(Errno(libc::EINVAL)));
-    }
-
-    #[test]
-    fn a_killed_child_of_fork_has_its_own_record_and_figures() {
-        let file = StatisticsFile::create(4).unwrap();
-        let record = SharedRecord::open(&path(&file)).unwrap();
-        record.publish(&figures(1));
-        let last = figures(2);
-        // SAFETY: the child only calls async-signal-safe functions and never returns.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            record.after_fork();
-            record.publish(&last);
-            // SAFETY: ends the child.
-            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
-        }
-        let mut status = 0;
-        // SAFETY: `status` is valid for the write.
-        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-        let records: Vec<_> = file.records().collect();
-        assert_eq!((records[0].pid, records[0].statistics), (std::process::id(), Some(figures(1))));
-        assert_eq!((records[1].pid, records[1].parent), (child as u32, std::process::id()));
-        assert_eq!((records[1].name, records[1].finished), (records[0].name, false));
-        assert_eq!(records[1].statistics, Some(figures(2)));
-    }
-
-    #[test]
-    fn processes_beyond_the_capacity_are_counted_and_do_no_harm() {
-        let file = StatisticsFile::create(1).unwrap();
-        let first = SharedRecord::open(&path(&file)).unwrap();
-        let second = SharedRecord::open(&path(&file)).unwrap();
-        assert!(first.publish(&figures(1)) && !second.publish(&figures(2)));
-        second.finish(&figures(2));
-        assert_eq!((file.claimed(), file.records().count()), (2, 1));
-        assert_eq!(file.records().next().unwrap().statistics, Some(figures(1)));
-    }
-
-    #[test]
-    fn other_files_are_refused_and_no_descriptor_stays() {
-        let refused = |path: &CStr| SharedRecord::open(path).err();
-        assert_eq!(refused(c"/proc/self/no such file"), Some(Errno(libc::ENOENT)));
-        assert_eq!(refused(c"/dev/null"), Some(Errno(libc::EINVAL)));
-        assert_eq!(refused(c"/proc/self/comm"), Some(Errno(libc::EINVAL)));
-        let file = StatisticsFile::create(1).unwrap();
-        let inode = |path: &std::path::Path| std::fs::metadata(path).map(|file| file.ino()).ok();
-        let ours = inode(path(&file).to_str().unwrap().as_ref());
-        let descriptors = || {
-            let links = std::fs::read_dir("/proc/self/fd").unwrap();
-            links.filter(|link| inode(&link.as_ref().unwrap().path()) == ours).count()
-        };
-        let _record = SharedRecord::open(&path(&file)).unwrap();
-        assert_eq!(descriptors(), 1, "the maker's own, and no other");
-        // A file of the right layout and the wrong length: the header of a larger one.
-        let mut head = [0; 64];
-        let maker = std::fs::File::open(path(&file).to_str().unwrap()).unwrap();
-        maker.read_exact_at(&mut head, 0).unwrap();
-        let short = std::env::temp_dir().join(format!("specmalloc-short-{}", std::process::id()));
-        std::fs::write(&short, head).unwrap();
-        assert_eq!(refused(&CString::new(short.to_str().unwrap()).unwrap()), Some(Errno(libc::EINVAL)));
-        std::fs::remove_file(short).unwrap();
-    }
-}
+mod tests;

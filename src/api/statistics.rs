@@ -58,7 +58,8 @@ pub struct Statistics {
     pub live_bytes: u64,
     /// Blocks handed out and not freed.
     pub live_blocks: u64,
-    /// Bytes of free blocks inside slabs and of huge blocks kept for reuse.
+    /// Bytes of free blocks inside slabs, of huge blocks kept for reuse, and of what is behind blocks in their last pages
+    /// and is resident with them.
     pub cached_bytes: u64,
     /// Bytes of free slices that may still be resident.
     pub dirty_bytes: u64,
@@ -95,7 +96,7 @@ pub struct Statistics {
     pub calls: SystemCalls,
     /// The three bets.
     pub bets: Bets,
-    /// Bytes of the allocator's own records, outside arenas.
+    /// Bytes of the allocator's own records.
     pub metadata_bytes: u64,
     /// One entry per size class, smallest first.
     pub classes: [ClassStatistics; CLASSES],

@@ -59,6 +59,13 @@ impl ClassInfo {
 #[inline(always)]
 pub const fn class_of(size: usize) -> usize {
     debug_assert!(size <= SMALL_MAX);
+    step_of(size)
+}
+
+/// The number of the class whose blocks would hold `size` bytes if classes went on beyond [`SMALL_MAX`] as they do
+/// below it. So lengths of one step differ by an eighth at most.
+#[inline(always)]
+pub const fn step_of(size: usize) -> usize {
     if size <= LINEAR_MAX {
         return if size == 0 { 0 } else { (size - 1) / MIN_BLOCK };
     }
@@ -79,11 +86,21 @@ pub const fn class_of_aligned(size: usize, align: usize) -> Option<usize> {
     if align <= MIN_BLOCK {
         return if size <= SMALL_MAX { Some(class_of(size)) } else { None };
     }
+    match aligned_size(size, align) {
+        Some(size) => Some(class_of(size)),
+        None => None,
+    }
+}
+
+/// `size`, one at least, as a multiple of `align`, a power of two: what a class for aligned blocks has to hold. `None`
+/// if only a run of slices can.
+#[inline(always)]
+pub const fn aligned_size(size: usize, align: usize) -> Option<usize> {
     if size > SMALL_MAX || align > SMALL_MAX {
         return None;
     }
     let rounded = (if size == 0 { 1 } else { size } + align - 1) & !(align - 1);
-    if rounded <= SMALL_MAX { Some(class_of(rounded)) } else { None }
+    if rounded <= SMALL_MAX { Some(rounded) } else { None }
 }
 
 /// Bytes in a block of `class`.

@@ -12,7 +12,7 @@ use crate::rcu::Section;
 use crate::region::Region;
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::{Bound, Deref, RangeBounds};
+use std::ops::{Deref, RangeBounds};
 use std::slice;
 use std::sync::Arc;
 
@@ -121,19 +121,10 @@ impl Pin {
     /// # Panics
     /// If the range does not lie in the pin, as slices do.
     pub fn slice(&self, range: impl RangeBounds<usize>) -> Pin {
-        let from = match range.start_bound() {
-            Bound::Included(&from) => from,
-            Bound::Excluded(&before) => before + 1,
-            Bound::Unbounded => 0,
-        };
-        let to = match range.end_bound() {
-            Bound::Included(&last) => last + 1,
-            Bound::Excluded(&to) => to,
-            Bound::Unbounded => self.len,
-        };
-        let len = self[from..to].len();
+        let bytes = &self[(range.start_bound().cloned(), range.end_bound().cloned())];
+        let (from, len) = (bytes.as_ptr().addr() - self.start.addr(), bytes.len());
         let mut part = self.clone();
-        // SAFETY: inside the pin's bytes, as the line above found out.
+        // SAFETY: inside the pin's bytes, as the slice is.
         part.start = unsafe { self.start.add(from) };
         part.len = len;
         part

@@ -9,11 +9,15 @@ use crate::region::Region;
 use memmap2::MmapOptions;
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::{io, ptr};
 
 /// Address space behind a file's end, where nothing else is said.
 const LEAST_HEADROOM: usize = 64 << 10;
 const MOST_HEADROOM: usize = 1 << 30;
+
+/// Bytes of a huge page: a mapping that can have one begins accordingly.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// Mappings tried where the system places them in what another region leaves of its last granule.
 const TRIES: usize = 8;
@@ -107,26 +111,60 @@ fn try_map(
         }
     };
     let base = start.expose_provenance() - lead;
+    let first = options.offset as usize - lead;
+    let base = if mode == Mode::Read && bytes >= HUGE_PAGE { aligned(base, span, first) } else { base };
     // SAFETY: mapped just now, whole pages of the file's, and left to the space from here on.
     unsafe { process().space().adopt_file(base, span, options.offset as usize, bytes) }
         .map_err(|error| (error, Some(base)))
 }
 
-/// How far behind its base the bytes of a region begin.
-#[inline(always)]
-fn lead_of(region: &'static Region) -> usize {
-    region.file().offset() & (process().space().os().page_size() - 1)
+/// Moves a mapping of `span` bytes at `base`, which nobody knows yet, to where the offset in the file, `first`, and the
+/// address are alike within a huge page: only then can the system map one. Where that cannot be it stays.
+fn aligned(base: usize, span: usize, first: usize) -> usize {
+    let page = process().space().os().page_size();
+    let lacks = |at: usize| first.wrapping_sub(at) % HUGE_PAGE;
+    let Some(room) = span.checked_add(HUGE_PAGE) else { return base };
+    // (Files of huge pages lie so.)
+    if lacks(base) == 0 || !HUGE_PAGE.is_multiple_of(page) {
+        return base;
+    }
+    let os = process().space().os();
+    let Ok(reserved) = os.map(None, room, Access::None) else { return base };
+    let target = reserved + lacks(reserved);
+    // SAFETY: the mapping is the caller's, and the kernel puts it, of the same length, inside what was reserved above.
+    let moved = unsafe {
+        libc::mremap(
+            ptr::with_exposed_provenance_mut(base),
+            span,
+            span,
+            libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
+            ptr::with_exposed_provenance_mut::<libc::c_void>(target),
+        )
+    };
+    let is_moved = moved != libc::MAP_FAILED;
+    let rest = if is_moved {
+        [reserved..target, target + span..reserved + room]
+    } else {
+        [reserved..reserved + room, 0..0]
+    };
+    for Range { start: from, end: to } in rest {
+        if from < to {
+            // SAFETY: reserved above, and nobody's. If the system refuses, it stays.
+            let _ = unsafe { os.unmap(from, to - from) };
+        }
+    }
+    if is_moved { target } else { base }
 }
 
 /// The bytes of a region, as many as there are now. Whoever asks holds the region.
 #[inline(always)]
 pub(super) fn bytes_of(region: &'static Region) -> (*mut u8, usize) {
-    (ptr::with_exposed_provenance_mut(region.base() + lead_of(region)), region.file().bytes())
+    (ptr::with_exposed_provenance_mut(region.file().start()), region.file().bytes())
 }
 
 /// How many bytes the region can hold.
 pub(super) fn room_of(region: &'static Region) -> usize {
-    region.len() - lead_of(region)
+    region.base() + region.len() - region.file().start()
 }
 
 /// The system's "no memory" for a mapping: most often it is the number of mappings that is short.

@@ -13,7 +13,7 @@ mod mapping;
 mod open;
 mod options;
 mod region;
-mod section;
+pub(crate) mod section;
 mod source;
 mod system;
 
@@ -25,7 +25,7 @@ pub use options::FileOptions;
 pub use region::{FileRegion, Reopened, Unmapped};
 pub use source::memfd;
 
-#[cfg(feature = "heaps")]
+#[cfg(any(feature = "heaps", feature = "paging"))]
 pub(crate) use mapping::no_memory;
 #[cfg(feature = "heaps")]
 pub(crate) use section::slot;

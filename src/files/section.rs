@@ -35,7 +35,7 @@ impl Drop for Hold {
 
 /// Enters a section. Without a slot, at the end of a thread, as a guest.
 #[inline(always)]
-pub(super) fn enter() -> Section<'static> {
+pub(crate) fn enter() -> Section<'static> {
     // SAFETY: null, or a slot, which lives forever.
     match unsafe { SLOT.get().as_ref() } {
         // SAFETY: attached, and the calling thread's.

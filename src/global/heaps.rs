@@ -16,6 +16,7 @@
 //! [`thread_found`](super::thread_found)).
 
 use super::fork;
+use super::lookout;
 use super::options::Options;
 use super::presence;
 use super::process::{learn_limits_if_large, process};
@@ -60,7 +61,10 @@ fn with<T: Thread, R, const ARMS: bool>(options: &Options, body: impl FnOnce(Opt
     result
 }
 
-fn enter_or_readmit<T: Thread>(own: &Heap) -> bool {
+/// Begins a step in the calling thread's own heap, past marks that stand for no visitor. `false` if it is not to be had
+/// now; then nothing is owed. Ended by [`leave_step`](super::leave_step).
+#[inline]
+pub fn enter_or_readmit<T: Thread>(own: &Heap) -> bool {
     !T::GUARDED || own.gate().enter() || process().readmit(own, T::id())
 }
 
@@ -160,6 +164,7 @@ fn hook<T: Thread>(counted: bool, call_at_exit: fn(bool) -> bool) -> bool {
 /// At load, in the first thread: arms it, even if it never allocates.
 pub fn begin_process<T: Thread>() {
     prepare();
+    lookout::heed_by_default();
     arm::<T>(!T::ANNOUNCED);
 }
 
@@ -170,9 +175,9 @@ pub fn begin_thread<T: Thread>() {
     }
 }
 
-/// Gives the calling thread's heap up, after what is free in it: slabs that hold blocks stay with the heap, for the
-/// next thread that possesses it or frees those blocks. What the thread allocates and frees afterwards goes through
-/// borrowed heaps, whether it had one of its own or not.
+/// Gives the calling thread's heap up: slabs that hold blocks stay with it, for the next thread that possesses it or
+/// frees those blocks, and what is free stays as far as the helper looks after it (`heap::lives::visits`). What the
+/// thread allocates and frees afterwards goes through borrowed heaps, whether it had one of its own or not.
 pub fn exit_thread<T: Thread>(counted: bool) {
     fork::notice();
     let heap = loop {
@@ -192,7 +197,7 @@ pub fn exit_thread<T: Thread>(counted: bool) {
         if T::GUARDED {
             process().leave_heap::<T::Checks>(heap, T::id());
         } else {
-            process().abandon::<T::Checks>(heap);
+            process().abandon::<T::Checks>(heap, T::id());
         }
     }
     if counted {

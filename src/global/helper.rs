@@ -10,10 +10,12 @@
 
 use super::fork;
 use super::heaps::{arm, with_heap};
+use super::lookout::Lookout;
 use super::options::Options;
 use super::presence::{self, NUMBER, is_allowed};
 use super::process::{learn_limits, process};
 use super::thread::{EXITED, NOBODY, Thread};
+use crate::heap::HelperState;
 use crate::pal::Platform;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use core::ffi::c_void;
@@ -22,13 +24,14 @@ use core::ptr;
 
 /// Milliseconds between two looks at which threads are idle.
 const WATCH_MS: u32 = 1000;
-/// Milliseconds that the helper stays when one thread is left: one that comes soon finds it.
+/// Milliseconds between two looks of the helper at whether it is to stay where one thread is left; and for how long none
+/// may begin before it is not: with the rounds below a tick.
 const LINGER_MS: u32 = 20;
-/// How often it gives back what the last thread has freed, before it ends: at least, which is a tick together with the
-/// above, and for as long as that one goes on, at most, which is a second. And the milliseconds in between.
-const LEAST_ROUNDS: usize = 4;
+const ALONE_MS: u32 = 80;
+/// How often it gives back what the last thread has freed, before it ends: at least, and for as long as that one goes
+/// on, at most, which is a second.
+const LEAST_ROUNDS: usize = 2;
 const MOST_ROUNDS: usize = 50;
-const ROUND_MS: u32 = 20;
 /// Bytes of stack: what the C library calls at the end of a process, if this is the last thread, has to fit in, too.
 const STACK: usize = 256 << 10;
 /// Words of a set of processors, for 1,024 of them.
@@ -68,7 +71,7 @@ pub fn thread_made<T: Thread, R>(make: impl FnOnce() -> R, is_made: impl FnOnce(
     presence::thread_begins();
     let made = make();
     if is_made(&made) {
-        start_helper::<T>();
+        start_if::<T>(HelperState::starts_for_another);
     } else {
         presence::thread_ends();
     }
@@ -83,7 +86,12 @@ pub fn thread_found<T: Thread>() {
 
 /// Starts the helper if one is wanted and there is none. Only where no lock of the C library can be held.
 pub fn start_helper<T: Thread>() {
-    if is_allowed() && process().helper().starts() {
+    start_if::<T>(HelperState::starts);
+}
+
+/// Starts the helper if that is allowed and `takes_on` takes on the duty.
+fn start_if<T: Thread>(takes_on: fn(&HelperState) -> bool) {
+    if is_allowed() && takes_on(process().helper()) {
         // Relaxed: the helper writes it, which is made after this.
         NUMBER.store(0, Ordering::Relaxed);
         if !spawn::<T>() {
@@ -118,10 +126,13 @@ extern "C" fn run<T: Thread>(_: *mut c_void) -> *mut c_void {
     // It possesses no heap, ever.
     T::change_heap(&raw const NOBODY, &raw const EXITED);
     settle_in();
+    let mut lookout = Lookout::new();
     loop {
         process().settings().set_helper(true);
-        help::<T>();
+        help::<T>(&mut lookout);
         process().settings().set_helper(false);
+        let begun = process().helper().begun();
+        let mut is_wanted = false;
         for round in 1..=MOST_ROUNDS {
             with_heap::<T, _>(Options::NONE, |heap| {
                 heap.map(|heap| process().leave_alone::<T::Checks>(heap))
@@ -132,12 +143,13 @@ extern "C" fn run<T: Thread>(_: *mut c_void) -> *mut c_void {
             }
             // The last thread, which has waited for the others, is about to free what they left; and then it may be
             // silent, and nobody else ever receives what was sent or gives back what it freed.
-            process().bell().linger(process().os(), ROUND_MS);
-            if is_allowed() && !process().helper().is_alone() {
+            process().bell().linger(process().os(), LINGER_MS);
+            is_wanted = is_allowed() && process().helper().begun() != begun;
+            if is_wanted {
                 break;
             }
         }
-        if process().helper().ends(is_allowed) {
+        if !is_wanted && process().helper().ends(is_allowed) {
             return ptr::null_mut();
         }
     }
@@ -163,10 +175,8 @@ fn settle_in() {
 }
 
 /// Gives memory back until no helper is needed or allowed any more.
-fn help<T: Thread>() {
+fn help<T: Thread>(lookout: &mut Lookout) {
     let (helper, bell, os) = (process().helper(), process().bell(), process().space().os());
-    // Whether it has lingered since one thread was left: one that came soon after would have been seen.
-    let mut lingered = false;
     let mut watched = os.now_ms();
     loop {
         let now = os.now_ms();
@@ -174,21 +184,26 @@ fn help<T: Thread>() {
         if is_due {
             watched = now;
         }
+        let seen = if is_due { lookout.look(|| process().look_outside()) } else { None };
         // Without memory for a heap there is more to do, later.
         let more = with_heap::<T, _>(Options::NONE, |heap| {
             let Some(heap) = heap else { return true };
             if is_due {
                 process().watch_heaps::<T::Checks>(heap);
             }
+            if let Some(seen) = seen {
+                process().heed::<T::Checks>(heap, seen);
+            }
             process().tick::<T::Checks>(heap)
         });
-        if !is_allowed() || helper.is_alone() && (lingered || is_dismissed()) {
+        let is_alone = helper.is_alone();
+        if !is_allowed() || is_alone && stays_alone() {
             return;
         }
-        lingered = helper.is_alone();
-        if lingered {
-            bell.linger(os, LINGER_MS);
-        } else if more {
+        if is_alone {
+            continue;
+        }
+        if more {
             bell.pause(os, process().tick_ms());
         } else {
             let watches = process().has_untidied();
@@ -196,6 +211,26 @@ fn help<T: Thread>() {
             let is_awake =
                 || !is_allowed() || process().has_idle_memory() || !watches && process().has_untidied();
             helper.sleeps(bell, os, watches.then_some(WATCH_MS), is_awake);
+        }
+    }
+}
+
+/// Lingers, and says whether one thread was left all along, which is so only if no other has begun: threads that follow
+/// each other leave the one that makes them alone for moments. Comes back for a tick.
+fn stays_alone() -> bool {
+    let (helper, bell, os) = (process().helper(), process().bell(), process().space().os());
+    let (begun, tick) = (helper.begun(), process().tick_ms());
+    let mut lingered = 0;
+    loop {
+        if !is_dismissed() {
+            bell.linger(os, LINGER_MS);
+        }
+        lingered += LINGER_MS;
+        if lingered >= ALONE_MS && helper.begun() == begun {
+            return helper.is_alone();
+        }
+        if lingered >= tick {
+            return false;
         }
     }
 }
@@ -226,5 +261,10 @@ pub fn dismiss_helper() {
     let lives = || unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), number, 0) } == 0;
     while helper.is_alone() && number != 0 && lives() {
         os.yield_now();
+    }
+    if number != 0 {
+        // SAFETY: nothing is changed. The kernel takes the thread off its lists, which is all that the above sees, and then
+        // lets go of what it shared, under the one lock for both: a call that takes that lock, too, comes after.
+        let _either = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PGRP, 0) };
     }
 }

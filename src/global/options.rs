@@ -3,6 +3,7 @@
 //! `SPECMALLOC_CONF=key:value,...`. Sizes take a suffix K, M or G; switches are `on` and `off`. A key or value there
 //! that is not known gives one line on standard error and changes nothing.
 
+use super::lookout;
 use super::presence;
 use super::process::{environment, process};
 use crate::base::GRANULE;
@@ -16,12 +17,16 @@ pub struct Options {
     pub(crate) dirty_percent: Option<usize>,
     pub(crate) helper: Option<bool>,
     pub(crate) reserve: Option<bool>,
+    pub(crate) keep_huge: Option<bool>,
     pub(crate) huge_pages: Option<bool>,
     pub(crate) arena_bytes: Option<usize>,
     pub(crate) names: Option<bool>,
     pub(crate) deepbind: Option<bool>,
+    pub(crate) profile: Option<usize>,
+    pub(crate) guarded: Option<bool>,
     pub(crate) hard_limit: Option<usize>,
     pub(crate) soft_limit: Option<usize>,
+    pub(crate) pressure: Option<bool>,
 }
 
 /// Why an option was refused.
@@ -36,11 +41,18 @@ pub enum OptionError {
 /// Whether dlopen does as it is told: see [`honours_deepbind`](super::honours_deepbind).
 static DEEPBIND: AtomicBool = AtomicBool::new(false);
 
+/// Whether samples are to be guarded.
+static GUARDED: AtomicBool = AtomicBool::new(false);
+
 /// Largest share of the live bytes that may be dirty, in percent.
 const MOST_PERCENT: usize = 1000;
 
 /// Smallest arena that may be asked for, in bytes.
 const LEAST_ARENA: usize = 1 << 20;
+
+/// Bytes for a sample on average, where no number is given; and the largest such number.
+const SAMPLE_RATE: usize = 512 << 10;
+const MOST_RATE: usize = 1 << 40;
 
 /// The variable that options are read from.
 const VARIABLE: &core::ffi::CStr = c"SPECMALLOC_CONF";
@@ -56,12 +68,16 @@ impl Options {
             dirty_percent: None,
             helper: None,
             reserve: None,
+            keep_huge: None,
             huge_pages: None,
             arena_bytes: None,
             names: None,
             deepbind: None,
+            profile: None,
+            guarded: None,
             hard_limit: None,
             soft_limit: None,
+            pressure: None,
         }
     }
 
@@ -92,11 +108,15 @@ impl Options {
             b"helper" => self.helper = Some(switch(value).ok_or(bad)?),
             b"huge_pages" => self.huge_pages = Some(switch(value).ok_or(bad)?),
             b"reserve" => self.reserve = Some(switch(value).ok_or(bad)?),
+            b"keep_huge" => self.keep_huge = Some(switch(value).ok_or(bad)?),
             b"arena_size" => self.set_arena_size(size(value).ok_or(bad)?)?,
             b"names" => self.names = Some(switch(value).ok_or(bad)?),
             // Of the environment only: `forbids_membarrier` looks before anything else is done.
             b"membarrier" => _ = switch(value).ok_or(bad)?,
             b"deepbind" => self.deepbind = Some(switch(value).ok_or(bad)?),
+            b"profile" => self.profile = Some(rate(value).ok_or(bad)?),
+            b"pressure" => self.pressure = Some(switch(value).ok_or(bad)?),
+            b"guarded" => self.guarded = Some(switch(value).ok_or(bad)?),
             b"limit" => self.hard_limit = Some(limit(size(value).ok_or(bad)?)),
             b"soft_limit" => self.soft_limit = Some(limit(size(value).ok_or(bad)?)),
             _ => return Err(OptionError::UnknownKey),
@@ -115,6 +135,9 @@ impl Options {
         if let Some(on) = self.reserve {
             settings.set_reserve(on);
         }
+        if let Some(on) = self.keep_huge {
+            settings.set_keep_huge(on);
+        }
         if let Some(on) = self.huge_pages {
             process().population().allow(on);
         }
@@ -124,14 +147,38 @@ impl Options {
         if let Some(on) = self.helper {
             presence::allow(on);
         }
+        if let Some(on) = self.pressure {
+            lookout::heed(on);
+        }
         if let Some(on) = self.names {
             process().space().os().allow_names(on);
+        }
+        if let Some(bytes) = self.profile {
+            settings.set_sample_rate(bytes);
+        }
+        if let Some(on) = self.guarded {
+            // Relaxed: read by the library that has guarded blocks, when it is loaded.
+            GUARDED.store(on, Ordering::Relaxed);
+            if on && settings.sample_rate() == 0 {
+                settings.set_sample_rate(SAMPLE_RATE);
+            }
         }
         if let Some(on) = self.deepbind {
             // Relaxed: read by whoever loads a library afterwards.
             DEEPBIND.store(on, Ordering::Relaxed);
         }
     }
+}
+
+/// As the option `profile` with a number; the largest there is, if it is larger.
+pub fn sample_at(rate: usize) {
+    process().settings().set_sample_rate(rate.min(MOST_RATE));
+}
+
+/// What the option `guarded` says.
+pub(super) fn wants_guarded() -> bool {
+    // Relaxed: a switch.
+    GUARDED.load(Ordering::Relaxed)
 }
 
 /// What the option `deepbind` says.
@@ -188,7 +235,14 @@ fn switch(value: &[u8]) -> Option<bool> {
     }
 }
 
+/// Bytes for a sample on average; zero for none.
+fn rate(value: &[u8]) -> Option<usize> {
+    let by_switch = || switch(value).map(|on| if on { SAMPLE_RATE } else { 0 });
+    size(value).or_else(by_switch).filter(|&bytes| bytes <= MOST_RATE)
+}
+
 /// A number with an optional suffix K, M or G, in bytes.
+#[inline(never)]
 fn size(value: &[u8]) -> Option<usize> {
     let (digits, shift) = match value.split_last()? {
         (b'k' | b'K', digits) => (digits, 10),

@@ -1,6 +1,7 @@
 //! What the rest of `global` has to do with the helper: whether it is allowed, which threads it is there for, and that
 //! a child of fork has none.
 
+use super::lookout;
 use super::process::process;
 use crate::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
@@ -38,4 +39,5 @@ pub(super) fn forget(is_counted: bool) {
     process().helper().child_after_fork(is_counted.into());
     // Relaxed: the child has one thread.
     NUMBER.store(0, Ordering::Relaxed);
+    lookout::forget();
 }

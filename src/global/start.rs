@@ -1,6 +1,7 @@
 //! Start-up: the first need of the allocator, whoever has it; and options by name, which start it, too.
 
 use super::fork;
+use super::lookout;
 use super::options::{self, OptionError, Options};
 use super::presence;
 use super::process::{learn_limits, process};
@@ -53,16 +54,19 @@ pub(super) fn start(options: &Options) {
 /// The process is about to shut itself off. What asks the system for anything but memory is done by then, or not at all:
 /// a filter may know no advice but that pages are not needed.
 pub fn before_a_filter() {
+    // A child of fork has no helper that could be looking.
+    fork::notice();
     start(Options::NONE);
     learn_limits();
     process().population().allow(false);
+    lookout::forbid();
 }
 
 /// Sets an option by name while the process runs.
 pub fn set_option(key: &str, value: &str) -> Result<(), OptionError> {
     let mut options = Options::new();
     options.set(key.as_bytes(), value.as_bytes())?;
-    if key == "membarrier" {
+    if key == "membarrier" || key == "guarded" {
         // It is decided by now.
         return Err(OptionError::BadValue);
     }
@@ -89,13 +93,17 @@ pub fn get_option(key: &str) -> Option<usize> {
         "helper" => Some(usize::from(presence::is_allowed())),
         "huge_pages" => Some(usize::from(process().population().is_allowed())),
         "reserve" => Some(usize::from(settings.reserves_space())),
+        "keep_huge" => Some(usize::from(settings.keeps_huge())),
         "arena_size" => Some(settings.arena_bytes()),
         "limit" => Some(told_limit(settings.hard_limit())),
         "soft_limit" => Some(told_limit(settings.soft_limit())),
+        "pressure" => Some(usize::from(lookout::heeds())),
         "deepbind" => Some(usize::from(honours_deepbind())),
         "membarrier" => {
             Some(usize::from(process().space().rcu().statistics().flavour == Flavour::Membarrier))
         }
+        "profile" => Some(settings.sample_rate()),
+        "guarded" => Some(usize::from(options::wants_guarded())),
         "names" => Some(usize::from(process().space().os().gives_names())),
         _ => None,
     }

@@ -33,6 +33,25 @@ pub struct Stray {
     pub free: Option<unsafe extern "C" fn(*mut c_void)>,
 }
 
+/// An allocation that is a sample, as it is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// The block's address.
+    pub block: usize,
+    /// Bytes that were asked for.
+    pub size: usize,
+    /// Bytes that may be used.
+    pub usable: usize,
+    /// Bytes that it counts as, and the others that it stands for; zero when it is freed.
+    pub counted: usize,
+    /// See [`Caller`].
+    pub caller: Caller,
+}
+
+/// Where the calling program's part of the stack begins: behind the frame that this address lies in. Zero where that is
+/// told by the object that functions belong to.
+pub type Caller = usize;
+
 /// The main function of a thread.
 pub type Main = extern "C" fn(*mut c_void) -> *mut c_void;
 
@@ -58,10 +77,22 @@ pub unsafe trait Thread: 'static {
     /// The thread.
     fn id() -> ThreadId;
     /// The block at `address`, which is not in this allocator's memory, if it is known which other allocator it came
-    /// from.
-    fn stray(_address: usize) -> Option<Stray> {
+    /// from; asked because it is about to be freed, or not.
+    fn stray(_address: usize, _is_free: bool) -> Option<Stray> {
         None
     }
+    /// A guarded block for an allocation that is a sample, all zero, and noted already; null if there is none. The rest of
+    /// its life is that of a stray.
+    fn guarded(_size: usize, _align: usize, _counted: usize) -> *mut u8 {
+        ptr::null_mut()
+    }
+    /// An allocation is a sample: notes where it was made. What it is known by; zero if it was not noted. In the middle
+    /// of a malloc, in a signal handler or not, and outside of any step.
+    fn allocated(_sample: &Sample) -> u32 {
+        0
+    }
+    /// The sample that is known as `number` is about to be freed.
+    fn freed(_number: u32, _sample: &Sample) {}
     /// Sees to it that [`exit_thread`](super::exit_thread) runs when this thread exits, with the same argument. Returns
     /// whether it will. May allocate; takes no lock of the C library's.
     fn call_at_exit(counted: bool) -> bool;

@@ -4,10 +4,11 @@
 //! unmapped, and the request made once more.
 
 use super::block::{Block, Checks};
+use super::ground::Outside;
 use super::lives::{HelperState, Round};
 use super::place::Place;
 use super::small::{Heap, Heaps};
-use crate::base::{SLICE, class_of_aligned};
+use crate::base::{SLICE, class_of_aligned, class_size};
 use crate::const_unless_model;
 use crate::pal::Platform;
 use core::ops::Deref;
@@ -175,6 +176,24 @@ impl<P: Platform> Allocator<P> {
         }
     }
 
+    /// A block that is a sample, which is no block of a slab, however small it is; null without memory at hand.
+    #[inline(never)]
+    pub fn allocate_apart(&self, heap: &Heap, size: usize, align: usize, zero: bool) -> *mut u8 {
+        match BlockKind::of(size, align) {
+            BlockKind::Huge => self.allocate_huge(heap.claimant(), size, align, zero),
+            _ => self.allocate_large(heap.claimant(), size, align, zero),
+        }
+    }
+
+    /// One allocation: if it is a sample, how many bytes it counts as; otherwise zero.
+    pub fn counts_as_sample(&self, heap: &Heap, size: usize, align: usize) -> usize {
+        let class = match BlockKind::of(size, align) {
+            BlockKind::Small(class) => Some(class),
+            _ => None,
+        };
+        if heap.counts_as_sample(class, size) { class.map_or(size, class_size) } else { 0 }
+    }
+
     /// Frees what `place` found.
     ///
     /// # Safety
@@ -242,6 +261,7 @@ impl<P: Platform> Allocator<P> {
     /// give back.
     pub fn tick<C: Checks>(&self, heap: &Heap) -> bool {
         let before = self.os().calls();
+        self.collect_warm::<C>(heap);
         self.collect_idle::<C>(heap.caller());
         self.age(heap.claimant());
         let after = self.os().calls();
@@ -251,15 +271,27 @@ impl<P: Platform> Allocator<P> {
         self.has_idle_memory()
     }
 
+    /// Heeds what was found outside (see [`Ground::look_outside`](super::ground::Ground::look_outside)): where memory has
+    /// become scarce all that is free goes back, with what threads that are outside have at hand, and otherwise what
+    /// may not stay beside what the process may still get.
+    pub fn heed<C: Checks>(&self, heap: &Heap, seen: Outside) {
+        if self.backend().is_scarce(seen) {
+            return self.trim::<C>(heap);
+        }
+        self.collect_idle::<C>(heap.caller());
+        self.backend().bound_dirty(heap.claimant());
+    }
+
     /// Milliseconds until the next tick is due if the last one left something.
     pub fn tick_ms(&self) -> u32 {
         self.refusals().wait(self.os().now_ms()).clamp(TICK_MS, MOST_TICK_MS) as u32
     }
 
-    /// Whether there is anything for [`Allocator::tick`] to give back: free memory that is resident, empty arenas,
-    /// blocks that were sent to a heap that nobody possesses, or regions that wait to be unmapped.
+    /// Whether there is anything for [`Allocator::tick`] to give back: free memory that is resident, empty arenas, heaps
+    /// that threads have left warm, blocks that were sent to a heap that nobody possesses, or regions that wait to be
+    /// unmapped.
     pub fn has_idle_memory(&self) -> bool {
-        self.backend().has_idle_memory() || self.pool().has_unread_inbox()
+        self.backend().has_idle_memory() || self.has_warm() || self.pool().has_unread_inbox()
     }
 
     /// Whether there is a helper, and whether it is wanted.

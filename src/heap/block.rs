@@ -7,7 +7,7 @@
 //! accident matches with probability 2^-64.
 
 use crate::pal::{Call, Misuse, broken_contract};
-use crate::sync::Cell;
+use crate::sync::{Cell, seeded, signal_fence, step};
 
 /// Whether the paths verify what the caller hands in and what free blocks carry. One process uses one of the two:
 /// the tag is part of the free lists' format.
@@ -35,6 +35,9 @@ pub struct Block {
     tag: Cell<usize>,
 }
 
+/// How often a walk looks at a block that changes under its eyes.
+const LOOKS: usize = 16;
+
 const _: () = assert!(size_of::<Block>() == crate::base::MIN_BLOCK);
 
 impl Block {
@@ -53,6 +56,8 @@ impl Block {
         // SAFETY: the caller holds the block, which is at least two words long and aligned.
         let this = unsafe { &*block };
         this.next.set(next);
+        // A walk sees them in this order: see `move_on`.
+        signal_fence();
         if C::ON {
             this.tag.set(next.addr() ^ key);
         }
@@ -86,6 +91,23 @@ impl Block {
         }
     }
 
+    /// Has the processor fetch the words of `block`, which may lie anywhere, for somebody who looks at them soon.
+    #[inline(always)]
+    pub fn expect(block: *mut Block) {
+        #[cfg(all(target_arch = "x86_64", not(any(miri, loom, shuttle))))]
+        // SAFETY: an address that cannot be read is fetched by nobody, and nothing is told of it.
+        unsafe {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(block.cast_const().cast());
+        }
+        #[cfg(all(target_arch = "aarch64", not(any(miri, loom, shuttle))))]
+        // SAFETY: as above.
+        unsafe {
+            core::arch::asm!("prfm pldl1keep, [{}]", in(reg) block, options(nostack, preserves_flags, readonly));
+        }
+        let _elsewhere = block;
+    }
+
     /// Takes the mark of a free block off, so that the next free of it is no double free.
     ///
     /// # Safety
@@ -96,6 +118,53 @@ impl Block {
             // SAFETY: as in `link`.
             unsafe { &*block }.tag.set(0);
         }
+    }
+
+    /// Marks a free block that leaves its list for another, until it is there: a walk is not to take it for live because
+    /// its two words do not agree meanwhile. The mark is the complement of the tag of a block in front of nothing.
+    ///
+    /// # Safety
+    /// `block` is a free block that the caller holds, and is about to put into a list.
+    #[inline(always)]
+    pub unsafe fn move_on<C: Checks>(block: *mut Block, secret: usize) {
+        if C::ON && !seeded("heap.moved_unmarked") {
+            // SAFETY: as in `link`.
+            unsafe { &*block }.tag.set(!Block::key(block, secret));
+            signal_fence();
+        }
+    }
+
+    /// Whether `block` is free, asked while its holder, if it has one, goes on. A block that is free all along is said
+    /// to be free, whatever list it is moved to meanwhile, and one that is live all along is not, unless the program
+    /// has written there what no program can know.
+    ///
+    /// Whoever moves a block writes the mark, then `next`, then the tag. The tag is read before and after `next`: if it
+    /// was the same, and neither the mark nor in agreement with `next`, nobody was in the middle of that. (Somebody who
+    /// began after the first look and came a second time to the same tag before the last one would not be seen: the
+    /// block would have to have been moved twice between two loads. That the loads, and the stores, happen in the order of
+    /// the program is what x86-64 grants.)
+    ///
+    /// # Safety
+    /// At `block` are two words that can be read, in a slab.
+    pub unsafe fn is_free_meanwhile(block: *mut Block, key: usize) -> bool {
+        let [next, tag] = [0, 1].map(|word| block.cast::<usize>().wrapping_add(word));
+        for _ in 0..LOOKS {
+            // SAFETY: the caller's. The words may be the program's, who may be writing to them: what is read is compared,
+            // and nothing else.
+            let look = |word: *mut usize| unsafe { word.read_volatile() };
+            let before = look(tag);
+            step();
+            let next = look(next);
+            step();
+            if before ^ next == key || before == !key {
+                return true;
+            }
+            if look(tag) == before {
+                return false;
+            }
+        }
+        // The program's: nobody moves a block that often.
+        false
     }
 
     /// Whether `block` carries the mark of a free block.
@@ -113,6 +182,7 @@ impl Block {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::ptr;
 
     #[test]
     fn a_write_to_either_word_is_seen() {
@@ -135,6 +205,28 @@ mod tests {
             }
             Block::clear::<Checked>(first);
             assert!(!Block::is_free(first, key));
+        }
+    }
+
+    #[test]
+    fn a_walk_takes_a_moved_block_for_free() {
+        let mut words = [[0usize; 2]; 2];
+        let [first, second] = [0, 1].map(|at| (&raw mut words[at]).cast::<Block>());
+        let secret = 0x5eed_cafe_f00d_d1ce;
+        let key = Block::key(first, secret);
+        // SAFETY: both blocks are two words of this test's own memory.
+        unsafe {
+            assert!(!Block::is_free_meanwhile(first, key));
+            Block::link::<Checked>(first, second, key);
+            assert!(Block::is_free_meanwhile(first, key));
+            Block::move_on::<Checked>(first, secret);
+            assert!(Block::is_free_meanwhile(first, key) && !Block::is_free(first, key));
+            first.cast::<usize>().write(17);
+            assert!(Block::is_free_meanwhile(first, key));
+            Block::link::<Checked>(first, ptr::null_mut(), key);
+            assert!(Block::is_free_meanwhile(first, key) && Block::is_free(first, key));
+            Block::clear::<Checked>(first);
+            assert!(!Block::is_free_meanwhile(first, key));
         }
     }
 }

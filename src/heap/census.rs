@@ -9,12 +9,16 @@
 //! [`Heaps::collect_idle`]). Slabs in an arena for which the table had no place left, beyond the first 65,536, are not
 //! counted.
 
+use super::backend::Beside;
 use super::block::Checks;
 use super::ground::{Bet, Bets, Count};
 use super::small::{Heap, Heaps};
 use crate::base::{CLASSES, SLICE, class_size};
 use crate::pal::{CallCounts, Platform};
-use crate::region::KINDS;
+use crate::region::{KINDS, Kind};
+
+/// Regions that a look for huge ones meets at most.
+const MOST_MET: usize = 1024;
 
 /// The figures of one size class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,6 +92,13 @@ pub struct Census {
     pub claimed_bytes: u64,
     /// Bytes of free slices that may be resident, those that heaps keep for slabs and large blocks among them.
     pub dirty_bytes: u64,
+    /// Bytes of those that are known not to be resident: the ends of slices that were used in part.
+    pub spared_bytes: u64,
+    /// Bytes behind the ends of blocks that are resident with them: of their last pages, and of the last slices of
+    /// large blocks.
+    pub behind_bytes: u64,
+    /// Bytes of records of slices, at the start of arenas.
+    pub record_bytes: u64,
     /// Bytes given back by purging, ever.
     pub purged_bytes: u64,
     /// Bytes of address space mapped, for regions and for the allocator's own records.
@@ -127,22 +138,26 @@ impl Census {
 }
 
 impl<P: Platform> Heaps<P> {
-    /// Counts everything: a look at two lines of each slab and three of each heap, however many arenas and large blocks
-    /// there are; and at the bins of `heap`, which the caller possesses, and which takes in first what was sent to it:
-    /// its live blocks are exact.
+    /// Counts everything: a look at two lines of each slab and large block, one of each free slice that may be
+    /// resident, and three of each heap; and at the bins of `heap`, which the caller possesses, and which takes in
+    /// first what was sent to it: its live blocks are exact.
     pub fn census<C: Checks>(&self, heap: &Heap) -> Census {
         heap.settle_all::<C, P>(self);
+        if self.has_warm() {
+            self.collect_warm::<C>(heap);
+            self.collect_idle::<C>(heap.caller());
+        }
         let mut classes = [ClassCensus::default(); CLASSES];
         let (mut small, mut handed_out) = (LiveBlocks::default(), 0);
-        {
+        let Beside { spared, behind, records } = {
             let section = heap.section(self);
-            self.arenas().each_slab(&section, |slab| {
+            self.arenas().survey(&section, self.page_size(), |slab| {
                 let class = &mut classes[slab.class()];
                 class.slabs += 1;
                 class.live += u64::from(slab.live());
                 handed_out += u64::from(slab.handed_out()) * class_size(slab.class()) as u64;
-            });
-        }
+            })
+        };
         let tallied = |count| self.tally().sum(count) as u64;
         for (class, ClassCensus { live, .. }) in classes.iter_mut().enumerate() {
             *live = live.saturating_sub(u64::from(heap.uncounted::<C>(class)));
@@ -165,6 +180,9 @@ impl<P: Platform> Heaps<P> {
             kept_bytes: huge.kept_bytes().get() as u64,
             claimed_bytes: (self.claimed_slices().saturating_sub(spare) * SLICE) as u64,
             dirty_bytes: ((self.dirty_slices() + spare) * SLICE) as u64,
+            spared_bytes: spared.min((self.dirty_slices() + spare) * SLICE) as u64,
+            behind_bytes: behind as u64,
+            record_bytes: records as u64,
             purged_bytes: self.purged_bytes(),
             mapped_bytes: (counts.mapped + counts.metadata) as u64,
             metadata_bytes: self.space().metadata().used() as u64,
@@ -222,6 +240,23 @@ impl<P: Platform> Heaps<P> {
                 dirty_bytes: region.slices().dirty_count() * SLICE,
             });
         });
+    }
+
+    /// Calls `visit` with each huge region, by ascending address, until that says `false` or very many regions were met:
+    /// where it begins, its bytes of address space, those that the program uses, none if it is kept, and those that may
+    /// be resident. `heap` is the caller's.
+    pub fn each_huge(&self, heap: &Heap, mut visit: impl FnMut([usize; 4]) -> bool) {
+        let section = heap.section(self);
+        let mut at = 0;
+        for _ in 0..MOST_MET {
+            let Some(region) = self.space().index().first_from(at, &section) else { return };
+            let huge = region.huge();
+            let about = [region.base(), region.len(), huge.used(), huge.dirty()];
+            if region.kind() == Kind::Huge && !visit(about) {
+                return;
+            }
+            at = region.base() + region.named();
+        }
     }
 
     /// How the bets have gone.

@@ -138,6 +138,9 @@ impl Gate {
     pub fn leave(&self) {
         // The owner's half of the barrier: what it did inside is done before a visitor finds it outside.
         if !seeded("heap.gate_leave") {
+            // loom switches threads at accesses, not at fences: were the store before the fence, then between them.
+            #[cfg(loom)]
+            self.word();
             light_barrier();
         }
         // Relaxed: as said. Wipes out whatever mark there is.

@@ -12,7 +12,7 @@
 //! - `small`: slabs, heaps, and what passes between heaps.
 //! - `place`: what lies at an address. `census`: everything counted.
 //! - `lives`: heaps and the threads that come and go: visits, exits, forks.
-//! - `allocator`: the door.
+//! - `allocator`: the door. `walk`: every live block, one after the other.
 //!
 //! The life of an allocation: `Bin::try_pop` -> [`Heap::refill`] -> `Heaps::new_slab` -> [`Arenas::claim`] ->
 //! `SliceMap::claim`, or `Space::map_region` when no arena has room. And of a free: [`Bin::push`], or [`Slab::push`] ->
@@ -30,6 +30,7 @@ mod place;
 mod possession;
 mod record;
 mod small;
+mod walk;
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod huge_tests;
@@ -47,8 +48,9 @@ pub use ground::{
     Bell, Bet, BetCount, Bets, Claimant, Count, Ground, HugeFigures, Limit, Refusals, Retention, Settings,
     Tally,
 };
-pub use lives::HelperState;
+pub use lives::{HelperState, Looks};
 pub use place::Place;
 pub use possession::{Possession, ThreadId};
 pub use record::{Slab, Usage};
 pub use small::{Along, Bin, Freed, Heap, Heaps, MAX_HEAPS, Piece, Pool, Standing};
+pub use walk::{Walk, WalkedBlock};

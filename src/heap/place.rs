@@ -3,7 +3,7 @@
 use super::block::Block;
 use super::record::{Slab, Usage};
 use super::small::Heaps;
-use crate::base::SLICE;
+use crate::base::{SLICE, SMALL_MAX, class_of, class_size};
 use crate::index::Found;
 use crate::pal::{Misuse, Platform};
 use crate::region::{Kind, Region};
@@ -25,8 +25,49 @@ impl Place {
     pub fn usable(&self) -> usize {
         match self {
             Place::Slab(slab) => slab.info().size as usize,
+            Place::Large(slab) if slab.sample() != 0 => self.usable_of_sample(),
             Place::Large(slab) => slab.bytes(),
             Place::Huge(region) => region.huge().used(),
+        }
+    }
+
+    /// The same of a block that is a sample, or is going to be one: it can hold no more than the block that it stands
+    /// for.
+    #[cold]
+    #[inline(never)]
+    pub fn usable_of_sample(&self) -> usize {
+        match (self, self.requested()) {
+            (Place::Large(_), size) if size <= SMALL_MAX => class_size(class_of(size)),
+            (Place::Large(slab), _) => slab.bytes(),
+            (_, size) => size,
+        }
+    }
+
+    /// Which sample the block is; zero for none. Blocks of slabs never are.
+    #[inline(always)]
+    pub fn sample(&self) -> u32 {
+        match self {
+            Place::Slab(_) => 0,
+            Place::Large(slab) => slab.sample(),
+            Place::Huge(region) => region.huge().sample(),
+        }
+    }
+
+    /// Bytes that were asked for, as far as that is known: of a large or huge block.
+    pub fn requested(&self) -> usize {
+        match self {
+            Place::Slab(_) => 0,
+            Place::Large(slab) => slab.requested(),
+            Place::Huge(region) => region.huge().used(),
+        }
+    }
+
+    /// Notes which sample the block is.
+    pub fn set_sample(&self, sample: u32) {
+        match self {
+            Place::Slab(_) => {}
+            Place::Large(slab) => slab.set_sample(sample),
+            Place::Huge(region) => region.huge().set_sample(sample),
         }
     }
 

@@ -8,13 +8,15 @@
 //! 2. The *owner's* line is touched only by the thread that possesses the owning heap.
 //! 3. `countdown`, `handed_out` and `standing` are the exception: statistics read them from any thread, and believe
 //!    them only roughly.
-//! 4. The record of a slice that is not the first of its run says only how far back the first is, and what of the slice
+//! 4. `life` tells a walk, which holds nothing, whether what it has seen of a slab was of one slab.
+//! 5. The record of a slice that is not the first of its run says only how far back the first is, and what of the slice
 //!    itself is known not to be resident (`spared`).
 
 use super::block::Block;
-use crate::base::{GRANULE, SLICE, align_down};
-use crate::sync::Cell;
+use super::ground::Kept;
+use crate::base::{GRANULE, GRANULE_SLICES, SLICE, align_down, align_up};
 use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Cell, acquire, acquire_fence, release, release_fence, seeded};
 use core::ptr;
 
 /// What a slice is used for.
@@ -90,14 +92,17 @@ pub(super) struct Shared {
     /// The class's limit for the blocks handed out so far: see [`ClassInfo::limit`](crate::base::ClassInfo::limit).
     pub(super) limit: AtomicU64,
     pub(super) usage: AtomicU32,
-    /// Where in a heap the bin of the slab's class lies, in words.
+    /// Where in a heap the bin of the slab's class lies, in words. Of a large block: which sample it is, or zero.
     pub(super) bin: AtomicU32,
     /// Slices in the run; in a `Later` record: slices back to the first.
     pub(super) slices: AtomicU32,
     /// Bytes at the end of this slice that are known not to be resident, though the rest of it may be.
     pub(super) spared: AtomicU32,
-    /// Bytes that the program asked for: a large block's figure for statistics.
+    /// A figure for statistics: bytes of a large block that the program asked for, or of a slab's run that may have been
+    /// resident when it was opened.
     pub(super) requested: AtomicUsize,
+    /// Which slab's this is, among those whose record it was: odd while that is open.
+    life: AtomicU32,
 }
 
 /// The part that only the owner touches.
@@ -110,6 +115,8 @@ pub(super) struct Owned {
     pub(super) standing: AtomicU32,
     pub(super) previous: Cell<*const Slab>,
     pub(super) next: Cell<*const Slab>,
+    /// While a heap keeps the run: see `ground::spare`. Written by that heap's possessor.
+    kept: Kept,
 }
 
 /// The record of one slice: two cache lines in the header of its arena.
@@ -135,6 +142,7 @@ impl Slab {
                 slices: AtomicU32::new(0),
                 spared: AtomicU32::new(0),
                 requested: AtomicUsize::new(0),
+                life: AtomicU32::new(0),
             };
             let owned = Owned {
                 free: Cell::new(ptr::null_mut()),
@@ -143,6 +151,7 @@ impl Slab {
                 standing: AtomicU32::new(0),
                 previous: Cell::new(ptr::null()),
                 next: Cell::new(ptr::null()),
+                kept: Kept::new(),
             };
             Slab { shared, owned }
         }
@@ -182,15 +191,50 @@ impl Slab {
 
     /// Makes the record that of a large block of `slices` slices.
     pub fn open_large(&self, slices: u32, requested: usize) {
-        self.mark_later(slices);
+        if !self.is_marked(slices) {
+            self.mark_later(slices);
+        }
         // Relaxed (all): as in `Slab::open`.
         self.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
         self.shared.slices.store(slices, Ordering::Relaxed);
         self.shared.requested.store(requested, Ordering::Relaxed);
+        self.set_sample(0);
         // One block, at the start: so that a second free of it is recognised after the run was closed.
         self.shared.reciprocal.store(1, Ordering::Relaxed);
         self.shared.limit.store(1, Ordering::Relaxed);
         self.shared.usage.store(Usage::Large as u32, Ordering::Relaxed);
+    }
+
+    /// Begins the life of a slab, all of which but its usage is written.
+    pub(super) fn begin_life(&self) {
+        // Relaxed: only the slices' holder writes it.
+        let life = self.shared.life.load(Ordering::Relaxed);
+        // Release: pairs with the Acquire in `life`: who finds the slab open finds all of it.
+        self.shared.life.store(life.wrapping_add(1) | 1, release("heap.life_begun"));
+    }
+
+    /// Ends the life of a slab without blocks, before anything of it changes.
+    pub(super) fn end_life(&self) {
+        // Relaxed (both): as above, and the fence orders the store.
+        let life = self.shared.life.load(Ordering::Relaxed);
+        self.shared.life.store((life | 1).wrapping_add(1), Ordering::Relaxed);
+        // Partner: the fence in `is_in`: who has seen anything of what comes after this life sees that it has ended.
+        release_fence("heap.life_ended");
+    }
+
+    /// The life of the slab, if it is open; for whoever does not hold it, and asks [`Slab::is_in`] after the look.
+    pub fn life(&self) -> Option<u32> {
+        // Acquire: pairs with the Release in `begin_life`.
+        let life = self.shared.life.load(acquire("heap.life_read"));
+        (life % 2 == 1 && self.usage() == Usage::Slab).then_some(life)
+    }
+
+    /// Whether the slab has been in this life until now: what was seen of it since [`Slab::life`] was told is of one slab.
+    pub fn is_in(&self, life: u32) -> bool {
+        // Partner: the fence in `end_life`.
+        acquire_fence("heap.life_read_again");
+        // Relaxed: ordered by the fence.
+        self.shared.life.load(Ordering::Relaxed) == life || seeded("heap.life_forgotten")
     }
 
     /// Makes the records of the run unused again. The caller then gives the slices back.
@@ -202,6 +246,25 @@ impl Slab {
             record.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
             record.shared.usage.store(Usage::Free as u32, Ordering::Relaxed);
         }
+    }
+
+    /// The large block is free, and its run stays whole: that the later slices are later ones need not be said again.
+    pub fn close_large(&self) {
+        // Relaxed: as in `close`.
+        self.shared.usage.store(Usage::Free as u32, Ordering::Relaxed);
+    }
+
+    /// Whether the run, which was one of so many slices before, says so. (All of its later records do, or none.)
+    #[inline(always)]
+    fn is_marked(&self, slices: u32) -> bool {
+        // SAFETY: as in `close`.
+        let last = unsafe { &*ptr::from_ref(self).add(slices as usize - 1) };
+        slices == 1 || last.usage() == Usage::Later && last.slices() == slices - 1
+    }
+
+    /// Where a heap that keeps the run links it.
+    pub fn kept(&self) -> &Kept {
+        &self.owned.kept
     }
 
     /// Makes this one record unused: its slice was cut off the end of a large block.
@@ -226,7 +289,7 @@ impl Slab {
 
     /// Notes how many bytes at the end of this slice are not resident.
     pub fn spare(&self, bytes: usize) {
-        // Relaxed: only the slice's holder reads it; the slices' bits hand it over.
+        // Relaxed: the slice's holder reads it, to whom the slices' bits hand it over; and statistics.
         self.shared.spared.store(bytes as u32, Ordering::Relaxed);
     }
 
@@ -239,6 +302,57 @@ impl Slab {
     /// What this large block does not need of its run.
     pub fn tail(&self, page: usize) -> Tail {
         Tail::of(self.slices() as usize, self.requested(), page)
+    }
+
+    /// Notes how much of `slices` slices, of which so many are `dirty`, is resident before a slab is opened there.
+    pub(super) fn note_resident(&self, slices: usize, dirty: usize) {
+        // SAFETY: as in `close`.
+        let last = unsafe { &*ptr::from_ref(self).add(slices - 1) };
+        let resident = (dirty * SLICE).saturating_sub(last.spared());
+        // Relaxed: a figure.
+        self.shared.requested.store(resident, Ordering::Relaxed);
+    }
+
+    /// Bytes of a slab's run that may be resident: what has been handed out, in whole pages, or what was when it was
+    /// opened. Roughly, if it is not the caller's.
+    fn bytes_touched(&self, page: usize) -> usize {
+        align_up(self.bytes_in_use(), page).unwrap_or(0).max(self.requested()).min(self.bytes())
+    }
+
+    /// Notes what of a slab that is about to be closed was never touched.
+    pub(super) fn spare_unborn(&self, page: usize) {
+        let touched = self.bytes_touched(page);
+        for slice in 0..self.slices() as usize {
+            // SAFETY: as in `close`.
+            let record = unsafe { &*ptr::from_ref(self).add(slice) };
+            record.spare(SLICE - touched.saturating_sub(slice * SLICE).min(SLICE));
+        }
+    }
+
+    /// A slab that was about to be closed stays open: it will be used to its end.
+    pub(super) fn forget_spared(&self) {
+        for slice in 0..self.slices() as usize {
+            // SAFETY: as in `close`.
+            unsafe { &*ptr::from_ref(self).add(slice) }.spare(0);
+        }
+    }
+
+    /// Bytes that are resident with a run's blocks, and are none of them: what is behind the last block of a slab that
+    /// was ever handed out, and behind a large block. Roughly, if the run is not the caller's.
+    pub(super) fn bytes_beside(&self, page: usize) -> usize {
+        let used = self.bytes_in_use();
+        // What is read of another thread's run may be of two, and lead out of the header.
+        let last =
+            ptr::from_ref(self).addr() % GRANULE / size_of::<Slab>() + self.slices().max(1) as usize - 1;
+        let resident = match self.usage() {
+            Usage::Slab => self.bytes_touched(page),
+            Usage::Large if last < GRANULE_SLICES => {
+                let soiled = self.tail(page).soiled(self.last().spared());
+                align_up(used, page).unwrap_or(0) + soiled
+            }
+            Usage::Large | Usage::Free | Usage::Later => 0,
+        };
+        resident.saturating_sub(used)
     }
 
     /// The record of the last slice of the run.
@@ -283,6 +397,18 @@ impl Slab {
             Usage::Large => self.requested(),
             Usage::Free | Usage::Later => 0,
         }
+    }
+
+    /// Which sample this large block is; zero for none.
+    pub fn sample(&self) -> u32 {
+        // Relaxed: only the block's holder reads it.
+        self.shared.bin.load(Ordering::Relaxed)
+    }
+
+    /// Notes which sample this large block is.
+    pub fn set_sample(&self, sample: u32) {
+        // Relaxed: as above.
+        self.shared.bin.store(sample, Ordering::Relaxed);
     }
 
     /// Notes a large block's new extent after it grew or shrank in place.

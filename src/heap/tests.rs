@@ -1,11 +1,13 @@
 //! Tests of heaps and slabs on the simulated system: what a heap knows of its slabs, and what passes between heaps. The
 //! whole allocator is tested against a model in `tests/allocator_model`.
 
+mod counting;
 mod leaving;
 mod limited;
 mod populating;
 mod sending;
 mod staying;
+mod visited;
 
 use super::backend::hints::LOOKS;
 use super::*;
@@ -381,6 +383,16 @@ fn what_was_cut_off_a_large_block_is_free() {
     assert_eq!([0, 1, 2, 3, 4].map(usage), [None, interior, nothing, nothing, nothing]);
     free(from, heap, block);
     assert_eq!([0, 1, 2].map(usage), [Some(Misuse::DoubleFree), nothing, nothing]);
+}
+
+#[test]
+fn where_a_large_block_was_there_was_one_block() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let block = get(from, heap, SLICE);
+    free(from, heap, block);
+    let misuse = [block, block + 16].map(|at| from.place(at).err());
+    assert_eq!(misuse, [Some(Misuse::DoubleFree), Some(Misuse::Nothing)]);
 }
 
 #[test]

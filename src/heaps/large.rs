@@ -2,7 +2,7 @@
 
 use super::memory::{Memory, Refusal};
 use super::record::{Record, Usage};
-use crate::base::{SLICE, align_up, is_aligned};
+use crate::base::{GRANULE, SLICE, align_up, is_aligned};
 use crate::global::{get_option, process};
 use crate::heap::LARGE_MAX;
 use crate::pal::{Call, Misuse, Platform, broken_contract};
@@ -17,7 +17,7 @@ const SOILED: usize = 1;
 const BUSY: usize = 2;
 const FLAGS: usize = SOILED | BUSY;
 
-/// A region that waits for a block is not taken for one that is less than a fourth of it.
+/// A region that waits for a block is not taken for one that is less than a fourth of it, unless all regions are as long.
 const MOST_LONGER: usize = 4;
 
 /// A block, and whether all of it is known to be zero.
@@ -85,7 +85,7 @@ impl Memory {
         })?;
         let waiting = self.huge().find(|region| {
             region.len() >= bytes
-                && region.len() / MOST_LONGER < bytes.max(SLICE)
+                && region.len() / MOST_LONGER < bytes.max(GRANULE)
                 && is_aligned(region.base(), align)
                 && take(region, bytes)
         });

@@ -11,7 +11,7 @@ use crate::rcu::{ReaderSlot, Section};
 use crate::region::{Exclusion, Kind, Region, Shape};
 use crate::sync::atomic::AtomicPtr;
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::{Exchange, acquire, if_first, release};
+use crate::sync::{Exchange, acquire, if_first, in_order, release};
 use core::ptr;
 
 /// Which region is the current one.
@@ -74,7 +74,7 @@ impl<P: Platform> Space<P> {
             }
         };
         region.attach(Shape { kind: Kind::File, base, len, mapped: len, held: 0, mappings: 1 });
-        region.file().begin(offset, bytes);
+        region.file().begin(base + offset % self.os().page_size(), offset, bytes);
         debug_assert!(region.is_valid());
         self.count_mapped(region);
         self.publish(region)
@@ -114,9 +114,11 @@ impl<P: Platform> Space<P> {
         if old.state().exclude_unpinned() == Exclusion::Lost {
             return false;
         }
-        let _by_another = current.exchange(old, None);
-        self.unlink(old);
-        self.retire(old);
+        let take_out = || {
+            let _by_another = current.exchange(old, None);
+            self.unlink(old);
+        };
+        in_order(take_out, || self.retire(old), "index.closed_last");
         true
     }
 }

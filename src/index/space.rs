@@ -9,7 +9,7 @@ use super::placement::{Placed, Placement};
 use super::radix::{LIMIT, whole};
 use super::tree::Index;
 use crate::base::{GRANULE, SLICE, align_up};
-use crate::pal::{Access, Errno, Platform};
+use crate::pal::{Access, Errno, Platform, twin};
 use crate::rcu::{GraceError, Rcu, ReaderSlot, RetireLink, Section};
 use crate::region::{
     Descriptors, Exclusion, KINDS, Kind, Metadata, Region, Retired, RetiredAs, Shape, Stack,
@@ -187,7 +187,10 @@ impl<P: Platform> Space<P> {
 
     /// Publishes a region that is attached and counted; if that fails unmaps it again.
     pub(super) fn publish(&self, region: &'static Region) -> Result<&'static Region, Errno> {
-        let published = self.index.insert(&self.os, &self.rcu, &self.metadata, region);
+        let published = {
+            let _locked = twin::writing();
+            self.index.insert(&self.os, &self.rcu, &self.metadata, region)
+        };
         if published.is_err() {
             // Never published: no grace period. Only a handle from an earlier life may be looking at the state word.
             let _ = region.exclude();
@@ -216,6 +219,7 @@ impl<P: Platform> Space<P> {
             Kind::File => (align.max(page), len),
         };
         let len = if kind == Kind::Arena { len } else { guard };
+        let _locked = twin::growing();
         let placed = self.placement.map(&self.os, &self.metadata, guard + page, need)?;
         // Without the guard the region works; only an overrun would go unnoticed.
         let guarded = wants_guard(kind, self.mappings.get())
@@ -378,6 +382,7 @@ impl<P: Platform> Space<P> {
     /// Unmaps a drained region past its grace period and recycles its descriptor.
     fn finish(&self, region: &'static Region) -> Result<(), Errno> {
         let (base, mapped, held) = (region.base(), region.left(), region.held());
+        let _locked = twin::growing();
         // SAFETY: the law of the space: excluded, unlinked, a grace period, drained. Nobody uses the memory.
         if let Err(error) = unsafe { self.os.unmap(base, mapped) } {
             self.failed_unmaps.add(1);

@@ -3,8 +3,8 @@
 use super::entry::{Content, Entry, Node, empty};
 use super::pages::PageNode;
 use super::radix::{
-    GRANULES, LIMIT, Level, Part, ROOT, SLICES, granule_index, granule_number, page_index, pieces,
-    root_index, slice_index,
+    GRANULES, LIMIT, Level, PAGES, Part, ROOT, ROOT_SPAN, SLICES, granule_index, granule_number, page_index,
+    pieces, root_index, slice_index,
 };
 use crate::pal::{Errno, Platform};
 use crate::rcu::{Rcu, Section};
@@ -84,27 +84,57 @@ impl Index {
         if address >= LIMIT {
             return Walk::Nothing;
         }
-        // Acquire, here and below: partner is the Release of `publish` (the region is complete) or of `ensure` (the
-        // node is).
-        let node = match self.root[root_index(address)].load(acquire("index.lookup_root")) {
-            Content::Empty => return Walk::Nothing,
-            Content::Region(region) => return Walk::Region(region),
-            // SAFETY: the root leads to nodes of granules only.
-            Content::Node(node) => unsafe { GranuleNode::at(node) },
-        };
-        // Acquire: as above.
-        let node = match node.entries[granule_index(address)].load(acquire("index.lookup_granule")) {
-            Content::Empty => return Walk::Nothing,
-            Content::Region(region) => return Walk::Region(region),
-            // SAFETY: nodes of granules lead to nodes of slices only.
-            Content::Node(node) => unsafe { SliceNode::at(node) },
-        };
-        // Acquire: as above.
-        match node.entries[slice_index(address)].load(acquire("index.lookup_slice")) {
+        match self.lowest(address).0 {
             Content::Empty => Walk::Nothing,
             Content::Region(region) => Walk::Region(region),
             Content::Node(pages) => Walk::Pages(pages),
         }
+    }
+
+    /// What the lowest entry for `address`, which is below [`LIMIT`], says, and its level; a node is one of pages.
+    #[inline(always)]
+    fn lowest(&self, address: usize) -> (Content, Level) {
+        // Acquire, here and below: partner is the Release of `publish` (the region is complete) or of `ensure` (the
+        // node is).
+        let node = match self.root[root_index(address)].load(acquire("index.lookup_root")) {
+            // SAFETY: the root leads to nodes of granules only.
+            Content::Node(node) => unsafe { GranuleNode::at(node) },
+            content => return (content, Level::Root),
+        };
+        // Acquire: as above.
+        let node = match node.entries[granule_index(address)].load(acquire("index.lookup_granule")) {
+            // SAFETY: nodes of granules lead to nodes of slices only.
+            Content::Node(node) => unsafe { SliceNode::at(node) },
+            content => return (content, Level::Granule),
+        };
+        // Acquire: as above.
+        (node.entries[slice_index(address)].load(acquire("index.lookup_slice")), Level::Slice)
+    }
+
+    /// The first region that ends above `from`, as [`Index::lookup`] would find it at the first address that it has
+    /// there.
+    #[inline(never)]
+    pub fn first_from(&self, from: usize, _section: &Section<'_>) -> Option<&'static Region> {
+        let end = LIMIT.min(from.saturating_add(ROOT * ROOT_SPAN));
+        let mut at = from;
+        while at < end {
+            let (content, level) = self.lowest(at);
+            let found = match content {
+                Content::Empty => None,
+                Content::Region(region) => Some(region),
+                Content::Node(node) => {
+                    // SAFETY: nodes of slices lead to nodes of pages only; the section keeps them.
+                    let node = unsafe { PageNode::at(node) };
+                    (page_index(at)..PAGES).find_map(|page| node.find(page))
+                }
+            };
+            // (In a model addresses that differ in their upper bits have one entry.)
+            if let Some(region) = found.filter(|region| region.base() + region.named() > at) {
+                return Some(region);
+            }
+            at = (at / level.span() + 1) * level.span();
+        }
+        None
     }
 
     /// The region that holds `address`, or that the rest of its granule is held for. The descriptor is immortal, but

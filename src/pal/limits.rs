@@ -53,6 +53,29 @@ pub(super) fn memory_left(root: &[u8], page: usize) -> usize {
     with_files(|files| left_by_process(root, page, &mut files[0]).min(left_by_groups(root, files)))
 }
 
+/// Microseconds for which tasks have waited for memory, ever: those of the process's control group where the second
+/// version is there and tells, else those of the system. `usize::MAX` if nothing tells.
+pub(super) fn stalled_us(root: &[u8]) -> usize {
+    with_files(|[file, other]| {
+        let mut told = |path: &[&[u8]]| Some(read(path, other)?).and_then(stalled);
+        let groups = read(&[root, b"/proc/self/cgroup"], file);
+        let group = groups.and_then(|groups| path_of(groups, b"")).filter(|path| !path.is_empty());
+        let of_group = group.and_then(|path| {
+            VERSIONS[0].mounts.iter().find_map(|mount| told(&[root, mount, path, b"/memory.pressure"]))
+        });
+        of_group.or_else(|| told(&[root, b"/proc/pressure/memory"])).unwrap_or(usize::MAX)
+    })
+}
+
+/// What a file of pressure says of the time in which some task waited.
+fn stalled(file: &[u8]) -> Option<usize> {
+    let mut lines = file.split(|&byte| byte == b'\n');
+    lines.find_map(|line| {
+        let mut fields = line.strip_prefix(b"some ")?.split(|&byte| byte == b' ');
+        fields.find_map(|field| number(field.strip_prefix(b"total=")?))
+    })
+}
+
 /// What RLIMIT_AS and RLIMIT_DATA leave.
 fn left_by_process(root: &[u8], page: usize, file: &mut [u8; FILE]) -> usize {
     let limits = [(libc::RLIMIT_AS, 0), (libc::RLIMIT_DATA, 5)].map(|(which, field)| (limit(which), field));
@@ -257,6 +280,24 @@ mod tests {
         root.write(&(group.to_string() + "memory.usage_in_bytes"), "14572800\n");
         root.write(&(group.to_string() + "memory.stat"), "inactive_file 1\ntotal_inactive_file 4572800\n");
         assert_eq!(root.left(), 304_572_800);
+    }
+
+    #[test]
+    fn pressure_is_that_of_the_group_or_else_of_the_system() {
+        let root = Root::new("pressure");
+        let told = || stalled_us(root.0.as_os_str().as_bytes());
+        assert_eq!(told(), usize::MAX, "nothing tells");
+        let line = |kind, total| std::format!("{kind} avg10=0.00 avg60=1.50 avg300=0.00 total={total}\n");
+        root.write("proc/pressure/memory", &(line("some", 27_821_880) + &line("full", 5)));
+        assert_eq!(told(), 27_821_880);
+        root.write("proc/self/cgroup", "4:memory:/x\n0::/a/b\n");
+        assert_eq!(told(), 27_821_880, "the group does not tell");
+        root.write("sys/fs/cgroup/a/b/memory.pressure", &(line("some", 12) + &line("full", 7)));
+        assert_eq!(told(), 12);
+        root.write("proc/self/cgroup", "0::/\n");
+        assert_eq!(told(), 27_821_880, "the root of all groups is the system");
+        root.write("proc/pressure/memory", "some avg10=0.00\nfull total=7\n");
+        assert_eq!(told(), usize::MAX);
     }
 
     #[test]

@@ -366,6 +366,10 @@ unsafe impl Platform for Linux {
         limits::memory_left(b"", self.page_size())
     }
 
+    fn stalled_us(&self) -> usize {
+        limits::stalled_us(b"")
+    }
+
     fn entropy(&self) -> u64 {
         // Relaxed (all): whoever comes first decides, and everybody steps from there; no other memory hangs on it.
         if self.random.load(Ordering::Relaxed) == 0 {

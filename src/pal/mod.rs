@@ -18,9 +18,12 @@ pub(crate) mod models;
 mod report;
 #[cfg(any(test, loom, shuttle, feature = "simulated"))]
 pub mod simulated;
+pub mod twin;
 
 pub use linux::Linux;
 pub use misuse::{Call, Misuse, broken_contract};
+#[cfg(not(any(feature = "std", panic = "unwind")))]
+pub use report::panicked;
 pub use report::{end_process, to_stderr};
 
 use crate::sync::atomic::AtomicU32;
@@ -145,8 +148,14 @@ pub unsafe trait Platform: Send + Sync + 'static {
     }
 
     /// Bytes of memory that the process may still get, by its own limits and those of its control groups, or
-    /// `usize::MAX`. Opens files: asked once, when `global` says so.
+    /// `usize::MAX`. Opens files: asked when `global` says so.
     fn memory_left(&self) -> usize;
+
+    /// Microseconds for which tasks have waited for memory, ever, in the process's control group or else in the system;
+    /// `usize::MAX` where that is not known. Opens files, as above.
+    fn stalled_us(&self) -> usize {
+        usize::MAX
+    }
 
     /// Random bits for secrets and placement; not for cryptography.
     fn entropy(&self) -> u64;

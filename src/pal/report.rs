@@ -34,8 +34,7 @@ pub fn to_stderr(mut bytes: &[u8]) {
 /// A panic where std is not: this library itself is broken. It says where, and the process ends. (A format of what else
 /// is known would bring code that nothing else needs.)
 #[cfg(not(any(feature = "std", panic = "unwind")))]
-#[panic_handler]
-fn panicked(panic: &core::panic::PanicInfo<'_>) -> ! {
+pub fn panicked(panic: &core::panic::PanicInfo<'_>) -> ! {
     to_stderr(b"specmalloc: broken itself");
     if let Some(place) = panic.location() {
         to_stderr(b" at ");

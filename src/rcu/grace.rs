@@ -3,7 +3,7 @@
 use super::slot::{ReaderSlot, SectionWord, Snapshot};
 use super::{Flavour, Rcu, RetireLink};
 use crate::const_unless_model;
-use crate::pal::Platform;
+use crate::pal::{Platform, twin};
 use crate::rcu::interrupt;
 use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use crate::sync::{acquire, full_fence, if_first, in_order, release, seeded, spin_hint};
@@ -33,7 +33,7 @@ const WAITING: u8 = 1;
 const CUTTING: u8 = 2;
 
 /// Nobody holds the reclaimer's lock.
-const NOBODY: usize = 0;
+const UNHELD: usize = 0;
 /// A thread without a slot holds it. Otherwise the address of the holder's slot does.
 pub(super) const GUEST: usize = 1;
 
@@ -67,7 +67,7 @@ impl Grace {
     const_unless_model! {
         pub(super) fn new() -> Grace {
             Grace {
-                holder: AtomicUsize::new(NOBODY),
+                holder: AtomicUsize::new(UNHELD),
                 step: AtomicU8::new(IDLE),
                 cursor: AtomicPtr::new(ptr::null_mut()),
                 completed: AtomicUsize::new(0),
@@ -115,13 +115,13 @@ impl Grace {
     fn try_lock(&self, own: Option<&ReaderSlot>) -> bool {
         // Acquire: partner is the release in `unlock`: the holder's fields are as the last one left them.
         self.holder
-            .compare_exchange(NOBODY, Self::identity(own), acquire("rcu.lock_relaxed"), Ordering::Relaxed)
+            .compare_exchange(UNHELD, Self::identity(own), acquire("rcu.lock_relaxed"), Ordering::Relaxed)
             .is_ok()
     }
 
     fn unlock(&self) {
         // Release: partner is the acquire in `try_lock`.
-        self.holder.store(NOBODY, release("rcu.unlock_relaxed"));
+        self.holder.store(UNHELD, release("rcu.unlock_relaxed"));
     }
 
     fn step(&self) -> u8 {
@@ -145,7 +145,7 @@ impl Grace {
     /// In the child of a fork: frees the lock of a holder that vanished.
     pub(super) fn forget_holder(&self) {
         // Relaxed: the child has one thread.
-        self.holder.store(NOBODY, Ordering::Relaxed);
+        self.holder.store(UNHELD, Ordering::Relaxed);
     }
 }
 
@@ -235,6 +235,9 @@ impl Rcu {
     }
 
     fn take_snapshots(&self) {
+        if twin::IS_LOCKED {
+            return;
+        }
         let mut first: *mut ReaderSlot = ptr::null_mut();
         for slot in self.slots.from(self.slots.head()) {
             if slot.snapshot().take(slot.word()) && first.is_null() {
@@ -299,6 +302,14 @@ impl Rcu {
     /// The waiter's half of the barrier. Its other half is that of all threads with a slot: where there is none but the
     /// caller's, a fence is enough, and [`Rcu::attach`] has the other.
     fn heavy<P: Platform>(&self, os: &P, own: Option<&ReaderSlot>) -> Result<(), GraceError> {
+        if twin::IS_LOCKED {
+            // Who reads would wait for itself.
+            if own.is_some_and(ReaderSlot::is_inside) {
+                return Err(GraceError::InsideSection);
+            }
+            let _until_here = twin::writing();
+            return Ok(());
+        }
         match self.flavour() {
             Flavour::Undecided => Err(GraceError::NoBarrier),
             Flavour::Fence => {

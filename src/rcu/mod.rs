@@ -65,7 +65,7 @@ pub use retire::RetireLink;
 pub use slot::{ReaderSlot, Section};
 
 use crate::const_unless_model;
-use crate::pal::Platform;
+use crate::pal::{Platform, twin};
 use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::sync::{CachePadded, full_fence, light_barrier, seeded};
 use grace::{Grace, Guest};
@@ -241,6 +241,7 @@ impl Rcu {
     /// # Safety
     /// The calling thread is the only one of the process, since a fork.
     pub unsafe fn child_after_fork(&self, owns: &dyn Fn(&ReaderSlot) -> bool) {
+        twin::forget();
         let slots = || self.slots.from(self.slots.head());
         for slot in slots().filter(|slot| !owns(slot)) {
             if !seeded("rcu.child_keeps_sections") {

@@ -1,10 +1,12 @@
 //! The word that says whether a thread is inside a reader section, and the slot it lives in.
 
 use crate::const_unless_model;
+use crate::pal::twin;
 use crate::rcu::interrupt;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::{acquire, release, seeded};
 use core::marker::PhantomData;
+use core::num::NonZero;
 use core::ptr;
 
 /// The lower half of the word counts the sections that are open; the upper half is the generation.
@@ -340,8 +342,10 @@ impl<'a> Iterator for Slots<'a> {
 #[must_use = "a section that is dropped at once protects nothing"]
 pub struct Section<'a> {
     word: &'a SectionWord,
-    /// For a guest, the word as it was right after the entry.
-    guest: Option<Reading>,
+    /// For a guest, the word as it was right after the entry: not zero, for it says that a section is open. So a section is
+    /// two words, which a reader keeps in registers.
+    guest: Option<NonZero<usize>>,
+    _locked: twin::Held,
     /// A section belongs to the thread that entered it.
     not_send: PhantomData<*const ()>,
 }
@@ -350,7 +354,8 @@ impl<'a> Section<'a> {
     /// A section opened by [`SectionWord::enter_owned`], or, with `guest`, by [`SectionWord::enter_shared`].
     #[inline(always)]
     pub(super) fn opened(word: &'a SectionWord, guest: Option<Reading>) -> Section<'a> {
-        Section { word, guest, not_send: PhantomData }
+        let guest = guest.and_then(|entry| NonZero::new(entry.0));
+        Section { word, guest, _locked: twin::reading(), not_send: PhantomData }
     }
 }
 
@@ -359,7 +364,7 @@ impl Drop for Section<'_> {
     fn drop(&mut self) {
         match self.guest {
             None => self.word.leave_owned(),
-            Some(entry) => self.word.leave_shared(entry),
+            Some(entry) => self.word.leave_shared(Reading(entry.get())),
         }
     }
 }

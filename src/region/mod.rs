@@ -3,7 +3,8 @@
 //! A [`Region`] describes one contiguous range that the allocator mapped. Descriptors are immortal: they live in
 //! [`Metadata`] that is never unmapped, and are recycled through [`Descriptors`] with a new generation. Who may unmap a
 //! region and who may keep it is decided by one word, [`State`]; who holds which slice of an arena by [`SliceMap`], and
-//! who holds which block of a slab that any thread may allocate from by [`BlockMap`].
+//! who holds which block of a slab that any thread may allocate from by [`BlockMap`]; whether the bytes of a part of a
+//! region are there that the program fetches itself, by its [`Unit`].
 //!
 //! The law of the layer: false-locked is fine, false-unlocked never. A reader that loses a race is refused; it never
 //! waits for the unmapper.
@@ -25,6 +26,9 @@ mod stack;
 mod state;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
+#[cfg(all(test, loom))]
+mod unit_models;
+mod units;
 
 pub use blocks::{BlockMap, Given, MAP_BLOCKS};
 pub(crate) use descriptor::KINDS;
@@ -35,6 +39,7 @@ pub use runs::Run;
 pub use slices::{Among, Attempt, Prefer, SliceMap};
 pub use stack::{Link, Linked, Stack};
 pub use state::{Exclusion, Phase, Pinning, State};
+pub use units::{Evict, Hold, Unit};
 
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
 

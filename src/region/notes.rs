@@ -60,6 +60,11 @@ impl ArenaNotes {
     pub fn slabs(&self) -> &AtomicUsize {
         &self.0.0[2]
     }
+
+    /// The end of the slices that have ever been in use, as far as the arena's bitmaps do not tell any more.
+    pub fn reached(&self) -> &AtomicUsize {
+        &self.0.0[3]
+    }
 }
 
 /// What is noted of a huge block: by whoever holds it, or holds the region that waits to be used again. Handing either
@@ -86,10 +91,21 @@ impl HugeNotes {
 
     /// The program does not use it any more: the bytes that it used. Of two threads that say so one finds zero.
     pub fn end_use(&self) -> usize {
+        self.set_sample(0);
         self.0.0[0].swap(0, Relaxed)
     }
 
-    /// Bytes that become resident together, where that is more than a page.
+    /// Which sample it is; zero for none.
+    pub fn sample(&self) -> u32 {
+        self.0.0[3].load(Relaxed) as u32
+    }
+
+    /// Notes which sample it is.
+    pub fn set_sample(&self, sample: u32) {
+        self.0.0[3].store(sample as usize, Relaxed);
+    }
+
+    /// Bytes that become resident together, once that is settled; before that, a page.
     pub fn unit(&self) -> Option<usize> {
         let unit = self.0.0[2].load(Relaxed);
         (unit > 0).then_some(unit)
@@ -121,11 +137,19 @@ impl FileNotes {
         unsafe { &*core::ptr::from_ref(notes).cast() }
     }
 
-    /// Notes where in the file the bytes begin, and how many there are, before the region is published.
-    pub(crate) fn begin(&self, offset: usize, bytes: usize) {
-        // Relaxed (both): published with the region.
+    /// Notes where the bytes begin, in memory and in the file, and how many there are, before the region is published.
+    pub(crate) fn begin(&self, start: usize, offset: usize, bytes: usize) {
+        // Relaxed (all): published with the region.
+        self.0.0[3].store(start, Relaxed);
         self.0.0[1].store(offset, Relaxed);
         self.0.0[0].store(bytes, Relaxed);
+    }
+
+    /// Where in memory the bytes begin: beside how many there are, for whoever reads them.
+    #[inline]
+    pub fn start(&self) -> usize {
+        // Relaxed: constant for a life.
+        self.0.0[3].load(Relaxed)
     }
 
     /// Where in the file the bytes begin.

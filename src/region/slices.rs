@@ -322,6 +322,25 @@ impl SliceMap {
         self.claimed.iter().map(|word| (!word.load(Relaxed) & FULL).count_ones() as usize).sum()
     }
 
+    /// The end of the slices that somebody holds or whose memory may be resident; zero if there are none.
+    pub fn used_end(&self) -> usize {
+        let (claimed, dirty) = (read(&self.claimed), read(&self.dirty));
+        let used = |word: usize| claimed[word] & !self.fixed(word) | dirty[word];
+        let last = (0..WORDS).rev().find(|&word| used(word) != 0);
+        last.map_or(0, |word| (word + 1) * BITS - (used(word) << (64 - BITS)).leading_zeros() as usize)
+    }
+
+    /// Calls `visit` with each slice that nobody holds and whose memory may be resident.
+    pub fn each_dirty(&self, mut visit: impl FnMut(usize)) {
+        for word in 0..WORDS {
+            let mut rest = FULL & !self.others(Among::Dirty, word);
+            while rest != 0 {
+                visit(word * BITS + rest.trailing_zeros() as usize);
+                rest &= rest - 1;
+            }
+        }
+    }
+
     /// Number of slices that nobody holds and whose memory may be resident.
     // As a call: it is a few hundred bytes of text, in a dozen slow paths, and a small program pays for their pages.
     #[inline(never)]

@@ -2,12 +2,14 @@
 //! thread may run: so that a fork finds the owner at any place between two stores.
 
 #[cfg(not(shuttle))]
+pub use crate::sync::signal_fence as step;
+#[cfg(not(shuttle))]
 pub use core::cell::Cell;
 
-#[cfg(shuttle)]
-pub use steps::Cell;
 #[cfg(all(test, shuttle))]
 pub(crate) use steps::set_steps;
+#[cfg(shuttle)]
+pub use steps::{Cell, step};
 
 #[cfg(shuttle)]
 mod steps {
@@ -22,7 +24,9 @@ mod steps {
         STEPS.with(|steps| steps.set(on));
     }
 
-    fn step() {
+    /// Between two looks at words that another thread may be writing: the compiler keeps their order, and a model may
+    /// run that thread.
+    pub fn step() {
         if STEPS.with(core::cell::Cell::get) {
             shuttle::thread::yield_now();
         }

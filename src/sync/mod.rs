@@ -24,9 +24,9 @@ pub use loom::sync::atomic;
 #[cfg(all(shuttle, not(test)))]
 pub use shuttle::sync::atomic;
 
-pub use cell::Cell;
 #[cfg(all(test, shuttle))]
 pub(crate) use cell::set_steps;
+pub use cell::{Cell, step};
 pub use counter::Counter;
 pub use crossbeam_utils::CachePadded;
 pub use exchange::Exchange;

@@ -1,22 +1,9 @@
 //! Regions, signals and forks: each in a process of its own.
 
+use crate::again::{case, child};
 use crate::support::{filled, pattern, region};
 use specmalloc::files::Error;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Output};
-
-/// Runs the named test again in a child, with `case` in its environment.
-fn child(test: &str, case: &str) -> Output {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("process::{test}"), "--test-threads=1", "--nocapture"])
-        .env("SPECMALLOC_TEST_CASE", case)
-        .output()
-        .unwrap()
-}
-
-fn case() -> Option<String> {
-    std::env::var("SPECMALLOC_TEST_CASE").ok()
-}
 
 /// A region whose second half is gone, and which one has been read with faults caught.
 fn broken() -> specmalloc::files::Pin {

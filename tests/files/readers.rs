@@ -95,6 +95,19 @@ fn a_slice_beyond_the_end_panics() {
 }
 
 #[test]
+fn slices_end_at_no_number_that_wraps_around() {
+    use std::ops::Bound::{Excluded, Unbounded};
+    let (_file, region) = region(100);
+    let pin = region.pin().unwrap();
+    let is_refused = |part: (std::ops::Bound<usize>, std::ops::Bound<usize>)| {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pin.slice(part))).is_err()
+    };
+    assert!(is_refused((Unbounded, std::ops::Bound::Included(usize::MAX))));
+    assert!(is_refused((Excluded(usize::MAX), Unbounded)));
+    assert_eq!((pin.slice((Excluded(97), Unbounded)).len(), pin.slice(100..).len()), (2, 0));
+}
+
+#[test]
 fn one_thread_holds_guards_of_many_regions_in_any_order() {
     let regions: Vec<_> = (1..20).map(|len| region(len * 1000).1).collect();
     let mut guards: Vec<_> = regions.iter().map(|region| region.guard().unwrap()).collect();

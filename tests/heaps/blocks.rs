@@ -154,6 +154,7 @@ fn blocks_grow_and_shrink_where_they_are() {
         // SAFETY: zero, or as it was.
         let bytes = unsafe { grown.as_ref() };
         assert!(is_zero(&bytes[held.usable.max(from)..]));
+        Held::new(grown, large, 3);
         // SAFETY: as above.
         let shrunk = unsafe { heap.shrink(held.at, large, small).unwrap() };
         assert_eq!((shrunk.cast(), shrunk.len()), (held.at, held.usable), "{to} to {from}");
@@ -295,4 +296,71 @@ proptest! {
         heap.trim();
         prop_assert_eq!(heap.held_bytes(), 0);
     }
+}
+
+/// A block of the bytes that it is long.
+fn get(heap: &Heap, layout: Layout) -> NonNull<u8> {
+    heap.allocate(layout).unwrap().cast()
+}
+
+#[test]
+fn a_block_that_lies_badly_moves_though_it_is_long_enough() {
+    let heap = Heap::new().unwrap();
+    for (size, align) in [(100, 1 << 12), (5 << 20, 1 << 30)] {
+        for _ in 0..4 {
+            let (before, after) = (layout(size, 1), layout(size + 1, align));
+            let at = get(&heap, before);
+            // SAFETY: the block is the heap's.
+            let grown = unsafe { heap.grow(at, before, after).unwrap() };
+            assert!(grown.cast::<u8>().addr().get().is_multiple_of(align), "{grown:?}");
+        }
+    }
+}
+
+#[test]
+fn what_waits_for_the_next_huge_block_serves_one_that_it_suits() {
+    let heap = Heap::new().unwrap();
+    let (small, large) = (layout(5 << 20, 1), layout(600 << 20, 1));
+    let give = |at, layout| {
+        // SAFETY: the block is the heap's, and used no more.
+        unsafe { heap.deallocate(at, layout) };
+    };
+    for at in [(); 4].map(|()| get(&heap, small)) {
+        give(at, small);
+    }
+    // One that comes and goes is served again and again.
+    for size in [5 << 20, 9 << 20, 20 << 20, 40 << 20] {
+        give(get(&heap, layout(size, 1)), layout(size, 1));
+        let before = heap.statistics().mapped_bytes;
+        give(get(&heap, layout(size, 1)), layout(size, 1));
+        assert_eq!(heap.statistics().mapped_bytes, before, "{size}");
+    }
+    let aligned = layout(5 << 20, 1 << 30);
+    assert!(get(&heap, aligned).addr().get().is_multiple_of(1 << 30));
+    // What is much longer stays for those that need it.
+    give(get(&heap, large), large);
+    let blocks = [(); 8].map(|()| get(&heap, small));
+    let before = heap.statistics().mapped_bytes;
+    give(get(&heap, large), large);
+    assert_eq!(heap.statistics().mapped_bytes, before);
+    blocks.into_iter().for_each(|at| give(at, small));
+}
+
+/// That no run is left that lies as one request asks says nothing of others.
+#[test]
+fn an_area_without_a_run_that_lies_well_has_room_for_others() {
+    let heap = Heap::new().unwrap();
+    let (block, aligned) = (layout(1 << 20, 1), layout(1 << 20, 2 << 20));
+    let mapped = || heap.statistics().mapped_bytes;
+    let first = mapped();
+    while mapped() == first {
+        get(&heap, aligned);
+    }
+    let both = mapped();
+    let mut held = 0;
+    while mapped() == both {
+        held = heap.held_bytes();
+        get(&heap, block);
+    }
+    assert!(held + (4 << 20) > both, "{held} of {both}");
 }

@@ -5,7 +5,9 @@ use allocator_api2::vec::Vec;
 use specmalloc::files::{Error, memfd};
 use specmalloc::heaps::{Heap, HeapOptions};
 use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::ptr::NonNull;
 
 fn layout(size: usize) -> Layout {
     Layout::from_size_align(size, 1).unwrap()
@@ -201,6 +203,8 @@ fn a_full_disk_is_no_memory() {
                         heap.deallocate(block.cast(), layout(size));
                     }
                 }
+                heap.trim();
+                assert_eq!(heap.held_bytes(), 0, "what could not be had is not held");
             }
         }
         assert_eq!(file.metadata().unwrap().len(), 0);
@@ -212,12 +216,24 @@ fn a_child_of_fork_reads_a_heap_in_a_file_and_leaves_it_alone() {
     let heap = HeapOptions::new().in_memfd("parent's").unwrap();
     let mut numbers = Vec::new_in(&heap);
     numbers.extend(0..1000u64);
+    let (large, huge) = (layout(300_000), layout(9 << 20));
+    let blocks = [large, huge].map(|layout| (heap.allocate(layout).unwrap().cast(), layout));
     let before = heap.statistics();
     // SAFETY: the child uses what the library promises after a fork, and exits.
     let child = unsafe { libc::fork() };
     if child == 0 {
         let mut fine = numbers.iter().sum::<u64>() == 499_500;
         fine &= heap.allocate(layout(1)).is_err() && heap.allocate(layout(1 << 30)).is_err();
+        for (block, old) in blocks {
+            for size in [old.size() - 100_000, old.size() + 100_000] {
+                let new = layout(size);
+                // SAFETY: the block is the heap's.
+                let changed = unsafe {
+                    if size < old.size() { heap.shrink(block, old, new) } else { heap.grow(block, old, new) }
+                };
+                fine &= changed.is_ok() == (size < old.size());
+            }
+        }
         drop(numbers);
         fine &= heap.trim() == 0 && heap.statistics() == before;
         drop(heap);
@@ -231,4 +247,36 @@ fn a_child_of_fork_reads_a_heap_in_a_file_and_leaves_it_alone() {
     numbers.extend(1000..100_000);
     assert_eq!(numbers.iter().sum::<u64>(), 4_999_950_000);
     let _used: &Heap = &heap;
+}
+
+/// A seal against writing lets no hole be punched, and what is mapped be written: what stays is known not to be zero.
+#[test]
+fn what_the_system_does_not_take_back_is_written_to_be_zero() {
+    // SAFETY: makes a descriptor, and nobody else has the file.
+    let (file, heap) = unsafe {
+        let file = libc::memfd_create(c"sealed".as_ptr(), libc::MFD_ALLOW_SEALING | libc::MFD_CLOEXEC);
+        let file = File::from(OwnedFd::from_raw_fd(file));
+        let heap = HeapOptions::new().in_file(&file).unwrap();
+        (file, heap)
+    };
+    let (long, short) = (layout(6 << 20), layout(5 << 20));
+    let [freed, shrunk]: [NonNull<u8>; 2] = [(); 2].map(|()| heap.allocate(long).unwrap().cast());
+    let [freed_end, shrunk_end] = [freed, shrunk].map(|at| at.as_ptr().wrapping_add((6 << 20) - 1));
+    // SAFETY: the blocks are the heap's, at whatever length, and go on in what is returned.
+    unsafe {
+        assert_eq!(libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_FUTURE_WRITE), 0);
+        shrunk_end.write(1);
+        heap.shrink(shrunk, long, short).unwrap();
+        let grown = heap.grow_zeroed(shrunk, short, long).unwrap();
+        assert_eq!((grown.cast(), *shrunk_end), (shrunk, 0), "after a shrink");
+        freed_end.write(1);
+        heap.deallocate(freed, long);
+        assert_eq!((heap.allocate_zeroed(long).unwrap().cast(), *freed_end), (freed, 0), "after a free");
+        // Who has less of it in between keeps it in mind.
+        freed_end.write(1);
+        heap.deallocate(freed, long);
+        assert_eq!(heap.allocate(short).unwrap().cast(), freed);
+        let grown = heap.grow_zeroed(freed, short, long).unwrap();
+        assert_eq!((grown.cast(), *freed_end), (freed, 0), "behind a shorter block");
+    }
 }

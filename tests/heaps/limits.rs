@@ -91,3 +91,32 @@ fn a_limit_can_be_changed_at_any_time() {
     drop(bytes);
     assert!(heap.allocate(layout(100)).is_ok());
 }
+
+#[test]
+fn what_blocks_are_taken_from_is_given_up_for_others() {
+    let (small, all) = (layout(1000), layout(3 << 20));
+    let heap = HeapOptions::new().limit(all.size()).in_memory().unwrap();
+    let block = heap.allocate(small).unwrap();
+    // SAFETY: allocated above.
+    unsafe { heap.deallocate(block.cast(), small) };
+    assert!(heap.held_bytes() > 0 && heap.allocate(all).is_ok());
+}
+
+#[test]
+fn a_block_that_another_thread_left_free_serves_where_there_is_no_more() {
+    let small = layout(1000);
+    let heap = HeapOptions::new().in_memory().unwrap();
+    thread::scope(|scope| _ = scope.spawn(|| _ = heap.allocate(small).unwrap()));
+    heap.set_limit(heap.held_bytes());
+    assert!(heap.allocate(small).is_ok());
+}
+
+#[test]
+fn a_block_that_cannot_move_to_shrink_stays_as_it_is() {
+    let (large, small) = (layout(1 << 20), layout(100));
+    let heap = HeapOptions::new().limit(1 << 20).in_memory().unwrap();
+    let block = heap.allocate(large).unwrap();
+    // SAFETY: the block is the heap's.
+    let shrunk = unsafe { heap.shrink(block.cast(), large, small).unwrap() };
+    assert_eq!(shrunk, block);
+}

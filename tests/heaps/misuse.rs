@@ -56,3 +56,16 @@ fn a_wrong_pointer_is_told() {
         }
     }
 }
+
+#[test]
+fn nothing_is_where_a_block_was_longer() {
+    let heap = Heap::new().unwrap();
+    let [long, short] = [300_000, 100_000].map(|size| Layout::from_size_align(size, 8).unwrap());
+    let block: NonNull<u8> = heap.allocate(long).unwrap().cast();
+    // SAFETY: the block is the heap's; what ends in a message needs nothing.
+    unsafe {
+        heap.shrink(block, long, short).unwrap();
+        let beyond = said(|| heap.deallocate(block.add(200_000), short));
+        assert!(beyond.contains("no live block is there"), "{beyond}");
+    }
+}

@@ -139,3 +139,27 @@ fn a_thread_past_its_destructors_allocates_and_frees() {
     }
     assert_eq!(heap.statistics().live_blocks, 0);
 }
+
+/// While what was in a huge block goes back to the system nobody else has its memory.
+#[test]
+fn huge_blocks_go_round_among_threads() {
+    let heap = &Heap::new().unwrap();
+    let layout = Layout::from_size_align(5 << 20, 1).unwrap();
+    thread::scope(|scope| {
+        for number in 128..132 {
+            scope.spawn(move || {
+                for _ in 0..60 {
+                    let at = heap.allocate(layout).unwrap().cast::<u8>();
+                    let pages = || (0..5 << 20).step_by(4096).map(|page| at.as_ptr().wrapping_add(page));
+                    // SAFETY: the block is this thread's, and as long.
+                    unsafe {
+                        pages().for_each(|page| page.write(number));
+                        assert!(pages().all(|page| page.read() == number), "somebody else took it away");
+                        heap.deallocate(at, layout);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(heap.held_bytes(), 0);
+}

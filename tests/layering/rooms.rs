@@ -15,7 +15,7 @@ struct House {
     rooms: &'static [&'static str],
 }
 
-const HOUSES: [House; 5] = [
+const HOUSES: [House; 8] = [
     House {
         crate_at: "src",
         layer: &["heap"],
@@ -32,14 +32,15 @@ const HOUSES: [House; 5] = [
             "census",
             "lives",
             "allocator",
+            "walk",
         ],
     },
     House {
         crate_at: "src",
         layer: &["global"],
         rooms: &[
-            "exit", "process", "presence", "options", "thread", "pressure", "fork", "start", "readers",
-            "heaps", "helper",
+            "exit", "process", "lookout", "presence", "options", "thread", "pressure", "fork", "start",
+            "readers", "heaps", "helper",
         ],
     },
     House {
@@ -56,6 +57,24 @@ const HOUSES: [House; 5] = [
         rooms: &["backing", "record", "memory", "small", "large", "heap", "options", "allocator"],
     },
     House {
+        crate_at: "samples/src",
+        layer: &[],
+        rooms: &[
+            "system", "cfi", "unwind", "lives", "image", "file", "watch", "own", "pool", "report", "guard",
+            "pprof",
+        ],
+    },
+    House {
+        crate_at: "samples/src",
+        layer: &["pprof"],
+        rooms: &["messages", "data", "objects", "collect", "symbols"],
+    },
+    House {
+        crate_at: "src",
+        layer: &["paging"],
+        rooms: &["error", "userfault", "service", "mapping", "pages", "held", "region"],
+    },
+    House {
         crate_at: "preload/src",
         layer: &[],
         rooms: &[
@@ -63,6 +82,8 @@ const HOUSES: [House; 5] = [
             "line",
             "next",
             "glibc",
+            "guarded",
+            "samples",
             "thread",
             "raw",
             "family",

@@ -194,8 +194,11 @@ pub fn behind_group(tokens: &[Token], open: usize) -> usize {
     tokens.len()
 }
 
-/// What the predicate of a cfg comes to in a normal build, where `test`, `loom`, `shuttle` and no feature but `std` and
-/// `files` and `heaps` are set; `None` if that depends on the machine.
+/// Features that are on in a normal build: those of the library that programs see, and one of a crate beside it.
+const FEATURES: [&str; 6] = ["std", "files", "heaps", "paging", "profile", "pprof"];
+
+/// What the predicate of a cfg comes to in a normal build, where of `test`, `loom`, `shuttle` and the features only
+/// [`FEATURES`] are set; `None` if that depends on the machine.
 fn predicate(tokens: &[Token]) -> Option<bool> {
     let inner = || {
         let mut rest = &tokens[2..tokens.len() - 1];
@@ -214,7 +217,7 @@ fn predicate(tokens: &[Token]) -> Option<bool> {
         "test" | "loom" | "shuttle" if tokens.len() == 1 => Some(false),
         // Those of products; the other is for tests.
         "feature" => Some(matches!(&tokens.last()?.kind,
-            Kind::Literal(text) if ["std", "files", "heaps"].contains(&text.trim_matches('"')))),
+            Kind::Literal(text) if FEATURES.contains(&text.trim_matches('"')))),
         "not" => inner().first().copied()?.map(|value| !value),
         "all" if inner().contains(&Some(false)) => Some(false),
         "all" => inner().iter().all(|value| *value == Some(true)).then_some(true),

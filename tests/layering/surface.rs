@@ -45,7 +45,7 @@ fn roots(file: &str) -> BTreeSet<String> {
             Kind::Mark('}') => depth -= 1,
             _ => {}
         }
-        if depth == 0 && is_public(&tokens, index) {
+        if depth == 0 && is_public(&tokens, index) && !tokens[index + 1].is_word("fn") {
             let end = (index..tokens.len())
                 .find(|&at| {
                     tokens[at].is_mark(';') || tokens[index + 1].is_word("mod") && tokens[at].is_mark('{')
@@ -91,10 +91,10 @@ fn parts(tokens: &[Token], open: usize) -> Vec<String> {
 }
 
 /// What `api` exports of a layer below.
-const BELOW: [&str; 2] = ["heap/ground/bets.rs", "global/pressure.rs"];
+const BELOW: [&str; 4] = ["heap/ground/bets.rs", "global/pressure.rs", "heap/allocator.rs", "heap/walk.rs"];
 
-/// What `files` exports that is no type of ours.
-const NO_TYPES: [&str; 3] = ["Advice", "Result", "memfd"];
+/// What these layers export that is no type of ours.
+const NO_TYPES: [&str; 4] = ["Advice", "PagerError", "Result", "memfd"];
 
 /// Everything about the type `name` of a layer that its users see.
 fn lines_of(layer: &str, name: &str, lines: &mut Vec<String>) {
@@ -124,10 +124,24 @@ fn lines_of(layer: &str, name: &str, lines: &mut Vec<String>) {
     }
 }
 
+/// The public functions of a module, as they are declared.
+fn functions(file: &str) -> Vec<String> {
+    let (_, text_of_file) = crate_sources().into_iter().find(|(path, _)| path == file).expect(file);
+    let tokens = source::product(&text_of_file).expect("it is compiled").tokens;
+    let declares = |&at: &usize| is_public(&tokens, at) && tokens[at + 1].is_word("fn");
+    let end = |from: usize| (from..tokens.len()).find(|&at| tokens[at].is_mark('{')).expect("a body");
+    (0..tokens.len() - 1).filter(declares).map(|at| text(&tokens[at + 1..end(at)])).collect()
+}
+
 #[test]
 fn the_c_header_has_the_figures_in_their_order() {
     let header = include_str!("../../preload/include/specmalloc.h");
-    let fields = header.lines().filter_map(|line| line.trim().strip_prefix("uint64_t ")?.split(';').next());
+    let figures =
+        header.split("struct specmalloc_statistics {").nth(1).and_then(|rest| rest.split("};").next());
+    let fields = figures
+        .expect("the record")
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("uint64_t ")?.split(';').next());
     assert_eq!(fields.collect::<Vec<_>>(), specmalloc::internals::api::statistics::FIGURES);
 }
 
@@ -135,7 +149,7 @@ fn the_c_header_has_the_figures_in_their_order() {
 fn what_is_public_is_listed() {
     let mut lines = Vec::new();
     for name in roots("lib.rs") {
-        if ["internals", "files", "heaps"].contains(&name.as_str()) {
+        if ["internals", "files", "heaps", "paging", "profile"].contains(&name.as_str()) {
             lines.push(format!("mod {name}"));
         } else {
             let before = lines.len();
@@ -143,7 +157,10 @@ fn what_is_public_is_listed() {
             assert!(lines.len() > before, "{name} is exported and not found");
         }
     }
-    for layer in ["files", "heaps"] {
+    // Functions, and types of another crate.
+    let of_profile = roots("api/profile.rs").into_iter().chain(functions("api/profile.rs"));
+    lines.extend(of_profile.map(|name| format!("profile: {name}")));
+    for layer in ["files", "heaps", "paging"] {
         for name in roots(&format!("{layer}/mod.rs")) {
             let mut of_layer = Vec::new();
             lines_of(layer, &name, &mut of_layer);

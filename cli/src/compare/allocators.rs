@@ -55,6 +55,23 @@ pub(crate) fn parse(text: &str) -> Result<Allocator, String> {
     Ok(Allocator { name: name.to_owned(), library })
 }
 
+/// The library at that path.
+pub(crate) fn at(path: &str) -> Result<Allocator, String> {
+    parse(&format!("{path}={path}"))
+}
+
+/// The allocator of that name, or the library at that path.
+pub(crate) fn named(text: &str) -> Result<Allocator, String> {
+    if text.contains('/') {
+        return at(text);
+    }
+    let (found, missing) = find(&[text.to_owned()], &[]).map_err(|failure| failure.message)?;
+    found
+        .into_iter()
+        .next()
+        .ok_or_else(|| missing.into_iter().map(|(name, why)| format!("{name}: {why}")).collect())
+}
+
 /// Names of allocators that are not there, each with the reason.
 pub(crate) type Missing = Vec<(String, String)>;
 

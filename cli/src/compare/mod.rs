@@ -3,7 +3,7 @@
 //! `allocators` are those that are there, `launcher` runs the program once and tells what it cost, `rounds` runs all of
 //! it and keeps the `results`; `table`, `export` and `plot` show them.
 
-mod allocators;
+pub(crate) mod allocators;
 mod export;
 pub(crate) mod launcher;
 mod plot;

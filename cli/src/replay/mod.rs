@@ -1,33 +1,39 @@
-//! `specmalloc replay`: the malloc calls of a program, made again under whatever allocator is preloaded.
+//! `specmalloc replay`: the malloc calls of a program, made again under any allocator.
 //!
-//! `trace` reads them from a file before the first is made. They are made by one thread, in the order of the file.
+//! They are read from a file before the first is made: a trace of our own, or one of those that `foreign` knows. `play`
+//! makes them, `told` says what that cost.
 
-mod trace;
+mod foreign;
+mod play;
+mod told;
 
-use crate::Failure;
-use crate::text::{bytes, duration, grouped};
+use crate::compare::allocators::{self, Allocator};
+use crate::{Failure, child};
 use clap::Args;
-use serde_json::json;
-use specmalloc_measure::usage::Usage;
-use std::ffi::c_void;
+use play::Player;
+use specmalloc_trace::steps::Steps;
+use specmalloc_trace::{Trace, file};
+use std::ffi::{CStr, OsStr};
 use std::io::{self, Write};
-use std::path::PathBuf;
-use std::process::ExitCode;
-use std::ptr::null_mut;
-use std::time::Instant;
-use trace::{Call, Trace};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
 const HELP: &str = "\
-FILE is a trace as malloc-bench has them (protocol buffers), or what valgrind --trace-malloc=yes writes; either may
-be compressed by gzip. Each block is written to at its start and once in each page, and what was written is looked
-at before the block is freed.
+FILE is what specmalloc record-trace writes, a trace as malloc-bench has them (protocol buffers), or what
+valgrind --trace-malloc=yes writes; each may be compressed by gzip. Each block is written to at its start
+and once in each page, and what was written is looked at before the block is freed. Each thread of the
+trace is one here: calls on a block keep their order, threads stay within 8,192 calls of each other, and
+one that began when others had ended does so again.
 
 Examples:
-  specmalloc replay firefox.trace.gz
-  valgrind --trace-malloc=yes ./program 2> program.trace
+  specmalloc replay python3.trace
+  specmalloc replay --allocator jemalloc --json firefox.trace.gz
+  specmalloc replay --print python3.trace | head
   specmalloc compare -- specmalloc replay --times 10 program.trace
 
-Exit status: 0, 1 if the allocator had no memory or a block was overwritten by another, 125 if the file is no trace.";
+Exit status: 0, 1 if the allocator had no memory or a block was overwritten by another, 125 if the file is
+no trace or the allocator is not there.";
 
 #[derive(Args)]
 #[command(after_help = HELP)]
@@ -38,174 +44,75 @@ pub(crate) struct Replay {
     /// How often it is gone through.
     #[arg(short, long, value_name = "TIMES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     times: u32,
+    /// The allocator, by a name that `compare` knows; otherwise the one that is preloaded, or the C library's.
+    #[arg(long, value_name = "NAME", value_parser = allocators::named)]
+    allocator: Option<Allocator>,
+    /// The allocator, as a library to preload.
+    #[arg(long, value_name = "PATH.so", value_parser = allocators::at, conflicts_with = "allocator")]
+    library: Option<Allocator>,
     /// Print the figures as JSON.
     #[arg(long)]
     json: bool,
+    /// Print the calls instead of making them: thread, call, bytes, and the number of the block.
+    #[arg(long, conflicts_with_all = ["json", "times", "allocator", "library"])]
+    print: bool,
 }
 
 /// Reads the trace, goes through it, and tells what that cost.
 pub(crate) fn execute(arguments: &Replay) -> Result<ExitCode, Failure> {
-    let shown = arguments.file.display();
-    let trace = trace::read(&arguments.file).map_err(|error| Failure::own(format!("{shown}: {error}")))?;
-    let mut blocks = vec![Block { start: null_mut(), size: 0 }; trace.blocks];
-    let start = Instant::now();
-    for _ in 0..arguments.times {
-        let gone = trace.calls.iter().try_for_each(|call| make(*call, &mut blocks));
-        let ended =
-            gone.and_then(|()| (0..blocks.len()).try_for_each(|block| free(&mut blocks[block], block)));
-        if let Err(why) = ended {
-            return Err(Failure { status: 1, message: format!("{shown}: {why}") });
-        }
+    if let Some(allocator) = arguments.allocator.as_ref().or(arguments.library.as_ref()) {
+        serve(allocator)?;
     }
-    let seconds = start.elapsed().as_secs_f64();
-    let text = told(&trace, arguments, seconds);
-    // Whoever reads it may have gone.
+    let shown = arguments.file.display();
+    let mut trace = read(&arguments.file).map_err(|error| Failure::own(format!("{shown}: {error}")))?;
+    if arguments.print {
+        // Whoever reads it may have gone.
+        let _ = told::print(&trace, io::stdout().lock());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let steps = Steps::take(&mut trace);
+    let mut player = Player::new(steps).map_err(|why| Failure::own(format!("{shown}: {why}")))?;
+    let before = told::Cost::now();
+    for _ in 0..arguments.times {
+        player.play().map_err(|why| Failure { status: 1, message: format!("{shown}: {why}") })?;
+    }
+    let text = told::told(&trace, arguments, &before, &served_by());
+    // As above.
     let _ = io::stdout().write_all(text.as_bytes());
     Ok(ExitCode::SUCCESS)
 }
 
-/// A block that is handed out, if its start is not null.
-#[derive(Clone, Copy)]
-struct Block {
-    start: *mut u8,
-    size: usize,
+fn read(path: &Path) -> io::Result<Trace> {
+    let contents = file::unpack(std::fs::read(path)?)?;
+    if file::is_ours(&contents) { file::read(&contents) } else { foreign::read(&contents) }
 }
 
-const PAGE: usize = 4096;
-const MARK: usize = size_of::<usize>();
-
-/// Makes one call of the trace.
-fn make(call: Call, blocks: &mut [Block]) -> Result<(), String> {
-    match call {
-        Call::Allocate { block, size, align, zero } => {
-            // A trace may hand out a block twice where it lost a free.
-            free(&mut blocks[block as usize], block as usize)?;
-            // SAFETY: any sizes may be asked for; the alignment is a power of two, as the reader has seen to.
-            let start = unsafe {
-                match (zero, align) {
-                    (true, _) => libc::calloc(1, size),
-                    (false, 0..=16) => libc::malloc(size),
-                    (false, align) => aligned(align, size),
-                }
-            };
-            note(&mut blocks[block as usize], block as usize, start.cast(), size)
-        }
-        Call::Resize { block, size } => {
-            let own = &mut blocks[block as usize];
-            look(own, block as usize)?;
-            // SAFETY: null, or a block of malloc's that nobody has freed.
-            let start = unsafe { libc::realloc(own.start.cast(), size) };
-            note(own, block as usize, start.cast(), size)
-        }
-        Call::Free { block } => free(&mut blocks[block as usize], block as usize),
-    }
-}
-
-/// # Safety
-/// `align` is a power of two.
-unsafe fn aligned(align: usize, size: usize) -> *mut c_void {
-    let mut start = null_mut();
-    // SAFETY: the caller's; `start` is valid for the write.
-    let error = unsafe { libc::posix_memalign(&raw mut start, align, size) };
-    if error == 0 { start } else { null_mut() }
-}
-
-fn note(own: &mut Block, block: usize, start: *mut u8, size: usize) -> Result<(), String> {
-    if start.is_null() && size > 0 {
-        return Err(format!("the allocator had no {} for a block", bytes(size as u64)));
-    }
-    *own = Block { start, size };
-    // SAFETY: the block has `size` bytes, which are this program's.
+/// The object that malloc is from.
+fn served_by() -> PathBuf {
+    // SAFETY: the address of a function; the name is a string that stays while the object is loaded.
     unsafe {
-        (0..size).step_by(PAGE).skip(1).for_each(|at| start.add(at).write_volatile(1));
-        if size >= MARK {
-            start.cast::<usize>().write_unaligned(block);
+        let mut info: libc::Dl_info = std::mem::zeroed();
+        if libc::dladdr(libc::malloc as *const _, &raw mut info) == 0 || info.dli_fname.is_null() {
+            return PathBuf::new();
         }
+        let name = Path::new(OsStr::from_bytes(CStr::from_ptr(info.dli_fname).to_bytes()));
+        name.canonicalize().unwrap_or_else(|_| name.to_owned())
     }
-    Ok(())
 }
 
-/// Looks at what was written to the block.
-fn look(own: &Block, block: usize) -> Result<(), String> {
-    if own.start.is_null() || own.size < MARK {
+/// Sees to it that malloc is the allocator's: if it is not yet, becomes this command again, with the library preloaded.
+fn serve(allocator: &Allocator) -> Result<(), Failure> {
+    /// Says that this was done.
+    const DONE: &str = "SPECMALLOC_REPLAY";
+    let library = allocator.library.as_path();
+    if served_by() == library {
         return Ok(());
     }
-    // SAFETY: a block that is handed out has `size` bytes, and these were written.
-    let found = unsafe { own.start.cast::<usize>().read_unaligned() };
-    if found == block {
-        Ok(())
-    } else {
-        Err(format!("the block at {:p} was overwritten by another", own.start))
+    if std::env::var_os(DONE).is_some_and(|done| done == *library) {
+        return Err(Failure::own(format!("{} did not load, or defines no malloc", library.display())));
     }
-}
-
-fn free(own: &mut Block, block: usize) -> Result<(), String> {
-    look(own, block)?;
-    // SAFETY: null, or a block of malloc's that nobody has freed.
-    unsafe { libc::free(own.start.cast()) };
-    *own = Block { start: null_mut(), size: 0 };
-    Ok(())
-}
-
-fn told(trace: &Trace, arguments: &Replay, seconds: f64) -> String {
-    // SAFETY: a record of plain numbers, which the call fills in.
-    let usage: Usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
-        usage.into()
-    };
-    let made = trace.calls.len() as u64 * u64::from(arguments.times);
-    let each = seconds * 1e9 / made.max(1) as f64;
-    if arguments.json {
-        let document = json!({
-            "calls": made,
-            "skipped": trace.skipped,
-            "seconds": seconds,
-            "nanoseconds_per_call": each,
-            "peak_live_bytes": trace.peak_live,
-            "peak_resident_bytes": usage.peak_kib * 1024,
-            "page_faults": usage.faults(),
-        });
-        return format!("{document:#}\n");
-    }
-    let mut text = format!(
-        "{} calls in {}: {each:.1} ns each\npeak live {}, peak resident {} with the trace itself, {} page faults\n",
-        grouped(made),
-        duration(seconds),
-        bytes(trace.peak_live),
-        bytes(usage.peak_kib * 1024),
-        grouped(usage.faults()),
-    );
-    if trace.skipped > 0 {
-        text += &format!("{} calls were about blocks that the trace does not know\n", grouped(trace.skipped));
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn calls_are_made_and_an_overwritten_block_is_found() {
-        let mut blocks = [Block { start: null_mut(), size: 0 }; 2];
-        let allocate = |block, size, align, zero| Call::Allocate { block, size, align, zero };
-        for call in [
-            allocate(0, 100_000, 0, false),
-            allocate(1, 100, 64, false),
-            Call::Resize { block: 0, size: 10 },
-            allocate(1, 0, 0, true),
-            Call::Free { block: 0 },
-        ] {
-            make(call, &mut blocks).unwrap();
-        }
-        assert!(blocks[0].start.is_null());
-        make(allocate(0, 64, 0, false), &mut blocks).unwrap();
-        // SAFETY: the block has 64 bytes.
-        unsafe { blocks[0].start.write(77) };
-        assert!(make(Call::Free { block: 0 }, &mut blocks).unwrap_err().contains("overwritten"));
-        assert!(
-            make(allocate(0, usize::MAX / 4, 0, false), &mut [Block { start: null_mut(), size: 0 }]).is_err()
-        );
-    }
+    let own = Path::new("/proc/self/exe");
+    let mut command = Command::new(own);
+    command.args(std::env::args_os().skip(1)).env("LD_PRELOAD", allocator.preload()?).env(DONE, library);
+    Err(Failure::start(own.as_os_str(), &child::exec(&mut command)))
 }

@@ -12,8 +12,9 @@ use std::process::ExitCode;
 
 const HELP: &str = "\
 Sizes are the kernel's (/proc/PID/smaps); the arenas are those that the process has published, which it
-does if it was started with specmalloc run --watch -- PROGRAM. \"Other anonymous\" memory is the
-allocator's huge blocks and records, thread stacks, and what the program maps itself.
+does if it was started with specmalloc run --watch -- PROGRAM, and so are the first 64 regions of huge
+blocks. \"Other anonymous\" memory is the allocator's records, thread stacks, and what the program maps
+itself.
 
 Examples:
   specmalloc maps 1234
@@ -56,8 +57,16 @@ impl Mapping {
 }
 
 /// What a mapping is, in the order in which the kinds are shown.
-const KINDS: [&str; 7] =
-    ["arenas", "named by specmalloc", "other anonymous", "program break", "stack", "files", "shared memory"];
+const KINDS: [&str; 8] = [
+    "arenas",
+    "huge blocks",
+    "named by specmalloc",
+    "other anonymous",
+    "program break",
+    "stack",
+    "files",
+    "shared memory",
+];
 
 /// Looks at the mappings and shows them.
 pub(crate) fn execute(arguments: &Maps) -> Result<ExitCode, Failure> {
@@ -66,9 +75,8 @@ pub(crate) fn execute(arguments: &Maps) -> Result<ExitCode, Failure> {
     let file = format!("/proc/{}/smaps", arguments.pid);
     let text = fs::read(&file).map_err(|error| Failure::own(format!("{file}: {error}")))?;
     let mappings = parse(&String::from_utf8_lossy(&text));
-    let (kinds, arenas) = sorted(&mappings, &sample);
-    let text =
-        if arguments.json { json_text(&kinds, &arenas, &sample) } else { plain(&kinds, &arenas, &sample) };
+    let sorted = sorted(&mappings, &sample);
+    let text = if arguments.json { json_text(&sorted, &sample) } else { plain(&sorted, &sample) };
     // Whoever reads it may have gone.
     let _ = io::stdout().write_all(text.as_bytes());
     Ok(ExitCode::SUCCESS)
@@ -99,43 +107,53 @@ fn parse(text: &str) -> Vec<Mapping> {
     mappings
 }
 
-/// The mappings added up by kind, and by arena.
-fn sorted(mappings: &[Mapping], sample: &Sample) -> (Vec<Mapping>, Vec<Mapping>) {
-    let known = sample.detail.as_ref().map_or(&[][..], |detail| detail.arenas());
-    let mut arenas: Vec<Mapping> = known
-        .iter()
-        .map(|arena| Mapping {
-            start: arena.base,
-            end: arena.base + arena.bytes,
-            name: format!("{:#x}", arena.base),
-            ..Mapping::default()
-        })
-        .collect();
+/// The mappings added up by kind, by arena, and by huge block.
+struct Sorted {
+    kinds: Vec<Mapping>,
+    arenas: Vec<Mapping>,
+    huge: Vec<Mapping>,
+}
+
+fn sorted(mappings: &[Mapping], sample: &Sample) -> Sorted {
+    let place = |base: u64, bytes: u64, note: &str| Mapping {
+        start: base,
+        end: base + bytes,
+        name: format!("{base:#x}{note}"),
+        ..Mapping::default()
+    };
+    let (mut arenas, mut huge) = (Vec::new(), Vec::new());
+    if let Some(detail) = &sample.detail {
+        arenas.extend(detail.arenas().iter().map(|arena| place(arena.base, arena.bytes, "")));
+        let note = |used| if used == 0 { " (kept)" } else { "" };
+        huge.extend(detail.huge().iter().map(|huge| place(huge.base, huge.bytes, note(huge.used_bytes))));
+    }
     let mut kinds = KINDS.map(|name| Mapping { name: name.to_owned(), ..Mapping::default() });
     for mapping in mappings {
         // A guard page may have been merged with its neighbour.
-        let arena = arenas.iter_mut().find(|arena| arena.start < mapping.end && mapping.start < arena.end);
-        let kind = match (arena, mapping.name.as_str()) {
-            (Some(arena), _) => {
-                arena.add(mapping);
-                0
+        let is_there = |place: &&mut Mapping| place.start < mapping.end && mapping.start < place.end;
+        let known = [&mut arenas, &mut huge].into_iter().enumerate();
+        let mut found = known.filter_map(|(kind, places)| Some((kind, places.iter_mut().find(is_there)?)));
+        let kind = match (found.next(), mapping.name.as_str()) {
+            (Some((kind, place)), _) => {
+                place.add(mapping);
+                kind
             }
-            (None, name) if name.starts_with("[anon:specmalloc") => 1,
-            (None, "[heap]") => 3,
-            (None, "[stack]") => 4,
+            (None, name) if name.starts_with("[anon:specmalloc") => 2,
+            (None, "[heap]") => 4,
+            (None, "[stack]") => 5,
             (None, name)
                 if name.starts_with("/memfd:")
                     || name.starts_with("/dev/shm/")
                     || name.starts_with("/SYSV") =>
             {
-                6
+                7
             }
-            (None, name) if name.starts_with('/') => 5,
-            (None, _) => 2,
+            (None, name) if name.starts_with('/') => 6,
+            (None, _) => 3,
         };
         kinds[kind].add(mapping);
     }
-    (kinds.into_iter().filter(|kind| kind.count > 0).collect(), arenas)
+    Sorted { kinds: kinds.into_iter().filter(|kind| kind.count > 0).collect(), arenas, huge }
 }
 
 fn table(heading: &str, mappings: &[Mapping]) -> String {
@@ -152,10 +170,12 @@ fn table(heading: &str, mappings: &[Mapping]) -> String {
     lines(&columns, 2, |_, _, cell| cell.to_owned())
 }
 
-fn plain(kinds: &[Mapping], arenas: &[Mapping], sample: &Sample) -> String {
-    let mut text = table("kind", kinds);
-    if !arenas.is_empty() {
-        text += &format!("\n{}", table("arena", arenas));
+fn plain(sorted: &Sorted, sample: &Sample) -> String {
+    let mut text = table("kind", &sorted.kinds);
+    for (heading, places) in [("arena", &sorted.arenas), ("huge block", &sorted.huge)] {
+        if !places.is_empty() {
+            text += &format!("\n{}", table(heading, places));
+        }
     }
     let now = &sample.statistics;
     text += &format!(
@@ -169,7 +189,7 @@ fn plain(kinds: &[Mapping], arenas: &[Mapping], sample: &Sample) -> String {
     text
 }
 
-fn json_text(kinds: &[Mapping], arenas: &[Mapping], sample: &Sample) -> String {
+fn json_text(sorted: &Sorted, sample: &Sample) -> String {
     let entry = |mapping: &Mapping| {
         json!({
             "name": mapping.name,
@@ -182,8 +202,9 @@ fn json_text(kinds: &[Mapping], arenas: &[Mapping], sample: &Sample) -> String {
     };
     let entries = |mappings: &[Mapping]| mappings.iter().map(entry).collect::<Value>();
     let document = json!({
-        "kinds": entries(kinds),
-        "arenas": entries(arenas),
+        "kinds": entries(&sorted.kinds),
+        "arenas": entries(&sorted.arenas),
+        "huge_blocks": entries(&sorted.huge),
         "statistics": crate::report::json::figures(&sample.statistics, false),
     });
     format!("{document:#}\n")
@@ -218,11 +239,11 @@ Rss:                  12 kB
         );
         assert_eq!(mappings[1].name, "/lib/a library.so");
         let sample = looks().last;
-        let (kinds, arenas) = sorted(&mappings, &sample);
-        let names: Vec<_> = kinds.iter().map(|kind| (kind.name.as_str(), kind.count)).collect();
+        let sorted = sorted(&mappings, &sample);
+        let names: Vec<_> = sorted.kinds.iter().map(|kind| (kind.name.as_str(), kind.count)).collect();
         assert_eq!(names, [("other anonymous", 1), ("stack", 1), ("files", 1)]);
-        assert!(arenas.is_empty());
-        let text = plain(&kinds, &arenas, &sample);
+        assert!(sorted.arenas.is_empty() && sorted.huge.is_empty());
+        let text = plain(&sorted, &sample);
         assert!(text.contains("512K") && text.lines().all(|line| line.len() <= 80), "{text}");
     }
 }

@@ -5,7 +5,7 @@
 //! shown and how they are sorted, `screen` the terminal.
 
 pub(crate) mod maps;
-mod process;
+pub(crate) mod process;
 mod sample;
 mod screen;
 mod tables;

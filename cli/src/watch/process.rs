@@ -5,13 +5,63 @@ use super::threads::Stacks;
 use crate::Failure;
 use specmalloc::internals::api::shared_record::{StatisticsFile, VARIABLE};
 use std::cell::RefCell;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
 use std::time::Instant;
 
 /// What the kernel calls the mapping of such a file.
-const MAPPING: &str = "/memfd:specmalloc statistics";
+pub(crate) const MAPPING: &str = "/memfd:specmalloc statistics";
+
+/// What the kernel tells of a process.
+pub(crate) struct Told {
+    pid: u32,
+    /// Its number as it sees it itself: another one in a container.
+    pub(crate) own_pid: u32,
+    environment: Vec<u8>,
+    maps: String,
+}
+
+impl Told {
+    pub(crate) fn of(pid: u32) -> Result<Self, Failure> {
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Failure::own(format!("there is no process {pid}")),
+            io::ErrorKind::PermissionDenied => {
+                Failure::own(format!("process {pid} is not ours to look at: ask as its user, or as root"))
+            }
+            _ => Failure::own(format!("process {pid}: {error}")),
+        };
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed)?;
+        let environment = fs::read(format!("/proc/{pid}/environ")).map_err(failed)?;
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).map_err(failed)?;
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        let own_pid =
+            numbers.and_then(|numbers| numbers.split_whitespace().last()?.parse().ok()).unwrap_or(pid);
+        Ok(Self { pid, own_pid, environment, maps })
+    }
+
+    /// Where a file in memory may be that the process shares: by the name that it was given in `variable`, or, where that
+    /// leads elsewhere from here, as the process has it mapped under the name `mapping`, which takes more rights.
+    pub(crate) fn files(&self, variable: &CStr, mapping: &str) -> Vec<CString> {
+        let prefix = [variable.to_bytes(), b"="].concat();
+        let mut lines = self.environment.split(|byte| *byte == 0);
+        let named = lines.find_map(|line| line.strip_prefix(prefix.as_slice())).map(<[u8]>::to_vec);
+        let mapped =
+            self.maps.lines().find(|line| line.contains(mapping)).and_then(|line| line.split(' ').next());
+        let mapped = mapped.map(|range| format!("/proc/{}/map_files/{range}", self.pid).into_bytes());
+        named.into_iter().chain(mapped).filter_map(|path| CString::new(path).ok()).collect()
+    }
+
+    /// Whether it has the library loaded.
+    pub(crate) fn is_served(&self) -> bool {
+        self.has("libspecmalloc.so")
+    }
+
+    /// Whether it has the library `name` loaded.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.maps.lines().any(|line| line.ends_with(&format!("/{name}")))
+    }
+}
 
 /// A process that can be looked at.
 pub(super) struct Watched {
@@ -26,39 +76,15 @@ pub(super) struct Watched {
 impl Watched {
     /// Finds the file of a process.
     pub(super) fn open(pid: u32) -> Result<Self, Failure> {
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => Failure::own(format!("there is no process {pid}")),
-            io::ErrorKind::PermissionDenied => {
-                Failure::own(format!("process {pid} is not ours to look at: ask as its user, or as root"))
-            }
-            _ => Failure::own(format!("process {pid}: {error}")),
-        };
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed)?;
-        let environment = fs::read(format!("/proc/{pid}/environ")).map_err(failed)?;
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).map_err(failed)?;
-        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-        let own_pid =
-            numbers.and_then(|numbers| numbers.split_whitespace().last()?.parse().ok()).unwrap_or(pid);
-        let prefix = [VARIABLE.to_bytes(), b"="].concat();
-        let named =
-            environment.split(|byte| *byte == 0).find_map(|line| line.strip_prefix(prefix.as_slice()));
-        // By the name that the process was given, or, where that leads elsewhere from here, as the process has it
-        // mapped, which takes more rights.
-        let mapped = maps.lines().find(|line| line.contains(MAPPING)).and_then(|line| line.split(' ').next());
-        let mapped = mapped.map(|range| format!("/proc/{pid}/map_files/{range}").into_bytes());
-        for path in named.map(<[u8]>::to_vec).into_iter().chain(mapped) {
-            let Ok(path) = CString::new(path) else { continue };
+        let told = Told::of(pid)?;
+        for path in told.files(VARIABLE, MAPPING) {
             if let Ok(file) = StatisticsFile::open(&path)
-                && file.records().any(|record| record.pid == own_pid)
+                && file.records().any(|record| record.pid == told.own_pid)
             {
-                return Ok(Self { pid, own_pid, file, stacks: RefCell::default() });
+                return Ok(Self { pid, own_pid: told.own_pid, file, stacks: RefCell::default() });
             }
         }
-        let why = if maps.contains("/libspecmalloc.so") {
-            "runs under specmalloc and publishes no figures"
-        } else {
-            "does not run under specmalloc"
-        };
+        let why = if told.is_served() { "publishes no figures" } else { "does not run under specmalloc" };
         Err(Failure::own(format!("process {pid} {why}: start it with specmalloc run --watch -- PROGRAM")))
     }
 

@@ -6,7 +6,7 @@
 //!
 //! For 1, 2, 4 and 16 reader threads: each reads words at random places for the time, while one more thread puts another
 //! file in the old one's place and maps it anew every millisecond. Medians of the rounds, in which the ways take turns.
-//! The longest read is of one in 64 that is timed; in brackets, without the remapper.
+//! mmap-sync copies the file each time, and so does that far less often: see `ways.rs`. The longest read is of one in 64 that is timed; in brackets, without the remapper.
 
 mod ways;
 
@@ -15,9 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use ways::{Caught, Guards, Mapped, ParkingLot, Pread, StdLock, Swap};
+use ways::{BYTES, Mapped, each_way};
 
-const BYTES: usize = 16 << 20;
 const THREADS: [usize; 4] = [1, 2, 4, 16];
 
 /// What a run came to.
@@ -97,14 +96,7 @@ fn main() {
         std::env::args().nth(nth).map_or(default, |text| text.parse::<u64>().expect("a number"))
     };
     let (rounds, time) = (number(1, 3), Duration::from_millis(number(2, 500)));
-    let ways: [(&str, Run); 6] = [
-        (Guards::name(), run::<Guards>),
-        (Caught::name(), run::<Caught>),
-        (StdLock::name(), run::<StdLock>),
-        (ParkingLot::name(), run::<ParkingLot>),
-        (Swap::name(), run::<Swap>),
-        (Pread::name(), run::<Pread>),
-    ];
+    let ways = each_way!(run);
     let folder: PathBuf = std::env::temp_dir().join(format!("compare-files-{}", std::process::id()));
     fs::create_dir(&folder).expect("a folder");
     println!(

@@ -2,11 +2,29 @@
 
 use arc_swap::ArcSwap;
 use memmap2::Mmap;
+use mmap_sync::locks::LockDisabled;
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+/// Bytes of the file.
+pub const BYTES: usize = 16 << 20;
+
+/// The names of all ways, ours first, and for each the function `$run` of it.
+macro_rules! each_way {
+    ($run:ident) => {
+        each_way!($run, Guards, Caught, StdLock, ParkingLot, Swap, Copies, Pread)
+    };
+    ($run:ident, $($way:ident),*) => {
+        [$((<$crate::ways::$way as Mapped>::name(), $run::<$crate::ways::$way> as Run)),*]
+    };
+}
+pub(crate) use each_way;
 
 /// A file that many threads read and one maps anew.
 pub trait Mapped: Send + Sync + Sized {
@@ -143,6 +161,78 @@ impl Mapped for Swap {
     fn remap(&self) -> io::Result<()> {
         self.1.store(map(&self.0)?);
         Ok(())
+    }
+}
+
+/// mmap-sync: the contents are copied to one of two files of its own, which alternate; a word in a third says which is to
+/// be read, and how many read each. What it promises is less: the writer waits for those who read for a time that it is
+/// given, and then writes under them. And it is more: readers may be other processes. A reader is one thread's.
+pub struct Copies {
+    number: usize,
+    source: PathBuf,
+    copies: PathBuf,
+    writer: Mutex<Synchronizer>,
+}
+
+/// The writer looks every so many nanoseconds whether readers have gone; and waits for them so long.
+const LOOKS: u64 = 50_000;
+const WAITS: Duration = Duration::from_secs(5);
+
+type Synchronizer = mmap_sync::synchronizer::Synchronizer<wyhash::WyHash, LockDisabled, 1024, LOOKS>;
+/// What is read, as it lies in the file.
+type Words = [u64; BYTES / 8];
+
+impl Copies {
+    fn copy(&self) -> io::Result<()> {
+        let contents = std::fs::read(&self.source)?;
+        let written = self.writer.lock().unwrap().write_raw::<Words>(&contents, WAITS);
+        let (_, late) = written.map_err(io::Error::other)?;
+        if late { Err(io::Error::other("a reader was overtaken")) } else { Ok(()) }
+    }
+}
+
+impl Mapped for Copies {
+    fn name() -> &'static str {
+        "mmap-sync"
+    }
+    fn open(path: &Path) -> io::Result<Self> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let copies = path.with_file_name(format!("sync-{number}"));
+        let writer = Mutex::new(Synchronizer::with_params(copies.as_os_str()));
+        let copied = Copies { number, source: path.into(), copies, writer };
+        copied.copy()?;
+        Ok(copied)
+    }
+    fn len(&self) -> usize {
+        BYTES
+    }
+    fn read(&self, at: usize) -> io::Result<u64> {
+        thread_local! {
+            static READER: RefCell<Option<(usize, Synchronizer)>> = const { RefCell::new(None) };
+        }
+        READER.with_borrow_mut(|reader| {
+            if reader.as_ref().is_none_or(|(number, _)| *number != self.number) {
+                *reader = Some((self.number, Synchronizer::with_params(self.copies.as_os_str())));
+            }
+            let Some((_, reader)) = reader else { unreachable!() };
+            // SAFETY: the files are as long as that, and any bytes are words; the writer waits for long enough.
+            let words = unsafe { reader.read::<Words>(false) }.map_err(io::Error::other)?;
+            Ok(words[at / 8])
+        })
+    }
+    fn remap(&self) -> io::Result<()> {
+        self.copy()
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        for end in ["_state", "_data_0", "_data_1"] {
+            let mut name = self.copies.clone().into_os_string();
+            name.push(end);
+            let _ = std::fs::remove_file(name);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use compare::harness::{Flags, Job, Usage, Work, mappings, resident_peak_kib, tails, who_serves_malloc};
-use compare::workloads::{WORKLOADS, Workload, age, find};
+use compare::workloads::{LIMITED, WORKLOADS, Workload, age, find};
 
 fn main() {
     let matches = command().get_matches();
@@ -58,11 +58,20 @@ fn command() -> Command {
                 .about(workload.about)
                 .args(common.iter().filter(|arg| workload.name != "bleed" || arg.get_id() != "seconds"));
             let switch = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
+            let limit =
+                LIMITED.contains(&workload.name).then(|| switch("limit").help("Without an allocator"));
+            let command = command.args(limit);
             match workload.name {
                 "lone" | "replace" => {
                     command.arg(switch("empty").help("All but the calls to malloc and free"))
                 }
                 "unmap-storm" => command.arg(switch("calm").help("Without the storm")),
+                "storm-larson" | "storm-lookup" => {
+                    command.arg(switch("raw").help("A storm of mmap and munmap, without the allocator"))
+                }
+                "lookup-arenas" => command
+                    .arg(switch("calm").help("Without the thread that makes regions"))
+                    .arg(switch("tree").help("In a tree under a lock").conflicts_with("limit")),
                 "bleed" => command.arg(
                     Arg::new("idle")
                         .long("idle")
@@ -74,7 +83,7 @@ fn command() -> Command {
                     Arg::new("file")
                         .long("file")
                         .value_name("TRACE")
-                        .help("As `compare` records it; else a made-up one"),
+                        .help("As `compare` makes it of a trace; else a made-up one"),
                 ),
                 _ => command,
             }
@@ -94,6 +103,9 @@ fn job(workload: &Workload, arguments: &ArgMatches) -> Job {
         flags: Flags {
             empty: flag("empty"),
             calm: flag("calm"),
+            limit: flag("limit"),
+            tree: flag("tree"),
+            raw: flag("raw"),
             idle: arguments.try_get_one::<u64>("idle").ok().flatten().copied().unwrap_or(0),
             // For the process's whole life.
             file: arguments.try_get_one::<String>("file").ok().flatten().map(|file| &*file.clone().leak()),

@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use super::calls::{calloc, free, malloc};
+use super::calls::{calloc, free, malloc, map, unmap};
 use super::{Random, Zeroed};
 
 /// A block from `malloc` with a tag written at both of its ends, so that a block handed out twice, an overlap, or a
@@ -34,6 +34,20 @@ impl Block {
     #[inline]
     pub fn new(len: usize, random: &mut Random) -> Block {
         Block::seal(malloc(len), len, random.next_u32())
+    }
+
+    /// A block that is a mapping of its own: what is left of one where there is no allocator.
+    pub fn mapped(len: usize, random: &mut Random) -> Block {
+        Block::seal(map(len), len, random.next_u32())
+    }
+
+    /// Verifies a block that is a mapping of its own, and unmaps it.
+    pub fn unmap(self) {
+        if !self.is_intact() {
+            self.corrupted("a block's contents changed");
+        }
+        // SAFETY: the handle holds a mapping of this length, and is consumed here.
+        unsafe { unmap(self.start, self.len as usize) };
     }
 
     /// Allocates zeroed memory through `calloc`, checks that its ends are zero, and tags it as [`Block::new`] does.

@@ -31,3 +31,20 @@ pub unsafe fn free(block: *mut u8) {
     let call = || unsafe { libc::free(black_box(block).cast()) };
     if tails::are_on() { tails::timed(Kind::Free, call) } else { call() }
 }
+
+/// Maps `len` bytes of zero memory; null if the system refuses.
+pub fn map(len: usize) -> *mut u8 {
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a fresh anonymous mapping; no memory that is in use is affected.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), len, access, kind, -1, 0) };
+    if start == libc::MAP_FAILED { std::ptr::null_mut() } else { black_box(start).cast() }
+}
+
+/// Unmaps `len` bytes.
+///
+/// # Safety
+/// `start` is a mapping of this length, which the caller gives up.
+pub unsafe fn unmap(start: *mut u8, len: usize) {
+    // SAFETY: as the caller promises.
+    unsafe { libc::munmap(black_box(start).cast(), len) };
+}

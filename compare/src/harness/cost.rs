@@ -53,9 +53,18 @@ impl Usage {
 
 /// Processor time of all threads of the process so far, to the nanosecond.
 pub fn processor_time() -> Duration {
+    time_on(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+/// Processor time of the calling thread so far, to the nanosecond.
+pub fn thread_time() -> Duration {
+    time_on(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn time_on(clock: libc::clockid_t) -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call fills the time in; the clock exists on every Linux.
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 

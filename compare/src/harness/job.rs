@@ -1,9 +1,10 @@
 //! What a workload is asked to do, how the work is divided among threads, and what it answers.
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Random;
+use super::{Block, Random, tails};
 
 /// How much to do.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +20,14 @@ pub enum Work {
 pub struct Flags {
     /// Do everything but the calls to malloc and free (`lone`, `replace`).
     pub empty: bool,
-    /// Leave the disturbing threads out (`unmap-storm`).
+    /// Leave the disturbing threads out (`unmap-storm`, `lookup-arenas`).
     pub calm: bool,
+    /// Without an allocator: what the system, or an array, makes of the same touches ([`Job::supply`]).
+    pub limit: bool,
+    /// Looked up in a tree under a lock (`lookup-arenas`).
+    pub tree: bool,
+    /// A storm of the system's calls instead of the allocator's (`storm-larson`, `storm-lookup`).
+    pub raw: bool,
     /// Seconds to stand still at the end (`bleed`).
     pub idle: u64,
     /// What to replay (`trace`).
@@ -55,9 +62,41 @@ impl Job {
         }
     }
 
+    /// Where blocks are to come from.
+    pub fn supply(&self) -> Supply {
+        if self.flags.limit { Supply::System } else { Supply::Allocator }
+    }
+
     /// A generator for thread `index`.
     pub fn random(&self, index: usize) -> Random {
         Random::new(self.seed.wrapping_add(index as u64 * 0x1000_0001))
+    }
+}
+
+/// Where large blocks come from, and go to.
+#[derive(Clone, Copy)]
+pub enum Supply {
+    /// malloc and free.
+    Allocator,
+    /// mmap and munmap, each block a mapping.
+    System,
+}
+
+impl Supply {
+    /// A block of `len` bytes.
+    pub fn block(self, len: usize, random: &mut Random) -> Block {
+        match self {
+            Supply::Allocator => Block::new(len, random),
+            Supply::System => Block::mapped(len, random),
+        }
+    }
+
+    /// The end of a block that came from here.
+    pub fn free(self, block: Block) {
+        match self {
+            Supply::Allocator => block.free(),
+            Supply::System => block.unmap(),
+        }
     }
 }
 
@@ -79,6 +118,20 @@ impl Quota {
             self.left -= granted;
         }
         granted
+    }
+
+    /// Carries the whole quota out, `operation` by operation, with a look at the clock every thousand. Says how many.
+    #[inline]
+    pub fn each(mut self, mut operation: impl FnMut()) -> u64 {
+        let mut done = 0;
+        loop {
+            let granted = self.take(1_000);
+            if granted == 0 {
+                return done;
+            }
+            (0..granted).for_each(|_| operation());
+            done += granted;
+        }
     }
 }
 
@@ -117,6 +170,32 @@ pub fn together(threads: usize, body: impl Fn(usize) -> u64 + Sync) -> Outcome {
         barrier.wait();
         let ops = workers.into_iter().map(|worker| worker.join().expect("a worker panicked")).sum();
         Outcome { ops, elapsed: start.elapsed(), extras: Vec::new() }
+    })
+}
+
+/// The same with `workers` threads whose operations count, beside `others` that call `disturb(index)` again and again for
+/// as long as one of those is at work; their state is what `prepare(index)` answers. Their calls are not timed.
+pub fn beside<S>(
+    [workers, others]: [usize; 2],
+    body: impl Fn(usize) -> u64 + Sync,
+    prepare: impl Fn(usize) -> S + Sync,
+    disturb: impl Fn(&mut S) + Sync,
+) -> Outcome {
+    let running = AtomicUsize::new(workers);
+    together(workers + others, |index| {
+        if index < workers {
+            let done = body(index);
+            // Relaxed: only tells the others to stop.
+            running.fetch_sub(1, Ordering::Relaxed);
+            return done;
+        }
+        tails::leave_out_this_thread();
+        let mut state = prepare(index);
+        // Relaxed: the loop may run once more than needed.
+        while running.load(Ordering::Relaxed) > 0 {
+            disturb(&mut state);
+        }
+        0
     })
 }
 

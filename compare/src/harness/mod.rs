@@ -14,11 +14,12 @@ mod table;
 pub mod tails;
 
 pub use block::Block;
-pub use calls::{calloc, free, malloc};
+pub use calls::{calloc, free, malloc, map, unmap};
 pub use cost::{
-    Cost, Usage, mappings, page_size, processor_time, resident_kib, resident_peak_kib, who_serves_malloc,
+    Cost, Usage, mappings, page_size, processor_time, resident_kib, resident_peak_kib, thread_time,
+    who_serves_malloc,
 };
-pub use job::{Flags, Job, Outcome, Quota, Work, together};
+pub use job::{Flags, Job, Outcome, Quota, Supply, Work, beside, together};
 pub use node::Node;
 pub use random::Random;
 pub use table::{Table, Zeroed};

@@ -16,6 +16,8 @@ pub enum Source {
     CLibrary,
     /// This repository.
     Specmalloc,
+    /// This repository, with locks: see the library's `pal/twin`.
+    Twin,
     /// The C source in the crate of mimalloc, of this version.
     Mimalloc(&'static str),
     /// The C++ source in snmalloc's crate.
@@ -70,7 +72,7 @@ impl Source {
             Source::Snmalloc => Some("snmalloc-sys"),
             Source::Rpmalloc => Some("rpmalloc-sys"),
             Source::Archive(package, _) | Source::Never(package) => Some(package),
-            Source::Specmalloc => Some("specmalloc"),
+            Source::Specmalloc | Source::Twin => Some("specmalloc"),
             Source::CLibrary | Source::Installed(..) => None,
         }
     }
@@ -158,17 +160,16 @@ impl Builder {
                 let found = installed(file);
                 return found.map(Malloc::Library).ok_or(format!("{file} is in Debian's package {package}"));
             }
-            Source::Specmalloc => {
-                (self.say)("libspecmalloc.so");
-                run(cargo().current_dir(&self.root).args([
-                    "build",
-                    "--quiet",
-                    "--profile",
-                    "preload",
-                    "-p",
-                    "specmalloc-preload",
-                ]))?;
-                return absolute(&self.folder.join("preload/libspecmalloc.so")).map(Malloc::Library);
+            Source::Specmalloc => return self.preload_library(&self.folder, &[]),
+            Source::Twin => {
+                // Built twice: the library, and what asks the index by itself.
+                let library = self.preload_library(&self.twin_folder(), &["--features", "locked-twin"])?;
+                let folder = self.twin_folder();
+                let mut command = cargo();
+                command.current_dir(&self.root).args(["build", "--quiet", "--release", "-p", "compare"]);
+                command.args(["--bin", "workloads", "--features", "locked-twin", "--target-dir"]);
+                run(command.arg(folder))?;
+                return Ok(library);
             }
             _ => {}
         }
@@ -225,6 +226,25 @@ impl Builder {
         absolute(&library).map(Malloc::Library)
     }
 
+    /// Builds specmalloc's library in a folder of cargo's.
+    fn preload_library(&self, folder: &Path, more: &[&str]) -> Result<Malloc, Failure> {
+        let library = folder.join("preload/libspecmalloc.so");
+        (self.say)(&library.display().to_string());
+        let mut command = cargo();
+        command.current_dir(&self.root).args(["build", "--quiet", "--profile", "preload"]);
+        run(command.args(["-p", "specmalloc-preload", "--target-dir"]).arg(folder).args(more))?;
+        absolute(&library).map(Malloc::Library)
+    }
+
+    fn twin_folder(&self) -> PathBuf {
+        self.folder.join("twin")
+    }
+
+    /// The program `workloads` whose index is the twin's.
+    pub fn twin_workloads(&self) -> PathBuf {
+        self.twin_folder().join("release")
+    }
+
     /// Builds one of the helper libraries beside this source.
     pub fn helper(&self, name: &str) -> Result<PathBuf, Failure> {
         let mut command = compiler("CC", "cc");
@@ -275,7 +295,7 @@ impl Builder {
                 let package = source.package().and_then(|name| self.package(name).ok());
                 let version = package.map(|package| package.version.clone()).unwrap_or_default();
                 match source {
-                    Source::Specmalloc => format!("{version}{}", self.commit()),
+                    Source::Specmalloc | Source::Twin => format!("{version}{}", self.commit()),
                     // What comes after the plus is the version of what the crate wraps.
                     Source::Archive(..) => version.rsplit('+').next().map(str::to_owned).unwrap_or(version),
                     _ => version,

@@ -133,9 +133,10 @@ pub fn measure(
     report: impl Fn(&Results),
 ) {
     let cells = |task: &Task, peers: &[Peer]| {
-        let applies = |peer: &Peer| match task.how {
+        let applies = |peer: &Peer| match &task.how {
             How::Rust => peer.program.is_some(),
-            _ => can_preload(peer),
+            How::Workload(arguments) => can_preload(peer) && peer.takes_part(&arguments[0]),
+            How::Program(_) => can_preload(peer) && peer.arguments.is_empty(),
         };
         peers.iter().map(|peer| Cell { rounds: Vec::new(), trouble: None, applies: applies(peer) }).collect()
     };
@@ -162,7 +163,9 @@ pub fn measure(
                 }
                 bar.set_message(format!("{} under {}", row.task.label(), peer.name));
                 let run = match (&row.task.how, kit) {
-                    (How::Workload(arguments), _) => run_workload(programs, peer, arguments),
+                    (How::Workload(arguments), _) => {
+                        run_workload(programs, peer, arguments, row.task.options)
+                    }
                     (How::Program(program), Some(kit)) => kit.run(program, peer),
                     (How::Program(_), None) => Err(Trouble::Failed("programs are not set up".to_owned())),
                     (How::Rust, _) => run_rust(peer, &row.task.name, results.quick),
@@ -204,7 +207,7 @@ pub mod tests {
             trouble: None,
             applies: true,
         };
-        let task = Task { group, name: name.to_owned(), threads: 2, how: How::Rust };
+        let task = Task { group, name: name.to_owned(), threads: 2, options: "", how: How::Rust };
         Row { task, cells: seconds.iter().map(cell).collect() }
     }
 
@@ -215,6 +218,8 @@ pub mod tests {
             version: "1".to_owned(),
             malloc: Malloc::CLibrary,
             environment: &[],
+            arguments: &[],
+            workloads: None,
             program: None,
         };
         let peers = names.iter().map(peer).collect();

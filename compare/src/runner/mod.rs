@@ -11,6 +11,7 @@ mod process;
 mod programs;
 mod report;
 mod run;
+mod speculation;
 mod suite;
 mod targets;
 mod traces;
@@ -24,6 +25,7 @@ pub use peers::{Wanted, find_peers};
 pub use programs::Kit;
 pub use report::{means, write};
 pub use run::Figures;
+pub use speculation::tell;
 pub use suite::{Group, Suite, Task};
 pub use targets::print_targets;
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::Failure;
+use crate::workloads::LIMITED;
 
 /// How an allocator serves the C library's `malloc`.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +29,10 @@ pub struct Peer {
     pub malloc: Malloc,
     /// What its authors ask to be set in the environment.
     pub environment: &'static [(&'static str, &'static str)],
+    /// Further arguments for the program `workloads`: then only those take part that know them ([`Peer::takes_part`]).
+    pub arguments: &'static [&'static str],
+    /// The program `workloads`, where it is not everybody's.
+    pub workloads: Option<PathBuf>,
     /// The Rust workloads with it as the global allocator.
     pub program: Option<PathBuf>,
 }
@@ -52,8 +57,21 @@ impl Peer {
             version: String::new(),
             malloc: Malloc::Library(library),
             environment: &[],
+            arguments: &[],
+            workloads: None,
             program: None,
         })
+    }
+
+    /// Whether a workload makes sense for it. Where it is the index by itself that is asked, other allocators have none.
+    pub fn takes_part(&self, workload: &str) -> bool {
+        match self.arguments {
+            _ if workload == "lookup-arenas" => {
+                !self.arguments.is_empty() || ["specmalloc", "twin"].contains(&&*self.name)
+            }
+            ["--limit"] => LIMITED.contains(&workload),
+            arguments => arguments.is_empty(),
+        }
     }
 
     /// Sets `command`, a program of ours, up to run under this allocator.
@@ -86,11 +104,6 @@ impl Peer {
             Malloc::Never => false,
         }
     }
-}
-
-/// The same for the C library's own allocator, behind a library that watches it.
-pub fn preload_list_of_c_library(first: &Path) -> String {
-    list(first, c_library())
 }
 
 fn list(first: &Path, second: Option<PathBuf>) -> String {
@@ -134,6 +147,8 @@ mod tests {
             version: String::new(),
             malloc: Malloc::CLibrary,
             environment: &[],
+            arguments: &[],
+            workloads: None,
             program: None,
         };
         let (libc, other) = (Path::new("/lib/libc.so.6"), Path::new("/lib/libm.so.6"));

@@ -11,17 +11,29 @@ struct Known {
     feature: Option<&'static str>,
     source: Source,
     environment: &'static [(&'static str, &'static str)],
+    /// See [`Peer::arguments`].
+    arguments: &'static [&'static str],
     /// Left out of a quick look: an older build of another in the list.
     older: bool,
+    /// Of the table of speculation only, unless it is named.
+    speculation: bool,
 }
 
 const fn known(name: &'static str, feature: Option<&'static str>, source: Source) -> Known {
-    Known { name, feature, source, environment: &[], older: false }
+    Known { name, feature, source, environment: &[], arguments: &[], older: false, speculation: false }
 }
 
 const KNOWN: &[Known] = &[
     known("glibc", Some("system"), Source::CLibrary),
     known("specmalloc", Some("specmalloc"), Source::Specmalloc),
+    Known { speculation: true, ..known("twin", None, Source::Twin) },
+    Known {
+        environment: &[("SPECMALLOC_CONF", "membarrier:off")],
+        speculation: true,
+        ..known("fence", None, Source::Specmalloc)
+    },
+    Known { arguments: &["--limit"], speculation: true, ..known("limit", None, Source::CLibrary) },
+    Known { arguments: &["--tree"], speculation: true, ..known("tree", None, Source::CLibrary) },
     known("mimalloc3", Some("mimalloc3"), Source::Mimalloc("v3")),
     known("mimalloc2", Some("mimalloc2"), Source::Mimalloc("v2")),
     known("jemalloc", Some("jemalloc"), Source::Archive("tikv-jemalloc-sys", &[])),
@@ -57,6 +69,8 @@ pub struct Wanted<'a> {
     pub more: &'a [Peer],
     /// Not those that are older builds of others.
     pub quick: bool,
+    /// Those of the table of speculation, too.
+    pub speculation: bool,
     /// Whether rows need them as libraries.
     pub libraries: bool,
     /// Whether rows need them in Rust programs.
@@ -77,7 +91,11 @@ pub fn find_peers(wanted: &Wanted, builder: &mut Builder) -> Result<(Vec<Peer>, 
     }
     let (mut peers, mut missing) = (Vec::new(), Vec::new());
     for known in KNOWN {
-        let asked = if wanted.only.is_empty() { !(wanted.quick && known.older) } else { named(known.name) };
+        let asked = if wanted.only.is_empty() {
+            !(wanted.quick && known.older) && (wanted.speculation || !known.speculation)
+        } else {
+            named(known.name)
+        };
         let useful = (wanted.libraries && !matches!(known.source, Source::Never(_)))
             || (wanted.programs && known.feature.is_some());
         if !asked || !useful || wanted.without.iter().any(|other| other == known.name) {
@@ -102,6 +120,11 @@ pub fn find_peers(wanted: &Wanted, builder: &mut Builder) -> Result<(Vec<Peer>, 
                 version: builder.version(&known.source, &malloc),
                 malloc,
                 environment: known.environment,
+                arguments: known.arguments,
+                workloads: match known.source {
+                    Source::Twin => Some(builder.twin_workloads()),
+                    _ => None,
+                },
                 program: program.filter(|_| wanted.programs),
             });
         }
@@ -119,7 +142,7 @@ mod tests {
     use std::path::Path;
 
     fn wanted<'a>(only: &'a [String], more: &'a [Peer]) -> Wanted<'a> {
-        Wanted { only, without: &[], more, quick: true, libraries: true, programs: false }
+        Wanted { only, without: &[], more, quick: true, speculation: false, libraries: true, programs: false }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::peer::{Peer, preload_list_of_c_library};
+use super::peer::Peer;
 use super::run::{Figures, LIMIT};
 use super::{Failure, Trouble, process};
 
@@ -17,8 +17,6 @@ pub struct Program {
     script: PathBuf,
     /// The name of the process that has to be reached.
     process: String,
-    /// Whether its malloc calls are recorded for a trace.
-    pub traced: bool,
     /// Where its input is, and where it runs.
     folder: PathBuf,
 }
@@ -56,7 +54,6 @@ impl Kit {
             programs.push(Program {
                 folder: self.folder.join(&name),
                 process: header(&text, "process").to_owned(),
-                traced: header(&text, "traced") == "yes",
                 name,
                 script,
             });
@@ -90,14 +87,6 @@ impl Kit {
             mappings: f64::NAN,
             extras: Vec::new(),
         })
-    }
-
-    /// Runs a program once with the library that records its calls, which go to `file`.
-    pub fn record(&self, program: &Program, recorder: &Path, file: &Path) -> Result<(), Failure> {
-        let list = preload_list_of_c_library(recorder);
-        let mut command = self.command(program, "run", &list, &[("RECORD_FILE", file)]);
-        command.env("RECORD_PROCESS", &program.process);
-        process::run(&mut command, LIMIT).map(|_| ())
     }
 
     fn command(&self, program: &Program, step: &str, preload: &str, files: &[(&str, &Path)]) -> Command {
@@ -155,10 +144,8 @@ mod tests {
     #[test]
     fn a_script_tells_what_it_needs() {
         let text = "# A program.\n# needs: sh no-such-command\n# process: sh\nrun() { :; }\n";
-        assert_eq!(
-            (header(text, "needs"), header(text, "process"), header(text, "traced")),
-            ("sh no-such-command", "sh", "")
-        );
+        assert_eq!((header(text, "needs"), header(text, "process")), ("sh no-such-command", "sh"));
+        assert_eq!(header(text, "other"), "");
         assert!(is_there("sh") && is_there("/proc/self/exe"));
         assert!(!is_there("no-such-command") && !is_there("/no/such/file"));
     }
@@ -170,6 +157,8 @@ mod tests {
             version: String::new(),
             malloc: Malloc::CLibrary,
             environment: &[],
+            arguments: &[],
+            workloads: None,
             program: None,
         };
         let said =

@@ -45,11 +45,35 @@ impl Figures {
 /// The names of the figures that all rows have.
 pub const COMMON: [&str; 5] = ["seconds", "cpu_seconds", "peak_rss_kib", "faults", "mappings"];
 
+/// The command `workloads ARGUMENTS` from the folder `programs`, to run under `peer` with these options of specmalloc's.
+pub fn workload_under(peer: &Peer, programs: &Path, arguments: &[String], options: &str) -> Command {
+    let mut command = Command::new(peer.workloads.as_deref().unwrap_or(programs).join("workloads"));
+    set_up(&mut command, peer, options);
+    command.args(arguments).args(peer.arguments);
+    command
+}
+
+/// Has `command` run under `peer` with these options of specmalloc's.
+pub fn set_up(command: &mut Command, peer: &Peer, options: &str) {
+    peer.preload(command);
+    let own = peer.environment.iter().find(|variable| variable.0 == OPTIONS).map(|variable| variable.1);
+    let all: Vec<&str> = own.into_iter().chain([options]).filter(|text| !text.is_empty()).collect();
+    if !all.is_empty() {
+        command.env(OPTIONS, all.join(","));
+    }
+}
+
+/// The variable of specmalloc's options. No other allocator reads it.
+const OPTIONS: &str = "SPECMALLOC_CONF";
+
 /// Runs `workloads ARGUMENTS` from the folder `programs` under `peer`.
-pub fn run_workload(programs: &Path, peer: &Peer, arguments: &[String]) -> Result<Figures, Trouble> {
-    let mut command = Command::new(programs.join("workloads"));
-    command.args(arguments);
-    peer.preload(&mut command);
+pub fn run_workload(
+    programs: &Path,
+    peer: &Peer,
+    arguments: &[String],
+    options: &str,
+) -> Result<Figures, Trouble> {
+    let mut command = workload_under(peer, programs, arguments, options);
     let ended = process::run(&mut command, LIMIT).map_err(Trouble::Failed)?;
     let read = parse(&ended.output);
     let (figures, object) =

@@ -1,10 +1,9 @@
 //! What is measured: the rows, in the order of the tables.
 
-use std::path::PathBuf;
+use std::path::Path;
 
-use super::Failure;
-use super::build::Builder;
 use super::programs::{Kit, Program};
+use super::{Failure, traces};
 use crate::rust_paths;
 use crate::workloads::{WORKLOADS, Workload, find};
 
@@ -19,6 +18,8 @@ pub enum Group {
     Traces,
     /// Workloads of address space.
     AddressSpace,
+    /// What speculation is worth: rows of their own, beside the locked twin and the limit. Not of the usual table.
+    Speculation,
     /// Real programs.
     Programs,
     /// Rust's collections, with the allocator linked in.
@@ -29,11 +30,12 @@ pub enum Group {
 
 impl Group {
     /// All, in the order of the tables.
-    pub const ALL: [Group; 7] = [
+    pub const ALL: [Group; 8] = [
         Group::Heap,
         Group::Aged,
         Group::Traces,
         Group::AddressSpace,
+        Group::Speculation,
         Group::Programs,
         Group::Rust,
         Group::Tails,
@@ -46,6 +48,7 @@ impl Group {
             Group::Aged => "aged",
             Group::Traces => "traces",
             Group::AddressSpace => "address-space",
+            Group::Speculation => "speculation",
             Group::Programs => "programs",
             Group::Rust => "rust",
             Group::Tails => "tails",
@@ -59,6 +62,7 @@ impl Group {
             Group::Aged => "The same on an aged heap",
             Group::Traces => "Replayed calls of real programs",
             Group::AddressSpace => "Address-space workloads",
+            Group::Speculation => "What speculation is worth",
             Group::Programs => "Real programs",
             Group::Rust => "Rust programs, allocator linked in, fat LTO",
             Group::Tails => "Single calls",
@@ -67,7 +71,7 @@ impl Group {
 }
 
 /// Workloads of address space; all others are the heap's.
-const ADDRESS_SPACE: [&str; 13] = [
+const ADDRESS_SPACE: [&str; 14] = [
     "large",
     "page_fault1",
     "mmap1",
@@ -78,10 +82,52 @@ const ADDRESS_SPACE: [&str; 13] = [
     "fault-all",
     "fault-fork",
     "spf",
+    "spf-small",
     "ebizzy",
     "ebizzy-mapped",
     "lookup",
 ];
+/// Workloads of the table of speculation alone.
+const SPECULATION_ONLY: [&str; 4] = ["storm-larson", "storm-lookup", "lookup-arenas", "fork-exec"];
+/// Numbers of threads of two workloads that are about many.
+const MANY: [usize; 1] = [100];
+const BUSY: [usize; 1] = [64];
+/// Freed huge blocks are unmapped at once.
+const UNKEPT: &str = "keep_huge:off";
+
+/// The rows of the table of speculation: what each is called, its workload, further arguments, options of specmalloc's, and
+/// its numbers of threads where they are its own.
+type Speculated =
+    (&'static str, &'static str, &'static [&'static str], &'static str, Option<&'static [usize]>);
+const SPECULATION: [Speculated; 26] = [
+    ("lookup-arenas", "lookup-arenas", &[], "", None),
+    ("lookup-arenas, no writer", "lookup-arenas", &["--calm"], "", None),
+    ("larson", "larson", &[], "", None),
+    ("xmalloc", "xmalloc", &[], "", None),
+    ("lookup", "lookup", &[], "", None),
+    ("storm-larson", "storm-larson", &[], UNKEPT, None),
+    ("storm-larson, raw", "storm-larson", &["--raw"], UNKEPT, None),
+    ("storm-lookup", "storm-lookup", &[], UNKEPT, None),
+    ("storm-lookup, raw", "storm-lookup", &["--raw"], UNKEPT, None),
+    ("mmap1", "mmap1", &[], "", None),
+    ("mmap1, unkept", "mmap1", &[], UNKEPT, None),
+    ("malloc1", "malloc1", &[], "", None),
+    ("malloc1, unkept", "malloc1", &[], UNKEPT, None),
+    ("malloc2", "malloc2", &[], "", None),
+    ("page_fault1", "page_fault1", &[], "", None),
+    ("page_fault1, unkept", "page_fault1", &[], UNKEPT, None),
+    ("parallel-init", "parallel-init", &[], UNKEPT, None),
+    ("fault-split", "fault-split", &[], "", None),
+    ("fault-all", "fault-all", &[], "", None),
+    ("fault-fork", "fault-fork", &[], "", None),
+    ("spf", "spf", &[], "", Some(&MANY)),
+    ("spf-small", "spf-small", &[], "", Some(&MANY)),
+    ("ebizzy", "ebizzy", &[], "", None),
+    ("ebizzy-mapped", "ebizzy-mapped", &[], "", None),
+    ("grow", "grow", &[], "", Some(&[1])),
+    ("fork-exec", "fork-exec", &[], "", Some(&BUSY)),
+];
+
 /// Workloads that are run on an aged heap, too: short lives, long lives, own frees, others' frees.
 const AGED: [&str; 5] = ["larson", "xmalloc", "mstress", "alloc-test", "replace"];
 /// MiB that are built up to age a heap.
@@ -111,6 +157,8 @@ pub struct Task {
     pub name: String,
     /// Number of threads, as far as the row says.
     pub threads: usize,
+    /// Options of specmalloc's.
+    pub options: &'static str,
     /// How it is run.
     pub how: How,
 }
@@ -142,13 +190,16 @@ impl Suite {
                 || find(name).is_some()
                 || rust_paths::names().contains(&name)
         };
-        // Programs and traces are known by the folder of scripts, which may lack some.
+        // Programs and traces are known by their folders, and programs may be missing.
         let unknown = self.only.iter().find(|name| !known(name) && !name.contains(':'));
         unknown.map_or(Ok(()), |name| Err(format!("there is no workload {name}")))
     }
 
     fn wants(&self, group: Group, name: &str) -> bool {
         let full = format!("{}:{name}", group.name());
+        if SPECULATION_ONLY.contains(&name) {
+            return self.only.iter().any(|only| only == name);
+        }
         self.only.is_empty()
             || self.only.iter().any(|only| only == group.name() || *only == full)
             || (!matches!(group, Group::Aged | Group::Tails) && self.only.iter().any(|only| only == name))
@@ -184,7 +235,7 @@ impl Suite {
         }
         arguments.extend_from_slice(more);
         let threads = if workload.threaded { threads } else { 0 };
-        Task { group, name: workload.name.to_owned(), threads, how: How::Workload(arguments) }
+        Task { group, name: workload.name.to_owned(), threads, options: "", how: How::Workload(arguments) }
     }
 
     fn each(&self, group: Group, workload: &Workload, more: &[String]) -> Vec<Task> {
@@ -214,60 +265,73 @@ impl Suite {
         tasks
     }
 
+    /// The rows of the table of speculation.
+    pub fn speculation(&self) -> Vec<Task> {
+        let mut tasks = Vec::new();
+        for (name, workload, more, options, threads) in SPECULATION {
+            if !self.only.is_empty() && !self.only.iter().any(|only| only == workload || only == name) {
+                continue;
+            }
+            let workload = find(workload).expect("is in the table");
+            let more: Vec<String> = more.iter().map(|&argument| argument.to_owned()).collect();
+            let threads = threads.unwrap_or(self.threads.as_slice());
+            tasks.extend(threads.iter().map(|&threads| Task {
+                name: name.to_owned(),
+                options,
+                ..self.workload(Group::Speculation, workload, threads, &more)
+            }));
+        }
+        tasks
+    }
+
     /// The Rust benchmarks.
     pub fn rust(&self) -> Vec<Task> {
         let names = rust_paths::names().into_iter().filter(|name| self.wants(Group::Rust, name));
         names
-            .map(|name| Task { group: Group::Rust, name: name.to_owned(), threads: 0, how: How::Rust })
+            .map(|name| Task {
+                group: Group::Rust,
+                name: name.to_owned(),
+                threads: 0,
+                options: "",
+                how: How::Rust,
+            })
             .collect()
     }
 
-    /// The programs, and the traces that are recorded from some of them now. Answers what is not there, too.
-    pub fn programs(&self, kit: &Kit, builder: &Builder) -> Result<(Vec<Task>, Vec<Failure>), Failure> {
+    /// The traces in a folder, made ready in `ready` to be replayed.
+    pub fn traces(&self, folder: &Path, ready: &Path) -> Result<Vec<Task>, Failure> {
+        let mut tasks = Vec::new();
+        for (name, trace) in
+            traces::find(folder)?.into_iter().filter(|found| self.wants(Group::Traces, &found.0))
+        {
+            let records = ready.join(format!("{name}.records"));
+            traces::convert(&trace, &records)?;
+            let more = ["--file".to_owned(), records.display().to_string()];
+            let replay = self.each(Group::Traces, find("trace").expect("is in the table"), &more);
+            tasks.extend(replay.into_iter().map(|task| Task { name: name.clone(), ..task }));
+        }
+        Ok(tasks)
+    }
+
+    /// The programs. Answers what is not there, too.
+    pub fn programs(&self, kit: &Kit) -> Result<(Vec<Task>, Vec<Failure>), Failure> {
         let (programs, mut lacking) = kit.find()?;
         let mut tasks = Vec::new();
-        for program in programs {
-            let measured = self.wants(Group::Programs, &program.name);
-            let traced = program.traced && self.wants(Group::Traces, &program.name);
-            if !measured && !traced {
-                continue;
-            }
+        for program in programs.into_iter().filter(|program| self.wants(Group::Programs, &program.name)) {
             if let Err(failure) = kit.prepare(&program) {
                 lacking.push(format!("{}: {failure}", program.name));
                 continue;
             }
-            if traced {
-                match self.trace(kit, builder, &program) {
-                    Ok(trace) => {
-                        let more = ["--file".to_owned(), trace.display().to_string()];
-                        let replay = self.each(Group::Traces, find("trace").expect("is in the table"), &more);
-                        tasks.extend(
-                            replay.into_iter().map(|task| Task { name: program.name.clone(), ..task }),
-                        );
-                    }
-                    Err(failure) => lacking.push(format!("trace of {}: {failure}", program.name)),
-                }
-            }
-            if measured {
-                let name = program.name.clone();
-                tasks.push(Task { group: Group::Programs, name, threads: 0, how: How::Program(program) });
-            }
+            let name = program.name.clone();
+            tasks.push(Task {
+                group: Group::Programs,
+                name,
+                threads: 0,
+                options: "",
+                how: How::Program(program),
+            });
         }
-        tasks.sort_by_key(|task| task.group);
         Ok((tasks, lacking))
-    }
-
-    fn trace(&self, kit: &Kit, builder: &Builder, program: &Program) -> Result<PathBuf, Failure> {
-        let recorder = builder.helper("record")?;
-        let (raw, trace) = (
-            kit.folder.join(format!("{}.raw", program.name)),
-            kit.folder.join(format!("{}.trace", program.name)),
-        );
-        let _ = std::fs::remove_file(&raw);
-        kit.record(program, &recorder, &raw)?;
-        super::traces::convert(&raw, &trace)?;
-        let _ = std::fs::remove_file(&raw);
-        Ok(trace)
     }
 }
 
@@ -282,8 +346,13 @@ mod tests {
 
     #[test]
     fn every_workload_is_in_one_group_at_each_number_of_threads() {
-        let tasks = suite(&["heap", "address-space"]).workloads();
+        let tasks = suite(&[]).workloads();
+        let tasks: Vec<_> =
+            tasks.iter().filter(|task| [Group::Heap, Group::AddressSpace].contains(&task.group)).collect();
         for workload in WORKLOADS.iter().filter(|workload| workload.name != "trace") {
+            if SPECULATION_ONLY.contains(&workload.name) {
+                continue;
+            }
             let rows = tasks.iter().filter(|task| task.name == workload.name).count();
             assert_eq!(rows, if workload.threaded { 2 } else { 1 }, "{}", workload.name);
         }

@@ -1,6 +1,7 @@
 //! The figures that specmalloc set itself, and whether they are met: those that come out of the rows, and those that
 //! are counted one by one.
 
+use std::fmt::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use super::Failure;
 use super::measure::{Results, Row};
 use super::peer::Peer;
 use super::report::means_of;
+use super::run::set_up;
 use super::stats::median;
 use super::suite::Group;
 
@@ -20,11 +22,34 @@ const ROUNDS: usize = 3;
 const SMALL_KIB: f64 = 16_384.0;
 const WORKLOADS: [Group; 4] = [Group::Heap, Group::Aged, Group::Traces, Group::AddressSpace];
 
-struct Line {
-    figure: String,
-    measured: Result<f64, Failure>,
-    limit: f64,
-    unit: &'static str,
+/// A figure and its limit.
+pub struct Line {
+    /// What it is.
+    pub figure: String,
+    /// What it came to.
+    pub measured: Result<f64, Failure>,
+    /// What it is to come to at most.
+    pub limit: f64,
+    /// Its unit.
+    pub unit: &'static str,
+}
+
+/// A table of figures and their limits, and what could not be measured.
+pub fn table(lines: impl IntoIterator<Item = Line>) -> (String, Vec<Failure>) {
+    let mut text = "| figure | measured | limit | |\n|---|--:|--:|---|\n".to_owned();
+    let mut failures = Vec::new();
+    for Line { figure, measured, limit, unit } in lines {
+        let (measured, verdict) = match measured {
+            Ok(value) => (format!("{value:.2}{unit}"), if value <= limit { "met" } else { "missed" }),
+            Err(failure) => {
+                failures.push(failure);
+                ("not measured".to_owned(), "")
+            }
+        };
+        writeln!(text, "| {figure} | {measured} | {limit:.2}{unit} | {verdict} |")
+            .expect("a string takes it");
+    }
+    (text, failures)
 }
 
 /// Prints all of them as a table. A figure that could not be measured is a failure; one that is missed is not.
@@ -32,21 +57,9 @@ pub fn print_targets(results: &Results, programs: &Path) -> Vec<Failure> {
     let Some(ours) = results.peer("specmalloc") else {
         return vec!["specmalloc is not among the peers".to_owned()];
     };
-    println!("| figure | measured | limit | |\n|---|--:|--:|---|");
-    let mut failures = Vec::new();
-    for line in from_rows(results, ours).into_iter().chain(counted(&results.peers[ours], programs)) {
-        let Line { figure, measured, limit, unit } = line;
-        match measured {
-            Ok(value) => {
-                let met = if value <= limit { "met" } else { "missed" };
-                println!("| {figure} | {value:.2}{unit} | {limit:.2}{unit} | {met} |");
-            }
-            Err(failure) => {
-                println!("| {figure} | not measured | {limit:.2}{unit} | |");
-                failures.push(failure);
-            }
-        }
-    }
+    let lines = from_rows(results, ours).into_iter().chain(counted(&results.peers[ours], programs));
+    let (text, failures) = table(lines);
+    println!("{text}");
     failures
 }
 
@@ -144,24 +157,31 @@ fn sleeping_kib(peer: Option<&Peer>) -> Result<f64, Failure> {
 /// Instructions of one malloc and one free, as callgrind counts them: a run less its empty twin, per operation.
 fn instructions_per_pair(peer: &Peer, programs: &Path, workload: &str) -> Result<f64, Failure> {
     const OPS: f64 = 1e6;
-    let count = |empty: bool| -> Result<f64, Failure> {
-        let mut command = Command::new("valgrind");
-        command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-        // Valgrind is a static program and hands the variable on to what it runs.
-        peer.preload(&mut command);
-        command.arg(programs.join("workloads")).args([workload, "--ops", &OPS.to_string()]);
-        if empty {
-            command.arg("--empty");
-        }
-        let output = command
-            .output()
-            .map_err(|error| format!("valgrind: {error}; it is Debian's package valgrind"))?;
-        let text = String::from_utf8_lossy(&output.stderr);
-        text.lines()
-            .find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok())
-            .ok_or_else(|| format!("valgrind of {workload}: {text}"))
+    let count = |more: &[&str]| {
+        let arguments: Vec<String> =
+            [workload, "--ops", &OPS.to_string()].iter().chain(more).map(|text| (*text).to_owned()).collect();
+        instructions(peer, programs, &arguments, "")
     };
-    Ok((count(false)? - count(true)?) / OPS)
+    Ok((count(&[])? - count(&["--empty"])?) / OPS)
+}
+
+/// Instructions of a run of `workloads`, as callgrind counts them.
+pub fn instructions(
+    peer: &Peer,
+    programs: &Path,
+    arguments: &[String],
+    options: &str,
+) -> Result<f64, Failure> {
+    let mut command = Command::new("valgrind");
+    command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+    // Valgrind is a static program and hands the variables on to what it runs.
+    set_up(&mut command, peer, options);
+    let output = command.arg(programs.join("workloads")).args(arguments).output();
+    let output = output.map_err(|error| format!("valgrind: {error}; it is Debian's package valgrind"))?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    text.lines()
+        .find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok())
+        .ok_or_else(|| format!("valgrind of {}: {text}", arguments.join(" ")))
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
-//! The address-space workloads: *page_fault1*, *mmap1*, *malloc1*, *malloc2*, *parallel-init*.
+//! The address-space workloads: *page_fault1*, *mmap1*, *malloc1*, *malloc2*, *parallel-init*. With `--limit` their large
+//! blocks are mappings, without an allocator.
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Block, Job, Outcome, page_size, together};
+use crate::harness::{Block, Job, Outcome, map, page_size, together, unmap};
 
 const MIB: usize = 1 << 20;
 
@@ -17,9 +18,9 @@ pub fn run_page_fault(job: &Job) -> Outcome {
             if pages == 0 {
                 return done;
             }
-            let mut block = Block::new(pages as usize * page, &mut random);
+            let mut block = job.supply().block(pages as usize * page, &mut random);
             block.touch(page);
-            block.free();
+            job.supply().free(block);
             done += pages;
         }
     })
@@ -30,8 +31,13 @@ pub fn run_untouched(job: &Job) -> Outcome {
         let mut quota = job.share(index, job.threads);
         let mut done = 0;
         while quota.take(1) == 1 {
-            // SAFETY: malloc takes any size, and free takes what it answered, null included.
-            unsafe { libc::free(std::hint::black_box(libc::malloc(128 * MIB))) };
+            if job.flags.limit {
+                // SAFETY: mapped just now.
+                unsafe { unmap(map(128 * MIB), 128 * MIB) };
+            } else {
+                // SAFETY: malloc takes any size, and free takes what it answered, null included.
+                unsafe { libc::free(std::hint::black_box(libc::malloc(128 * MIB))) };
+            }
             done += 1;
         }
         done
@@ -56,7 +62,7 @@ fn pairs(job: &Job, len: usize, chunk: u64) -> Outcome {
                 return done;
             }
             for _ in 0..granted {
-                Block::new(len, &mut random).free();
+                job.supply().free(job.supply().block(len, &mut random));
             }
             done += granted;
         }
@@ -77,10 +83,10 @@ pub fn run_parallel_init(job: &Job) -> Outcome {
         if pages == 0 {
             return outcome;
         }
-        let block = Block::new(pages as usize * page, &mut random);
+        let block = job.supply().block(pages as usize * page, &mut random);
         outcome.elapsed += touch_together(&block, job.threads, page);
         outcome.ops += pages;
-        block.free();
+        job.supply().free(block);
     }
 }
 

@@ -1,6 +1,7 @@
 //! *fault-split*, *fault-all*, *fault-fork* and *spf*: what page faults in an allocator's blocks cost many threads.
 //! The faults themselves are the kernel's; where a block lies, and in whose mapping, is the allocator's. Split against
-//! all is the pair that tells whether threads get in each other's way.
+//! all is the pair that tells whether threads get in each other's way. With `--limit` the blocks are mappings, without an
+//! allocator.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +20,7 @@ pub fn run_split(job: &Job) -> Outcome {
     let (page, barrier) = (page_size(), Barrier::new(job.threads));
     together(job.threads, |index| {
         let (mut quota, mut random) = (job.share(index, job.threads), job.random(index));
-        let block = Block::new(SHARE + 2 * page, &mut random);
+        let block = job.supply().block(SHARE + 2 * page, &mut random);
         let start = block.start().align_offset(page);
         let rounds = rounds(job, page);
         let mut done = 0;
@@ -30,7 +31,7 @@ pub fn run_split(job: &Job) -> Outcome {
             give_back(&block, start, SHARE);
             done += pages;
         }
-        block.free();
+        job.supply().free(block);
         done
     })
 }
@@ -59,7 +60,7 @@ pub fn run_fork(job: &Job) -> Outcome {
 fn shared(job: &Job, between: impl Fn(&Block, usize, usize) + Sync) -> Outcome {
     let (page, barrier) = (page_size(), Barrier::new(job.threads));
     let len = job.threads.max(STRIDE / SHARE) * SHARE;
-    let block = Block::new(len + 2 * page, &mut job.random(0));
+    let block = job.supply().block(len + 2 * page, &mut job.random(0));
     let start = block.start().align_offset(page);
     let outcome = together(job.threads, |index| {
         let mut quota = job.share(index, job.threads);
@@ -75,7 +76,7 @@ fn shared(job: &Job, between: impl Fn(&Block, usize, usize) + Sync) -> Outcome {
         }
         done
     });
-    block.free();
+    job.supply().free(block);
     outcome
 }
 
@@ -109,13 +110,18 @@ fn give_back(block: &Block, start: usize, len: usize) {
     unsafe { libc::madvise(block.start().add(start + skipped).cast(), len - skipped, libc::MADV_DONTNEED) };
 }
 
-/// Regions that a thread of *spf* maps, and pages that it touches of each.
-const REGIONS: usize = 30;
-const TOUCHED: usize = 30;
-
 /// Threads are started that each allocate some regions, touch a little of each, and end: how long until all are done?
 /// One operation is one region.
 pub fn run_spf(job: &Job) -> Outcome {
+    spf::<30>(job, 30)
+}
+
+/// The same with little to do for each thread.
+pub fn run_spf_small(job: &Job) -> Outcome {
+    spf::<2>(job, 10)
+}
+
+fn spf<const REGIONS: usize>(job: &Job, pages: usize) -> Outcome {
     let page = page_size();
     let done = AtomicU64::new(0);
     let start = Instant::now();
@@ -130,10 +136,10 @@ pub fn run_spf(job: &Job) -> Outcome {
                     let mut regions = [const { Block::NONE }; REGIONS];
                     let granted = quota.take(REGIONS as u64) as usize;
                     for slot in &mut regions[..granted] {
-                        *slot = Block::new((TOUCHED + 2) * page, &mut random);
-                        touch(slot, 0, TOUCHED, page);
+                        *slot = job.supply().block((pages + 2) * page, &mut random);
+                        touch(slot, 0, pages, page);
                     }
-                    Block::free_all(&mut regions);
+                    regions[..granted].iter_mut().for_each(|slot| job.supply().free(slot.take()));
                     // Relaxed: a sum, read after the join.
                     done.fetch_add(granted as u64, Ordering::Relaxed);
                 });

@@ -29,23 +29,15 @@ const LEN: (usize, usize) = (4, 32_768);
 
 pub fn run_thread(job: &Job) -> Outcome {
     together(job.threads, |index| {
-        let (mut quota, mut random) = (job.share(index, job.threads), job.random(index));
+        let mut random = job.random(index);
         let mut set: Table<Block> = Table::new(WORKING_SET);
-        let mut done = 0;
-        loop {
-            let granted = quota.take(1_000);
-            if granted == 0 {
-                break;
-            }
-            for _ in 0..granted {
-                let slot = random.below(WORKING_SET);
-                set[slot].take().free();
-                // The inverse of a uniform draw: the chance of a size falls with its square.
-                let len = (LEN.1 / (1 + random.below(LEN.1 / LEN.0))).max(LEN.0);
-                set[slot] = Block::new(len, &mut random);
-            }
-            done += granted;
-        }
+        let done = job.share(index, job.threads).each(|| {
+            let slot = random.below(WORKING_SET);
+            set[slot].take().free();
+            // The inverse of a uniform draw: the chance of a size falls with its square.
+            let len = (LEN.1 / (1 + random.below(LEN.1 / LEN.0))).max(LEN.0);
+            set[slot] = Block::new(len, &mut random);
+        });
         Block::free_all(&mut set);
         done
     })

@@ -11,9 +11,11 @@ mod cycles;
 mod ebizzy;
 mod faults;
 mod fill_drain;
+mod fork_exec;
 mod grow;
 mod huge;
 mod larson;
+mod lookup;
 mod mstress;
 mod queue;
 mod random_order;
@@ -321,6 +323,14 @@ pub const WORKLOADS: &[Workload] = &[
         run: faults::run_spf,
     },
     Workload {
+        name: "spf-small",
+        about: "the same with 2 regions and 10 pages of each",
+        ops: 12_000,
+        quick_ops: 1_800,
+        threaded: true,
+        run: faults::run_spf_small,
+    },
+    Workload {
         name: "ebizzy",
         about: "a chunk copied into a fresh buffer and searched; op = one search",
         ops: 50_000,
@@ -354,6 +364,56 @@ pub const WORKLOADS: &[Workload] = &[
         threaded: true,
         run: storm::run,
     },
+    Workload {
+        name: "storm-larson",
+        about: "small blocks replaced, each call timed, beside 25,000 regions a second that are mapped and unmapped (--raw: by \
+                the system's calls); op = one replacement",
+        ops: 5_000_000,
+        quick_ops: 500_000,
+        threaded: true,
+        run: storm::run_larson,
+    },
+    Workload {
+        name: "storm-lookup",
+        about: "malloc_usable_size of random live blocks beside the same; op = one question",
+        ops: 20_000_000,
+        quick_ops: 2_000_000,
+        threaded: true,
+        run: storm::run_lookup,
+    },
+    Workload {
+        name: "lookup-arenas",
+        about: "specmalloc's index asked which of 64 arenas an address lies in, beside a thread that maps and unmaps regions \
+                (--calm: without; --tree: a tree under a lock instead); op = one question",
+        ops: 200_000_000,
+        quick_ops: 20_000_000,
+        threaded: true,
+        run: lookup::run,
+    },
+    Workload {
+        name: "fork-exec",
+        about: "programs started by a process of busy threads and 1 GiB of heap; op = one fork",
+        ops: 1_200,
+        quick_ops: 64,
+        threaded: true,
+        run: fork_exec::run,
+    },
+];
+
+/// Those that can do without an allocator, for the limit of what one could reach (`--limit`).
+pub const LIMITED: &[&str] = &[
+    "page_fault1",
+    "mmap1",
+    "malloc1",
+    "parallel-init",
+    "fault-split",
+    "fault-all",
+    "fault-fork",
+    "spf",
+    "spf-small",
+    "ebizzy",
+    "ebizzy-mapped",
+    "lookup-arenas",
 ];
 
 /// The workload of that name.

@@ -7,21 +7,13 @@ const SLOTS: usize = 1 << 20;
 
 pub fn run_slots(job: &Job) -> Outcome {
     together(job.threads, |index| {
-        let (mut quota, mut random) = (job.share(index, job.threads), job.random(index));
+        let mut random = job.random(index);
         let mut slots: Table<Block> = Table::new((SLOTS / job.threads).max(1));
-        let mut done = 0;
-        loop {
-            let granted = quota.take(1_000);
-            if granted == 0 {
-                break;
-            }
-            for _ in 0..granted {
-                let slot = random.below(slots.len());
-                slots[slot].take().free();
-                slots[slot] = Block::new(random.log_uniform(8, 1_024), &mut random);
-            }
-            done += granted;
-        }
+        let done = job.share(index, job.threads).each(|| {
+            let slot = random.below(slots.len());
+            slots[slot].take().free();
+            slots[slot] = Block::new(random.log_uniform(8, 1_024), &mut random);
+        });
         Block::free_all(&mut slots);
         done
     })

@@ -11,23 +11,15 @@ pub fn library() -> &'static Path {
         if let Some(path) = std::env::var_os("SPECMALLOC_LIB") {
             return path.into();
         }
-        build("preload")
+        build("preload", "specmalloc-preload", "libspecmalloc.so")
     })
 }
 
-/// Builds the library by `profile`.
-pub fn build(profile: &str) -> PathBuf {
+/// Builds the library `name` of `package` by `profile`.
+pub fn build(profile: &str, package: &str, name: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("inside the target directory");
     let output = Command::new(env!("CARGO"))
-        .args([
-            "build",
-            "--quiet",
-            "--profile",
-            profile,
-            "--package",
-            "specmalloc-preload",
-            "--manifest-path",
-        ])
+        .args(["build", "--quiet", "--profile", profile, "--package", package, "--manifest-path"])
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
         .arg("--target-dir")
         .arg(target)
@@ -35,7 +27,7 @@ pub fn build(profile: &str) -> PathBuf {
         .output()
         .expect("cargo runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let library = target.join(profile).join("libspecmalloc.so");
+    let library = target.join(profile).join(name);
     assert!(library.exists(), "cargo left no {}", library.display());
     library
 }

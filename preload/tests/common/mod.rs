@@ -9,13 +9,16 @@ pub mod library;
 
 pub use library::library;
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
 
 /// Where the tests may leave files.
 pub fn scratch() -> &'static Path {
@@ -109,8 +112,12 @@ pub fn run(command: &mut Command) -> Outcome {
         preload.push(":");
         preload.push(others);
     }
-    let output =
-        command.env("LD_PRELOAD", preload).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    outcome(command.env("LD_PRELOAD", preload))
+}
+
+/// Runs `command` as it is.
+pub fn outcome(command: &mut Command) -> Outcome {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     Outcome {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
@@ -124,6 +131,17 @@ pub fn case(source: &str, case: &str) -> Outcome {
     run(Command::new(compile(source, &[])).arg(case))
 }
 
+/// Defines a test for each named case, which is what the function `passes` does with its name.
+#[macro_export]
+macro_rules! cases {
+    ($passes:path: $($case:ident),* $(,)?) => {$(
+        #[test]
+        fn $case() {
+            $passes(stringify!($case));
+        }
+    )*};
+}
+
 /// Defines a test for each named case of a program: it must exit with 0 and print no complaint.
 #[macro_export]
 macro_rules! passing_cases {
@@ -133,4 +151,38 @@ macro_rules! passing_cases {
             common::case($source, stringify!($case)).passed();
         }
     )*};
+}
+
+/// The same for cases that wait more than they work: whichever test comes first starts all of them, side by side.
+#[macro_export]
+macro_rules! waiting_cases {
+    ($source:literal: $($case:ident),* $(,)?) => {
+        static STARTED: std::sync::LazyLock<common::Started> =
+            std::sync::LazyLock::new(|| common::Started::new($source, &[$(stringify!($case)),*]));
+        $(
+            #[test]
+            fn $case() {
+                STARTED.outcome(stringify!($case)).passed();
+            }
+        )*
+    };
+}
+
+/// Cases of one program that run side by side.
+pub struct Started(Mutex<HashMap<&'static str, JoinHandle<Outcome>>>);
+
+impl Started {
+    /// Starts `cases` of `programs/source` with the library preloaded.
+    pub fn new(source: &'static str, cases: &[&'static str]) -> Started {
+        compile(source, &[]);
+        let start = |&case| (case, thread::spawn(move || self::case(source, case)));
+        Started(Mutex::new(cases.iter().map(start).collect()))
+    }
+
+    /// What becomes of `case`: to be asked once.
+    pub fn outcome(&self, case: &str) -> Outcome {
+        let running =
+            self.0.lock().expect("no test fails with it").remove(case).expect("one of those started");
+        running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
 }

@@ -212,7 +212,7 @@ static void options(void)
     const char *others[][3] = {{"reserve", "off", "0"},    {"reserve", "on", "1"},      {"huge_pages", "off", "0"},
                                {"huge_pages", "on", "1"},  {"names", "on", "1"},        {"names", "off", "0"},
                                {"deepbind", "on", "1"},    {"deepbind", "off", "0"},    {"dirty_percent", "7", "7"},
-                               {"arena_size", "2M", "2097152"}};
+                               {"arena_size", "2M", "2097152"}, {"keep_huge", "off", "0"}, {"keep_huge", "on", "1"}};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         CHECK(set(others[i][0], others[i][1]) == 0 && get(others[i][0], value, sizeof value) > 0);
         CHECK(strcmp(value, others[i][2]) == 0);

@@ -1,5 +1,8 @@
 /* Huge blocks that come and go, grow, are cleared, and are refused: what that costs in memory, addresses and faults. */
 #include "support.h"
+#include "specmalloc.h"
+#include <dlfcn.h>
+#include <sys/syscall.h>
 
 static size_t figure(const char *file, const char *name)
 {
@@ -47,6 +50,53 @@ static void bursts_stay_flat(void)
     }
     CHECK(low + 64 * GIB >= lowest);
     CHECK(figure("/proc/self/status", "VmRSS:") <= resident + 128);
+}
+
+/* The time by the program's clock, which the library asks like everybody: when `faults_cost` is set, each page that is
+ * looked at first takes 900 ns, each that becomes the process's own 1,100 more. */
+static int faults_cost;
+int clock_gettime(clockid_t clock, struct timespec *now)
+{
+    if (!faults_cost) return (int)syscall(SYS_clock_gettime, clock, now);
+    char text[128];
+    read_text("/proc/self/statm", text, sizeof text);
+    unsigned long long pages = strtoul(strchr(text, ' '), NULL, 10);
+    unsigned long long ns = (unsigned long long)faults() * 900 + pages * 1100;
+    *now = (struct timespec){.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
+    return 0;
+}
+
+static uint64_t bets_on_huge_pages(void)
+{
+    struct specmalloc_statistics statistics;
+    typeof(&specmalloc_get_statistics) get = (typeof(get))dlsym(RTLD_DEFAULT, "specmalloc_get_statistics");
+    CHECK(get != NULL && get(&statistics, sizeof statistics) != 0);
+    return statistics.population_taken;
+}
+
+/* What nobody touches is not faulted in: that looking at a page takes less than writing to it does not make it a
+ * touched one. What was touched is, though only zeros were written. */
+static void untouched_blocks_are_not_populated(void)
+{
+    enum { BLOCKS = 8 };
+    char *blocks[BLOCKS];
+    faults_cost = 1;
+    for (int round = 0; round < 50; round++) {
+        for (int i = 0; i < BLOCKS; i++) {
+            blocks[i] = malloc((9 + round % 50 + 4 * i) * MIB);
+            CHECK(blocks[i] != NULL);
+        }
+        for (int i = 0; i < BLOCKS; i++) free(blocks[i]);
+    }
+    CHECK(bets_on_huge_pages() == 0);
+    CHECK(figure("/proc/self/smaps_rollup", "AnonHugePages:") == 0);
+    for (size_t size = 100 * MIB; size <= 500 * MIB; size = 2 * size + 10 * MIB) {
+        char *block = malloc(size);
+        CHECK(block != NULL);
+        for (size_t at = 0; at < size; at += 4 * KIB) ((volatile char *)block)[at] = 0;
+        free(block);
+    }
+    CHECK(bets_on_huge_pages() > 0 || access("/sys/kernel/mm/transparent_hugepage", F_OK) != 0);
 }
 
 /* Old and new are never both resident, however often the block moves. */
@@ -121,6 +171,7 @@ int main(int argc, char **argv)
         CASE(grows_without_copies),
         CASE(calloc_does_not_fault),
         CASE(refuses_without_giving_back),
+        CASE(untouched_blocks_are_not_populated),
     };
     return run_case(cases, sizeof cases / sizeof *cases, argc, argv);
 }

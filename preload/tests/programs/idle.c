@@ -227,13 +227,13 @@ static size_t cost_of_sleepers(int have_block)
     pthread_attr_t attributes;
     CHECK(pthread_attr_init(&attributes) == 0 && pthread_attr_setstacksize(&attributes, 64 * KIB) == 0);
     pthread_barrier_init(&all, NULL, SLEEPERS + 1);
-    size_t before = resident();
+    size_t before = resident_of(false);
     for (size_t i = 0; i < SLEEPERS; i++) {
         pthread_t thread;
         CHECK(pthread_create(&thread, &attributes, lone, have_block ? &all : NULL) == 0);
     }
     pthread_barrier_wait(&all);
-    return (resident() - before) / SLEEPERS;
+    return (resident_of(false) - before) / SLEEPERS;
 }
 
 static void one_block(void)

@@ -10,7 +10,6 @@ static void faults(void)
     printf("%ld\n", usage.ru_minflt);
 }
 
-/* Resident bytes with a few small blocks, as most programs have. */
 /* Resident bytes with a few small blocks, as most programs have. Not those of the files of the C library: how much of them a
  * fault makes resident beside the page that is needed depends on the addresses. */
 static void small(void)

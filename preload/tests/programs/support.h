@@ -12,6 +12,7 @@
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -85,15 +86,18 @@ static inline void read_text(const char *path, char *text, size_t size)
     text[length] = 0;
 }
 
-/* Bytes of physical memory that the process has now. */
-static inline size_t resident(void)
+/* Bytes of physical memory that the process has now; those of files, if asked: of these the system maps some more around
+ * a fault, and takes some away, as it likes. */
+static inline size_t resident_of(bool files)
 {
     char text[128];
     read_text("/proc/self/statm", text, sizeof text);
-    char *second = strchr(text, ' ');
-    CHECK(second != NULL);
-    return strtoul(second, NULL, 10) * (size_t)sysconf(_SC_PAGESIZE);
+    size_t all, shared;
+    CHECK(sscanf(text, "%*u %zu %zu", &all, &shared) == 2);
+    return (all - (files ? 0 : shared)) * (size_t)sysconf(_SC_PAGESIZE);
 }
+
+static inline size_t resident(void) { return resident_of(true); }
 
 /* The number that the kernel gives for a thread under `name`. Without malloc, which would wake the helper, now or when
  * the calling thread ends. */

@@ -150,9 +150,17 @@ impl Huge {
         if !Huge::take_in(ground, region) {
             broken_contract(Misuse::DoubleFree, Call::Free, region.base());
         }
-        if used >= LEAST_POPULATED {
-            let now = || ground.os().now_ns();
-            ground.population().sample_huge(region.base(), used, ground.page_size(), &now);
+        let notes = region.huge();
+        if used >= LEAST_POPULATED && notes.unit() != Some(ground.page_size()) {
+            // SAFETY: the caller holds the region, all of which is read-write.
+            let touched = unsafe {
+                let purge = |page| ground.purge_page(page);
+                ground.population().sample_huge(ground.os(), &purge, region.base(), used)
+            };
+            if !touched && notes.unit().is_none() {
+                // Neither bet on nor looked at again, though it may be kept.
+                notes.set_unit(ground.page_size());
+            }
         }
         let keep = || if self.keep(ground, region) { 0 } else { Huge::retire(ground, region) };
         let (waiting, ()) = in_order(keep, || ground.ring(), "heap.ring_before_keep");
@@ -167,8 +175,10 @@ impl Huge {
         let waits = ground.space().rcu().batch() > 1
             || ground.space().rcu().statistics().stopped
             || ground.settings().has_limit();
-        let is_bare = waits && purge(ground, region, 0, dirty).is_ok();
-        let _retired = ground.space().retire_region(region);
+        let purge = || waits && purge(ground, region, 0, dirty).is_ok();
+        // What is retired may be another's at once.
+        let retire = || ground.space().retire_region(region);
+        let (is_bare, _retired) = in_order(purge, retire, "heap.purge_retired");
         if is_bare { 0 } else { dirty }
     }
 
@@ -187,6 +197,9 @@ impl Huge {
     /// Keeps a freed region, with as many of its pages as may stay; `false` if it has to be unmapped.
     pub(in crate::heap) fn keep<P: Platform>(&self, ground: &Ground<P>, region: &'static Region) -> bool {
         let dirty = region.huge().dirty();
+        if !ground.settings().keeps_huge() {
+            return false;
+        }
         if !ground.settings().reserves_space() && region.len() > dirty + dirty / 8 + SLICE {
             // Where address space is short, what lies behind the block is not for keeping.
             return false;
@@ -284,7 +297,9 @@ impl Huge {
                 let _cut = self.cut(ground, region, most);
                 return Some(region);
             }
-            self.put_back(ground, region, true);
+            if !seeded("heap.misfit_dropped") {
+                self.put_back(ground, region, true);
+            }
         }
     }
 
@@ -373,11 +388,14 @@ impl Huge {
                 continue;
             }
             Huge::hand_out(ground, longer, used);
-            if !Huge::take_in(ground, region) {
-                broken_contract(Misuse::DoubleFree, Call::Free, region.base());
-            }
+            let take_in = || {
+                if !Huge::take_in(ground, region) {
+                    broken_contract(Misuse::DoubleFree, Call::Free, region.base());
+                }
+            };
             // Not kept: what is kept is counted by the pages that it saves, and it has hardly any.
-            let _retired = ground.space().retire_region(region);
+            let retire = || ground.space().retire_region(region);
+            let ((), _retired) = in_order(take_in, retire, "heap.take_in_retired");
             if !seeded("heap.no_ring_after_move") {
                 ground.ring();
             }

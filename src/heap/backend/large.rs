@@ -12,7 +12,7 @@
 //! a share of what may be dirty, before it does that as often as it may.
 
 use super::Backend;
-use crate::base::SLICE;
+use crate::base::{SLICE, step_of};
 use crate::heap::ground::{Claimant, Count, MOST_SPARE};
 use crate::heap::record::{Slab, Tail};
 use crate::pal::Platform;
@@ -26,6 +26,23 @@ const SOILED_PARTS: usize = 8;
 const FITS: usize = 8 << 10;
 
 impl<P: Platform> Backend<P> {
+    /// The address of a spare run of `slices` slices, of the heap's, for a slab. Best is one that was used to its end.
+    pub(in crate::heap) fn take_kept(&self, by: &Claimant, slices: usize) -> Option<usize> {
+        let spares = by.spares();
+        spares.take(slices, step_of(slices * SLICE)).or_else(|| spares.take_of(slices))
+    }
+
+    /// A large block of `size` bytes, where one of about that size was freed before; null if the heap has kept none.
+    #[inline(always)]
+    pub fn reuse_large(&self, by: &Claimant, size: usize) -> *mut u8 {
+        let slices = size.div_ceil(SLICE);
+        match by.spares().take(slices, step_of(size)) {
+            Some(base) => self.open_large(by, base, size, Tail::of(slices, size, self.page_size()), false),
+            None => ptr::null_mut(),
+        }
+    }
+
+    #[inline(always)] // Where it is no sample; that costs no call.
     pub(in crate::heap) fn allocate_large(
         &self,
         by: &Claimant,
@@ -38,7 +55,9 @@ impl<P: Platform> Backend<P> {
         // SAFETY: the slices are the heap's; their records are ours.
         let spared = |base: usize| unsafe { &*Slab::of(base + (slices - 1) * SLICE) }.spared();
         let kept = if align <= SLICE {
-            by.spares().take_fitting(slices, FITS, |base| tail.misfit(spared(base)))
+            let step = step_of(size);
+            let near = || by.spares().take_near(slices, step, |base| tail.misfit(spared(base)) <= FITS);
+            by.spares().take(slices, step).or_else(near)
         } else {
             None
         };
@@ -52,14 +71,10 @@ impl<P: Platform> Backend<P> {
                 .map(|claim| (claim.base, claim.zero)),
         };
         let Some((base, is_zero)) = claimed else { return ptr::null_mut() };
-        // SAFETY: the slices are the heap's; their records are ours.
-        let slab = unsafe { &*Slab::of(base) };
-        slab.open_large(slices as u32, size);
-        self.tally().add(by, Count::LargeBlocks, 1);
-        self.tally().add(by, Count::LargeBytes, size);
-        by.tails().allocated(size);
-        self.bound_tail(by, slab, tail, kept.is_none());
-        let block = ptr::with_exposed_provenance_mut::<u8>(base);
+        if kept.is_none() {
+            self.lend(by, slices);
+        }
+        let block = self.open_large(by, base, size, tail, kept.is_none());
         if zero && !is_zero {
             // SAFETY: the run holds at least `size` bytes and is ours.
             unsafe { block.write_bytes(0, size) };
@@ -67,14 +82,47 @@ impl<P: Platform> Backend<P> {
         block
     }
 
-    pub(in crate::heap) fn free_large(&self, by: &Claimant, slab: &Slab) {
-        let (base, slices) = (slab.base(), slab.slices() as usize);
+    /// Makes the run at `base`, which is the heap's, a large block of `size` bytes, which does not need its `tail`. It
+    /// was claimed just now if `fresh`.
+    #[inline(always)]
+    fn open_large(&self, by: &Claimant, base: usize, size: usize, tail: Tail, fresh: bool) -> *mut u8 {
+        // SAFETY: the slices are the heap's; their records are ours.
+        let slab = unsafe { &*Slab::of(base) };
+        slab.open_large(size.max(1).div_ceil(SLICE) as u32, size);
+        self.tally().add(by, Count::LargeBlocks, 1);
+        self.tally().add(by, Count::LargeBytes, size);
+        by.tails().allocated(size);
+        self.bound_tail(by, slab, tail, fresh);
+        ptr::with_exposed_provenance_mut(base)
+    }
+
+    /// What there is to do when a large block is freed, but for its slices.
+    #[inline(always)]
+    fn close_large(&self, by: &Claimant, slab: &Slab) {
         self.tally().take_off(by, Count::LargeBlocks, 1);
         self.tally().take_off(by, Count::LargeBytes, slab.requested());
         self.count_clean(by, slab);
         by.tails().freed();
-        slab.close();
-        self.keep_slices(by, base, slices, MOST_SPARE);
+        slab.close_large();
+    }
+
+    pub(in crate::heap) fn free_large(&self, by: &Claimant, slab: &Slab) {
+        self.close_large(by, slab);
+        self.see(by, slab.base(), slab.slices() as usize);
+        self.keep_slices(by, slab.base(), slab.slices() as usize, slab.requested(), MOST_SPARE);
+    }
+
+    /// The same, if the heap has room for the run; `false` if it has none: then nothing was done.
+    #[inline(always)]
+    pub fn keep_large(&self, by: &Claimant, slab: &Slab) -> bool {
+        let (slices, spares) = (slab.slices() as usize, by.spares());
+        if !spares.has_room(slices) {
+            return false;
+        }
+        self.close_large(by, slab);
+        self.see(by, slab.base(), slices);
+        spares.keep(slab.kept(), slab.base(), slices, step_of(slab.requested()));
+        true
     }
 
     pub(in crate::heap) fn resize_large(&self, by: &Claimant, slab: &Slab, size: usize) -> Option<*mut u8> {
@@ -90,16 +138,19 @@ impl<P: Platform> Backend<P> {
         }
         self.tally().add(by, Count::LargeBytes, size.wrapping_sub(slab.requested()));
         self.count_clean(by, slab);
-        slab.resize_large(new as u32, size);
-        if new < old {
-            let forget = || {
-                for slice in new..old {
-                    // SAFETY: records of slices of the run, which is the caller's until it is released.
-                    unsafe { &*Slab::of(base + slice * SLICE) }.forget();
-                }
-            };
-            in_order(forget, || self.release(by, base + new * SLICE, old - new), "heap.cut_released_early");
-        }
+        let resize = || {
+            slab.resize_large(new as u32, size);
+            for slice in new..old {
+                // SAFETY: records of slices of the run, which is the caller's until it is released.
+                unsafe { &*Slab::of(base + slice * SLICE) }.forget();
+            }
+        };
+        let release = || {
+            if new < old {
+                self.release(by, base + new * SLICE, old - new);
+            }
+        };
+        in_order(resize, release, "heap.cut_released_early");
         self.bound_tail(by, slab, slab.tail(self.page_size()), new > old);
         Some(ptr::with_exposed_provenance_mut(base))
     }
@@ -109,7 +160,10 @@ impl<P: Platform> Backend<P> {
     fn bound_tail(&self, by: &Claimant, slab: &Slab, tail: Tail, fresh: bool) {
         let last = slab.last();
         let mut soiled = tail.soiled(last.spared());
-        if soiled > 0 && fresh && !self.arenas.is_dirty(&self.ground, last.base()) {
+        if soiled == 0 {
+            return last.spare(tail.bytes());
+        }
+        if fresh && !self.arenas.is_dirty(&self.ground, last.base()) {
             soiled = 0;
         }
         if tail.is_too_soiled(soiled)

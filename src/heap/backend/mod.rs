@@ -12,17 +12,17 @@ mod limited;
 
 #[cfg(all(test, not(shuttle)))]
 pub(in crate::heap) use arenas::hints;
-pub use arenas::{Arenas, Claim};
+pub use arenas::{Arenas, Beside, Claim};
 pub use huge::Huge;
 
-use super::ground::{Claimant, Ground, UNSEEN};
+use super::ground::{Claimant, Ground, MOST_SPARE, Outside, UNSEEN};
 use super::mend::Mend;
-use super::record::Tail;
-use crate::base::{SLICE, align_up};
+use super::record::{Slab, Tail};
+use crate::base::{SLICE, align_up, step_of};
 use crate::const_unless_model;
 use crate::pal::Platform;
 use crate::region::{Prefer, Region};
-use crate::sync::seeded;
+use crate::sync::{in_order, seeded};
 use core::ops::Deref;
 use core::ptr;
 
@@ -68,6 +68,7 @@ impl<P: Platform> Backend<P> {
     /// whether all arenas have a place in the table.
     #[cfg(any(test, feature = "simulated"))]
     pub(in crate::heap) fn audit(&self) -> bool {
+        self.limit().audit();
         self.huge.audit(&self.ground);
         self.arenas.audit(&self.ground)
     }
@@ -95,24 +96,90 @@ impl<P: Platform> Backend<P> {
 
     /// Gives the run of `slices` slices at `base` back. The records are closed already.
     pub fn release(&self, by: &Claimant, base: usize, slices: usize) {
-        if by.is_turn(UNSEEN) {
-            self.population().sample_run(base, slices * SLICE, self.page_size(), &|| self.os().now_ns());
-        }
-        self.arenas.release(&self.ground, by, base, slices);
+        let see = || self.see(by, base, slices);
+        let release = || self.arenas.release(&self.ground, by, base, slices);
+        in_order(see, release, "heap.sampled_released");
         self.count_change(by, slices);
         // What was retired, now or before, is unmapped by whoever comes by after its grace period.
         self.space().reap(Some(by.slot()));
     }
 
-    /// Keeps a run of slices that no longer holds anything for the next slab or large block of that length, or gives it
-    /// back: what becomes more than `most`.
-    pub(in crate::heap) fn keep_slices(&self, by: &Claimant, base: usize, slices: usize, most: usize) {
-        by.spares().keep(base, slices, most, |base, slices| self.release(by, base, slices));
+    /// Looks at one in so many runs that are no longer used: whether it was touched as a whole. The caller holds it.
+    #[inline(always)]
+    fn see(&self, by: &Claimant, base: usize, slices: usize) {
+        if by.is_turn(UNSEEN) {
+            // SAFETY: the slices are the caller's until they are released, which is afterwards.
+            unsafe {
+                let purge = |page| self.ground.purge_page(page);
+                self.population().sample_run(self.os(), &purge, base, slices * SLICE);
+            };
+        }
     }
 
-    /// Gives back all runs of slices that are kept.
+    /// Keeps a run of slices that no longer holds anything for the next slab or large block of that length, or gives it
+    /// back; and others of which there are more than `most`. What it held was `size` bytes long.
+    pub(in crate::heap) fn keep_slices(
+        &self,
+        by: &Claimant,
+        base: usize,
+        slices: usize,
+        size: usize,
+        most: usize,
+    ) {
+        let release = |base, slices| {
+            // What slabs give up proves nothing for large blocks.
+            if most == MOST_SPARE {
+                by.spares().miss(slices);
+            }
+            self.release_kept(by, base, slices);
+        };
+        if by.spares().make_room(slices, most, release) {
+            // SAFETY: the slices are the heap's; their records are ours.
+            by.spares().keep(unsafe { &*Slab::of(base) }.kept(), base, slices, step_of(size));
+        } else {
+            release(base, slices);
+        }
+    }
+
+    /// Gives back all runs of slices that are kept, and what was lent for more.
     pub(in crate::heap) fn give_back_kept_slices(&self, by: &Claimant) {
-        while by.spares().give_back(|base, slices| self.release(by, base, slices)) {}
+        while let Some((base, slices)) = by.spares().take_any() {
+            self.release_kept(by, base, slices);
+        }
+        self.lent().take_off(by.spares().take_back(usize::MAX));
+    }
+
+    /// Gives back the run of `slices` slices at `base`, which was to be kept: its later slices may still say that they
+    /// are.
+    fn release_kept(&self, by: &Claimant, base: usize, slices: usize) {
+        for slice in 1..slices {
+            // SAFETY: records of slices of the run, which is the caller's until it is released.
+            unsafe { &*Slab::of(base + slice * SLICE) }.forget();
+        }
+        self.release(by, base, slices);
+    }
+
+    /// The heap has claimed `slices` slices: lends it room for more spare ones, if that would have saved the claim, and
+    /// there is something to lend.
+    fn lend(&self, by: &Claimant, slices: usize) {
+        let more = by.spares().wanted(slices);
+        if more == 0 {
+            return;
+        }
+        if self.lent().get() + more <= self.may_lend() {
+            by.spares().lend(more);
+            self.lent().add(more);
+        } else {
+            by.spares().give_up();
+        }
+    }
+
+    /// Takes back what was lent to the heap, if less is to be lent by now. What it has spare goes with its next frees.
+    fn take_back(&self, by: &Claimant) {
+        if by.spares().lent() > 0 {
+            let excess = self.lent().get().saturating_sub(self.may_lend());
+            self.lent().take_off(by.spares().take_back(excess));
+        }
     }
 
     /// Counts slices that were released, or claimed although they were not resident: once in a while somebody looks at
@@ -242,9 +309,21 @@ impl<P: Platform> Backend<P> {
 
     /// Notes how much memory the process may have: what the system leaves it, and what it has already. See `global`.
     pub fn learn_limits(&self) {
-        let has = self.live_bytes() + self.dirty_bytes();
-        self.settings().set_memory(self.os().memory_left().saturating_add(has));
+        self.note_left(self.os().memory_left());
         self.adapt_to_late_limit();
+    }
+
+    fn note_left(&self, left: usize) {
+        let has = self.live_bytes() + self.dirty_bytes();
+        self.settings().set_memory(left.saturating_add(has));
+    }
+
+    /// Takes in what a look outside has found: whether memory has become scarce.
+    pub(in crate::heap) fn is_scarce(&self, seen: Outside) -> bool {
+        if let Some(left) = seen.left {
+            self.note_left(left);
+        }
+        self.scarcity().has_risen(seen.stalled_us, self.os().now_ms())
     }
 
     /// The process may have set itself a limit, or have had one from the start: reserves no address space that would
@@ -255,7 +334,8 @@ impl<P: Platform> Backend<P> {
     }
 
     /// Gives back what may not stay.
-    fn bound_dirty(&self, by: &Claimant) {
+    pub(in crate::heap) fn bound_dirty(&self, by: &Claimant) {
+        self.take_back(by);
         self.give_back_some(by, self.excess(0));
     }
 

@@ -69,6 +69,13 @@ impl Limit {
         self.promised.store(0, Ordering::Relaxed);
     }
 
+    /// Demands that nobody is about to take anything.
+    #[cfg(any(test, feature = "simulated"))]
+    pub(in crate::heap) fn audit(&self) {
+        // Relaxed: nobody is in the middle of anything.
+        assert_eq!(self.promised.load(Ordering::Relaxed), 0, "a promise that nobody keeps");
+    }
+
     /// Looks whether the bytes that are `held` have come beyond the `soft` limit.
     pub fn look_up(&self, held: usize, soft: usize) {
         // Relaxed, here and below: one of those who come beyond the limit tells; nothing else is ordered with that.
@@ -120,6 +127,17 @@ mod tests {
         };
         assert_eq!([1600, 1601, 1700, 1550, 1700].map(told), [false, true, false, false, false]);
         assert_eq!([1499, 1601, 1499, 1601].map(told), [false, true, false, true]);
+        limit.look_down(1499, 1600);
+        limit.look_up(1601, 1600);
+        limit.look_down(1499, 1600);
+        assert!(!limit.is_due(), "it is no longer so");
+        // Of another limit what was told, or is to be told, says nothing.
+        for _ in 0..2 {
+            limit.look_up(1601, 1600);
+            assert!(limit.is_due());
+            limit.begin_anew();
+            assert!(!limit.is_due());
+        }
     }
 
     #[test]

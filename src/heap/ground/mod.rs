@@ -8,6 +8,7 @@ mod limit;
 mod population;
 mod refusals;
 mod retention;
+mod scarcity;
 mod settings;
 mod spare;
 mod tally;
@@ -19,14 +20,15 @@ pub use limit::Limit;
 pub use population::{HUGE_PAGE, Population, Sampled, UNSEEN};
 pub use refusals::Refusals;
 pub use retention::Retention;
+pub use scarcity::{Outside, Scarcity};
 pub use settings::Settings;
-pub use spare::{MOST_SPARE, MOST_SPARE_OF_SLABS};
+pub use spare::{Kept, MOST_SPARE, MOST_SPARE_OF_SLABS};
 pub use tally::{Count, Tally};
 
 use crate::base::{GRANULE, SLICE};
 use crate::const_unless_model;
 use crate::index::{Found, Space};
-use crate::pal::{Call, Misuse, Platform, broken_contract};
+use crate::pal::{Call, Misuse, Platform, broken_contract, twin};
 use crate::region::Region;
 use crate::sync::Counter;
 
@@ -61,8 +63,10 @@ pub struct Ground<P: Platform> {
     retention: Retention,
     refusals: Refusals,
     limit: Limit,
+    scarcity: Scarcity,
     bell: Bell,
     huge: HugeFigures,
+    lent: Counter,
     space_bet: BetCount,
     population: Population,
     space: Space<P>,
@@ -83,11 +87,13 @@ impl<P: Platform> Ground<P> {
                     live_bytes: Counter::new(),
                     kept_bytes: Counter::new(),
                 },
+                lent: Counter::new(),
                 space_bet: BetCount::new(),
                 population: Population::new(),
                 retention: Retention::new(),
                 refusals: Refusals::new(),
                 limit: Limit::new(),
+                scarcity: Scarcity::new(),
             }
         }
     }
@@ -137,6 +143,17 @@ impl<P: Platform> Ground<P> {
         self.space.count_purged(bytes);
     }
 
+    /// Gives the page at `at` back, if the system takes it.
+    ///
+    /// # Safety
+    /// The caller holds it, and nobody needs its contents.
+    pub(in crate::heap) unsafe fn purge_page(&self, at: usize) {
+        // SAFETY: the caller's promise.
+        if unsafe { self.os().purge(at, self.page_size()) }.is_ok() {
+            self.count_purged(self.page_size());
+        }
+    }
+
     /// Bytes given back by purging so far.
     pub fn purged_bytes(&self) -> u64 {
         self.space.purged_bytes() as u64
@@ -165,6 +182,17 @@ impl<P: Platform> Ground<P> {
     /// What is promised under a limit, and whether the program is to be told.
     pub fn limit(&self) -> &Limit {
         &self.limit
+    }
+
+    /// Whether memory is scarce outside of this process.
+    pub(in crate::heap) fn scarcity(&self) -> &Scarcity {
+        &self.scarcity
+    }
+
+    /// Asks the system for what it says of memory; opens files.
+    pub fn look_outside(&self) -> Outside {
+        let left = if self.scarcity.is_thorough() { Some(self.os().memory_left()) } else { None };
+        Outside { stalled_us: self.os().stalled_us(), left }
     }
 
     /// Bytes that count against a limit: what is resident, or may be, of slices and huge blocks. See [`Limit`].
@@ -206,8 +234,22 @@ impl<P: Platform> Ground<P> {
         let [claimed, dirty, soiled] = self.tally.sums([Count::Claimed, Count::Dirty, Count::Soiled]);
         let live = claimed * SLICE + self.huge.live_bytes.get();
         let dirty = dirty * SLICE + self.huge.kept_bytes.get() + more;
-        let soiled = soiled + self.population.ahead_of_claims();
+        let soiled = soiled + self.population.ahead_of_claims() + self.lent.get() * SLICE;
         self.retention.excess(&self.settings, live, dirty, soiled, now)
+    }
+
+    /// Slices that heaps may keep, all of them together, beyond what each may: half of what may be dirty.
+    pub(in crate::heap) fn may_lend(&self) -> usize {
+        if self.settings.has_limit() {
+            return 0;
+        }
+        let live = self.live_bytes();
+        self.settings.dirty_limit(live).min(self.settings.memory_left(live) / 2) / 2 / SLICE
+    }
+
+    /// Slices that heaps may keep beyond what each may: as good as dirty.
+    pub(in crate::heap) fn lent(&self) -> &Counter {
+        &self.lent
     }
 
     /// Whether use has grown steadily since the last arena was mapped, and somebody may want to know. Another is about to
@@ -240,6 +282,7 @@ impl<P: Platform> Ground<P> {
 
     /// The arena that `address` lies in, which the caller holds a part of.
     pub(in crate::heap) fn arena_of(&self, address: usize) -> &'static Region {
+        let _locked = twin::reading();
         match self.space.index().lookup_coarse(address) {
             Found::Region(region) => region,
             // The caller holds a part of the arena: only a corrupted record can lead here.

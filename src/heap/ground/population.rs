@@ -32,6 +32,8 @@ const STEP: usize = 32 << 20;
 const MOST_LOOKED_AT: usize = 16;
 /// Pages of a piece that are touched behind its first.
 const TOUCHED: usize = 15;
+/// Pages that are touched to find out what a fault takes.
+const MEASURED: usize = 8;
 /// Regions that are passed over after the bet was lost again and again, at most.
 const LONGEST_PAUSE: usize = 64;
 /// Pages of a freed huge block that are looked at.
@@ -137,35 +139,78 @@ impl Population {
         is_nearly_all(self.touched[kind as usize].load(Ordering::Relaxed), ALL)
     }
 
-    /// Looks at pages all over a huge block that is freed, `len` bytes at `at`, which the caller holds. With the second
-    /// that was not touched it is known not to have been touched as a whole, and each costs a fault, and tables of pages.
-    pub(in crate::heap) fn sample_huge(&self, at: usize, len: usize, page: usize, now: &impl Fn() -> u64) {
+    /// Looks at pages all over a huge block that is freed, `len` bytes at `at`: says whether all, or all but one, were
+    /// touched. Each that was not costs two faults, and a call of `purge`, which gives it back; so the second
+    /// is the last, or the first, where none of the last blocks was touched anywhere.
+    ///
+    /// # Safety
+    /// The caller holds the block.
+    pub(in crate::heap) unsafe fn sample_huge<P: Platform>(
+        &self,
+        os: &P,
+        purge: &impl Fn(usize),
+        at: usize,
+        len: usize,
+    ) -> bool {
         if !self.is_allowed() {
-            return;
+            return true;
         }
-        // Relaxed: a guess.
-        let (pages, fault) = (len.checked_div(page).unwrap_or(0), self.fault.load(Ordering::Relaxed));
+        let pages = len.checked_div(os.page_size()).unwrap_or(0);
         let untouched = (0..SAMPLES).filter(|sample| {
-            let touched = is_touched(at + (2 * sample + 1) * pages / (2 * SAMPLES) * page, page, fault, now);
+            let number = (2 * sample + 1) * pages / (2 * SAMPLES);
+            // SAFETY: the caller's promise.
+            let touched = unsafe { self.is_touched(os, purge, at + number * os.page_size()) };
             self.note(Sampled::Huge, touched);
             !touched
         });
-        let _second = untouched.take(2).last();
+        // Relaxed: a guess.
+        let enough = if self.touched[Sampled::Huge as usize].load(Ordering::Relaxed) == 0 { 1 } else { 2 };
+        untouched.take(enough).count() < enough
     }
 
-    /// Looks at one page of a run of slices that is given back, `len` bytes at `at`, which the caller holds. For one in
-    /// [`UNSEEN`].
-    pub(in crate::heap) fn sample_run(&self, at: usize, len: usize, page: usize, now: &impl Fn() -> u64) {
+    /// Looks at one page of a run of slices that is given back, `len` bytes at `at`. For one in [`UNSEEN`].
+    ///
+    /// # Safety
+    /// The caller holds the run.
+    pub(in crate::heap) unsafe fn sample_run<P: Platform>(
+        &self,
+        os: &P,
+        purge: &impl Fn(usize),
+        at: usize,
+        len: usize,
+    ) {
         // Another one for another block.
-        let number =
-            len.checked_div(page).and_then(|pages| (at / SLICE).wrapping_mul(MIXER).checked_rem(pages));
+        let pages = len.checked_div(os.page_size());
+        let number = pages.and_then(|pages| (at / SLICE).wrapping_mul(MIXER).checked_rem(pages));
         if let Some(number) = number
             && self.is_allowed()
         {
-            // Relaxed: a guess.
-            let fault = self.fault.load(Ordering::Relaxed);
-            self.note(Sampled::Run, is_touched(at + number * page, page, fault, now));
+            // SAFETY: the caller's promise.
+            self.note(Sampled::Run, unsafe { self.is_touched(os, purge, at + number * os.page_size()) });
         }
+    }
+
+    /// Whether the page at `at` was touched before: something is written at its start or in its middle, or writing to it
+    /// now takes less than half of a fault; if not, it is given back.
+    ///
+    /// The first look would not tell. It is a fault of another kind, which maps a page of zeros that all share, takes less
+    /// than half of the one that is measured, and not even that when somebody has looked before; and a look at a page that
+    /// is there, but whose translation no cache has, takes nearly as long.
+    ///
+    /// # Safety
+    /// It is a page of memory that the caller holds, and whose contents nobody needs.
+    unsafe fn is_touched<P: Platform>(&self, os: &P, purge: &impl Fn(usize), at: usize) -> bool {
+        if is_written(at) || is_written(at + os.page_size() / 2) {
+            return true;
+        }
+        // Relaxed: a guess.
+        let fault = self.fault.load(Ordering::Relaxed);
+        let touched = fault > 0 && time(os, || touch(at)) < fault / 2;
+        if fault > 0 && !touched {
+            // If the system refuses, the page is resident: nothing worse.
+            purge(at);
+        }
+        touched
     }
 
     fn note(&self, kind: Sampled, touched_now: bool) {
@@ -212,7 +257,7 @@ impl Population {
         // Relaxed: a guess.
         let pages = HUGE_PAGE.checked_div(os.page_size()).unwrap_or(0);
         let fault = self.fault.load(Ordering::Relaxed);
-        let won = pieces.all(|piece| comes_at_once(touch(os, piece), fault, pages));
+        let won = pieces.all(|piece| comes_at_once(touch_piece(os, piece), fault, pages));
         self.settle(won);
         if won && region.kind() == Kind::Arena {
             // Relaxed: a figure.
@@ -245,86 +290,97 @@ impl Population {
         // Relaxed (both): a guess.
         let unknown = self.fault.load(Ordering::Relaxed) == 0 && self.is_allowed();
         if unknown {
-            let [_first, others] = touch(os, at);
-            self.fault.store((others / TOUCHED as u64).max(1), Ordering::Relaxed);
+            let pages = (0..MEASURED).map(|number| at + number * os.page_size());
+            // The quickest: what held up the others is no part of a fault.
+            let fault = pages.map(|page| time(os, || touch(page))).min();
+            self.fault.store(fault.unwrap_or(0).max(1), Ordering::Relaxed);
         }
         unknown
     }
 }
 
+/// Nanoseconds that `access` takes.
+fn time<P: Platform>(os: &P, access: impl FnOnce()) -> u64 {
+    let start = os.now_ns();
+    access();
+    os.now_ns().saturating_sub(start)
+}
+
+/// Whether something is written in the line at `at`.
+fn is_written(at: usize) -> bool {
+    const WORDS: usize = 8;
+    let line = ptr::with_exposed_provenance::<u64>(at);
+    // SAFETY: memory of the caller's: fresh, or of a block whose contents nobody needs. Volatile: nobody knows what it is.
+    (0..WORDS).any(|word| unsafe { line.add(word).read_volatile() != 0 })
+}
+
+/// Writes to the page at `at`, whose first byte is zero and stays so.
+fn touch(at: usize) {
+    // SAFETY: as above. Volatile: it is for the access.
+    unsafe { ptr::with_exposed_provenance_mut::<u8>(at).write_volatile(0) };
+}
+
 /// Whether a huge page of so many `pages` was populated by one fault, and in less time than by as many faults of single
-/// pages: by what [`touch`] said of it, and what a `fault` of those takes.
+/// pages: by what [`touch_piece`] said of it, and what a `fault` of those takes.
 fn comes_at_once([first, others]: [u64; 2], fault: u64, pages: usize) -> bool {
     others < fault * TOUCHED as u64 / 4 && first < fault * pages as u64 / 4 * 3
 }
 
-/// Touches the first pages of fresh memory, and says what the first one took, and the [`TOUCHED`] behind it together, in
-/// nanoseconds.
-fn touch<P: Platform>(os: &P, at: usize) -> [u64; 2] {
-    let touch = |number: usize| {
-        // SAFETY: fresh memory, the caller's, zero, and zero it stays. Volatile: it is for the access.
-        unsafe { ptr::with_exposed_provenance_mut::<u8>(at + number * os.page_size()).write_volatile(0) };
-    };
-    let start = os.now_ns();
-    touch(0);
-    let then = os.now_ns();
-    (1..=TOUCHED).for_each(touch);
-    [then.saturating_sub(start), os.now_ns().saturating_sub(then)]
-}
-
-/// Whether the page at `at`, which the caller holds, was touched before: something is written at its start or in its
-/// middle, or looking at it takes less than half of a `fault`, by the clock `now`. (A page that was never touched reads
-/// as zero, and becomes none of the process's by that.)
-fn is_touched(at: usize, page: usize, fault: u64, now: &impl Fn() -> u64) -> bool {
-    const WORDS: usize = 8;
-    let line = |at: usize| {
-        // SAFETY: inside a block that the caller holds, whose contents nobody needs. Volatile: nobody knows what it is.
-        (0..WORDS)
-            .any(|word| unsafe { ptr::with_exposed_provenance::<u64>(at).add(word).read_volatile() != 0 })
-    };
-    let start = now();
-    let found = line(at);
-    let elapsed = now().saturating_sub(start);
-    found || elapsed < fault / 2 || line(at + page / 2)
+/// Touches the first pages of the fresh piece at `at`, and says what the first one took, and the [`TOUCHED`] behind it
+/// together, in nanoseconds.
+fn touch_piece<P: Platform>(os: &P, at: usize) -> [u64; 2] {
+    let others = || (1..=TOUCHED).for_each(|number| touch(at + number * os.page_size()));
+    [time(os, || touch(at)), time(os, others)]
 }
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
+    use crate::pal::Access;
+    use crate::pal::simulated::{CallKind, Simulated};
+    use core::ops::Range;
 
     #[test]
     fn blocks_that_are_touched_as_a_whole_are_told_from_others() {
         const PAGE: usize = 4096;
-        // Whatever is looked at takes long.
-        let then = core::cell::Cell::new(0);
-        let now = || then.replace(then.get() + 1_000);
-        let population = Population::new();
-        population.fault.store(500, Ordering::Relaxed);
-        let mut block = vec![0u64; 64 * PAGE / 8];
-        let at = block.as_ptr().expose_provenance();
+        let os = Simulated::new();
         let len = 64 * PAGE;
+        let at = os.map(None, len, Access::ReadWrite).unwrap();
+        let block = ptr::with_exposed_provenance_mut::<u8>(at);
+        // SAFETY: the mapping is this test's.
+        let purge = |page| unsafe { os.purge(page, PAGE).unwrap() };
+        let sample = |population: &Population| {
+            // SAFETY: the mapping is this test's.
+            unsafe { population.sample_huge(&os, &purge, at, len) };
+            population.touches_all(Sampled::Huge)
+        };
+        let fill = |pages: Range<usize>, byte| {
+            // SAFETY: as above.
+            unsafe { block.add(pages.start * PAGE).write_bytes(byte, pages.len() * PAGE) };
+        };
+        let purged = || os.record().iter().filter(|call| call.kind == CallKind::Purge).count();
+        let population = Population::new();
         assert!(!population.touches_all(Sampled::Huge));
-        (0..64).for_each(|page| block[page * PAGE / 8] = 1);
-        (0..2).for_each(|_| population.sample_huge(at, len, PAGE, &now));
-        assert!(population.touches_all(Sampled::Huge) && !population.touches_all(Sampled::Run));
-        block[32 * PAGE / 8..].fill(0);
-        population.sample_huge(at, len, PAGE, &now);
-        assert!(!population.touches_all(Sampled::Huge), "half of it was");
-        population.sample_huge(at, len, PAGE, &|| 0);
-        assert!(population.touches_all(Sampled::Huge), "zeros, but no faults");
+        fill(0..64, 1);
+        assert!(sample(&population) && !population.touches_all(Sampled::Run));
+        fill(32..64, 0);
+        assert!(!sample(&population), "half of it was, and nobody knows what a fault takes");
+        assert_eq!(purged(), 0);
 
-        block.fill(0);
-        let before = then.get();
-        population.sample_huge(at, len, PAGE, &now);
-        let looks = (then.get() - before) / 2_000;
-        assert!(
-            !population.touches_all(Sampled::Huge) && looks == 2,
-            "{looks} of untouched pages are faults"
-        );
+        // By this clock, which stands, nothing takes time: less than half of a fault of two nanoseconds, ...
+        population.fault.store(2, Ordering::Relaxed);
+        assert!(sample(&population), "zeros, but no faults");
+        // ... and not less than half of one of one.
+        population.fault.store(1, Ordering::Relaxed);
+        assert!(!sample(&population), "faults");
+        assert_eq!(purged(), 2, "pages that were touched to find that out");
+
         population.allow(false);
-        population
-            .sample_huge(at, len, PAGE, &|| unreachable!("nothing is looked at for a bet that is forbidden"));
-        population.sample_run(at, len, PAGE, &|| unreachable!("nor here"));
+        fill(0..64, 1);
+        assert!(!sample(&population), "nothing is looked at for a bet that is forbidden");
+        // SAFETY: as above.
+        unsafe { population.sample_run(&os, &purge, at, len) };
+        assert!(!population.touches_all(Sampled::Run), "nor here");
     }
 
     #[test]

@@ -35,6 +35,7 @@ impl<const DEFAULT: usize> Setting<DEFAULT> {
 pub struct Settings {
     arena_bytes: Setting<GRANULE>,
     reserve: Setting<1>,
+    keep_huge: Setting<1>,
     helper: AtomicBool,
     /// Dirty bytes allowed, as a share of the live bytes, in percent.
     dirty_percent: Setting<12>,
@@ -42,6 +43,8 @@ pub struct Settings {
     dirty_bytes: Setting<{ 4 << 20 }>,
     /// Bytes of memory that the process may have in all.
     memory: Setting<{ usize::MAX }>,
+    /// Bytes for each allocation that is a sample, on average; zero for none.
+    sample_rate: Setting<0>,
     /// Bytes beyond which nothing is held, and beyond which the program is told.
     hard_limit: Setting<{ usize::MAX }>,
     soft_limit: Setting<{ usize::MAX }>,
@@ -56,10 +59,12 @@ impl Settings {
             Settings {
                 arena_bytes: Setting::new(),
                 reserve: Setting::new(),
+                keep_huge: Setting::new(),
                 helper: AtomicBool::new(false),
                 dirty_percent: Setting::new(),
                 dirty_bytes: Setting::new(),
                 memory: Setting::new(),
+                sample_rate: Setting::new(),
                 hard_limit: Setting::new(),
                 soft_limit: Setting::new(),
                 least: Setting::new(),
@@ -116,6 +121,16 @@ impl Settings {
         self.reserve.set(usize::from(on));
     }
 
+    /// Sets whether regions of freed huge blocks are kept for the next ones.
+    pub fn set_keep_huge(&self, on: bool) {
+        self.keep_huge.set(usize::from(on));
+    }
+
+    /// Whether regions of freed huge blocks are kept for the next ones.
+    pub fn keeps_huge(&self) -> bool {
+        self.keep_huge.get() != 0
+    }
+
     /// Sets the bytes of address space for an arena: a power of two, at most a granule.
     pub fn set_arena_bytes(&self, bytes: usize) {
         self.arena_bytes.set(bytes);
@@ -169,6 +184,17 @@ impl Settings {
         self.hard_limit.get() & self.soft_limit.get() != usize::MAX
     }
 
+    /// Sets for how many bytes on average an allocation is a sample; zero for none.
+    pub fn set_sample_rate(&self, bytes: usize) {
+        self.sample_rate.set(bytes);
+    }
+
+    /// For how many bytes on average an allocation is a sample; zero for none.
+    #[inline(always)]
+    pub fn sample_rate(&self) -> usize {
+        self.sample_rate.get()
+    }
+
     /// Bytes of address space for an arena.
     pub fn arena_bytes(&self) -> usize {
         self.arena_bytes.get()
@@ -193,5 +219,29 @@ mod tests {
         settings.set_dirty(Some(1000), Some(usize::MAX));
         let limit = settings.dirty_limit(usize::MAX);
         assert!(limit > 1 << 40 && limit << 10 >> 10 == limit);
+    }
+
+    #[test]
+    fn what_is_left_is_left_by_the_least_of_all_limits() {
+        let settings = Settings::new();
+        settings.set_memory(1000);
+        assert_eq!(settings.memory_left(300), 700);
+        settings.set_limits(Some(900), None);
+        assert_eq!(settings.memory_left(300), 600);
+        settings.set_limits(None, Some(800));
+        assert_eq!(settings.memory_left(300), 500);
+        settings.set_limits(Some(usize::MAX), Some(usize::MAX));
+        settings.set_memory(700);
+        assert_eq!([300, 800].map(|live| settings.memory_left(live)), [400, 0]);
+    }
+
+    #[test]
+    fn switches_are_as_the_options_say() {
+        let settings = Settings::new();
+        for on in [false, true] {
+            settings.set_reserve(on);
+            settings.set_keep_huge(!on);
+            assert_eq!((settings.reserves_space(), settings.keeps_huge()), (on, !on));
+        }
     }
 }

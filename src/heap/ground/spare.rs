@@ -1,159 +1,368 @@
 //! Spare slices: what a heap keeps of the slabs that have become empty and the large blocks that were freed, for the
-//! next of the same length that it needs. Otherwise a program at the edge of a slab would go to the arenas with every
-//! few blocks, and one that replaces large blocks with each: that costs twenty times what a small block does.
+//! next that it needs. Otherwise a program at the edge of a slab would go to the arenas with every few blocks, and one
+//! that replaces large blocks with each: that costs ten times what taking a spare run does.
+//!
+//! A large block is given a run that one of about its size has left ([`step_of`](crate::base::step_of)): as much of it
+//! is resident as the block needs, but for an eighth. So there is a list of runs for each step, or rather for each of a
+//! few numbers that steps lead to. The links lie in the records of the runs' first slices: see [`Kept`].
+//!
+//! How much may be kept is [`MOST_SPARE`] slices, and more by proof, as with bins: what had to go for lack of room, and
+//! was wanted again afterwards, might as well have stayed. That more is *lent* to the heap: the ground counts it
+//! with what is free and resident, and says how much there is to lend.
 
 use crate::base::SLICE;
+use crate::const_unless_model;
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::{atomic_array, const_unless_model};
+use crate::sync::{Cell, signal_fence};
+use core::ptr;
 
-/// Slices in all the runs that a heap keeps at most: when a large block is freed, and when a slab becomes empty. (The
-/// largest slab has five.)
+/// Slices in all the runs that a heap keeps without being lent more: when a large block is freed, and when a slab becomes
+/// empty. (The largest slab has five.)
 pub const MOST_SPARE: usize = 8;
 pub const MOST_SPARE_OF_SLABS: usize = 5;
 
-/// A claimed run of slices: its address, and in the low bits their number. One word, so that a thread that vanishes
-/// leaves the whole or nothing.
-struct Run(AtomicUsize);
+/// Lists. Steps go on by eights for each doubling, so those of two doublings in a row have a list each.
+const LISTS: usize = 16;
+/// Runs of a list that are looked at for one that is wanted.
+const DEPTH: usize = 4;
+/// Runs that one call gives back at most to make room for another.
+const AT_ONCE: usize = 8;
 
-impl Run {
-    // Relaxed (all): the possessor alone writes it; for others it is a figure.
-    fn get(&self) -> (usize, usize) {
-        let word = self.0.load(Ordering::Relaxed);
-        (word / SLICE * SLICE, word % SLICE)
+/// A spare run: where it begins, its slices, and the step of the length that was used last. Lies in the record of its
+/// first slice, and is touched by the possessor of the heap that keeps it only.
+pub struct Kept {
+    /// The address, and in the low bits the rest.
+    what: Cell<usize>,
+    next: Cell<*const Kept>,
+}
+
+/// Bits for the number of slices: a large block has 64 at most.
+const SLICES_BITS: u32 = 8;
+
+impl Kept {
+    const_unless_model! {
+        /// None.
+        pub fn new() -> Kept {
+            Kept { what: Cell::new(0), next: Cell::new(ptr::null()) }
+        }
     }
 
-    fn set(&self, (base, slices): (usize, usize)) {
-        debug_assert!(base.is_multiple_of(SLICE) && slices < SLICE);
-        self.0.store(base | slices, Ordering::Relaxed);
-    }
-
-    fn replace(&self, run: (usize, usize)) -> (usize, usize) {
-        let before = self.get();
-        self.set(run);
-        before
+    fn base(&self) -> usize {
+        self.what.get() / SLICE * SLICE
     }
 
     fn slices(&self) -> usize {
-        self.get().1
+        key_of(self.what.get()).0
+    }
+
+    /// Whether it is a run of so many slices and that step.
+    #[inline(always)]
+    fn is(&self, slices: usize, step: usize) -> bool {
+        self.what.get() % SLICE == key(slices, step)
     }
 }
 
-const NONE: (usize, usize) = (0, 0);
+#[inline(always)]
+fn key(slices: usize, step: usize) -> usize {
+    step << SLICES_BITS | slices
+}
 
-/// Claimed runs of slices that hold nothing at the moment. What was kept last comes first; there may be gaps.
+fn key_of(what: usize) -> (usize, usize) {
+    let key = what % SLICE;
+    (key % (1 << SLICES_BITS), key >> SLICES_BITS)
+}
+
+/// Claimed runs of slices that hold nothing at the moment.
 pub struct Spares {
-    runs: [Run; MOST_SPARE],
+    lists: [Cell<*const Kept>; LISTS],
+    /// Slices in all of them: a figure for any thread.
+    slices: AtomicUsize,
+    /// Slices that may be kept beyond [`MOST_SPARE`].
+    lent: AtomicUsize,
+    /// Slices that had to go for lack of room, and have not been wanted again yet.
+    missed: Cell<usize>,
+    /// The list that gives the next run that has to go.
+    turn: Cell<usize>,
 }
 
 impl Spares {
     const_unless_model! {
         /// None.
         pub fn new() -> Spares {
-            Spares { runs: atomic_array!(Run(AtomicUsize::new(0)); MOST_SPARE) }
-        }
-    }
-
-    /// Keeps the run of `slices` slices at `base`. What is more than `most` by that is given to `release`, the run that
-    /// was kept first before the others.
-    pub fn keep(&self, base: usize, slices: usize, most: usize, release: impl Fn(usize, usize)) {
-        if slices > most {
-            return release(base, slices);
-        }
-        while self.slices() + slices > most && self.give_back(&release) {}
-        // A run is in one place or none at any time.
-        let mut next = (base, slices);
-        for run in &self.runs {
-            next = run.replace(next);
-            if next == NONE {
-                break;
+            Spares {
+                lists: [const { Cell::new(ptr::null()) }; LISTS],
+                slices: AtomicUsize::new(0),
+                lent: AtomicUsize::new(0),
+                missed: Cell::new(0),
+                turn: Cell::new(0),
             }
         }
     }
 
-    /// Gives the run that was kept first to `release`; `false` if there is none.
-    pub fn give_back(&self, release: impl Fn(usize, usize)) -> bool {
-        let Some(last) = self.runs.iter().rfind(|run| run.slices() != 0) else { return false };
-        let (base, slices) = last.replace(NONE);
-        release(base, slices);
-        true
+    /// Whether there is room for `slices` slices more.
+    #[inline(always)]
+    pub fn has_room(&self, slices: usize) -> bool {
+        self.slices() + slices <= MOST_SPARE + self.lent()
     }
 
-    /// Takes out a run of `slices` slices, the one that was kept last: its address.
-    pub fn take(&self, slices: usize) -> Option<usize> {
-        let run = self.runs.iter().find(|run| run.slices() == slices)?;
-        Some(run.replace(NONE).0)
+    /// Keeps the run of `slices` slices at `base`, whose first `step` says how long what it held was.
+    ///
+    /// The list is a list after every single store, in the order in which they are written here: a thread that vanishes
+    /// in between (fork) loses this run at most.
+    #[inline(always)]
+    pub fn keep(&self, run: &Kept, base: usize, slices: usize, step: usize) {
+        debug_assert!(base.is_multiple_of(SLICE) && key(slices, step) < SLICE && slices < 1 << SLICES_BITS);
+        let list = &self.lists[step % LISTS];
+        run.what.set(base | key(slices, step));
+        run.next.set(list.get());
+        signal_fence();
+        list.set(run);
+        self.set_slices(self.slices() + slices);
     }
 
-    /// Takes out a run of `slices` slices, the one with the least `misfit`, which is told the address, if that is no
-    /// more than `most`: its address.
-    pub fn take_fitting(&self, slices: usize, most: usize, misfit: impl Fn(usize) -> usize) -> Option<usize> {
-        let mut best: Option<(usize, &Run)> = None;
-        for run in self.runs.iter().filter(|run| run.slices() == slices) {
-            let misfit = misfit(run.get().0);
-            if best.is_none_or(|(least, _)| misfit < least) {
-                best = Some((misfit, run));
-            }
-            if misfit == 0 {
-                break;
-            }
+    /// Makes room for `slices` slices more, where `most` may be kept besides what is lent: gives others to `release`.
+    /// `false` if there is not so much room.
+    pub fn make_room(&self, slices: usize, most: usize, release: impl Fn(usize, usize)) -> bool {
+        let most = most + self.lent();
+        let fits = slices <= most;
+        let mut left = AT_ONCE;
+        while self.slices() + if fits { slices } else { 0 } > most && left > 0 {
+            let Some((base, slices)) = self.take_any() else { break };
+            release(base, slices);
+            left -= 1;
         }
-        best.filter(|&(misfit, _)| misfit <= most).map(|(_, run)| run.replace(NONE).0)
+        self.slices() + slices <= most
+    }
+
+    /// Notes that `slices` slices had to go for lack of room.
+    pub fn miss(&self, slices: usize) {
+        self.missed.set(self.missed.get() + slices);
+    }
+
+    /// A run of `slices` slices was wanted, and there was none: how many slices more would have helped, as far as is
+    /// known. They count as wanted again from then on.
+    pub fn wanted(&self, slices: usize) -> usize {
+        let missed = self.missed.get();
+        let proven = missed.min(slices);
+        self.missed.set(missed - proven);
+        proven
+    }
+
+    /// There is nothing to lend: what had to go until now is no reason to ask again.
+    pub fn give_up(&self) {
+        self.missed.set(0);
+    }
+
+    /// More may be kept by `slices` slices.
+    pub fn lend(&self, slices: usize) {
+        self.set_lent(self.lent() + slices);
+    }
+
+    /// Takes back of what was lent `slices` slices at most; returns how many.
+    pub fn take_back(&self, slices: usize) -> usize {
+        let less = self.lent().min(slices);
+        self.set_lent(self.lent() - less);
+        less
+    }
+
+    /// Slices that are lent.
+    #[inline(always)]
+    pub fn lent(&self) -> usize {
+        // Relaxed (here and below): the possessor alone writes it; for others it is a figure.
+        self.lent.load(Ordering::Relaxed)
+    }
+
+    fn set_lent(&self, slices: usize) {
+        self.lent.store(slices, Ordering::Relaxed);
+    }
+
+    /// Slices in all runs. Any thread may ask: a figure.
+    #[inline(always)]
+    pub fn slices(&self) -> usize {
+        self.slices.load(Ordering::Relaxed)
+    }
+
+    fn set_slices(&self, slices: usize) {
+        self.slices.store(slices, Ordering::Relaxed);
+    }
+
+    /// The run that `link` leads to, if there is one.
+    #[inline(always)]
+    fn at(link: &Cell<*const Kept>) -> Option<&Kept> {
+        // SAFETY: a run of a list is claimed by the heap, which the caller possesses: its arena stays mapped, and with it
+        // the record of its first slice.
+        unsafe { link.get().as_ref() }
+    }
+
+    /// The links of one list that are looked at: each leads to a run.
+    #[inline(always)]
+    fn links(list: &Cell<*const Kept>) -> impl Iterator<Item = (&Cell<*const Kept>, &Kept)> {
+        let mut link = list;
+        core::iter::from_fn(move || {
+            let this = (link, Spares::at(link)?);
+            link = &this.1.next;
+            Some(this)
+        })
+    }
+
+    /// Takes a run out that `link` leads to: its address.
+    #[inline(always)]
+    fn take_out(&self, link: &Cell<*const Kept>, run: &Kept) -> usize {
+        link.set(run.next.get());
+        self.set_slices(self.slices() - run.slices());
+        run.base()
+    }
+
+    /// Takes out a run of `slices` slices that something of that `step` has left, the one that was kept last: its
+    /// address.
+    #[inline(always)]
+    pub fn take(&self, slices: usize, step: usize) -> Option<usize> {
+        let mut links = Spares::links(&self.lists[step % LISTS]).take(DEPTH);
+        let (link, run) = links.find(|(_, run)| run.is(slices, step))?;
+        Some(self.take_out(link, run))
+    }
+
+    /// Takes out a run of `slices` slices that something a step longer has left, or else a step shorter, if it fits
+    /// nevertheless, which is told the address: its address.
+    #[inline(never)]
+    pub fn take_near(&self, slices: usize, step: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+        [step + 1, step.wrapping_sub(1)].into_iter().find_map(|step| {
+            let mut links = Spares::links(&self.lists[step % LISTS]).take(DEPTH);
+            let (link, run) = links.find(|(_, run)| run.is(slices, step) && fits(run.base()))?;
+            Some(self.take_out(link, run))
+        })
+    }
+
+    /// Takes out a run of `slices` slices, whatever it held: its address.
+    #[inline(never)]
+    pub fn take_of(&self, slices: usize) -> Option<usize> {
+        let mut links = self.lists.iter().flat_map(|list| Spares::links(list).take(DEPTH));
+        let (link, run) = links.find(|(_, run)| run.slices() == slices)?;
+        Some(self.take_out(link, run))
+    }
+
+    /// Takes out a run whichever, of one list after the other: its address and its slices. Of the first few in a list the
+    /// oldest: otherwise a program that frees all it has would keep a run in each of its first arenas.
+    pub fn take_any(&self) -> Option<(usize, usize)> {
+        let last = |list| Spares::links(list).take(MOST_SPARE).last();
+        let mut turns = (0..LISTS).map(|more| (self.turn.get() + more) % LISTS);
+        let (turn, (link, run)) = turns.find_map(|turn| Some((turn, last(&self.lists[turn])?)))?;
+        self.turn.set((turn + 1) % LISTS);
+        Some((self.take_out(link, run), run.slices()))
     }
 
     /// The runs: where each begins, and its slices.
-    #[cfg(any(test, feature = "simulated"))]
-    pub(in crate::heap) fn each(&self) -> impl Iterator<Item = (usize, usize)> {
-        self.runs.iter().map(Run::get).filter(|&run| run != NONE)
+    fn each(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.lists.iter().flat_map(Spares::links).map(|(_, run)| (run.base(), run.slices()))
     }
 
-    /// Slices in all of them. Any thread may ask: a figure.
-    pub fn slices(&self) -> usize {
-        self.runs.iter().map(Run::slices).sum()
+    /// In the child of a fork: the thread that possessed the heap may have been between a change of a list and that of
+    /// the figure.
+    pub(in crate::heap) fn recount(&self) {
+        self.set_slices(self.each().map(|(_, slices)| slices).sum());
+    }
+
+    /// The runs: where each begins, and its slices. Demands that their number is right.
+    #[cfg(any(test, feature = "simulated"))]
+    pub(in crate::heap) fn audit(&self) -> impl Iterator<Item = (usize, usize)> {
+        assert_eq!(self.each().map(|(_, slices)| slices).sum::<usize>(), self.slices(), "slices kept");
+        self.each()
     }
 }
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
+    use std::boxed::Box;
     use std::cell::RefCell;
     use std::vec::Vec;
 
-    #[test]
-    fn the_run_that_was_kept_first_goes_first_and_the_last_is_taken_first() {
-        let spares = Spares::new();
+    /// Keeps a run at a slice, or gives up others, and it, for more than `most`; returns what was given up.
+    fn keep(spares: &Spares, slice: usize, slices: usize, step: usize, most: usize) -> Vec<(usize, usize)> {
         let released = RefCell::new(Vec::new());
-        let keep = |slice: usize, slices| {
-            spares.keep(slice * SLICE, slices, MOST_SPARE, |base, slices| {
-                released.borrow_mut().push((base / SLICE, slices))
-            })
-        };
-        (1..=7).for_each(|slice| keep(slice, 1));
-        assert_eq!((spares.slices(), released.take()), (7, Vec::new()));
-        assert_eq!((spares.take(1), spares.take(2)), (Some(7 * SLICE), None));
-        keep(10, 2);
-        assert_eq!((spares.slices(), released.take()), (8, Vec::new()), "in the place of the one taken");
-        keep(20, 2);
-        assert_eq!((spares.slices(), released.take()), (8, Vec::from([(1, 1), (2, 1)])));
-        assert_eq!((spares.take(1), spares.take(2)), (Some(6 * SLICE), Some(20 * SLICE)));
-        keep(30, MOST_SPARE);
-        assert_eq!(spares.slices(), MOST_SPARE);
-        assert_eq!(released.take(), Vec::from([(3, 1), (4, 1), (5, 1), (10, 2)]), "one may be all of it");
-        keep(50, MOST_SPARE + 1);
-        assert_eq!((spares.slices(), released.take()), (MOST_SPARE, Vec::from([(50, MOST_SPARE + 1)])));
-        assert!(spares.give_back(|base, slices| assert_eq!((base, slices), (30 * SLICE, MOST_SPARE))));
-        assert!(!spares.give_back(|_, _| unreachable!()) && spares.slices() == 0);
+        let run: &'static Kept = Box::leak(Box::new(Kept::new()));
+        let release = |base: usize, slices| released.borrow_mut().push((base / SLICE, slices));
+        match spares.make_room(slices, most, release) {
+            true => spares.keep(run, slice * SLICE, slices, step),
+            false => release(slice * SLICE, slices),
+        }
+        assert!(spares.audit().count() <= MOST_SPARE + spares.lent());
+        released.into_inner()
     }
 
     #[test]
-    fn the_run_that_fits_best_is_taken_and_of_several_the_last() {
+    fn of_one_step_the_run_that_was_kept_last_is_taken_first() {
         let spares = Spares::new();
-        (1..=4).for_each(|slice| spares.keep(slice * SLICE, 1, MOST_SPARE, |_, _| unreachable!()));
-        spares.keep(8 * SLICE, 2, MOST_SPARE, |_, _| unreachable!());
-        let far = |from: usize| move |base: usize| base.abs_diff(from * SLICE);
-        let take = |slices, from| spares.take_fitting(slices, 7 * SLICE, far(from));
-        assert_eq!(take(1, 2), Some(2 * SLICE));
-        assert_eq!(take(1, 2), Some(3 * SLICE), "as far away as the first, and kept later");
-        assert_eq!((take(3, 1), take(2, 0), take(2, 1)), (None, None, Some(8 * SLICE)));
-        assert_eq!(spares.slices(), 2);
+        for slice in 1..=4 {
+            assert!(keep(&spares, slice, 1, 70 + slice % 2, MOST_SPARE).is_empty());
+        }
+        assert_eq!((spares.take(2, 70), spares.take(1, 72), spares.take(1, 70 + LISTS)), (None, None, None));
+        let taken = [70, 70, 71, 71, 71].map(|step| spares.take(1, step));
+        assert_eq!(taken, [Some(4 * SLICE), Some(2 * SLICE), Some(3 * SLICE), Some(SLICE), None]);
+        assert_eq!(spares.slices(), 0);
+    }
+
+    #[test]
+    fn of_runs_in_one_list_only_those_that_are_alike_are_taken() {
+        let spares = Spares::new();
+        for (slice, slices, step) in [(1, 1, 72), (2, 3, 72 + LISTS), (5, 1, 72), (6, 2, 72)] {
+            keep(&spares, slice, slices, step, MOST_SPARE);
+        }
+        assert_eq!(spares.take(3, 72 + LISTS), Some(2 * SLICE));
+        assert_eq!(
+            (spares.take(1, 72), spares.take(1, 72), spares.take(1, 72)),
+            (Some(5 * SLICE), Some(SLICE), None)
+        );
+        assert_eq!(spares.take_any(), Some((6 * SLICE, 2)));
+        assert_eq!((spares.slices(), spares.take_any()), (0, None));
+    }
+
+    #[test]
+    fn what_is_too_much_goes_by_turns_and_a_run_may_be_all_of_it() {
+        let spares = Spares::new();
+        for slice in 1..=8 {
+            assert!(keep(&spares, slice, 1, slice % 2, MOST_SPARE).is_empty());
+        }
+        assert_eq!(
+            keep(&spares, 20, 2, 3, MOST_SPARE),
+            Vec::from([(2, 1), (1, 1)]),
+            "the oldest of one list and the next"
+        );
+        assert_eq!(keep(&spares, 30, MOST_SPARE + 1, 3, MOST_SPARE), Vec::from([(30, MOST_SPARE + 1)]));
+        assert_eq!(spares.slices(), MOST_SPARE);
+        assert_eq!(keep(&spares, 40, MOST_SPARE, 5, MOST_SPARE).len(), 7);
+        assert_eq!((spares.slices(), spares.take(MOST_SPARE, 5)), (MOST_SPARE, Some(40 * SLICE)));
+    }
+
+    #[test]
+    fn what_is_a_little_longer_or_shorter_is_taken_if_it_fits() {
+        let spares = Spares::new();
+        for (slice, slices, step) in [(1, 1, 71), (2, 1, 73), (3, 1, 74), (4, 2, 71)] {
+            assert!(keep(&spares, slice, slices, step, MOST_SPARE).is_empty());
+        }
+        let take = |slices, step, best| spares.take_near(slices, step, |base| base != best * SLICE);
+        assert_eq!((take(1, 72, 2), take(1, 72, 0)), (Some(SLICE), Some(2 * SLICE)), "the longer one first");
+        assert_eq!(
+            (take(1, 72, 0), take(3, 72, 0), take(1, 0, 0), take(2, 72, 0)),
+            (None, None, None, Some(4 * SLICE))
+        );
+        assert_eq!((spares.take_of(2), spares.take_of(1), spares.slices()), (None, Some(3 * SLICE), 0));
+    }
+
+    #[test]
+    fn room_is_lent_for_what_had_to_go_and_was_wanted_again() {
+        let spares = Spares::new();
+        assert_eq!(spares.wanted(1), 0);
+        (1..=MOST_SPARE).for_each(|slice| assert!(keep(&spares, slice, 1, 0, MOST_SPARE).is_empty()));
+        spares.miss(3);
+        assert_eq!((spares.wanted(2), spares.wanted(2), spares.wanted(2)), (2, 1, 0));
+        spares.lend(3);
+        (20..23).for_each(|slice| assert!(keep(&spares, slice, 1, 0, MOST_SPARE).is_empty()));
+        assert!(!spares.has_room(1) && spares.slices() == MOST_SPARE + 3);
+        assert_eq!((spares.take_back(2), spares.take_back(2), spares.lent()), (2, 1, 0));
+        assert_eq!(keep(&spares, 30, 1, 0, MOST_SPARE).len(), 4, "what was lent goes with the next");
+        spares.miss(3);
+        spares.give_up();
+        assert_eq!(spares.wanted(1), 0, "a new reason is asked for");
     }
 }

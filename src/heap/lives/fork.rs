@@ -68,6 +68,8 @@ impl<P: Platform> Heaps<P> {
         unsafe { self.space().child_after_fork(&owns) };
         self.pool().each().filter(|heap| heap.is_torn(own)).for_each(Mend::mend);
         self.backend().mend();
+        // A thread that vanished may have been between the heap's count and the ground's.
+        self.lent().set(self.pool().each().map(|heap| heap.claimant().spares().lent()).sum());
         self.link_slabs(own);
         self.settle_gates(own);
         let others: [&dyn Mend; 2] = [self.pool(), self.bell()];

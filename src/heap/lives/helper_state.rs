@@ -13,16 +13,20 @@
 use crate::const_unless_model;
 use crate::heap::ground::Bell;
 use crate::pal::Platform;
-use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{full_fence, seeded};
 
 const ABSENT: u32 = 0;
 const PRESENT: u32 = 1;
 
+/// One thread more, in the lower half of the count; and in the upper half one that has begun, ever.
+const THREAD: u64 = 1;
+const BEGUN: u64 = 1 << 32;
+
 /// The count of the program's threads, and whether there is a helper.
 pub struct HelperState {
-    /// Threads of the program that have begun and not ended.
-    threads: AtomicU32,
+    /// Threads of the program that have begun and not ended, and how many have begun: see [`THREAD`].
+    threads: AtomicU64,
     /// [`PRESENT`] from before a helper is started until it has decided to end.
     state: AtomicU32,
 }
@@ -31,14 +35,14 @@ impl HelperState {
     const_unless_model! {
         /// No threads, no helper.
         pub(in crate::heap) fn new() -> HelperState {
-            HelperState { threads: AtomicU32::new(0), state: AtomicU32::new(ABSENT) }
+            HelperState { threads: AtomicU64::new(0), state: AtomicU32::new(ABSENT) }
         }
     }
 
     /// A thread of the program begins.
     pub fn thread_begins(&self) {
         // Relaxed: the fence orders it before `starts`.
-        self.threads.fetch_add(1, Ordering::Relaxed);
+        self.threads.fetch_add(BEGUN + THREAD, Ordering::Relaxed);
         // Partner: the fence in `ends`: either a look in `starts` sees that the helper has ended, or it sees this
         // thread.
         full_fence("heap.thread_begins_fence");
@@ -48,9 +52,9 @@ impl HelperState {
     pub fn thread_ends<P: Platform>(&self, bell: &Bell, os: &P) {
         // Not below zero: in a child of fork a thread may end that the child was not told of.
         // Relaxed: the fence orders it before the look whether there is a helper, and before the call.
-        let before =
-            self.threads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |threads| threads.checked_sub(1));
-        if before.is_ok_and(|before| before <= 2) && !seeded("heap.thread_ends_silently") {
+        let less = |threads| (threads % BEGUN != 0).then(|| threads - THREAD);
+        let before = self.threads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        if before.is_ok_and(|before| before % BEGUN <= 2) && !seeded("heap.thread_ends_silently") {
             // Partner: the fence in `Bell::doze`: either the helper sees that this thread has ended, or it is called.
             full_fence("heap.thread_ends_fence");
             if self.is_present() {
@@ -68,7 +72,13 @@ impl HelperState {
     /// Whether one thread of the program is left at most.
     pub fn is_alone(&self) -> bool {
         // Relaxed: ordered by the fences of `ends` and of `Bell::doze`.
-        self.threads.load(Ordering::Relaxed) <= 1
+        self.threads.load(Ordering::Relaxed) % BEGUN <= 1
+    }
+
+    /// How many threads of the program have begun, ever: where that goes on, the first is alone for moments only.
+    pub fn begun(&self) -> u32 {
+        // Relaxed: a hint.
+        (self.threads.load(Ordering::Relaxed) / BEGUN) as u32
     }
 
     /// Whether there is a helper, at this moment.
@@ -79,7 +89,13 @@ impl HelperState {
 
     /// Takes on the duty of starting a helper, if one is wanted and there is none.
     pub fn starts(&self) -> bool {
-        if self.is_alone() || self.is_present() {
+        !self.is_alone() && self.starts_for_another()
+    }
+
+    /// The same where the caller has made a thread just now, which may have ended already: those that follow each other
+    /// so are to have a helper, and it sees for itself whether they do.
+    pub fn starts_for_another(&self) -> bool {
+        if self.is_present() {
             return false;
         }
         // Relaxed: the fence in `thread_begins` orders the look; the exchange elects one, and carries nothing.
@@ -88,8 +104,10 @@ impl HelperState {
 
     /// The helper could not be started: whoever comes next may try again.
     pub fn failed(&self) {
-        // Relaxed: nothing is read but the word.
-        self.state.swap(ABSENT, Ordering::Relaxed);
+        if !seeded("heap.helper_failure_kept") {
+            // Relaxed: nothing is read but the word.
+            self.state.swap(ABSENT, Ordering::Relaxed);
+        }
     }
 
     /// The helper means to end: it does, unless it is wanted again by now. Returns whether it ends.
@@ -106,7 +124,25 @@ impl HelperState {
     /// In the child of a fork: there is no helper, and one thread, counted or not.
     pub fn child_after_fork(&self, threads: u32) {
         // Relaxed (both): the child has one thread.
-        self.threads.store(threads, Ordering::Relaxed);
+        self.threads.store(threads.into(), Ordering::Relaxed);
         self.state.store(ABSENT, Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_has_no_helper_and_one_thread_at_most() {
+        for threads in [0, 1] {
+            let helper = HelperState::new();
+            (0..3).for_each(|_| helper.thread_begins());
+            assert!(helper.starts());
+            helper.child_after_fork(threads);
+            assert!(helper.is_alone() && !helper.is_present());
+            (threads..2).for_each(|_| helper.thread_begins());
+            assert!(helper.starts(), "two threads, and no helper");
+        }
     }
 }

@@ -10,6 +10,12 @@
 //! the heap is tidied, passes a full fence, and then looks at the inbox; a sender pushes, passes a full fence, and
 //! looks for the note. So one sees the other's. (An owner needs no such pair: it takes the probe off, and only then the
 //! note.)
+//!
+//! A thread that exits leaves its heap *warm* where there is a helper: with the blocks in its bins, its current slabs and
+//! its spare slices, as if it were asleep. Threads that follow each other so pay for those once: the next takes the heap
+//! as it is. If none comes, the helper's next tick tidies it. Whoever leaves a heap warm rings after it is idle. Not more
+//! than a few heaps stay warm, and none that holds much: the others give back at once what is free. Where a thread that is
+//! not counted exits while the helper ends, its heap may stay warm until the next thread comes or memory is asked back.
 
 use crate::heap::block::Checks;
 use crate::heap::gate::Gate;
@@ -17,7 +23,11 @@ use crate::heap::possession::ThreadId;
 use crate::heap::small::watch::{WORD, each_bit};
 use crate::heap::small::{Heap, Heaps};
 use crate::pal::Platform;
-use crate::sync::{full_fence, seeded};
+use crate::sync::{full_fence, in_order, seeded};
+
+/// Heaps that stay warm at most, and the bytes of slabs in one of them: about one slab of each class.
+const MOST_WARM: usize = 16;
+const MOST_HELD_WARM: usize = 8 << 20;
 
 /// Which heaps are visited, and what for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,8 +67,8 @@ impl<P: Platform> Heaps<P> {
         true
     }
 
-    /// The owner exits: gives back what is free in the heap, and gives the heap up. Never waits: a visitor that is
-    /// there does it in the owner's place.
+    /// The owner exits, and gives the heap up: see [`Heaps::abandon`]. Never waits: a visitor that is there does it in the
+    /// owner's place.
     pub fn leave_heap<C: Checks>(&self, heap: &Heap, by: ThreadId) {
         while !heap.gate().enter() && !self.readmit(heap, by) {
             if heap.gate().is_occupied() {
@@ -70,15 +80,47 @@ impl<P: Platform> Heaps<P> {
                 return;
             }
         }
-        self.abandon::<C>(heap);
+        self.abandon::<C>(heap, by);
     }
 
-    /// Gives up a heap that the caller possesses, which nobody visits or which the caller is inside as its owner.
-    pub fn abandon<C: Checks>(&self, heap: &Heap) {
+    /// Gives up a heap that the caller possesses, which nobody visits or which the caller is inside as its owner. What is
+    /// free in it goes back before, unless the heap may stay warm.
+    pub fn abandon<C: Checks>(&self, heap: &Heap, by: ThreadId) {
+        debug_assert_eq!(heap.possession().possessor(), Some(by), "another's heap is given up");
         self.watch().gated.remove(heap.index() as usize);
         heap.gate().close();
-        heap.collect::<C, P>(self);
+        if !self.may_stay_warm(heap) {
+            heap.collect::<C, P>(self);
+            return self.give_up(heap);
+        }
+        // What waits in the outbox would hold slabs of others.
+        heap.settle_all::<C, P>(self);
+        self.watch().warm.add(heap.index() as usize);
         self.give_up(heap);
+        if !seeded("heap.left_warm_silently") {
+            self.ring();
+        }
+    }
+
+    /// Whether there is a helper to tidy the heap if no thread comes, few others wait for that, and little can be free in
+    /// it.
+    fn may_stay_warm(&self, heap: &Heap) -> bool {
+        self.settings().has_helper()
+            && heap.held() <= MOST_HELD_WARM
+            && self.watch().warm.count(self.pool().made()) < MOST_WARM
+    }
+
+    /// Tidies the heap that the caller has borrowed, if that was left warm: it is no idle one meanwhile, and the same may
+    /// be borrowed each time.
+    pub(in crate::heap) fn collect_warm<C: Checks>(&self, heap: &Heap) {
+        if self.watch().warm.has(heap.index() as usize) {
+            heap.collect::<C, P>(self);
+        }
+    }
+
+    /// Whether heaps are as a thread left them.
+    pub(in crate::heap) fn has_warm(&self) -> bool {
+        self.watch().warm.count(self.pool().made()) > 0
     }
 
     /// Visits each heap that `wants` picks and whose owner is outside, and does what `body` says there; `mark` is how it
@@ -130,9 +172,12 @@ impl<P: Platform> Heaps<P> {
         // The owner has gone, and left its heap to us: from here on we possess it. In this order: a child of fork finds
         // it an orphan whatever it sees.
         heap.possession().pass_to(by);
-        heap.gate().close();
-        heap.visit().end_taken_over(by);
-        self.abandon::<C>(heap);
+        if !seeded("heap.left_open") {
+            heap.gate().close();
+        }
+        // Its next owner may be gone before we are: it must not leave the heap to a visit that is over.
+        let end = || heap.visit().end_taken_over(by);
+        in_order(end, || self.abandon::<C>(heap, by), "heap.abandoned_visited");
     }
 
     /// The helper's look at the heaps that were not tidied since they were used. `heap` is the one that it has

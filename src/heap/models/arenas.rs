@@ -13,6 +13,11 @@ const SEEDED: &[SeededBug] = &[
         "the look at an arena again of which slices were held for a moment",
         "room_found",
     ),
+    SeededBug::new(
+        "heap.no_place_kept",
+        "the word of an arena that it found no place in the table",
+        "one_place_for_two",
+    ),
 ];
 
 const SCHEDULES: usize = 5_000;
@@ -84,4 +89,28 @@ fn room_found() {
     });
 }
 
-models! { walked room_found }
+/// Two arenas are mapped for one place in the table: the one that finds none says so, and serves its block alone.
+fn one_place_for_two() {
+    explore(SCHEDULES, || {
+        let world = World::new();
+        let owner = Actor::new(&world);
+        (0..3).for_each(|_| world.pass(owner.get(2 * SLICE, false)));
+        // There was another, which has left its place.
+        let at = owner.get(SLICE, false);
+        owner.release(at);
+        owner.from.unmap_empty(owner.heap.claimant());
+        assert_eq!(owner.from.arenas().listed(), 1);
+        owner.leave();
+        let users = [(); 2].map(|()| {
+            spawn(&world, |world| {
+                let actor = Actor::new(world);
+                world.pass(actor.get(2 * SLICE, false));
+                actor.leave();
+            })
+        });
+        join(users);
+        world.finish();
+    });
+}
+
+models! { walked room_found one_place_for_two }

@@ -2,6 +2,7 @@
 
 use super::world::{Actor, HUGE, MEDIUM, World, join, spawn};
 use super::*;
+use crate::heap::ground::{Sampled, UNSEEN};
 use crate::pal::Errno;
 use crate::pal::simulated::CallKind;
 use crate::sync::checker::{explore, models};
@@ -17,6 +18,12 @@ const SEEDED: &[SeededBug] = &[
         "heap.steal_unpossessed",
         "possession of the heap that a slab is taken from",
         "remote_frees",
+    ),
+    SeededBug::new("heap.left_open", "the closing of a gate whose owner has gone", "left_to_a_visitor"),
+    SeededBug::new(
+        "heap.abandoned_visited",
+        "the order of a visit's end and the giving up of a heap that was left to it",
+        "left_and_taken_again",
     ),
     SeededBug::new("heap.no_forward", "the look at the owner of a block that was received", "forwarded"),
     SeededBug::new(
@@ -46,6 +53,16 @@ const SEEDED: &[SeededBug] = &[
         "heap.cut_released_early",
         "the order of a cut block's records and the release of what is cut off",
         "cut_beside_claims",
+    ),
+    SeededBug::new(
+        "heap.sampled_released",
+        "the order of a look into a run of slices and its release",
+        "sampled_beside_a_purge",
+    ),
+    SeededBug::new(
+        "heap.refused_unsaid",
+        "what is known of slices that the system did not take back",
+        "refused_beside_a_look",
     ),
     SeededBug::new("heap.purge_unchecked", "the look at whether a purge succeeded", "purge_that_fails"),
     SeededBug::new(
@@ -219,9 +236,61 @@ fn purged_beside_one_claim() {
     });
 }
 
+/// A run of slices that was touched is given back, and looked at, while another thread purges what is free.
+fn sampled_beside_a_purge() {
+    explore(SCHEDULES, || {
+        let world = World::new();
+        let actor = Actor::new(&world);
+        let (at, heap) = (actor.get(SLICE, false), actor.heap);
+        // SAFETY: the block is this thread's. Its ends are what the ledger wrote.
+        unsafe { ptr::with_exposed_provenance_mut::<u8>(at + 16).write_bytes(1, SLICE - 32) };
+        // The next run that is given back is looked at, and one that seems untouched is one too many.
+        let touches_all = || world.base.get().population().touches_all(Sampled::Run);
+        while !touches_all() {
+            // SAFETY: the block is this thread's, and nobody needs what is in it.
+            unsafe { world.base.get().population().sample_run(&world.base.os, &|_page| (), at, SLICE) };
+        }
+        // Not when the block is freed and its run is kept, which counts, too, but when that is released.
+        (2..UNSEEN).for_each(|_| _ = heap.claimant().is_turn(UNSEEN));
+        let purger = spawn(&world, |world| {
+            let actor = Actor::new(world);
+            actor.from.purge(actor.heap.claimant(), usize::MAX);
+            actor.leave();
+        });
+        Actor::with(&world, heap).release(at);
+        assert!(touches_all(), "purged before it was looked at");
+        actor.leave();
+        join([purger]);
+        world.finish();
+    });
+}
+
 /// The same when the system refuses to purge.
 fn purge_that_fails() {
     explore(SCHEDULES, || purged(true, [true; 3]));
+}
+
+/// Of two threads that purge the same slices one is refused, and the other looks meanwhile: they are found afterwards.
+fn refused_beside_a_look() {
+    explore(SCHEDULES, || {
+        let world = World::new();
+        let actor = Actor::new(&world);
+        world.pass(actor.get(SLICE, false));
+        let at = actor.get(SLICE, false);
+        actor.release(at);
+        actor.leave();
+        world.base.os.fail_kind(CallKind::Purge, Errno(libc::EINVAL));
+        let purgers = [(); 2].map(|()| {
+            spawn(&world, |world| {
+                let actor = Actor::new(world);
+                actor.from.purge(actor.heap.claimant(), usize::MAX);
+                actor.leave();
+            })
+        });
+        join(purgers);
+        world.base.os.heal();
+        world.finish();
+    });
 }
 
 /// The last slices of an arena are freed while others of it are being purged: whoever comes second unmaps it.
@@ -346,8 +415,61 @@ fn kept_and_counted() {
     });
 }
 
+/// A thread exits while two others visit its heap: whoever is left with it is not visited.
+fn left_to_a_visitor() {
+    explore(SCHEDULES, || {
+        let world = World::new();
+        let owner = ThreadId::new(2);
+        let heap = world.base.possess_as(owner);
+        world.base.get().open_gate(heap);
+        let leaver = spawn(&world, move |world| Actor::gated(world, heap, owner).leave());
+        let visitors = [3, 4].map(|number| {
+            spawn(&world, move |world| {
+                let owned = |heap: &Heap| {
+                    thread::yield_now();
+                    assert_eq!(heap.possession().possessor(), Some(owner), "inside another's heap");
+                };
+                world.base.get().visit::<Checked>(ThreadId::new(number), Gate::mark, |_| true, owned);
+            })
+        });
+        join([leaver]);
+        join(visitors);
+        world.finish();
+    });
+}
+
+/// A thread exits while its heap is visited, and the next one that has the heap exits at once, probed: nobody is left
+/// with the heap.
+fn left_and_taken_again() {
+    explore(2 * SCHEDULES, || {
+        let world = World::new();
+        let [owner, visitor, next] = [2, 3, 4].map(ThreadId::new);
+        let heap = world.base.possess_as(owner);
+        world.base.get().open_gate(heap);
+        let leaver = spawn(&world, move |world| Actor::gated(world, heap, owner).leave());
+        let visitor = spawn(&world, move |world| {
+            world.base.get().visit::<Checked>(visitor, Gate::mark, |_| true, |_| thread::yield_now());
+        });
+        let taker = spawn(&world, move |world| {
+            let pool = world.base.get().pool();
+            let Some(heap) = (0..4).find_map(|_| {
+                thread::yield_now();
+                pool.possess(heap.index() as usize, next)
+            }) else {
+                return;
+            };
+            world.base.get().open_gate(heap);
+            heap.gate().probe();
+            Actor::gated(world, heap, next).leave();
+        });
+        join([leaver, visitor, taker]);
+        world.finish();
+    });
+}
+
 models! {
-    remote_frees forwarded arenas_come_and_go purged_beside_claims purged_beside_one_claim purge_that_fails emptied_by_a_purge grown_in_place cut_beside_claims
-    huge_blocks
+    left_to_a_visitor left_and_taken_again
+    remote_frees forwarded arenas_come_and_go purged_beside_claims purged_beside_one_claim sampled_beside_a_purge
+    purge_that_fails refused_beside_a_look emptied_by_a_purge grown_in_place cut_beside_claims huge_blocks
     kept_and_counted
 }

@@ -26,6 +26,11 @@ const SEEDED: &[SeededBug] = &[
         "forked_in_take_over",
     ),
     SeededBug::new(
+        "heap.child_keeps_spared",
+        "what a slab that was about to be closed says of untouched bytes",
+        "forked_in_visits",
+    ),
+    SeededBug::new(
         "heap.child_keeps_received",
         "the look for a chain that is in two places",
         "forked_in_receive",
@@ -35,6 +40,16 @@ const SEEDED: &[SeededBug] = &[
         "the place of what is taken from an inbox",
         "forked_in_receive",
     ),
+    SeededBug::new(
+        "heap.child_keeps_pieces",
+        "the forgetting of pieces whose blocks were taken out",
+        "forked_in_exchange",
+    ),
+    SeededBug::new(
+        "heap.forget_before_adopt",
+        "the order of freeing what waits and of forgetting it",
+        "forked_in_adoption",
+    ),
     SeededBug::new("heap.child_keeps_available", "the forgetting of lists of slabs", "forked_in_slabs"),
     SeededBug::new(
         "heap.child_drops_owners",
@@ -42,6 +57,7 @@ const SEEDED: &[SeededBug] = &[
         "forked_in_exchange",
     ),
     SeededBug::new("heap.child_keeps_count", "the counting anew of what is kept", "forked_in_runs"),
+    SeededBug::new("heap.child_keeps_spare_count", "the counting anew of spare slices", "forked_in_runs"),
     SeededBug::new("heap.child_keeps_visits", "the end of a vanished visitor's visit", "forked_in_visits"),
     SeededBug::new(
         "heap.child_keeps_torn",
@@ -282,6 +298,19 @@ fn forked_in_exchange() {
     explore(prepare, [body, leaver]);
 }
 
+/// Blocks that wait for a heap whose thread has gone meanwhile: the thread that held them back frees them itself, one
+/// after the other, and only one of them is in its hands.
+fn forked_in_adoption() {
+    let prepare = |own: &Actor, [sender, _]: [&Actor; VICTIMS]| {
+        let gone = Actor::new(own.world);
+        // One more would be sent.
+        let blocks = [(); 4].map(|()| gone.get(16, false));
+        blocks[..3].iter().for_each(|&at| sender.free(at));
+        gone.leave();
+    };
+    explore(prepare, [|actor| actor.leave(), |actor| actor.leave()]);
+}
+
 /// An inbox that is read: the blocks that were sent are in it, or on their way to their slabs, or there.
 fn forked_in_receive() {
     let prepare = |own: &Actor, [owner, sender]: [&Actor; VICTIMS]| {
@@ -347,4 +376,4 @@ fn forked_in_visits() {
     explore(prepare, [visitor, owner]);
 }
 
-models! { forked_in_visits forked_in_slabs forked_in_take_over forked_in_exchange forked_in_receive forked_in_runs }
+models! { forked_in_visits forked_in_slabs forked_in_take_over forked_in_exchange forked_in_adoption forked_in_receive forked_in_runs }

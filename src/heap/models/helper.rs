@@ -32,6 +32,11 @@ const SEEDED: &[SeededBug] = &[
         "the look at the inbox after giving up, and the bell",
         "rung_by_an_exit",
     ),
+    SeededBug::new(
+        "heap.left_warm_silently",
+        "the bell after a heap was left warm",
+        "rung_by_what_is_left_warm",
+    ),
 ];
 
 const SCHEDULES: usize = 3_000;
@@ -112,6 +117,24 @@ fn rung_by_an_exit() {
     beside_a_helper(give, [MEDIUM, 0], [|actor, at| actor.world.pass(at), free]);
 }
 
+/// A thread exits, and leaves its heap as it is.
+fn rung_by_what_is_left_warm() {
+    explore(SCHEDULES, || {
+        let world = World::new();
+        let from = world.base.get();
+        from.settings().set_helper(true);
+        let heap = world.base.possess();
+        from.open_gate(heap);
+        let actor = Actor::gated(&world, heap, THREAD);
+        actor.free(actor.get(MEDIUM, false));
+        let helper = Dozing::start(&world);
+        join([spawn(&world, move |world| Actor::gated(world, heap, THREAD).leave())]);
+        helper.end(&world);
+        assert!(from.has_idle_memory() && heap.needs_collecting());
+        world.finish();
+    });
+}
+
 /// A huge block is freed, and kept, beside a claim.
 fn rung_by_a_huge_free() {
     beside_a_helper(nothing, [HUGE, 0], [|actor, at| actor.free(at), claim::<HUGE>]);
@@ -149,6 +172,7 @@ fn rung_by_a_failed_purge() {
 
 models! {
     rung_by_a_release rung_by_a_huge_free rung_by_a_shrink rung_by_a_move rung_by_a_purge rung_by_an_exit
+    rung_by_what_is_left_warm
 }
 
 /// The slices are counted as dirty all the time: nothing is known that takes the wake away.

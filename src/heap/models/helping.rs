@@ -1,9 +1,10 @@
 //! The helper's life, by loom: it is there while it is wanted, and it does not sleep through the end of the last thread
-//! but one.
+//! but one; and it looks at no files once that is forbidden.
 
-use super::super::HelperState;
+use super::super::{HelperState, Looks};
 use super::*;
 use crate::sync::checker::{explore, models};
+use loom::cell::UnsafeCell;
 use loom::thread;
 use std::sync::Arc;
 
@@ -26,6 +27,11 @@ const SEEDED: &[SeededBug] = &[
         "begins_while_it_ends",
     ),
     SeededBug::new(
+        "heap.helper_failure_kept",
+        "that there is none when a helper could not be made",
+        "cannot_be_made",
+    ),
+    SeededBug::new(
         "heap.thread_ends_fence",
         "the fence between a thread's end and the call of the helper",
         "last_but_one_ends",
@@ -41,6 +47,10 @@ const SEEDED: &[SeededBug] = &[
         "the last look at the count before sleeping",
         "last_but_one_ends",
     ),
+    SeededBug::new("heap.look_fence", "the fence before the look whether looks are forbidden", "forbidden"),
+    SeededBug::new("heap.forbid_fence", "the fence before the look whether one goes on", "forbidden"),
+    SeededBug::new("heap.look_end_relaxed", "the release at the end of a look", "forbidden"),
+    SeededBug::new("heap.forbid_relaxed", "the acquire of the end of a look", "forbidden"),
 ];
 
 struct World {
@@ -92,4 +102,39 @@ fn last_but_one_ends() {
     });
 }
 
-models! { begins_while_it_ends last_but_one_ends }
+/// The helper cannot be made when a thread begins, while another begins: neither has one, and whoever comes next tries
+/// again.
+fn cannot_be_made() {
+    explore(3, || {
+        let world = world(0);
+        let beginners = [(); 2].map(|()| {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                world.helper.thread_begins();
+                if world.helper.starts() {
+                    world.helper.failed();
+                }
+            })
+        });
+        beginners.into_iter().for_each(|thread| thread.join().unwrap());
+        assert!(!world.helper.is_present() && world.helper.starts(), "nobody tries again");
+    });
+}
+
+/// Looks are forbidden while the helper looks twice: none is going on afterwards, nor begins.
+fn forbidden() {
+    explore(3, || {
+        // The looks, and what a look uses and a filter forbids.
+        let shared = Arc::new((Looks::new(), UnsafeCell::new(())));
+        let helper = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || (0..2).for_each(|_| _ = shared.0.take(|| true, || shared.1.with(|_| ())))
+        });
+        shared.0.forbid(thread::yield_now);
+        shared.1.with_mut(|_| ());
+        assert!(shared.0.take(|| true, || ()).is_none());
+        helper.join().unwrap();
+    });
+}
+
+models! { begins_while_it_ends last_but_one_ends cannot_be_made forbidden }

@@ -9,7 +9,10 @@
 //! - `programs` (shuttle): the same with programs drawn at random, too.
 //! - `arenas` (shuttle): the table of arenas, walked while they come and go.
 //! - `forks` (shuttle): fork at any step of the other threads.
+//! - `huge` (shuttle): regions of huge blocks, on their way to other blocks or back to the system.
 //! - `helper` (shuttle): who makes memory idle, beside a helper that is about to sleep.
+//! - `walks` (shuttle): every live block told, while others allocate, free, and move what is free.
+//! - `lives_of_slabs` (loom): what is read of a slab that is closed and opened as another.
 //! - `world` (shuttle): the ledger that whole paths are held against.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test --profile model --lib -p specmalloc heap`, and the same with shuttle.
@@ -28,12 +31,18 @@ mod helper;
 mod helping;
 #[cfg(loom)]
 mod hints;
+#[cfg(shuttle)]
+mod huge;
 #[cfg(loom)]
 mod limits;
+#[cfg(loom)]
+mod lives_of_slabs;
 #[cfg(loom)]
 mod orders;
 #[cfg(shuttle)]
 mod programs;
+#[cfg(shuttle)]
+mod walks;
 #[cfg(shuttle)]
 mod world;
 

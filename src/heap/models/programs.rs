@@ -123,7 +123,7 @@ fn other_length(bytes: usize) -> Option<usize> {
 /// A heap, when the others leave one: each of them tidies one or two beside its own now and then.
 fn arrive(world: &World, holder: ThreadId) -> Actor<'_> {
     loop {
-        if let Some(heap) = world.base.get().pool().possess_any(world.base.get(), holder) {
+        if let Some(heap) = world.base.get().pool().possess_to_keep(world.base.get(), holder, None) {
             world.base.get().open_gate(heap);
             return Actor::gated(world, heap, holder);
         }
@@ -189,10 +189,12 @@ fn run(world: &World, holder: ThreadId, steps: &[Step]) {
     actor.leave();
 }
 
-fn execute(threads: Vec<Vec<Step>>) {
+/// With a helper, heaps stay warm.
+fn execute(threads: Vec<Vec<Step>>, helper: bool) {
     let threads = Arc::new(threads);
     explore(SCHEDULES, move || {
         let world = World::new();
+        world.base.get().settings().set_helper(helper);
         let start = |index: usize| {
             let threads = Arc::clone(&threads);
             spawn(&world, move |world| run(world, ThreadId::new(10 + index), &threads[index]))
@@ -208,8 +210,8 @@ fn execute(threads: Vec<Vec<Step>>) {
 fn programs() {
     let config =
         ProptestConfig { max_shrink_iters: 100, failure_persistence: None, ..ProptestConfig::default() };
-    let outcome = TestRunner::new(config).run(&program(), |threads| {
-        execute(threads);
+    let outcome = TestRunner::new(config).run(&(program(), any::<bool>()), |(threads, helper)| {
+        execute(threads, helper);
         Ok(())
     });
     if let Err(failure) = outcome {

@@ -22,11 +22,34 @@ pub struct World {
     ledger: Mutex<BTreeMap<usize, (usize, u8)>>,
     /// Blocks on their way from one thread to another.
     passed: Mutex<Vec<usize>>,
+    /// What walks are held against.
+    watched: Mutex<Watched>,
+}
+
+/// What is known besides the ledger while somebody walks.
+#[derive(Default)]
+struct Watched {
+    /// Calls that hand blocks out, and have not said which.
+    getting: usize,
+    /// Blocks that are being freed, and how many bytes they had.
+    leaving: Vec<(usize, usize)>,
+    watches: Vec<Watch>,
+}
+
+/// What was live since a walk began: all the while, and at any time.
+struct Watch {
+    all_along: BTreeMap<usize, usize>,
+    meanwhile: Vec<(usize, usize)>,
 }
 
 impl World {
     pub fn new() -> Arc<World> {
-        Arc::new(World { base: Base::new(), ledger: Mutex::default(), passed: Mutex::default() })
+        Arc::new(World {
+            base: Base::new(),
+            ledger: Mutex::default(),
+            passed: Mutex::default(),
+            watched: Mutex::default(),
+        })
     }
 
     fn demand_place(&self, at: usize) -> Place {
@@ -46,18 +69,65 @@ impl World {
         // SAFETY: the allocator handed the block out, and it is mapped (see above).
         World::ends(at, bytes).into_iter().for_each(|end| unsafe { end.write_bytes(mark, 16) });
         ledger.insert(at, (bytes, mark));
+        let mut watched = self.watched.lock().unwrap();
+        watched.watches.iter_mut().for_each(|watch| watch.meanwhile.push((at, bytes)));
     }
 
     /// Takes a block out of the ledger, with what the ledger knew of it: bytes and mark.
     fn leave(&self, at: usize) -> (Place, usize, u8) {
         let place = self.demand_place(at);
         let (bytes, mark) = self.ledger.lock().unwrap().remove(&at).expect("a live block");
+        {
+            let mut watched = self.watched.lock().unwrap();
+            watched.leaving.push((at, bytes));
+            watched.watches.iter_mut().for_each(|watch| _ = watch.all_along.remove(&at));
+        }
         for end in World::ends(at, bytes) {
             // SAFETY: the block is ours, and mapped.
             let found = unsafe { end.cast::<[u8; 16]>().read() };
             assert_eq!(found, [mark; 16], "the block at {at:#x} was written by another");
         }
         (place, bytes, mark)
+    }
+
+    fn gone(&self, at: usize) {
+        self.watched.lock().unwrap().leaving.retain(|&(leaving, _)| leaving != at);
+    }
+
+    fn gets(&self, begins: bool) {
+        let mut watched = self.watched.lock().unwrap();
+        watched.getting = if begins { watched.getting + 1 } else { watched.getting - 1 };
+    }
+
+    /// A walk begins, at `from`. By one thread at a time.
+    pub fn begin_watch(&self, from: usize) {
+        let mut watched = self.watched.lock().unwrap();
+        let all_along: BTreeMap<_, _> =
+            self.ledger.lock().unwrap().range(from..).map(|(&at, &(bytes, _))| (at, bytes)).collect();
+        let meanwhile = all_along.iter().map(|(&at, &bytes)| (at, bytes)).chain(watched.leaving.clone());
+        let watch = Watch { meanwhile: meanwhile.collect(), all_along };
+        watched.watches.push(watch);
+    }
+
+    /// It has told what it `found`: what was live all along, once, and nothing that never was.
+    pub fn end_watch(&self, found: &[WalkedBlock]) {
+        let mut watched = self.watched.lock().unwrap();
+        let watch = watched.watches.pop().expect("a walk that has begun");
+        assert!(found.is_sorted_by(|one, next| one.address < next.address), "told twice: {found:x?}");
+        for (at, bytes) in watch.all_along {
+            let told = found.iter().find(|block| block.address == at);
+            assert!(
+                told.is_some_and(|block| block.size >= bytes),
+                "{at:#x}, {bytes} bytes, was not told: {found:x?}"
+            );
+        }
+        let is_one = |block: &WalkedBlock, (at, bytes): (usize, usize)| {
+            (block.address, block.kind) == (at, BlockKind::of(bytes, 1)) && block.blocks == 1
+        };
+        let was_live = |block: &&WalkedBlock| watch.meanwhile.iter().any(|&was| is_one(block, was));
+        let others: Vec<_> = found.iter().filter(|block| !was_live(block)).collect();
+        // Those that are being handed out are not in the ledger yet.
+        assert!(others.len() <= watched.getting, "never live: {others:x?}");
     }
 
     /// Bytes of a live block.
@@ -279,9 +349,11 @@ impl<'a> Actor<'a> {
 
     /// A block, unless there is no address space for it.
     pub fn try_get(&self, bytes: usize, zero: bool) -> Option<usize> {
+        self.world.gets(true);
         // SAFETY: this thread possesses the heap, and is inside.
         let block = self.step(|heap| unsafe { self.from.allocate::<Checked>(heap, bytes, 1, zero) });
         if block.is_null() {
+            self.world.gets(false);
             return None;
         }
         let at = block.expose_provenance();
@@ -293,6 +365,7 @@ impl<'a> Actor<'a> {
             }
         }
         self.world.enter(at, bytes);
+        self.world.gets(false);
         Some(at)
     }
 
@@ -310,6 +383,7 @@ impl<'a> Actor<'a> {
             // SAFETY: this thread possesses the heap and the block, and is inside.
             unsafe { self.from.free::<Checked>(heap, ptr::with_exposed_provenance_mut(at), place) };
         });
+        self.world.gone(at);
     }
 
     /// Frees a block, and gives back what the heap keeps: for models of what happens to free slices.
@@ -319,6 +393,7 @@ impl<'a> Actor<'a> {
     }
 
     pub fn resize(&self, at: usize, bytes: usize) -> usize {
+        self.world.gets(true);
         let (place, before, mark) = self.world.leave(at);
         // SAFETY: this thread possesses the heap and the block, whose kind stays, and is inside.
         let resized = self.step(|heap| unsafe { self.from.resize(heap, place, bytes, 1) });
@@ -328,6 +403,8 @@ impl<'a> Actor<'a> {
         let kept = unsafe { ptr::with_exposed_provenance::<[u8; 16]>(now).read() };
         assert_eq!(kept, [mark; 16], "the contents did not come along to {now:#x}");
         self.world.enter(now, if resized.is_some() { bytes } else { before });
+        self.world.gone(at);
+        self.world.gets(false);
         now
     }
 

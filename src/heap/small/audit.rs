@@ -102,7 +102,10 @@ impl Heap {
                 holds.is_none_or(|holds| holds.available.get(&class).copied().unwrap_or(0) == count),
                 "available slabs that are linked"
             );
-            found.enter_list(self.bin(class).list().get(), secret);
+            let at_hand = found.enter_list(self.bin(class).list().get(), secret);
+            if !found.in_child {
+                self.audit_meter(class, at_hand);
+            }
         }
         assert!(holds.is_none_or(|holds| holds.bytes == self.growth.held()), "bytes in a heap's slabs");
         if !found.in_child {
@@ -167,17 +170,19 @@ impl<P: Platform> Heaps<P> {
                 Some(holds.entry(index).or_default()).filter(|_| is_whole).map(|holds| &*holds),
                 &mut found,
             );
-            for (base, spare) in heap.claimant().spares().each() {
+            for (base, spare) in heap.claimant().spares().audit() {
                 slices += spare;
                 // SAFETY: records of claimed slices.
-                let record = |slice| unsafe { &*Slab::of(base + slice * SLICE) };
-                assert!((0..spare).all(|slice| record(slice).usage() == Usage::Free), "a spare run is used");
+                let first = |slice| unsafe { Slab::first_of(Slab::of(base + slice * SLICE)) };
+                assert!((0..spare).all(|slice| first(slice).usage() == Usage::Free), "a spare run is used");
             }
             let is_gated = self.watch().gated.has(index as usize);
             assert_eq!(is_gated, !heap.gate().is_occupied(), "which heaps have an open gate");
             let is_read = !heap.has_mail() || in_child;
             assert!(!self.watch().tidied.has(index as usize) || is_read, "a tidied heap has mail");
         }
+        let lent = self.pool().each().map(|heap| heap.claimant().spares().lent()).sum::<usize>();
+        assert_eq!(lent, self.lent().get(), "slices lent to heaps");
         let mut large = 0;
         self.arenas().each_run(|run| {
             if run.usage() == Usage::Large {

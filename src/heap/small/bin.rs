@@ -12,8 +12,9 @@
 //!    [`Growth`].
 //! 2. When several times as many miss as the bound says and nothing is asked for, or when one that missed leaves its
 //!    slab empty, the program gives back more than it wants again soon: the list goes home, and the bound is what it
-//!    began with. (A long list goes in parts, one with each free that misses: no call takes long.) So what stays at hand of a heap that shrinks lies in the slabs that were freed into last. Should the
-//!    program want those blocks again after all, the bound grows by all that have missed.
+//!    began with. (A long list goes in parts, one with each free that misses: no call takes long.) So what stays at hand
+//!    of a heap that shrinks lies in the slabs that were freed into last. Should the program want those blocks again
+//!    after all, the bound grows by all that have missed.
 //!
 //! And there is an ebb: where frees and allocations keep the balance, one free in about 20 goes home all the same, so
 //! that the list runs out in the end, and the heap looks at what it was sent and at its other slabs. Without it the few
@@ -165,6 +166,9 @@ impl Bin {
     /// less than by class.
     pub const WORDS: usize = size_of::<Bin>() / size_of::<usize>();
 
+    /// What a block of the list counts in a bin's reach: the room that its free took.
+    pub(super) const BLOCK: i32 = PUSHED;
+
     /// Nothing at hand.
     pub(in crate::heap) const fn new() -> Bin {
         Bin {
@@ -209,6 +213,21 @@ impl Bin {
         // SAFETY: the block has just left the list and is the caller's.
         unsafe { Block::clear::<C>(block) };
         block
+    }
+
+    /// Takes the block that was pushed last, for another list: it stays free.
+    ///
+    /// # Safety
+    /// The caller possesses the heap.
+    pub(in crate::heap) unsafe fn take_out<C: Checks>(&self, secret: usize) -> Option<*mut Block> {
+        let block = self.list.get();
+        if block.is_null() {
+            return None;
+        }
+        // SAFETY: as in `try_pop`.
+        self.list.set(unsafe { Block::follow::<C>(block, secret) });
+        self.room.set(self.room.get() + POPPED);
+        Some(block)
     }
 
     /// Takes room for another block. `false` if there was none: then [`Bin::miss`] puts the room right.
@@ -258,6 +277,30 @@ impl Bin {
         self.bound.set((bound + more) as u16);
         self.missed.set(self.missed.get() - proven as u16);
         growth.grown.set(growth.grown.get() + more * size);
+    }
+
+    /// Room for frees.
+    pub(super) fn room(&self) -> i32 {
+        self.room.get()
+    }
+
+    /// Gives the bin more room, or less.
+    pub(super) fn add_room(&self, more: i32) {
+        self.room.set(self.room.get() + more);
+    }
+
+    /// Its room, and what `blocks` blocks of its list count: one less with each allocation, and the same after each free
+    /// (but for one that found no room). See `meter`.
+    pub(super) fn reach(&self, blocks: u32) -> i64 {
+        i64::from(self.room.get()) + i64::from(blocks) * i64::from(Bin::BLOCK)
+    }
+
+    /// If it is the first block of its class that is freed, the room that there is for it and others.
+    pub(super) fn begin(&self, class: usize) -> Option<i32> {
+        (self.bound.get() == 0).then(|| {
+            self.bound.set(least(class) as u16);
+            room_for(least(class))
+        })
     }
 
     /// A free has found no room.

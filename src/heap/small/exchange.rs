@@ -10,7 +10,7 @@ use crate::heap::block::{Block, Checks};
 use crate::heap::record::Slab;
 use crate::pal::Platform;
 use crate::sync::atomic::Ordering;
-use crate::sync::{ZERO_IS_VALID, full_fence, seeded};
+use crate::sync::{ZERO_IS_VALID, full_fence, in_order, seeded};
 use core::ptr;
 
 /// Blocks that a malloc or free receives at most. As many as it hands out at most in return, on average over a slab
@@ -205,24 +205,17 @@ impl Heap {
     #[inline(never)]
     fn send_or_adopt<C: Checks, P: Platform>(&self, from: &Heaps<P>, piece: &Piece) -> usize {
         let Some(outbox) = self.outbox() else { return 0 };
-        if piece.is_empty() {
-            // A vanished thread was about to begin it.
-            outbox.forget(piece);
-            return 0;
-        }
         // SAFETY: the piece has blocks of the slab, whose owner is a heap, which lives forever.
         let (slab, owner) = unsafe { (piece.slab(), &*piece.slab().owner()) };
         let secret = self.secret.get();
         let idle = self.possess_idle_owner(from, slab);
         if idle.is_none() && !ptr::eq(owner, self) {
-            if let Some(parcel) = outbox.take::<C>(piece, owner, secret) {
-                self.post::<C, P>(from, parcel);
-            }
+            self.post::<C, P>(from, outbox.take::<C>(piece, owner, secret));
             return 0;
         }
-        let count = self.adopt::<C, P>(from, slab, idle, || piece.pop::<C>(secret));
-        outbox.forget(piece);
-        count
+        // The blocks are in the piece until each of them is freed, for a thread that vanishes.
+        let adopt = || self.adopt::<C, P>(from, slab, idle, || piece.pop::<C>(secret));
+        in_order(adopt, || outbox.forget(piece), "heap.forget_before_adopt").0
     }
 
     /// Frees blocks of a slab that is this heap's own, or that of the heap `idle`, which this thread possesses, gives
@@ -249,6 +242,7 @@ impl Heap {
             assert!(count < 1 << 12, "a chain without an end");
             // SAFETY: this thread possesses both heaps, and holds the block.
             unsafe {
+                Block::move_on::<C>(block, self.secret.get());
                 match idle {
                     _ if ptr::eq(owner, self) => _ = self.free_into_slab::<C, P>(from, slab, block),
                     Some(idle) if ptr::eq(owner, idle) => _ = idle.free_into_slab::<C, P>(from, slab, block),

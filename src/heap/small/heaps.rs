@@ -91,7 +91,7 @@ impl<P: Platform> Heaps<P> {
     pub fn collect_idle<C: Checks>(&self, by: ThreadId) {
         for index in self.pool.idle_heaps() {
             if let Some(idle) = self.pool.possess(index, by) {
-                if idle.needs_collecting() {
+                if idle.needs_collecting() || self.watch.warm.has(index) {
                     idle.collect::<C, P>(self);
                 }
                 self.give_up(idle);
@@ -103,14 +103,17 @@ impl<P: Platform> Heaps<P> {
     /// without memory, and if an idle heap had an available one to spare, which is `heap`'s now.
     pub(super) fn new_slab<C: Checks>(&self, heap: &Heap, class: usize) -> Option<&'static Slab> {
         let slices = class_info(class).slices as usize;
-        let base = match heap.claimant().spares().take(slices) {
-            Some(base) => base,
+        let (base, dirty) = match self.take_kept(heap.claimant(), slices) {
+            Some(base) => (base, slices),
             None if self.pool.steal::<C, P>(self, heap, class) => return None,
-            None => self.claim(heap.claimant(), slices, 1, Prefer::Dirty)?.base,
+            None => {
+                let claim = self.claim(heap.claimant(), slices, 1, Prefer::Dirty)?;
+                (claim.base, slices - claim.clean)
+            }
         };
         // SAFETY: the slices are the heap's; records live as long as their arena, which claimed slices hold.
         let slab = unsafe { &*Slab::of(base) };
-        slab.open(class, ptr::from_ref(heap).cast_mut());
+        slab.open(class, ptr::from_ref(heap).cast_mut(), dirty);
         self.count_slab(base, true);
         Some(slab)
     }

@@ -17,6 +17,9 @@ impl Mend for Heap {
             list.set(ptr::null());
         }
         self.growth.forget();
+        if !seeded("heap.child_keeps_spare_count") {
+            self.claimant.spares().recount();
+        }
         for (bin, current) in self.bins.iter().zip(&self.current) {
             // SAFETY: a current slab is this heap's.
             let slab = unsafe { current.get().as_ref() };
@@ -25,6 +28,9 @@ impl Mend for Heap {
                 // In the middle of `Slab::extend`.
                 bin.list().set(ptr::null_mut());
             }
+        }
+        if let Some(outbox) = self.outbox() {
+            outbox.mend();
         }
         // Relaxed (both): the child has one thread.
         if self.inbox().holds(self.received.load(Ordering::Relaxed)) && !seeded("heap.child_keeps_received") {
@@ -43,6 +49,10 @@ impl Heap {
         if !list.is_null() && ptr::eq(list, slab.free_list()) && !seeded("heap.child_keeps_taken") {
             // In the middle of `take_over`.
             slab.forget_free();
+        }
+        if !seeded("heap.child_keeps_spared") {
+            // In the middle of `Heap::close`.
+            slab.forget_spared();
         }
         let free = self.length::<Trusting>(slab.free_list());
         if ptr::eq(self.current(class).get(), slab) {

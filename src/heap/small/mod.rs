@@ -19,6 +19,7 @@ mod bin;
 mod exchange;
 mod heaps;
 mod mending;
+mod meter;
 mod own;
 pub(in crate::heap) mod pool;
 pub(in crate::heap) mod remote;
@@ -47,8 +48,15 @@ use crate::sync::atomic::AtomicPtr;
 use crate::sync::{CachePadded, Cell, Counter, ZERO_IS_VALID};
 use bin::Growth;
 use core::ptr;
+use meter::Meter;
 use own::OwnSlabs;
 use remote::{Inbox, Outbox};
+
+/// What a table by class has for one. (The only place that checks a class, not one for each caller.)
+#[inline(always)]
+fn of_class<T>(table: &[T; CLASSES], class: usize) -> &T {
+    &table[class]
+}
 
 /// What any thread reads of a heap, on a line that its possessor seldom writes; and where it sends to. Side by side, for
 /// who frees a heap's blocks looks at the one line and writes the other.
@@ -82,6 +90,8 @@ pub struct Heap {
     growth: Growth,
     current: [Cell<*const Slab>; CLASSES],
     available: [Cell<*const Slab>; CLASSES],
+    /// Null until the heap is sampled for the first time.
+    meter: Cell<*const Meter>,
     /// Null until it is needed: most threads free what they have allocated.
     outbox: Cell<*const Outbox>,
     /// What was taken from the inbox and is still to be freed. Written by the possessor only.
@@ -114,6 +124,7 @@ impl Heap {
                 growth: Growth::new(),
                 current: [const { Cell::new(ptr::null()) }; CLASSES],
                 available: [const { Cell::new(ptr::null()) }; CLASSES],
+                meter: Cell::new(ptr::null()),
                 outbox: Cell::new(ptr::null()),
                 received: AtomicPtr::new(ptr::null_mut()),
                 remote_frees: Counter::new(),
@@ -159,20 +170,20 @@ impl Heap {
         self.own.knows(address)
     }
 
-    /// The bin of a class. (Here and below: one place that checks the class, not one for each caller.)
+    /// The bin of a class.
     #[inline(always)]
     fn bin(&self, class: usize) -> &Bin {
-        &self.bins[class]
+        of_class(&self.bins, class)
     }
 
     /// The slab of a class that is extended; or null.
     fn current(&self, class: usize) -> &Cell<*const Slab> {
-        &self.current[class]
+        of_class(&self.current, class)
     }
 
     /// The first slab of a class that is available; or null.
     fn available(&self, class: usize) -> &Cell<*const Slab> {
-        &self.available[class]
+        of_class(&self.available, class)
     }
 
     /// The bin that lies `at` words from the first.
@@ -323,6 +334,11 @@ impl Heap {
     /// How often arenas were asked for slices, ever: won where they had them.
     pub fn lookups(&self) -> Bet {
         self.claimant.lookups()
+    }
+
+    /// Bytes in the heap's slabs.
+    pub(in crate::heap) fn held(&self) -> usize {
+        self.growth.held()
     }
 
     /// Slices that the heap keeps: a figure for any thread.

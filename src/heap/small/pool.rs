@@ -140,6 +140,8 @@ impl Pool {
         let heap = wanted
             .and_then(|index| self.possess(index, by))
             .or_else(|| self.possess_below(KEPT, from, by))?;
+        // As far as it has been tidied or not, it is this thread's from here on.
+        from.watch().warm.remove(heap.index() as usize);
         // Relaxed: read by threads of the same number, which this thread's end comes before.
         self.keeper(by).store(heap.index() + 1, Ordering::Relaxed);
         Some(heap)

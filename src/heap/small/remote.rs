@@ -13,6 +13,7 @@ use super::Heap;
 use crate::base::SLICE;
 use crate::const_unless_model;
 use crate::heap::block::{Block, Checks, Trusting};
+use crate::heap::mend::Mend;
 use crate::heap::record::Slab;
 use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::sync::{Cell, Exchange, acquire, release, seeded, signal_fence};
@@ -56,7 +57,10 @@ impl Inbox {
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             // SAFETY: the caller holds `last` until the exchange succeeds.
-            unsafe { Block::link::<C>(last, head, Block::key(last, secret)) };
+            unsafe {
+                Block::move_on::<C>(last, secret);
+                Block::link::<C>(last, head, Block::key(last, secret));
+            }
             // Release: pairs with the Acquire in `take`, so that the owner sees the chain's links and the program's
             // last accesses to the blocks. Relaxed on failure: as above.
             let order = release("heap.inbox_push");
@@ -183,13 +187,7 @@ impl Piece {
             return None;
         }
         // SAFETY: the piece's blocks are ours.
-        let next = unsafe { Block::follow::<C>(block, secret) };
-        if next.is_null() {
-            // First: without this block nothing holds the slab, and a thread may vanish before the piece is taken out.
-            self.slice.set(0);
-            signal_fence();
-        }
-        self.first.set(next);
+        self.first.set(unsafe { Block::follow::<C>(block, secret) });
         Some(block)
     }
 
@@ -224,7 +222,7 @@ impl Parcel {
 
 /// The blocks that one heap collects for others. Touched by the heap's possessor only. Zero is one with nothing in it.
 pub struct Outbox {
-    /// Which pieces hold blocks: a bit each. (After a fork it may be set for one that holds none.)
+    /// Which pieces hold blocks: a bit each.
     used: Cell<u64>,
     /// Slices of the slabs that all pieces hold blocks of; a slab counts as often as it has pieces.
     pinned: Cell<u32>,
@@ -324,26 +322,19 @@ impl Outbox {
     /// The piece is empty: its blocks have been taken out.
     pub fn forget(&self, piece: &Piece) {
         piece.slice.set(0);
-        let slices = u32::from(piece.slices.get());
-        let used = self.used.get() & !(1 << self.place(piece));
-        self.used.set(used);
-        // (A vanished thread may have left the sum wrong.)
-        self.pinned.set(if used == 0 { 0 } else { self.pinned.get().saturating_sub(slices) });
+        self.used.set(self.used.get() & !(1 << self.place(piece)));
+        self.pinned.set(self.pinned.get() - u32::from(piece.slices.get()));
     }
 
-    /// Takes out all of `piece`, which is for `owner`, and what some others have for the same owner. `None` if a fork
-    /// left nothing.
-    pub fn take<C: Checks>(&self, piece: &Piece, owner: *const Heap, secret: usize) -> Option<Parcel> {
+    /// Takes out all of `piece`, which is for `owner`, and what some others have for the same owner.
+    pub fn take<C: Checks>(&self, piece: &Piece, owner: *const Heap, secret: usize) -> Parcel {
         let (first, last) = piece.take();
         self.forget(piece);
-        if first.is_null() {
-            return None;
-        }
         let mut parcel = Parcel { owner, first, last };
         let mut others = 0;
         for other in self.following(self.place(piece)).take(ALONG) {
             // SAFETY: the piece is not empty.
-            if other.is_empty() || !ptr::eq(unsafe { other.slab() }.owner(), owner) {
+            if !ptr::eq(unsafe { other.slab() }.owner(), owner) {
                 others += 1;
                 if others == OTHERS {
                     break;
@@ -352,13 +343,14 @@ impl Outbox {
             }
             let (first, last) = other.take();
             self.forget(other);
-            if !first.is_null() {
-                // SAFETY: the blocks are ours.
-                unsafe { Block::link::<C>(last, parcel.first, Block::key(last, secret)) };
-                parcel.first = first;
+            // SAFETY: the blocks are ours.
+            unsafe {
+                Block::move_on::<C>(last, secret);
+                Block::link::<C>(last, parcel.first, Block::key(last, secret));
             }
+            parcel.first = first;
         }
-        Some(parcel)
+        parcel
     }
 
     /// Whether nothing waits to be sent.
@@ -371,14 +363,14 @@ impl Outbox {
         self.following(0).next()
     }
 
-    /// Demands that what is said of the pieces is so, of their lengths only if it is to be `exact`, and calls `visit`
-    /// with each block that waits.
+    /// Demands that what is said of the pieces is so, of when they are sent only if it is to be `exact`, and calls
+    /// `visit` with each block that waits.
     #[cfg(any(test, feature = "simulated"))]
     pub fn audit<C: Checks>(&self, secret: usize, exact: bool, mut visit: impl FnMut(*mut Block)) {
         let mut pinned = 0;
         for (place, piece) in self.pieces.iter().enumerate() {
             let is_used = self.used.get() & 1 << place != 0;
-            assert!(is_used != piece.is_empty() || !exact && is_used, "which pieces are used");
+            assert!(is_used != piece.is_empty(), "which pieces are used");
             if piece.is_empty() {
                 continue;
             }
@@ -392,19 +384,36 @@ impl Outbox {
                 (count, last, at) = (count + 1, at, unsafe { Block::follow::<C>(at, secret) });
             }
             let is_whole = last == piece.last.get() && u32::from(piece.slices.get()) == slab.slices();
-            // A vanished thread has taken the blocks out, and the piece is still to be forgotten.
-            assert!(is_whole || !exact && last.is_null(), "where a piece begins and ends");
+            assert!(is_whole, "where a piece begins and ends");
             let most = (PIECE_BYTES as u32).div_ceil(slab.info().size);
             assert!(!exact || count + u32::from(piece.left.get()) == most, "blocks until a piece is sent");
             pinned += slab.slices();
         }
-        assert!(!exact || self.pinned.get() == pinned, "slices that are pinned");
+        assert_eq!(self.pinned.get(), pinned, "slices that are pinned");
     }
 
     /// Slices that are pinned.
     #[cfg(all(test, not(any(loom, shuttle))))]
     pub fn pinned(&self) -> u32 {
         self.pinned.get()
+    }
+}
+
+impl Mend for Outbox {
+    /// A thread vanished as it began a piece, or had taken all blocks of one and not forgotten it: the next block of the
+    /// slice would be taken for one more of those. What holds no blocks is forgotten, and the rest is counted anew.
+    fn mend(&self) {
+        self.used.set(0);
+        self.pinned.set(0);
+        for (place, piece) in self.pieces.iter().enumerate() {
+            if piece.first.get().is_null() && !seeded("heap.child_keeps_pieces") {
+                piece.slice.set(0);
+            }
+            if !piece.is_empty() {
+                self.used.set(self.used.get() | 1 << place);
+                self.pinned.set(self.pinned.get() + u32::from(piece.slices.get()));
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::base::{ClassInfo, class_info};
 use crate::heap::block::{Block, Checks};
 use crate::heap::record::{Slab, Usage};
 use crate::sync::atomic::Ordering;
-use crate::sync::{Cell, signal_fence};
+use crate::sync::{Cell, in_order, signal_fence};
 use core::ptr;
 
 /// Where a slab stands with its heap. `Slab::stand` says what the countdown means in each.
@@ -39,9 +39,11 @@ pub enum Freed {
 }
 
 impl Slab {
-    /// Makes the record that of a fresh slab of `class`, owned by `owner` and current there.
-    pub fn open(&self, class: usize, owner: *mut Heap) {
+    /// Makes the record that of a fresh slab of `class`, owned by `owner` and current there. So many of its slices are
+    /// `dirty`.
+    pub fn open(&self, class: usize, owner: *mut Heap, dirty: usize) {
         let info = class_info(class);
+        self.note_resident(info.slices as usize, dirty);
         self.mark_later(info.slices);
         self.owned.free.set(ptr::null_mut());
         self.owned.previous.set(ptr::null());
@@ -53,8 +55,9 @@ impl Slab {
         self.owned.handed_out.store(0, Ordering::Relaxed);
         self.shared.bin.store((class * Bin::WORDS) as u32, Ordering::Relaxed);
         self.shared.slices.store(info.slices, Ordering::Relaxed);
-        // It will be used to its end.
+        // It will be used to its end, as a rule: see `spare_unborn`.
         self.last().spare(0);
+        self.begin_life();
         self.shared.usage.store(Usage::Slab as u32, Ordering::Relaxed);
         self.shared.owner.store(owner.cast(), Ordering::Relaxed);
         self.make_current(0);
@@ -158,7 +161,12 @@ impl Slab {
 
     /// Empties the free list: its blocks are on another list.
     pub fn forget_free(&self) {
-        self.owned.free.set(ptr::null_mut());
+        self.keep_free(ptr::null_mut());
+    }
+
+    /// The free list is the rest of what it was: the others of its blocks are on another list.
+    pub fn keep_free(&self, rest: *mut Block) {
+        self.owned.free.set(rest);
     }
 
     /// The head of the free list.
@@ -181,8 +189,8 @@ impl Slab {
     /// Links never used blocks into a list, which it puts into `list`, and returns how many: none when the slab has
     /// none left. As many as a `page` holds, one at least; and more in a slab that has been used for some time: a third
     /// of what it has handed out, up to [`EXTENSION`] bytes, so that not every fourth block is a slow event, and most
-    /// pages are touched when they are needed and not before. A thread that vanishes in between leaves a list that
-    /// begins with a block that was never handed out: see [`Slab::is_unborn`].
+    /// pages are touched when they are needed and not before; but no more than `most`. A thread that vanishes in between
+    /// leaves a list that begins with a block that was never handed out: see [`Slab::is_unborn`].
     ///
     /// # Safety
     /// The caller possesses the owning heap, of which `list` is an empty list; `base` is the address of the slab's
@@ -193,28 +201,35 @@ impl Slab {
         page: usize,
         secret: usize,
         list: &Cell<*mut Block>,
+        most: u32,
     ) -> u32 {
         let info = self.info();
         let (size, from) = (info.size as usize, self.handed_out() as usize);
-        let most = (EXTENSION / size).max(1);
-        let count = (page / size).max(1).max((from / 3).min(most)).min(info.capacity as usize - from);
+        let long = (from / 3).min((EXTENSION / size).max(1));
+        let count = (page / size).max(1).max(long).min(info.capacity as usize - from).min(most as usize);
         if count == 0 {
             return 0;
         }
         let first = base + from * size;
-        let mut next: *mut Block = ptr::null_mut();
-        for index in (0..count).rev() {
-            let block = ptr::with_exposed_provenance_mut::<Block>(first + index * size);
-            // SAFETY: below the slab's capacity and above its limit: nobody has been handed this block.
-            unsafe { Block::link::<C>(block, next, Block::key(block, secret)) };
-            next = block;
-        }
-        list.set(next);
-        signal_fence();
-        let handed_out = (from + count) as u32;
-        // Relaxed (both): see rule 1: whoever is handed one of these blocks got it from this thread.
-        self.shared.limit.store(info.limit(handed_out), Ordering::Relaxed);
-        self.owned.handed_out.store(handed_out, Ordering::Relaxed);
+        let link_all = || {
+            let mut next: *mut Block = ptr::null_mut();
+            for index in (0..count).rev() {
+                let block = ptr::with_exposed_provenance_mut::<Block>(first + index * size);
+                // SAFETY: below the slab's capacity and above its limit: nobody has been handed this block.
+                unsafe { Block::link::<C>(block, next, Block::key(block, secret)) };
+                next = block;
+            }
+            list.set(next);
+            signal_fence();
+        };
+        let tell = || {
+            let handed_out = (from + count) as u32;
+            // Relaxed (both): see rule 1: whoever is handed one of these blocks got it from this thread. A walk, which
+            // was handed none, finds them free.
+            self.shared.limit.store(info.limit(handed_out), Ordering::Relaxed);
+            self.owned.handed_out.store(handed_out, Ordering::Relaxed);
+        };
+        in_order(link_all, tell, "heap.told_unlinked");
         count as u32
     }
 

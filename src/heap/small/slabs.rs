@@ -6,24 +6,29 @@ use super::Heap;
 use super::Heaps;
 use super::bin::Missed;
 use super::exchange::AT_ONCE;
+use super::meter::Counted;
 use super::slab::{Freed, Standing};
-use crate::base::{CLASSES, SLICE};
+use crate::base::{CLASSES, SLICE, class_size};
 use crate::heap::block::{Block, Checks};
 use crate::heap::ground::MOST_SPARE_OF_SLABS;
 use crate::heap::record::Slab;
 use crate::pal::Platform;
-use crate::sync::{seeded, signal_fence};
+use crate::sync::{Cell, seeded, signal_fence};
 use core::ptr;
+
+fn has_free(slab: &&Slab) -> bool {
+    !slab.free_list().is_null()
+}
 
 impl Heap {
     /// Fills the bin of `class`, which is empty, from the current slab or an available one, if that has free blocks.
-    /// Returns whether it has.
+    /// Returns how many, as far as the slab's count tells, which in the child of a fork may be none of a list. (For a heap
+    /// that counts its allocations, [`Heap::take_counted`].)
     ///
     /// # Safety
     /// The caller possesses the heap; `class` is below [`CLASSES`], and its bin is empty.
     #[inline(always)]
-    pub unsafe fn take_over(&self, class: usize) -> bool {
-        let has_free = |slab: &&Slab| !slab.free_list().is_null();
+    pub unsafe fn take_over(&self, class: usize) -> Option<u32> {
         // SAFETY: current slabs belong to this heap, which holds their arenas.
         let (slab, count) = if let Some(slab) = unsafe { self.current(class).get().as_ref() }.filter(has_free)
         {
@@ -40,7 +45,7 @@ impl Heap {
             }
             (slab, count)
         } else {
-            return false;
+            return None;
         };
         let bin = self.bin(class);
         bin.refilled(class, count, &self.growth);
@@ -49,7 +54,48 @@ impl Heap {
         bin.list().set(slab.free_list());
         signal_fence();
         slab.forget_free();
-        true
+        Some(count)
+    }
+
+    /// The same, and no more than as many as the bin may be filled with.
+    ///
+    /// # Safety
+    /// As for [`Heap::take_over`].
+    #[inline(never)]
+    pub unsafe fn take_counted<C: Checks>(&self, class: usize) -> bool {
+        let (most, room) = (self.most(class), self.bin(class).room());
+        // SAFETY: as in `take_over`.
+        let slab = |list: &Cell<*const Slab>| unsafe { list.get().as_ref() }.filter(has_free);
+        let first = slab(self.current(class)).or_else(|| slab(self.available(class)));
+        let count = match first.filter(|slab| slab.free_count() > most) {
+            Some(slab) => Some(self.take_some::<C>(slab, class, most)),
+            // SAFETY: the caller's.
+            None => unsafe { self.take_over(class) },
+        };
+        count.inspect(|&count| self.was_filled(class, room, count)).is_some()
+    }
+
+    /// Fills the bin of `class`, which is empty, with the first `count` of the list of `slab`, which has more: one at a
+    /// time, so that no more than one is lost with a thread that vanishes.
+    #[cold]
+    fn take_some<C: Checks>(&self, slab: &Slab, class: usize, count: u32) -> u32 {
+        let (bin, left) = (self.bin(class), slab.free_count() - count);
+        bin.refilled(class, count, &self.growth);
+        for _ in 0..count {
+            let block = slab.free_list();
+            slab.keep_free(self.follow::<C>(block));
+            signal_fence();
+            // SAFETY: the block has just left its slab's list, and is the heap's.
+            unsafe { bin.push::<C>(block, Block::key(block, self.secret.get())) };
+        }
+        match slab.standing() {
+            Standing::Current => slab.make_current(left),
+            _ => {
+                slab.make_available(slab.handed_out() - left);
+                self.own.enter(slab);
+            }
+        }
+        count
     }
 
     /// Fills the bin of `class`, which is empty; `false` when there is no memory. In this order: what was sent is
@@ -63,7 +109,7 @@ impl Heap {
         let came = self.receive::<C, P>(from, AT_ONCE) != 0;
         loop {
             // SAFETY: the caller's.
-            if unsafe { self.take_over(class) || self.extend_current::<C, P>(from, class) } {
+            if unsafe { self.take_counted::<C>(class) || self.extend_current::<C, P>(from, class) } {
                 return true;
             }
             if !self.change_current(class) && !self.get_slab::<C, P>(from, class, !came) {
@@ -81,8 +127,9 @@ impl Heap {
         // SAFETY: current slabs belong to this heap, which holds their arenas.
         let Some(slab) = (unsafe { self.current(class).get().as_ref() }) else { return false };
         let (bin, page, secret) = (self.bin(class), from.page_size(), self.secret.get());
+        let (most, room) = (self.most(class), bin.room());
         // SAFETY: possessed by the caller; the base is computed from the record.
-        let count = unsafe { slab.extend::<C>(slab.base(), page, secret, bin.list()) };
+        let count = unsafe { slab.extend::<C>(slab.base(), page, secret, bin.list(), most) };
         if count == 0 {
             // Nothing on its list and nothing left to hand out: every block is out.
             self.current(class).set(ptr::null());
@@ -90,6 +137,7 @@ impl Heap {
             return false;
         }
         bin.refilled(class, count, &self.growth);
+        self.was_filled(class, room, count);
         true
     }
 
@@ -151,7 +199,15 @@ impl Heap {
     ) {
         let class = slab.class();
         let bin = self.bin(class);
-        let missed = bin.miss(class);
+        // What is torn down goes in the order in which it was built, as a rule: the next of the class is its neighbour, whose
+        // words a free has to read first.
+        Block::expect(block.wrapping_byte_add(class_size(class)));
+        let counted = self.counts_miss(class);
+        let missed = match counted {
+            Counted::Room => Missed::Welcome,
+            Counted::Clipped => Missed::GoHome,
+            Counted::Missed(_) => bin.miss(class),
+        };
         if missed == Missed::Welcome {
             // SAFETY: the caller's.
             return unsafe { bin.push::<C>(block, Block::key(block, self.secret.get())) };
@@ -160,12 +216,17 @@ impl Heap {
         let closed = unsafe { self.free_into_slab::<C, P>(from, slab, block) };
         // A thread whose bins never ran out would not look otherwise.
         let received = if self.has_mail() { self.receive::<C, P>(from, AT_ONCE) } else { 0 };
-        if closed || missed == Missed::TooMany {
-            if self.empty_bin::<C, P>(from, class, AT_ONCE - received) {
+        let mut gone = 0;
+        if (closed || missed == Missed::TooMany) && counted != Counted::Clipped {
+            gone = self.empty_bin::<C, P>(from, class, AT_ONCE - received);
+            if self.has_none(class) {
                 bin.shrink(class, &self.growth);
             } else {
                 bin.goes_on_shrinking();
             }
+        }
+        if let Counted::Missed(room) = counted {
+            self.was_changed(class, room, gone);
         }
     }
 
@@ -198,6 +259,8 @@ impl Heap {
         from: &Heaps<P>,
         block: *mut Block,
     ) {
+        // SAFETY: the caller holds the block.
+        unsafe { Block::move_on::<C>(block, self.secret.get()) };
         // SAFETY: the block counts as live until it is on its slab's list, so its arena is there.
         let slab = unsafe { Slab::first_of(Slab::of(block.addr())) };
         // SAFETY: the caller's.
@@ -215,22 +278,25 @@ impl Heap {
 
     /// Brings the blocks of all bins home.
     pub(in crate::heap) fn empty_bins<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
-        (0..CLASSES).for_each(|class| _ = self.empty_bin::<C, P>(from, class, usize::MAX));
+        for class in 0..CLASSES {
+            let room = self.bin(class).room();
+            let gone = self.empty_bin::<C, P>(from, class, usize::MAX);
+            self.was_emptied(class, room, gone);
+        }
     }
 
     /// Brings the blocks of a bin home, `most` of them: one at a time, so that no more than one is lost with a thread
-    /// that vanishes. Returns whether that was all.
-    fn empty_bin<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize, most: usize) -> bool {
+    /// that vanishes. Returns how many these were.
+    fn empty_bin<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize, most: usize) -> u32 {
+        let mut gone = 0;
         for _ in 0..most {
-            // SAFETY: this heap is the caller's, and a class is below `CLASSES`.
-            let block = unsafe { self.pop::<C>(class) };
-            if block.is_null() {
-                break;
-            }
+            // SAFETY: this heap is the caller's.
+            let Some(block) = (unsafe { self.bin(class).take_out::<C>(self.secret.get()) }) else { break };
             // SAFETY: the possessor's own block, which has just left the bin.
             unsafe { self.return_block::<C, P>(from, block) };
+            gone += 1;
         }
-        self.has_none(class)
+        gone
     }
 
     /// A slab's countdown reached zero: it was full, or it is empty. Returns whether it was closed.
@@ -259,14 +325,17 @@ impl Heap {
         let (base, slices) = (slab.base(), slab.slices() as usize);
         self.own.leave(slab);
         self.growth.lost(slab);
+        slab.end_life();
+        slab.spare_unborn(from.page_size());
         slab.close();
         from.count_slab(base, false);
-        from.keep_slices(&self.claimant, base, slices, MOST_SPARE_OF_SLABS);
+        from.keep_slices(&self.claimant, base, slices, slices * SLICE, MOST_SPARE_OF_SLABS);
     }
 
     /// Gives back what is free: blocks in bins go to their slabs, and slabs without live blocks to their arenas. Walks
     /// every bin.
     pub fn collect<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
+        from.watch().warm.remove(self.index() as usize);
         self.empty_bins::<C, P>(from);
         self.settle_all::<C, P>(from);
         for class in 0..CLASSES {

@@ -31,6 +31,11 @@ impl Set {
         self.0[index / WORD].fetch_or(1 << (index % WORD), Ordering::Relaxed);
     }
 
+    /// How many of the first `heaps` heaps are in it.
+    pub(in crate::heap) fn count(&self, heaps: usize) -> usize {
+        (0..heaps.div_ceil(WORD)).map(|word| self.bits(word).count_ones() as usize).sum()
+    }
+
     /// Returns whether it was there.
     pub(in crate::heap) fn remove(&self, index: usize) -> bool {
         let bit = 1 << (index % WORD);
@@ -45,13 +50,15 @@ pub(in crate::heap) struct Watch {
     pub(in crate::heap) gated: Set,
     /// Those that the helper has tidied, and nobody has used since.
     pub(in crate::heap) tidied: Set,
+    /// Those that are as the last thread left them: see `lives::visits`. Changed by a heap's possessor only.
+    pub(in crate::heap) warm: Set,
 }
 
 impl Watch {
     const_unless_model! {
         /// Nothing to watch.
         pub(in crate::heap) fn new() -> Watch {
-            Watch { gated: Set::new(), tidied: Set::new() }
+            Watch { gated: Set::new(), tidied: Set::new(), warm: Set::new() }
         }
     }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::pal::Errno;
 use crate::pal::simulated::CallKind;
+use crate::region::{Attempt, Prefer};
 
 fn arenas(from: &Allocator<Os>) -> usize {
     from.space().counts().regions[Kind::Arena as usize]
@@ -138,11 +139,112 @@ fn the_helper_leaves_little_behind() {
 }
 
 #[test]
+fn the_helper_leaves_no_empty_arena_behind() {
+    let from = allocator(1 << 20);
+    from.settings().set_helper(true);
+    let heap = possess(from, 1);
+    let blocks: Vec<usize> = (0..2).map(|_| get(from, heap, 10 * SLICE)).collect();
+    blocks.into_iter().for_each(|block| free(from, heap, block));
+    heap.collect::<Checked, _>(from);
+    assert_eq!(arenas(from), 2);
+    from.leave_alone::<Checked>(heap);
+    assert_eq!((arenas(from), from.space().counts().retired), (0, 0));
+}
+
+/// A claim that failed has held slices for a moment, all that its arena had: who freed the others saw it in use.
+#[test]
+fn an_arena_that_a_failed_claim_left_empty_goes() {
+    let from = allocator(1 << 20);
+    let heap = possess(from, 1);
+    // The other has room enough.
+    let [block, _other] = [10, 6].map(|slices| get(from, heap, slices * SLICE));
+    let region = from.arena_of(block);
+    let held = region.slices().claim(1, Prefer::Any, 1).run.unwrap();
+    free(from, heap, block);
+    heap.collect::<Checked, _>(from);
+    region.slices().release_clean(held.start, held.len);
+    from.unmap_empty(heap.claimant());
+    assert_eq!(arenas(from), 2, "nobody knows that it is empty");
+    let lost = Attempt { run: None, took_back: true };
+    let section = heap.section(from);
+    let position = region.arena().position().unwrap();
+    assert!(from.arenas().settled(from, heap.claimant(), position, region, lost, &section).is_none());
+    assert_eq!(arenas(from), 1);
+}
+
+#[test]
 fn a_tick_reads_what_was_sent_to_who_is_gone() {
     let from = allocator(GRANULE);
     let [_, gone, caller] = three_heaps(from);
     tick(from, caller);
     assert!(!from.pool().has_unread_inbox() && !gone.needs_collecting());
+}
+
+/// A thread with a heap that it keeps, and blocks of several classes, all of which it frees before it exits.
+fn short_thread(from: &Allocator<Os>, number: usize) -> &'static Heap {
+    let thread = ThreadId::new(number);
+    let heap = from.pool().possess_to_keep(from, thread, None).expect("memory");
+    from.open_gate(heap);
+    let blocks = [16, 100, 1_000, 1_000, 1_000, 8_000].map(|size| get(from, heap, size));
+    blocks.into_iter().for_each(|block| free(from, heap, block));
+    from.leave_heap::<Checked>(heap, thread);
+    heap
+}
+
+#[test]
+fn a_heap_stays_warm_for_the_next_thread_and_a_tick_tidies_it_if_none_comes() {
+    let from = allocator(GRANULE);
+    let helper = possess(from, 1);
+    let first = short_thread(from, 2);
+    assert!(!first.needs_collecting() && !from.has_warm(), "without a helper nothing stays");
+    from.settings().set_helper(true);
+    let before = from.claimed_slices();
+    short_thread(from, 2);
+    let warm = from.claimed_slices();
+    assert!(warm > before && first.needs_collecting() && from.has_warm() && from.has_idle_memory());
+    let lookups = first.lookups().taken;
+    for number in 3..20 {
+        assert!(ptr::eq(short_thread(from, number), first) && from.has_warm());
+    }
+    assert_eq!((from.claimed_slices(), first.lookups().taken), (warm, lookups), "the next begins anew");
+    tick(from, helper);
+    assert!(!first.needs_collecting() && !from.has_warm());
+    assert_eq!(from.claimed_slices(), before);
+    // The helper may borrow that very heap, each time.
+    short_thread(from, 2);
+    assert!(ptr::eq(from.pool().possess(first.index() as usize, ThreadId::new(1)).expect("idle"), first));
+    tick(from, first);
+    assert!(!first.needs_collecting() && !from.has_warm());
+    from.give_up(first);
+    short_thread(from, 2);
+    let census = from.census::<Checked>(helper);
+    assert_eq!(census.live_blocks(), 0, "what is free in a warm heap is not live");
+    from.audit::<Checked>();
+}
+
+#[test]
+fn few_heaps_stay_warm_and_none_that_holds_much() {
+    let from = allocator(GRANULE);
+    from.settings().set_helper(true);
+    let heaps: Vec<_> = (0..40)
+        .map(|number| from.pool().possess_to_keep(from, ThreadId::new(10 + number), None).expect("memory"))
+        .collect();
+    for heap in &heaps {
+        from.open_gate(heap);
+        let block = get(from, heap, 100);
+        free(from, heap, block);
+    }
+    let much: Vec<_> = (0..300).map(|_| get(from, heaps[0], 32 << 10)).collect();
+    for (number, heap) in heaps.iter().enumerate() {
+        from.leave_heap::<Checked>(heap, ThreadId::new(10 + number));
+    }
+    let warm: Vec<_> = heaps.iter().map(|heap| heap.needs_collecting()).collect();
+    assert_eq!(warm.iter().filter(|&&warm| warm).count(), 16);
+    assert!(!warm[0] && warm[1]);
+    let last = from.pool().possess_to_keep(from, ThreadId::new(1), None).expect("an idle one");
+    much.into_iter().for_each(|block| free(from, last, block));
+    from.trim::<Checked>(last);
+    assert!(!from.has_warm() && from.claimed_slices() == 0 && !from.has_idle_memory());
 }
 
 #[test]
@@ -172,7 +274,10 @@ fn the_figures_of_heaps_and_arenas_add_up_to_the_census() {
 
 /// An allocator in so much address space.
 fn narrow(bytes: usize) -> &'static Allocator<Os> {
-    let config = Config { reserve: bytes, ..Config::default() };
+    on(Config { reserve: bytes, ..Config::default() })
+}
+
+fn on(config: Config) -> &'static Allocator<Os> {
     let make = move || &*Box::leak(Box::new(Allocator::new(Simulated::with(config))));
     let allocator = std::thread::Builder::new().stack_size(32 << 20).spawn(make).unwrap().join().unwrap();
     allocator.start();
@@ -181,7 +286,14 @@ fn narrow(bytes: usize) -> &'static Allocator<Os> {
 
 #[test]
 fn what_is_free_makes_room_for_another_kind() {
+    for limit in [usize::MAX, 1 << 40] {
+        free_makes_room(limit);
+    }
+}
+
+fn free_makes_room(limit: usize) {
     let from = narrow(8 * GRANULE);
+    from.settings().set_limits(Some(limit), None);
     from.settings().set_helper(true);
     let heap = possess(from, 1);
     for (size, kind) in [(40 << 20, "huge"), (20_000, "small"), (1 << 20, "large"), (40 << 20, "huge")] {
@@ -194,6 +306,38 @@ fn what_is_free_makes_room_for_another_kind() {
         blocks.into_iter().for_each(|block| free(from, heap, block));
     }
     from.audit::<Checked>();
+}
+
+/// Memory is out, and all of it is on its way between heaps: of one whose thread is outside, of one that has exited, and
+/// held back by the caller.
+#[test]
+fn what_is_on_its_way_makes_room() {
+    for gone in [false, true] {
+        let from = narrow(8 * GRANULE);
+        let (owner, caller) = (possess(from, 1), possess(from, 2));
+        let mut blocks = Vec::new();
+        // SAFETY: the test possesses its heaps.
+        while let Some(block) =
+            // SAFETY: as above.
+            ptr::NonNull::new(unsafe { from.allocate::<Checked>(owner, 30_000, 1, false) })
+        {
+            blocks.push(block.as_ptr().expose_provenance());
+        }
+        blocks.into_iter().for_each(|block| free(from, caller, block));
+        match gone {
+            true => from.give_up(owner),
+            false => from.open_gate(owner),
+        }
+        get(from, caller, 3 * GRANULE);
+    }
+}
+
+#[test]
+fn where_address_space_is_short_none_is_reserved() {
+    let from = on(Config { address_space_limit: 256 << 20, ..Config::default() });
+    assert!(from.settings().reserves_space());
+    from.adapt();
+    assert!(!from.settings().reserves_space() && from.settings().arena_bytes() < GRANULE);
 }
 
 #[test]

@@ -32,6 +32,7 @@ fn nothing_is_held_beyond_the_limit_and_all_of_it_can_be_used() {
             let used = blocks.len() * size;
             let least = MOST - MOST / 12 - size.max(2 * SLICE);
             assert!(used >= least, "{used} bytes of 32 MiB in blocks of {size}, in round {round}");
+            from.audit::<Checked>();
             blocks.iter().for_each(|&block| free(from, heap, block));
             assert!(from.held_bytes() <= MOST);
         }
@@ -71,10 +72,12 @@ fn a_block_grows_up_to_the_limit() {
         };
         assert_eq!(grow(start + 28 * MIB), None, "beyond the limit");
         assert!(from.held_bytes() <= 32 * MIB);
+        from.audit::<Checked>();
         if start > 4 * MIB {
             assert!(grow(20 * MIB).is_some());
             free(from, heap, other);
             assert!(from.held_bytes() <= 32 * MIB);
+            from.audit::<Checked>();
         }
     }
 }
@@ -90,6 +93,13 @@ fn the_program_is_to_be_told_beyond_the_soft_limit_but_not_of_what_is_free() {
         free(from, heap, huge);
         assert!(!from.limit().is_due(), "{} held", from.held_bytes());
     }
+    // Nor of what its heap keeps for its next ones.
+    let run = 8 * SLICE;
+    let blocks: Vec<_> = (0..64 * MIB / run).map(|_| get(from, heap, run)).collect();
+    free(from, heap, blocks[0]);
+    let others = [3, 4].map(|slices| get(from, heap, slices * SLICE));
+    assert!(!from.limit().is_due(), "{} held", from.held_bytes());
+    blocks[1..].iter().chain(&others).for_each(|&block| free(from, heap, block));
     let blocks: Vec<_> = (0..70).map(|_| get(from, heap, 1_000_000)).collect();
     assert!(from.limit().take_due() && !from.limit().is_due());
     let _more = get(from, heap, 1_000_000);

@@ -61,7 +61,7 @@ fn the_tail_of_a_large_block_in_used_slices_is_given_back_once() {
         let from = allocator(GRANULE);
         let heap = possess(from, 1);
         // Slices that were used to their end, and stay dirty.
-        let small: Vec<usize> = (0..600).map(|_| get(from, heap, 30_000)).collect();
+        let small: Vec<usize> = (0..600).map(|_| get(from, heap, 32_768)).collect();
         small.iter().for_each(|&block| free(from, heap, block));
         heap.collect::<Checked, _>(from);
         let tail = (size.next_multiple_of(SLICE) - size.next_multiple_of(4096)) as u64;
@@ -77,7 +77,7 @@ fn the_tail_of_a_large_block_in_used_slices_is_given_back_once() {
         }
         assert_eq!(from.space().os().calls(), calls, "{size} again");
         // A slab takes the slices, and soils them again.
-        let small: Vec<usize> = (0..600).map(|_| get(from, heap, 30_000)).collect();
+        let small: Vec<usize> = (0..600).map(|_| get(from, heap, 32_768)).collect();
         small.iter().for_each(|&block| free(from, heap, block));
         heap.collect::<Checked, _>(from);
         from.space().os().advance_ms(500);
@@ -176,4 +176,68 @@ fn near_the_end_of_what_the_process_may_have_less_stays() {
     cycle(from, heap, 60_000);
     let stays = from.dirty_slices() * SLICE;
     assert!((1..=(20 * MIB + dirty) / 2).contains(&stays), "{} MiB of {}", stays / MIB, dirty / MIB);
+}
+
+#[test]
+fn where_memory_is_scarce_outside_what_is_free_goes() {
+    const MIB: usize = 1 << 20;
+    let from = allocator(GRANULE);
+    let (heap, os) = (possess(from, 1), from.space().os());
+    // Something stays, so that the arenas do.
+    let _held = get(from, heap, 60_000);
+    let stays_after = |stalled_us: usize, left: usize| {
+        os.reconfigure(|config| (config.stalled_us, config.memory_left) = (stalled_us, left));
+        (0..3).for_each(|_| cycle(from, heap, 60_000));
+        os.advance_ms(1_000);
+        from.heed::<Checked>(heap, from.look_outside());
+        from.audit::<Checked>();
+        from.dirty_slices() * SLICE
+    };
+    assert!(stays_after(usize::MAX, usize::MAX) > 60 * MIB, "nothing is known");
+    assert!(stays_after(7_000_000, usize::MAX) > 60 * MIB, "since when is not known");
+    assert!(stays_after(7_010_000, usize::MAX) > 60 * MIB, "for a hundredth of a second");
+    let idle = possess(from, 2);
+    cycle(from, idle, 100);
+    from.give_up(idle);
+    assert_eq!(stays_after(7_030_000, usize::MAX), 0);
+    assert!(!idle.needs_collecting());
+    assert!(stays_after(7_030_000, usize::MAX) > 60 * MIB, "and not since");
+    let least = (0..8).map(|_| stays_after(7_030_000, 20 * MIB)).min();
+    assert!(least.is_some_and(|least| least < 60 * MIB), "others in the group have used much: {least:?}");
+    let most = (0..8).map(|_| stays_after(7_030_000, usize::MAX)).max();
+    assert!(most.is_some_and(|most| most > 60 * MIB), "and have given it back: {most:?}");
+}
+
+#[test]
+fn the_tail_of_a_large_block_that_nobody_has_touched_stays() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let block = get(from, heap, SLICE + 1_000);
+    let place = from.place(block).unwrap();
+    // SAFETY: the block is live, and there is room behind it.
+    assert!(unsafe { from.resize(heap, place, 2 * SLICE + 1_000, 1) }.is_some());
+    assert_eq!(purged(from), 0);
+}
+
+#[test]
+fn a_large_block_that_has_no_room_to_grow_is_as_before() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    from.settings().set_limits(Some(1 << 40), None);
+    let [block, _behind] = [(); 2].map(|()| get(from, heap, 2 * SLICE));
+    let place = from.place(block).unwrap();
+    // SAFETY: the block is live, and large before and after.
+    assert!(unsafe { from.resize(heap, place, 3 * SLICE, 1) }.is_none());
+    from.audit::<Checked>();
+}
+
+#[test]
+fn a_huge_block_that_may_not_stay_leaves_its_addresses() {
+    let from = allocator(GRANULE);
+    from.settings().set_dirty(Some(0), Some(0));
+    from.settings().set_reserve(false);
+    let heap = possess(from, 1);
+    let block = get(from, heap, 20 << 20);
+    free(from, heap, block);
+    assert_eq!((from.huge().each_kept().count(), from.huge_figures().kept_bytes().get()), (1, 0));
 }

@@ -173,6 +173,20 @@ pub(super) fn reopened_and_closed() {
     });
 }
 
+/// A guard against an unmap that gives way to pins, while another thread does what is due.
+pub(super) fn closed_beside_a_reaper() {
+    explore(1, || {
+        let world = World::new();
+        let reader = on_thread(&world, |world| world.look(0));
+        let reaper = on_thread(&world, |world| world.reap());
+        let old = world.current.region().unwrap();
+        assert!(world.space.close_unpinned(&world.current, old));
+        reader.join().unwrap();
+        reaper.join().unwrap();
+        world.end();
+    });
+}
+
 /// A guard and a pin against an unmap that gives way to pins.
 pub(super) fn closed_if_unpinned() {
     explore(2, || {

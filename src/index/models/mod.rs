@@ -132,6 +132,11 @@ const SEEDED: &[SeededBug] = &[
         "the one step in which a region is superseded",
         "reopened_and_closed",
     ),
+    SeededBug::new(
+        "index.closed_last",
+        "the order in which a region is taken out and retired",
+        "closed_beside_a_reaper",
+    ),
     SeededBug::new("index.no_grace", "the grace period before an unmap", "closed_if_unpinned"),
     SeededBug::new(
         "region.unpinned_two_steps",
@@ -167,5 +172,6 @@ models! {
     readers_and_an_unmap readers_and_a_reaper unmapped_and_retired claim_and_retire near_and_retire published published_in_granules published_in_a_node folded unfolded
     published_in_pages joined_in_pages neighbours three_neighbours whole_over_cut neighbours_in_pages join_and_leave page_node_reused page_node_comes_back two_leave_and_one_comes
     holes_linked hole_found hole_held_for_a_moment whole_held_for_a_moment
-    reopened_under_a_guard reopened_beside_a_reaper reopened_under_a_pin closed_under_readers reopened_and_closed closed_if_unpinned
+    reopened_under_a_guard reopened_beside_a_reaper reopened_under_a_pin closed_under_readers reopened_and_closed
+    closed_beside_a_reaper closed_if_unpinned
 }

@@ -28,6 +28,8 @@ pub struct Config {
     pub address_space_limit: usize,
     /// Bytes of memory that the process may still get: see [`Platform::memory_left`].
     pub memory_left: usize,
+    /// See [`Platform::stalled_us`].
+    pub stalled_us: usize,
     /// Bytes that may be readable and writable at a time (strict overcommit).
     pub commit_limit: usize,
     /// Mappings that there may be (`vm.max_map_count`).
@@ -45,6 +47,7 @@ impl Default for Config {
             reserve: if cfg!(any(loom, shuttle)) { 1 << 30 } else { 64 << 30 },
             address_space_limit: usize::MAX,
             memory_left: usize::MAX,
+            stalled_us: usize::MAX,
             commit_limit: usize::MAX,
             mapping_limit: 65530,
             barrier: Barrier::Works,

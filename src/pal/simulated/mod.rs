@@ -427,6 +427,10 @@ unsafe impl Platform for Simulated {
         self.state().config.memory_left
     }
 
+    fn stalled_us(&self) -> usize {
+        self.state().config.stalled_us
+    }
+
     fn entropy(&self) -> u64 {
         let mut state = self.state();
         state.draws += 1;

@@ -2,12 +2,14 @@
 
 use super::Driver;
 use specmalloc::internals::base::{CLASSES, GRANULE, SLICE, class_info};
-use specmalloc::internals::heap::{BlockKind, Census, Checks, ClassCensus, Heap, LiveBlocks, Place};
+use specmalloc::internals::heap::{
+    BlockKind, Census, Checks, ClassCensus, Heap, LiveBlocks, Place, Walk, WalkedBlock,
+};
 use specmalloc::internals::pal::simulated::CallKind;
 use specmalloc::internals::pal::{Access, CallCounts, Misuse};
 use specmalloc::internals::rcu::Flavour;
 use specmalloc::internals::region::Kind;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the model counts as it goes.
 #[derive(Default)]
@@ -99,8 +101,40 @@ impl<C: Checks> Driver<C> {
         Some(census)
     }
 
+    /// Compares what a walk tells: each live block once, and nothing else. Where free blocks carry no mark it tells each
+    /// slab, with no fewer blocks than are live.
+    fn compare_walk(&self) {
+        let (mut walk, mut told) = (Walk::begin(0), Vec::new());
+        loop {
+            match self.allocator.walk_on::<C>(&mut walk) {
+                [] => break,
+                found => told.extend_from_slice(found),
+            }
+        }
+        let live = self.live.iter().map(|(&address, live)| WalkedBlock {
+            address,
+            size: live.usable,
+            kind: BlockKind::of(live.size, live.align),
+            blocks: 1,
+        });
+        if C::ON {
+            assert!(live.eq(told), "told and live");
+            return;
+        }
+        let is_small = |block: &WalkedBlock| matches!(block.kind, BlockKind::Small(_));
+        let (small, whole): (Vec<_>, Vec<_>) = live.partition(is_small);
+        let (slabs, rest): (Vec<_>, Vec<_>) = told.into_iter().partition(is_small);
+        assert_eq!(whole, rest);
+        let mut counted = BTreeMap::new();
+        small.iter().for_each(|block| *counted.entry(slab_at(block.address)).or_insert(0) += 1);
+        for (slab, live) in counted {
+            assert!(slabs.iter().any(|told| told.address == slab && told.blocks >= live), "{slab:#x}");
+        }
+    }
+
     /// Compares the figures at any moment.
     pub fn compare_figures(&self) {
+        self.compare_walk();
         let live = self.allocator.audit::<C>();
         let Some(census) = self.census() else { return };
         let expected = self.expected();

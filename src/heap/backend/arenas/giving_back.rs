@@ -121,10 +121,14 @@ impl Arenas {
                     // was counted as dirty all along, so the helper is awake.)
                     ground.tally().add(by, Count::Dirty, run.len - dirty);
                     region.slices().release(run.start, run.len);
-                    self.given_back(ground, by, region, [run.start, run.len], true, &section);
+                    if !seeded("heap.refused_unsaid") {
+                        self.given_back(ground, by, region, [run.start, run.len], true, &section);
+                    }
                     break;
                 }
                 ground.count_purged(dirty * SLICE);
+                // Relaxed: a figure. Its records stay resident, and the bitmaps are about to forget it.
+                region.arena().reached().fetch_max(run.start + run.len, Ordering::Relaxed);
                 ground.tally().take_off(by, Count::Dirty, dirty);
                 done += dirty;
                 region.slices().release_clean(run.start, run.len);

@@ -110,6 +110,35 @@ impl Arenas {
         }
     }
 
+    /// Calls `visit` with the record of every slab, as [`Arenas::each_slab`], and says what is resident beside what the
+    /// tallies count: one look at each run, at each free slice that may be resident, and at each arena.
+    pub fn survey(&self, section: &Section<'_>, page: usize, mut visit: impl FnMut(&Slab)) -> Beside {
+        let mut beside = Beside::default();
+        // Relaxed: a bound for a look at figures.
+        for position in 0..self.high.load(Ordering::Relaxed) {
+            let Some(region) = self.region(position, section) else { continue };
+            let map = region.slices();
+            each_run(region, |run| match run.usage() {
+                Usage::Slab => {
+                    visit(run);
+                    beside.behind += run.bytes_beside(page);
+                }
+                Usage::Large => beside.behind += run.bytes_beside(page),
+                // A spare one of a heap.
+                Usage::Free | Usage::Later => beside.spared += run.spared().min(SLICE),
+            });
+            map.each_dirty(|slice| {
+                // SAFETY: the section keeps the arena; records are readable at any time.
+                let record = unsafe { &*Slab::of(region.base() + slice * SLICE) };
+                beside.spared += record.spared().min(SLICE);
+            });
+            // Relaxed: a figure.
+            let reached = region.arena().reached().load(Ordering::Relaxed).max(map.used_end());
+            beside.records += (reached * size_of::<Slab>()).next_multiple_of(page.max(1));
+        }
+        beside
+    }
+
     /// Calls `visit` with every arena that is in the table. Descriptors live forever: this needs no section, and what is
     /// seen may be that of another arena by then.
     pub fn each(&self, visit: impl FnMut(&'static Region)) {
@@ -177,6 +206,17 @@ impl Arenas {
             ground.tally().set(count, sum);
         }
     }
+}
+
+/// What is resident of arenas, or is not, beside what the tallies count. Bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beside {
+    /// Of free slices that count as resident and are known not to be.
+    pub spared: usize,
+    /// Behind the ends of blocks, resident with them.
+    pub behind: usize,
+    /// The records of slices.
+    pub records: usize,
 }
 
 /// What there is of an arena: its slabs, and what else is counted of it, in the order of [`Count::ALL`]. The caller is in

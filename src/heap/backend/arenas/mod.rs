@@ -15,6 +15,7 @@ pub(in crate::heap) mod hints;
 mod known;
 
 use self::hints::{Asked, Hints, MOST, Way};
+pub use self::known::Beside;
 use crate::base::{GRANULE, GRANULE_SLICES, SLICE};
 use crate::heap::ground::{Claimant, Count, Ground};
 use crate::heap::record::{Slab, Tail};
@@ -312,7 +313,9 @@ impl Arenas {
             if entered.is_ok() {
                 return Some(position);
             }
-            region.arena().set_position(None);
+            if !seeded("heap.no_place_kept") {
+                region.arena().set_position(None);
+            }
         }
     }
 

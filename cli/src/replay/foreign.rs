@@ -1,106 +1,81 @@
-//! Reads traces of malloc calls: malloc-bench's protocol buffers, and the text that valgrind writes, which malloc-bench
+//! Reads traces that others have recorded: malloc-bench's protocol buffers, and the text that valgrind writes, which malloc-bench
 //! began with. Nothing in a file is trusted: what does not fit is an error, never a panic.
 
-use flate2::read::GzDecoder;
+use specmalloc_trace::{Call, LARGEST_SHIFT, Trace};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, BufReader, ErrorKind, Read};
-use std::path::Path;
+use std::io::{self, ErrorKind};
 
-/// One call. Blocks are numbered; a number is used again when its block was freed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Call {
-    Allocate { block: u32, size: usize, align: usize, zero: bool },
-    Resize { block: u32, size: usize },
-    Free { block: u32 },
-}
-
-/// The calls of a program.
-#[derive(Debug, Default)]
-pub(super) struct Trace {
-    pub(super) calls: Vec<Call>,
-    /// How many numbers blocks have.
-    pub(super) blocks: usize,
-    /// Most bytes that were live at a time.
-    pub(super) peak_live: u64,
-    /// Calls about blocks that are not in the trace.
-    pub(super) skipped: u64,
-}
-
-/// Reads the trace in a file.
-pub(super) fn read(path: &Path) -> io::Result<Trace> {
-    let mut raw = Vec::new();
-    File::open(path)?.read_to_end(&mut raw)?;
-    if raw.starts_with(&[0x1f, 0x8b]) {
-        let mut whole = Vec::new();
-        GzDecoder::new(BufReader::new(raw.as_slice())).read_to_end(&mut whole)?;
-        raw = whole;
-    }
-    let trace = if raw.starts_with(b"\n") { messages(&raw)? } else { text(&raw) };
-    if trace.calls.is_empty() {
+/// Reads what a file has in it, unpacked.
+pub(super) fn read(contents: &[u8]) -> io::Result<Trace> {
+    let trace = if contents.starts_with(b"\n") { messages(contents)? } else { text(contents)? };
+    if trace.calls().is_empty() {
         return Err(io::Error::new(ErrorKind::InvalidData, "not a trace of malloc calls"));
     }
     Ok(trace)
 }
 
-/// Puts a trace together from calls whose blocks have names of 64 bits.
+/// Puts a trace together from calls whose blocks have names of 64 bits. They are all one thread's.
 #[derive(Default)]
 struct Builder {
     trace: Trace,
-    /// Number and size of the live blocks, by name.
-    live: HashMap<u64, (u32, u64)>,
-    vacant: Vec<u32>,
-    live_bytes: u64,
+    /// Numbers of the live blocks, by name.
+    live: HashMap<u64, u32>,
 }
 
 impl Builder {
-    fn enter(&mut self, name: u64, block: u32, size: u64) {
-        // A name that is live already: its free is missing, and its block stays to the end.
-        self.live.insert(name, (block, size));
-        self.live_bytes = self.live_bytes.saturating_add(size);
-        self.trace.peak_live = self.trace.peak_live.max(self.live_bytes);
+    fn push(&mut self, call: Call) -> io::Result<u32> {
+        self.trace.push(0, call).map_err(|fault| io::Error::new(ErrorKind::InvalidData, fault.to_string()))
     }
 
-    fn allocate(&mut self, name: u64, size: u64, align: u64, zero: bool) {
-        let fresh = || {
-            self.trace.blocks += 1;
-            (self.trace.blocks - 1) as u32
-        };
-        let block = self.vacant.pop().unwrap_or_else(fresh);
-        let align = if align.is_power_of_two() && align <= 1 << 30 { align as usize } else { 0 };
-        self.trace.calls.push(Call::Allocate { block, size: size as usize, align, zero });
-        self.enter(name, block, size);
+    fn allocate(&mut self, name: u64, call: Call) -> io::Result<()> {
+        // A name that is live already: its free is missing.
+        if let Some(block) = self.live.remove(&name) {
+            self.push(Call::Free { block })?;
+        }
+        let block = self.push(call)?;
+        self.live.insert(name, block);
+        Ok(())
     }
 
     fn leave(&mut self, name: u64) -> Option<u32> {
-        let Some((block, size)) = self.live.remove(&name) else {
-            self.trace.skipped += 1;
-            return None;
-        };
-        self.live_bytes = self.live_bytes.saturating_sub(size);
-        Some(block)
+        let block = self.live.remove(&name);
+        self.trace.skipped += u64::from(block.is_none());
+        block
     }
 
-    fn free(&mut self, name: u64) {
+    fn free(&mut self, name: u64) -> io::Result<()> {
         if name != 0
             && let Some(block) = self.leave(name)
         {
-            self.trace.calls.push(Call::Free { block });
-            self.vacant.push(block);
+            self.push(Call::Free { block })?;
         }
+        Ok(())
     }
 
-    fn resize(&mut self, old: u64, name: u64, size: u64) {
+    fn resize(&mut self, old: u64, name: u64, size: u64) -> io::Result<()> {
         if old == 0 {
-            return self.allocate(name, size, 0, false);
+            return self.allocate(name, Call::Malloc { size });
         }
         if size == 0 {
             return self.free(old);
         }
         if let Some(block) = self.leave(old) {
-            self.trace.calls.push(Call::Resize { block, size: size as usize });
-            self.enter(name, block, size);
+            self.push(Call::Realloc { block, size })?;
+            if let Some(block) = self.live.insert(name, block) {
+                self.push(Call::Free { block })?;
+            }
         }
+        Ok(())
+    }
+}
+
+/// An allocation with an alignment, if that is one.
+fn aligned(size: u64, align: u64) -> Call {
+    match align.trailing_zeros() {
+        shift if align.is_power_of_two() && align > 16 && shift <= LARGEST_SHIFT.into() => {
+            Call::Aligned { size, shift: shift as u8 }
+        }
+        _ => Call::Malloc { size },
     }
 }
 
@@ -112,15 +87,16 @@ fn number(text: &str) -> Option<u64> {
 }
 
 /// Reads lines like `--1234-- malloc(24) = 0x5205040`; others are passed over.
-fn text(raw: &[u8]) -> Trace {
+fn text(raw: &[u8]) -> io::Result<Trace> {
     let mut builder = Builder::default();
     for line in raw.split(|byte| *byte == b'\n') {
-        let _passed_over = std::str::from_utf8(line).ok().and_then(|line| text_line(line, &mut builder));
+        std::str::from_utf8(line).ok().and_then(|line| text_line(line, &mut builder)).unwrap_or(Ok(()))?;
     }
-    builder.trace
+    Ok(builder.trace)
 }
 
-fn text_line(line: &str, builder: &mut Builder) -> Option<()> {
+/// Nothing for a line to pass over.
+fn text_line(line: &str, builder: &mut Builder) -> Option<io::Result<()>> {
     let call = line.strip_prefix("--")?.split_once("-- ")?.1;
     let (call, result) = match call.split_once(" = ") {
         Some((call, result)) => (call, number(result.trim())),
@@ -131,15 +107,14 @@ fn text_line(line: &str, builder: &mut Builder) -> Option<()> {
     let (name, rest) = call.split_once('(')?;
     let mut numbers = rest.strip_suffix(')')?.split(',').map(|text| text.rsplit(' ').next().and_then(number));
     let (first, second) = (numbers.next()??, numbers.next().flatten());
-    match name {
-        "malloc" | "_Znwm" | "_Znam" => builder.allocate(result?, first, 0, false),
-        "calloc" => builder.allocate(result?, first.checked_mul(second?)?, 0, true),
-        "memalign" => builder.allocate(result?, second?, first, false),
+    Some(match name {
+        "malloc" | "_Znwm" | "_Znam" => builder.allocate(result?, Call::Malloc { size: first }),
+        "calloc" => builder.allocate(result?, Call::Calloc { size: first.checked_mul(second?)? }),
+        "memalign" => builder.allocate(result?, aligned(second?, first)),
         "realloc" => builder.resize(first, result.unwrap_or(0), second?),
         "free" | "_ZdlPv" | "_ZdaPv" | "_ZdlPvm" | "_ZdaPvm" => builder.free(first),
         _ => return None,
-    }
-    Some(())
+    })
 }
 
 fn damaged() -> io::Error {
@@ -217,12 +192,15 @@ fn messages(raw: &[u8]) -> io::Result<Trace> {
         let [first, second, third] = Fields(body).numbers()?;
         match call {
             // Result, size, alignment.
-            1 => builder.allocate(first, second, third, false),
-            2 => builder.free(first),
+            1 => builder.allocate(first, aligned(second, third))?,
+            2 => builder.free(first)?,
             // Result, old block, size.
-            3 => builder.resize(second, first, third),
+            3 => builder.resize(second, first, third)?,
             // Result, count, size.
-            4 => builder.allocate(first, second.checked_mul(third).ok_or_else(damaged)?, 0, true),
+            4 => {
+                let size = second.checked_mul(third).ok_or_else(damaged)?;
+                builder.allocate(first, Call::Calloc { size })?;
+            }
             _ => return Err(damaged()),
         }
     }
@@ -244,21 +222,24 @@ mod tests {
         --7-- free(0x999)\n\
         --7-- _ZdlPv(0x5205200)\n";
 
+    fn calls(trace: &Trace) -> Vec<Call> {
+        trace.calls().iter().map(|entry| entry.call).collect()
+    }
+
     #[test]
     fn valgrinds_lines_are_read() {
-        let trace = text(TEXT);
-        let allocate = |block, size, align, zero| Call::Allocate { block, size, align, zero };
+        let trace = text(TEXT).unwrap();
         let expected = [
-            allocate(0, 24, 0, false),
-            allocate(1, 72, 0, false),
-            allocate(2, 32, 0, true),
-            Call::Resize { block: 1, size: 100 },
+            Call::Malloc { size: 24 },
+            Call::Malloc { size: 72 },
+            Call::Calloc { size: 32 },
+            Call::Realloc { block: 1, size: 100 },
             Call::Free { block: 0 },
-            allocate(0, 10, 64, false),
+            Call::Aligned { size: 10, shift: 6 },
             Call::Free { block: 1 },
         ];
-        assert_eq!((trace.calls.as_slice(), trace.blocks), (&expected[..], 3));
-        assert_eq!((trace.peak_live, trace.skipped), (156, 1));
+        assert_eq!((calls(&trace), trace.blocks()), (expected.to_vec(), 4));
+        assert_eq!((trace.peak_live(), trace.skipped), (156, 1));
     }
 
     /// A field of a message.
@@ -279,12 +260,12 @@ mod tests {
         let whole = file();
         let trace = messages(&whole).unwrap();
         let expected = [
-            Call::Allocate { block: 0, size: 300, align: 0, zero: false },
-            Call::Allocate { block: 1, size: 15, align: 0, zero: true },
-            Call::Resize { block: 0, size: 9 },
+            Call::Malloc { size: 300 },
+            Call::Calloc { size: 15 },
+            Call::Realloc { block: 0, size: 9 },
             Call::Free { block: 1 },
         ];
-        assert_eq!((trace.calls.as_slice(), trace.peak_live), (&expected[..], 315));
+        assert_eq!((calls(&trace), trace.peak_live()), (expected.to_vec(), 315));
         for len in 0..whole.len() {
             let _ = messages(&whole[..len]);
             let mut damaged = whole.clone();
@@ -294,18 +275,9 @@ mod tests {
     }
 
     #[test]
-    fn a_file_may_be_compressed_and_has_to_be_a_trace() {
-        use std::io::Write;
-        let path = std::env::temp_dir().join(format!("specmalloc-trace-{}", std::process::id()));
-        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        packed.write_all(&file()).unwrap();
-        for (contents, calls) in [(file(), 4), (packed.finish().unwrap(), 4), (TEXT.to_vec(), 7)] {
-            std::fs::write(&path, contents).unwrap();
-            assert_eq!(read(&path).unwrap().calls.len(), calls);
-        }
-        std::fs::write(&path, "no trace").unwrap();
-        assert!(read(&path).unwrap_err().to_string().contains("not a trace"));
-        std::fs::remove_file(&path).unwrap();
-        assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::NotFound);
+    fn what_is_neither_is_refused() {
+        assert_eq!(read(&file()).unwrap().calls().len(), 4);
+        assert_eq!(read(TEXT).unwrap().calls().len(), 7);
+        assert!(read(b"no trace").unwrap_err().to_string().contains("not a trace"));
     }
 }

@@ -1,0 +1,15 @@
+//! Profiles in pprof's format, made of what an image has counted.
+//!
+//! `data` is a profile, `messages` its form in a file; `collect` makes one of an image, with the `objects` that its
+//! addresses lie in, and `symbols` finds the names of functions there.
+
+mod collect;
+mod data;
+mod messages;
+mod objects;
+mod symbols;
+
+pub use collect::{Before, before, profile};
+pub use data::{KINDS, Leak, Line, Location, Mapping, Profile, Stack, example};
+pub use objects::{Object, Segment};
+pub use symbols::resolve;

@@ -1,0 +1,84 @@
+//! Whether the helper looks at what the system says of memory, and how it opens files without being in anybody's way.
+//!
+//! It has a table of open files of its own, which was never the program's: no number of the program's is taken for a
+//! moment, a program that closes all of its files closes none of these, and none of the program's is kept open.
+//! And no file is opened once a filter of system calls may be there, which may kill for it.
+
+use crate::heap::Looks;
+use crate::sync::atomic::{AtomicU8, Ordering};
+use core::ffi::c_ulong;
+
+/// What the options say.
+static HEEDED: AtomicU8 = AtomicU8::new(UNSAID);
+const UNSAID: u8 = 0;
+const OFF: u8 = 1;
+const ON: u8 = 2;
+
+static LOOKS: Looks = Looks::new();
+
+/// Says whether pressure is heeded.
+pub(super) fn heed(on: bool) {
+    // Relaxed: a switch, read before each look.
+    HEEDED.store(if on { ON } else { OFF }, Ordering::Relaxed);
+}
+
+/// Pressure is heeded unless an option has said, or will say, something else.
+pub(super) fn heed_by_default() {
+    // Relaxed: as above.
+    let _said = HEEDED.compare_exchange(UNSAID, ON, Ordering::Relaxed, Ordering::Relaxed);
+}
+
+/// Whether pressure is heeded.
+pub(super) fn heeds() -> bool {
+    // Relaxed: as above.
+    HEEDED.load(Ordering::Relaxed) == ON
+}
+
+/// No look begins from here on, and none is going on any more: a filter is about to be installed.
+pub(super) fn forbid() {
+    // SAFETY: no arguments.
+    LOOKS.forbid(|| _ = unsafe { libc::sched_yield() });
+}
+
+/// In the child of a fork, which has no helper.
+pub(super) fn forget() {
+    LOOKS.forget();
+}
+
+/// Where the helper keeps its files.
+pub(super) struct Lookout {
+    has_own_files: bool,
+}
+
+impl Lookout {
+    /// By a helper that has just begun.
+    pub(super) fn new() -> Lookout {
+        Lookout { has_own_files: false }
+    }
+
+    /// Calls `look`, which may open files, if that may be done now.
+    pub(super) fn look<R>(&mut self, look: impl FnOnce() -> R) -> Option<R> {
+        if !heeds() {
+            return None;
+        }
+        LOOKS.take(|| !is_filtered() && self.opens_own_files(), look)
+    }
+
+    /// Gives the calling thread an empty table of files of its own (Linux 5.9), or has done so.
+    fn opens_own_files(&mut self) -> bool {
+        if !self.has_own_files {
+            let unshare = libc::CLOSE_RANGE_UNSHARE;
+            // SAFETY: closes no file but in the copy of the table that becomes this thread's, which uses none.
+            self.has_own_files =
+                unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, unshare) } == 0;
+        }
+        self.has_own_files
+    }
+}
+
+/// Whether this thread is under a filter of system calls: one that nobody told of, or that came with the process.
+fn is_filtered() -> bool {
+    let none: c_ulong = 0;
+    // SAFETY: asks for a number. (A bare system call: the preload library's own function of this name is not meant.)
+    unsafe { libc::syscall(libc::SYS_prctl, libc::PR_GET_SECCOMP, none, none, none, none) != 0 }
+}

@@ -1,0 +1,117 @@
+//! Models of walks, by shuttle: each store to what a thread owns is a step, and so is each look at a word of a block. What
+//! a walk tells is held against what was live from its beginning to its end, and what was live at any time meanwhile.
+
+use super::world::{Actor, HUGE, MEDIUM, World, join, spawn};
+use super::*;
+use crate::sync::checker::{explore, models};
+use crate::sync::set_steps;
+
+/// Every place that can be weakened, and the model that must fail then.
+const SEEDED: &[SeededBug] = &[
+    SeededBug::new("heap.moved_unmarked", "the mark of a block that goes from list to list", "moved"),
+    SeededBug::new("heap.told_unlinked", "the order of a block's words and its being counted", "extended"),
+    SeededBug::new("heap.life_forgotten", "the second look at the life of a slab", "reopened"),
+    SeededBug::new("heap.moved_unmarked", "the mark of a block that comes home", "sent_and_unmapped"),
+];
+
+const SCHEDULES: usize = 1500;
+
+/// Blocks of which a slab is extended by one at a time, by two, and by many; where one of the first begins
+/// so does one of the second.
+const PAGE: usize = 4 << 10;
+const HALF: usize = 2 << 10;
+const SMALL: usize = 256;
+
+/// Walks over what lies at `begin` and above beside the others, as often as told, and demands what a walk promises.
+fn walk(world: &World, begin: usize, times: usize) {
+    let from = world.base.get();
+    for _ in 0..times {
+        world.begin_watch(begin);
+        let mut walk = Walk::begin(begin);
+        let mut found = Vec::new();
+        loop {
+            let told = from.walk_on::<Checked>(&mut walk);
+            if told.is_empty() {
+                break;
+            }
+            found.extend_from_slice(told);
+        }
+        world.end_watch(&found);
+    }
+}
+
+/// What `model` does in a heap that has had blocks of [`PAGE`], of which one at most is `kept`, beside a walk. Where
+/// stores to what a thread owns are `steps`, each is a place to switch, and long waits are seldom.
+fn beside(kept: bool, steps: bool, model: fn(&Actor<'_>)) {
+    explore(SCHEDULES, move || {
+        let world = World::new();
+        let actor = Actor::new(&world);
+        for bytes in [MEDIUM, SLICE, HUGE] {
+            actor.get(bytes, false);
+        }
+        let blocks = [(); 4].map(|()| actor.get(PAGE, false));
+        blocks.into_iter().skip(usize::from(kept)).for_each(|at| actor.free(at));
+        let heap = actor.heap;
+        set_steps(steps);
+        let owner = spawn(&world, move |world| model(&Actor::with(world, heap)));
+        let slab = blocks[0] / SLICE * SLICE;
+        let walker = spawn(&world, move |world| walk(world, slab, 1));
+        join([owner, walker]);
+        set_steps(false);
+        walk(&world, world.base.os.range().start, 1);
+        world.live().into_iter().for_each(|at| actor.free(at));
+        actor.leave();
+        world.finish();
+    });
+}
+
+/// Blocks that are free go home to their slab.
+fn moved() {
+    beside(true, true, |actor| actor.heap.collect::<Checked, _>(actor.from));
+}
+
+/// Blocks are handed out for the first time.
+fn extended() {
+    beside(true, true, |actor| _ = actor.get(SMALL, false));
+}
+
+/// A slab is closed, and opened as one of another class.
+fn reopened() {
+    beside(false, false, |actor| {
+        actor.heap.collect::<Checked, _>(actor.from);
+        for _ in 0..3 {
+            actor.get(HALF, false);
+        }
+    });
+}
+
+/// Blocks that another thread has freed come home; arenas and huge blocks come and go.
+fn sent_and_unmapped() {
+    explore(SCHEDULES, || {
+        let world = World::new();
+        let owner = Actor::new(&world);
+        let (kept, sent) = (owner.get(MEDIUM, false), [(); 4].map(|()| owner.get(MEDIUM, false)));
+        let sender = Actor::new(&world);
+        sent.into_iter().for_each(|at| sender.free(at));
+        sender.leave();
+        let heap = owner.heap;
+        set_steps(true);
+        let owner = spawn(&world, move |world| {
+            let actor = Actor::with(world, heap);
+            actor.heap.settle::<Checked, _>(actor.from);
+            actor.release(actor.get(2 * SLICE, false));
+            actor.free(actor.get(HUGE, false));
+            actor.from.drop_kept();
+            actor.from.space().reap(Some(heap.slot()));
+            actor.from.unmap_empty(heap.claimant());
+            actor.leave();
+        });
+        let walker = spawn(&world, |world| walk(world, world.base.os.range().start, 2));
+        join([owner, walker]);
+        set_steps(false);
+        world.pass(kept);
+        world.finish();
+    });
+}
+
+models! { moved extended reopened sent_and_unmapped }
