@@ -106,8 +106,12 @@ impl Heap {
     /// thread has exited would hold its slabs for as long as this thread is idle.
     #[inline(always)]
     fn has_idle_owner(slab: &Slab) -> bool {
+        let owner = slab.owner();
+        // A model with a planted bug may come to a slab that is none any more: that is a failed model, not a crash.
+        #[cfg(any(loom, shuttle))]
+        assert!(!owner.is_null(), "a block goes home to no slab");
         // SAFETY: the owner of a slab with a live block is a heap, and heaps live forever.
-        unsafe { (*slab.owner()).possession().possessor().is_none() }
+        unsafe { (*owner).possession().possessor().is_none() }
     }
 
     /// Puts a free block among those that are to be sent to the heap that owns its slab.
