@@ -8,8 +8,7 @@
 //! What is soiled is free and resident, and counts with what is dirty (`Retention::excess`): the more of the one, the
 //! less of the other stays. A block that would soil more than an eighth of its size gives the rest of its last slice
 //! back before it is handed out. Blocks of different sizes by turns would purge and fault at each turn; so a heap purges
-//! a tail for each large block more than it has, and besides by what it allocates (`Tails`). Little is soiled, less than
-//! a share of what may be dirty, before it does that as often as it may.
+//! a tail for each large block more than it has, and besides by what it allocates (`Tails`).
 
 use super::Backend;
 use crate::base::{SLICE, step_of};
@@ -20,8 +19,6 @@ use crate::region::Prefer;
 use crate::sync::in_order;
 use core::ptr;
 
-/// One part in `SOILED_PARTS` of what may be dirty may be soiled.
-const SOILED_PARTS: usize = 8;
 /// A kept run is taken if it fits as well as this: two pages are to be faulted in.
 const FITS: usize = 8 << 10;
 
@@ -167,7 +164,7 @@ impl<P: Platform> Backend<P> {
             soiled = 0;
         }
         if tail.is_too_soiled(soiled)
-            && self.may_purge_tail(by, soiled)
+            && by.tails().take(self.settings().has_helper())
             && self.purge_tail(slab.base() + slab.bytes() - tail.bytes(), soiled)
         {
             soiled = 0;
@@ -176,13 +173,6 @@ impl<P: Platform> Backend<P> {
         if soiled > 0 {
             self.tally().add(by, Count::Soiled, soiled);
         }
-    }
-
-    /// Whether a block gives back its tail rather than that `more` bytes are soiled.
-    fn may_purge_tail(&self, by: &Claimant, more: usize) -> bool {
-        let soiled = self.soiled_bytes() + more;
-        let is_few = soiled * SOILED_PARTS <= self.settings().dirty_limit(self.live_bytes());
-        by.tails().take(is_few, self.settings().has_helper())
     }
 
     /// What is behind a large block no longer counts as soiled.

@@ -115,8 +115,6 @@ impl Claimant {
 
 /// What it costs to purge a tail, in bytes of large blocks that a heap allocates.
 const PRICE: usize = 4 << 20;
-/// How many times that it is where little is soiled.
-const FEW: usize = 4;
 /// How many times that it is where there are other threads, which a purge interrupts.
 const INTERRUPTS: usize = 16;
 /// What may be spent in advance, and what is owed at most.
@@ -149,11 +147,11 @@ impl Tails {
         self.spent.set((self.spent.get() + PRICE).min(MOST_OWED));
     }
 
-    /// Whether one may be purged, which is spent then; where `few` are soiled, or others are `interrupted`, less often.
-    pub(in crate::heap) fn take(&self, few: bool, interrupted: bool) -> bool {
+    /// Whether one may be purged, which is spent then; less often where others are `interrupted`.
+    pub(in crate::heap) fn take(&self, interrupted: bool) -> bool {
         let may = self.spent.get() < MOST;
         if may {
-            let times = if few { FEW } else { 1 } * if interrupted { INTERRUPTS } else { 1 };
+            let times = if interrupted { INTERRUPTS } else { 1 };
             self.spent.set(self.spent.get() + PRICE * times);
         }
         may

@@ -223,11 +223,6 @@ impl<P: Platform> Ground<P> {
         self.dirty_slices() * SLICE + self.huge.kept_bytes.get()
     }
 
-    /// Bytes behind large blocks that may be resident.
-    pub(in crate::heap) fn soiled_bytes(&self) -> usize {
-        self.tally.sum(Count::Soiled)
-    }
-
     /// How much of what is free and resident may not stay, once `more` bytes have become free and resident.
     pub(in crate::heap) fn excess(&self, more: usize) -> usize {
         let now = || self.os().now_ms();

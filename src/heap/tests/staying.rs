@@ -123,6 +123,26 @@ fn large_blocks_by_turns_purge_few_tails() {
     assert!(from.space().os().calls().purge < 100, "{}", from.space().os().calls().purge);
 }
 
+#[test]
+fn large_blocks_that_take_the_place_of_slabs_soil_hardly_anything() {
+    for size in [33_792, 37_000, 66_560, 100_000_usize] {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        let small: Vec<usize> = (0..(64 << 20) / 112).map(|_| get(from, heap, 112)).collect();
+        let (mut freed, mut blocks) = (0, Vec::new());
+        for block in small {
+            free(from, heap, block);
+            freed += 112;
+            if freed >= (blocks.len() + 4) * size.next_multiple_of(SLICE) {
+                blocks.push(get(from, heap, size));
+            }
+        }
+        let soiled = from.tally().sum(Count::Soiled);
+        assert!(soiled * 100 <= blocks.len() * size, "{size}: {} KiB", soiled >> 10);
+        blocks.iter().for_each(|&block| free(from, heap, block));
+    }
+}
+
 /// Blocks of 32 to 100 KiB, in another order each time.
 fn mixed(from: &Allocator<Os>, heap: &Heap, state: &mut u64, total: usize) -> Vec<usize> {
     let (mut blocks, mut bytes) = (Vec::new(), 0);
@@ -144,11 +164,11 @@ fn blocks_of_many_sizes_are_put_where_as_much_is_resident_as_they_need() {
     for cycle in 0..10 {
         let before = from.space().os().calls().purge;
         let blocks = mixed(from, heap, &mut state, TOTAL);
-        let soiled = from.soiled_bytes();
+        let soiled = from.tally().sum(Count::Soiled);
         // A third of what the runs are longer than the blocks would be soiled if they were put anywhere.
         assert!(soiled <= from.settings().dirty_limit(TOTAL) / 3, "{} KiB", soiled >> 10);
         blocks.iter().for_each(|&block| free(from, heap, block));
-        assert_eq!(from.soiled_bytes(), 0);
+        assert_eq!(from.tally().sum(Count::Soiled), 0);
         if cycle >= 3 {
             calls += from.space().os().calls().purge - before;
         }
