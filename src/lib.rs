@@ -13,6 +13,10 @@ pub mod heaps;
 mod index;
 #[cfg(all(feature = "paging", not(any(loom, shuttle))))]
 pub mod paging;
+// What of it needs no system.
+#[cfg(all(test, loom))]
+#[path = "paging/waiting/mod.rs"]
+mod paging_waiting;
 mod pal;
 mod rcu;
 mod region;

@@ -96,8 +96,28 @@ fn with_conf(conf: &str) -> (String, String) {
 
 #[test]
 fn options_come_from_the_environment() {
-    let (values, complaints) = with_conf("dirty_max:2M,helper:off,dirty_percent:7");
-    assert_eq!(values, "dirty_max:2097152\ndirty_percent:7\nhelper:0\n");
+    let conf = [
+        ("dirty_max:2M", 2_u64 << 20),
+        ("dirty_percent:7", 7),
+        ("helper:off", 0),
+        ("reserve:off", 0),
+        ("keep_huge:off", 0),
+        ("huge_pages:off", 0),
+        ("deepbind:on", 1),
+        ("limit:3G", 3 << 30),
+        ("guarded:on", 1),
+        ("pressure:off", 0),
+        // Guarded blocks are samples.
+        ("profile", 512 << 10),
+        ("arena_size:2M", 2 << 20),
+    ];
+    let (said, told): (Vec<_>, Vec<_>) = conf
+        .iter()
+        .map(|(pair, value)| (*pair, format!("{}:{value}\n", pair.split(':').next().unwrap())))
+        .unzip();
+    let said: Vec<_> = said.into_iter().filter(|pair| pair.contains(':')).collect();
+    let (values, complaints) = with_conf(&said.join(","));
+    assert_eq!(values, told.concat());
     assert_eq!(complaints, "");
 }
 

@@ -10,7 +10,7 @@ use crate::files::{Error, Result, no_memory, slot};
 use crate::global::{get_option, process};
 use crate::index::Found;
 use crate::pal::{Call, Errno, Misuse, broken_contract};
-use crate::region::{Kind, Prefer, Region, Stack};
+use crate::region::{Kind, Place, Prefer, Region, Stack};
 use crate::sync::CachePadded;
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
@@ -35,7 +35,7 @@ pub(super) struct Words {
     /// Slabs of each class with free blocks.
     pub(super) listed: [Stack<Record>; CLASSES],
     /// The slabs that blocks are taken from.
-    pub(super) current: [[AtomicPtr<Record>; CLASSES]; SHARDS],
+    pub(super) current: [[Place<Record>; CLASSES]; SHARDS],
 }
 
 const _: () = assert!(size_of::<Words>() <= WORDS_ROOM);

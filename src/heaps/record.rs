@@ -2,7 +2,7 @@
 //! memory that is never a file's: room for the heap's words, which only the first area uses, and a record for each slice.
 
 use crate::base::{GRANULE, SLICE, align_down};
-use crate::region::{BlockMap, Link, Linked, Region};
+use crate::region::{BlockMap, Link, Linked, Mapped, Region};
 use core::ptr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -50,6 +50,13 @@ pub(super) struct Record {
 unsafe impl Linked for Record {
     fn link(&self) -> &Link {
         &self.link
+    }
+}
+
+impl Mapped for Record {
+    #[inline]
+    fn map(&self) -> &BlockMap {
+        &self.map
     }
 }
 

@@ -4,10 +4,10 @@ use super::memory::{Memory, Refusal, SHARDS};
 use super::record::{Record, Usage};
 use crate::base::{CLASSES, SLICE, class_info, class_size};
 use crate::pal::{Call, Misuse, broken_contract};
-use crate::region::{Given, MAP_BLOCKS, Stack};
+use crate::region::{Given, MAP_BLOCKS, Place, Stack};
 use core::ptr::{self, NonNull};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The class of a slab's blocks.
 fn class_of(record: &Record) -> usize {
@@ -39,14 +39,6 @@ fn number_thread() -> usize {
     number % SHARDS
 }
 
-/// # Safety
-/// `at` is null or leads to a record of a heap that is there.
-#[inline]
-unsafe fn record_at(at: *mut Record) -> Option<&'static Record> {
-    // SAFETY: the caller's.
-    unsafe { at.as_ref() }
-}
-
 fn block_at(record: &Record, class: usize, index: usize) -> NonNull<[u8]> {
     let size = class_size(class);
     let block = ptr::with_exposed_provenance_mut(record.base() + index * size);
@@ -64,26 +56,16 @@ impl Memory {
 
     /// A block of the slab at `place`, if there is one.
     #[inline]
-    fn take_current(&self, place: &AtomicPtr<Record>, class: usize) -> Option<NonNull<[u8]>> {
-        // Acquire: pairs with the Release of the exchange that put it there: the map is open.
-        // SAFETY: null, or a record of this heap.
-        let record = unsafe { record_at(place.load(Ordering::Acquire)) }?;
-        match record.map.take(class as u32) {
-            Ok(index) => index.map(|index| block_at(record, class, index)),
-            Err(index) => {
-                // The slab was another's by then.
-                self.give(record, index);
-                None
-            }
-        }
+    fn take_current(&self, place: &Place<Record>, class: usize) -> Option<NonNull<[u8]>> {
+        let taken = place.take(class as u32, |record, index| self.give(record, index));
+        taken.map(|(record, index)| block_at(record, class, index))
     }
 
     #[cold]
     #[inline(never)]
-    fn allocate_small_slow(&self, place: &AtomicPtr<Record>, class: usize) -> Result<NonNull<[u8]>, Refusal> {
+    fn allocate_small_slow(&self, place: &Place<Record>, class: usize) -> Result<NonNull<[u8]>, Refusal> {
         loop {
-            // Acquire: as in `take_current`.
-            let before = place.load(Ordering::Acquire);
+            let seen = place.seen();
             // Once more, from the first block on, or from what another thread has put there meanwhile.
             if let Some(block) = self.take_current(place, class) {
                 return Ok(block);
@@ -93,14 +75,7 @@ impl Memory {
                 Err(refusal) => return self.take_anywhere(class).ok_or(refusal),
             };
             let taken = record.map.take(class as u32).ok().flatten();
-            let at = ptr::from_ref(record).cast_mut();
-            // Release: pairs with the Acquire of `take_current`. Acquire: what was there is retired here.
-            let left = match place.compare_exchange(before, at, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(before) => before,
-                Err(_) => at,
-            };
-            // SAFETY: null, or a record of this heap.
-            if let Some(left) = unsafe { record_at(left) } {
+            if let Some(left) = place.replace(seen, record) {
                 self.retire(left);
             }
             if let Some(index) = taken {
@@ -212,9 +187,7 @@ impl Memory {
     /// Takes all slabs from where blocks are taken, so that those without a block can be closed.
     pub(super) fn retire_all(&self) {
         for place in self.words().current.iter().flatten() {
-            // Acquire, Release: as in `allocate_small_slow`.
-            // SAFETY: null, or a record of this heap.
-            if let Some(record) = unsafe { record_at(place.swap(ptr::null_mut(), Ordering::AcqRel)) } {
+            if let Some(record) = place.clear() {
                 self.retire(record);
             }
         }

@@ -15,6 +15,7 @@ mod pages;
 mod region;
 mod service;
 mod userfault;
+mod waiting;
 
 pub use error::{Cause, Error, PagerError, Result};
 pub use held::{Held, Pin};

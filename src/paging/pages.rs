@@ -3,6 +3,7 @@
 use super::error::{Cause, Error, PagerError, Result};
 use super::service::{Lease, Served, enter, leave};
 use super::userfault::Fault;
+use super::waiting::Waiting;
 use crate::files::section;
 use crate::global::process;
 use crate::region::{Evict, Hold, Region, Unit};
@@ -13,8 +14,8 @@ use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Where the bytes of a region come from: a file that is decompressed or decrypted, the network, a computation.
 ///
@@ -59,10 +60,8 @@ pub(super) struct Pages {
     unit: usize,
     units: Box<[Unit]>,
     pager: Box<dyn Pager>,
-    closed: AtomicBool,
-    failures: Mutex<BTreeMap<usize, Cause>>,
-    /// A unit is no longer busy, or the region is closed. Goes with the lock of the failures.
-    changed: Condvar,
+    /// With why units failed.
+    waiting: Waiting<BTreeMap<usize, Cause>>,
     fetched: AtomicUsize,
     lease: Lease,
 }
@@ -80,9 +79,7 @@ impl Pages {
             unit,
             units,
             pager,
-            closed: AtomicBool::new(false),
-            failures: Mutex::new(BTreeMap::new()),
-            changed: Condvar::new(),
+            waiting: Waiting::new(BTreeMap::new()),
             fetched: AtomicUsize::new(0),
             lease,
         });
@@ -124,15 +121,12 @@ impl Pages {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        // Relaxed: who comes after the closing knows of it by other ways; who comes beside it comes before or after.
-        self.closed.load(Relaxed)
+        self.waiting.is_closed()
     }
 
     /// From now on there are no new readers. Those that wait for another one to fetch are told.
     pub(super) fn close(&self) {
-        // Relaxed: as above; who waits looks under the lock.
-        self.closed.store(true, Relaxed);
-        self.tell();
+        self.change(|| self.waiting.close());
     }
 
     /// The units in which a range of bytes lies.
@@ -157,15 +151,16 @@ impl Pages {
                     self.units[index].absent(|| ());
                     return Err(Error::Forked);
                 }
+                Hold::Failed if !self.lease.is_ours() => return Err(Error::Forked),
                 // Without a cause it was evicted just now.
                 Hold::Failed => {
-                    if let Some(cause) = self.failures().get(&index).cloned() {
+                    if let Some(cause) = self.waiting.kept().get(&index).cloned() {
                         return Err(Error::Failed { offset: index * self.unit, cause });
                     }
                 }
                 Hold::Busy(by) if by == thread() => return Err(Error::InsidePager),
                 Hold::Busy(_) if !self.lease.is_ours() => return Err(Error::Forked),
-                Hold::Busy(_) => self.wait(index),
+                Hold::Busy(_) => self.waiting.wait_for(&self.units[index]),
                 Hold::Full => return Err(Error::Busy),
             }
         }
@@ -222,17 +217,16 @@ impl Pages {
                 Ok(()) => self.install(span.start, room).map_err(|error| Cause::System(error.into())),
                 Err(cause) => Err(cause),
             };
-            let settled = match &outcome {
+            let settled = self.change(|| match &outcome {
                 Ok(()) => self.units[index].fetched(holds),
                 Err(cause) => {
-                    self.failures().insert(index, cause.clone());
+                    self.waiting.kept().insert(index, cause.clone());
                     self.forbid(&span);
                     self.units[index].failed()
                 }
-            };
+            });
             if settled {
                 self.wake(index);
-                self.tell();
                 return outcome.map_err(|cause| Error::Failed { offset, cause });
             }
             self.clear(&(index..index + 1));
@@ -276,10 +270,7 @@ impl Pages {
             return;
         }
         self.clear(&units);
-        for index in units.clone() {
-            self.units[index].absent(|| self.wake(index));
-        }
-        self.tell();
+        self.change(|| units.for_each(|index| self.units[index].absent(|| self.wake(index))));
     }
 
     /// Has nothing in units that are the caller's: neither bytes nor a failure.
@@ -290,12 +281,18 @@ impl Pages {
         }
         // Of memory of one's own it does not fail.
         let _ = discard(&span);
-        let mut failures = self.failures();
+        let mut failures = self.waiting.kept();
         let failed: Vec<usize> = failures.range(units.clone()).map(|(&index, _)| index).collect();
         for index in failed {
             failures.remove(&index);
             protect(&self.span(index..index + 1), libc::PROT_READ);
         }
+    }
+
+    /// Does what those may wait for who wait here, and tells them. In a child of fork nobody waits, and a thread that is
+    /// not there may have the lock.
+    fn change<R>(&self, change: impl FnOnce() -> R) -> R {
+        if self.lease.is_ours() { self.waiting.change(change) } else { change() }
     }
 
     /// Has those who wait in a fault for bytes of a unit try again.
@@ -312,24 +309,6 @@ impl Pages {
         let end = self.region.mapped();
         let base = self.region.base();
         base + (units.start * self.unit).min(end)..base + (units.end * self.unit).min(end)
-    }
-
-    fn failures(&self) -> MutexGuard<'_, BTreeMap<usize, Cause>> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits while another thread is busy with a unit.
-    fn wait(&self, index: usize) {
-        let mut failures = self.failures();
-        while self.units[index].is_busy() && !self.is_closed() {
-            failures = self.changed.wait(failures).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Something has changed for those who wait. (With the lock: who has looked and does not wait yet has it.)
-    fn tell(&self) {
-        drop(self.failures());
-        self.changed.notify_all();
     }
 }
 
@@ -422,4 +401,46 @@ fn discard(span: &Range<usize>) -> io::Result<()> {
 fn protect(span: &Range<usize>, access: i32) {
     // SAFETY: as above. If the system refuses, for it would be one mapping too many, faults are woken in vain.
     let _ = unsafe { libc::mprotect(ptr::with_exposed_provenance_mut(span.start), span.len(), access) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pal::Platform;
+
+    /// A child of fork, in which a thread that is not there has the lock, lets go of what it holds, and is refused.
+    #[test]
+    fn a_child_waits_for_no_lock_of_a_thread_that_it_does_not_have() {
+        let first_only = |offset: usize, to: &mut [u8]| -> std::result::Result<(), PagerError> {
+            to.fill(1);
+            if offset == 0 { Ok(()) } else { Err("the first only".into()) }
+        };
+        let page = process().space().os().page_size();
+        let pages = match Pages::map(2 * page, page, Box::new(first_only)) {
+            Err(Error::NotAllowed { .. }) => return,
+            pages => pages.unwrap(),
+        };
+        let mut room = Vec::new();
+        pages.hold(0, &mut room).unwrap();
+        assert_eq!(pages.evict(0..1).unwrap(), Evicted { now: 0, later: 1 });
+        assert!(matches!(pages.hold(1, &mut room), Err(Error::Failed { .. })));
+        let lock = pages.waiting.kept();
+        // SAFETY: the child does no more than what is tried here, and ends; an alarm ends it if it waits.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: as above.
+            unsafe { libc::alarm(10) };
+            pages.release(0);
+            let is_refused = matches!(pages.hold(1, &mut room), Err(Error::Forked));
+            pages.close();
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(i32::from(!is_refused)) };
+        }
+        drop(lock);
+        let mut status = 0;
+        // SAFETY: waits for the child.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(status, 0, "the child failed, or waits forever");
+        pages.release(0);
+    }
 }

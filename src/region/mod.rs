@@ -2,9 +2,9 @@
 //!
 //! A [`Region`] describes one contiguous range that the allocator mapped. Descriptors are immortal: they live in
 //! [`Metadata`] that is never unmapped, and are recycled through [`Descriptors`] with a new generation. Who may unmap a
-//! region and who may keep it is decided by one word, [`State`]; who holds which slice of an arena by [`SliceMap`], and
-//! who holds which block of a slab that any thread may allocate from by [`BlockMap`]; whether the bytes of a part of a
-//! region are there that the program fetches itself, by its [`Unit`].
+//! region and who may keep it is decided by one word, [`State`]; who holds which slice of an arena by [`SliceMap`],
+//! who holds which block of a slab that any thread may allocate from by [`BlockMap`], where such slabs are looked for by
+//! [`Place`]; whether the bytes of a part of a region are there that the program fetches itself, by its [`Unit`].
 //!
 //! The law of the layer: false-locked is fine, false-unlocked never. A reader that loses a race is refused; it never
 //! waits for the unmapper.
@@ -20,6 +20,9 @@ mod metadata;
 #[cfg(all(test, loom))]
 mod models;
 mod notes;
+#[cfg(all(test, loom))]
+mod place_models;
+mod places;
 pub(crate) mod runs;
 mod slices;
 mod stack;
@@ -35,6 +38,7 @@ pub(crate) use descriptor::KINDS;
 pub use descriptor::{Descriptors, Kind, Region, RegionId, Retired, RetiredAs, Shape};
 pub use metadata::{InPlace, Metadata};
 pub use notes::{ArenaNotes, FileNotes, HeapNotes, HugeNotes};
+pub use places::{Mapped, Place};
 pub use runs::Run;
 pub use slices::{Among, Attempt, Prefer, SliceMap};
 pub use stack::{Link, Linked, Stack};

@@ -31,6 +31,11 @@ const SEEDED: &[SeededBug] = &[
         "evicted_while_fetched",
     ),
     SeededBug::new(
+        "region.unit_again_fenced_first",
+        "the fence after the word of who fetches once more",
+        "evicted_twice_while_fetched",
+    ),
+    SeededBug::new(
         "region.unit_evict_unfenced",
         "the evictor's fence before its look",
         "evicted_while_fetched",
@@ -181,6 +186,21 @@ fn evicted_while_fetched() {
     });
 }
 
+/// The same twice: the second time it may be fetched once more already.
+fn evicted_twice_while_fetched() {
+    explore(3, || {
+        let world = World::new();
+        let other = on_thread(&world, |world| _ = world.read(2));
+        for number in [1, 2] {
+            // Relaxed: it is the eviction that orders it.
+            world.source.store(number, Relaxed);
+            world.evict();
+        }
+        other.join().unwrap();
+        assert_eq!(world.read(1), Some(2), "what was evicted is there again");
+    });
+}
+
 /// A thread faults while its unit is evicted. Its fault is served, or it is woken and comes again.
 fn woken_after_an_eviction() {
     /// What the system knows of the page.
@@ -216,4 +236,4 @@ fn woken_after_an_eviction() {
     });
 }
 
-models! { fetched_once evicted_under_readers let_go_while_another_comes evicted_while_fetched woken_after_an_eviction }
+models! { fetched_once evicted_under_readers let_go_while_another_comes evicted_while_fetched evicted_twice_while_fetched woken_after_an_eviction }

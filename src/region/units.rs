@@ -142,10 +142,9 @@ impl Unit {
 
     /// What was fetched was old, and is gone. The caller fetches once more.
     pub fn again(&self) {
-        // Relaxed: the fence orders it.
-        self.0.fetch_and(!STALE, Relaxed);
-        // Partner: the fence of `evict`, as in `hold`.
-        full_fence("region.unit_again_unfenced");
+        // Relaxed: the fence orders it. Its partner: the fence of `evict`, as in `hold`.
+        let fresh = || _ = self.0.fetch_and(!STALE, Relaxed);
+        in_order(fresh, || full_fence("region.unit_again_unfenced"), "region.unit_again_fenced_first");
     }
 
     /// The caller, whose the unit is, has taken the bytes away. `wake` wakes those who wait in a fault.

@@ -72,7 +72,7 @@ const HOUSES: [House; 8] = [
     House {
         crate_at: "src",
         layer: &["paging"],
-        rooms: &["error", "userfault", "service", "mapping", "pages", "held", "region"],
+        rooms: &["error", "waiting", "userfault", "service", "mapping", "pages", "held", "region"],
     },
     House {
         crate_at: "preload/src",

@@ -212,7 +212,10 @@ static void options(void)
     const char *others[][3] = {{"reserve", "off", "0"},    {"reserve", "on", "1"},      {"huge_pages", "off", "0"},
                                {"huge_pages", "on", "1"},  {"names", "on", "1"},        {"names", "off", "0"},
                                {"deepbind", "on", "1"},    {"deepbind", "off", "0"},    {"dirty_percent", "7", "7"},
-                               {"arena_size", "2M", "2097152"}, {"keep_huge", "off", "0"}, {"keep_huge", "on", "1"}};
+                               {"arena_size", "2M", "2097152"}, {"keep_huge", "off", "0"}, {"keep_huge", "on", "1"},
+                               {"pressure", "off", "0"},   {"pressure", "on", "1"},     {"profile", "1G", "1073741824"},
+                               {"profile", "off", "0"},    {"limit", "1G", "1073741824"}, {"limit", "0", "0"},
+                               {"soft_limit", "1G", "1073741824"}, {"soft_limit", "0", "0"}, {"helper", "on", "1"}};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         CHECK(set(others[i][0], others[i][1]) == 0 && get(others[i][0], value, sizeof value) > 0);
         CHECK(strcmp(value, others[i][2]) == 0);
@@ -226,8 +229,9 @@ static void options(void)
 static void options_in_force(void)
 {
     typeof(&specmalloc_get_option) get = LIBRARY(specmalloc_get_option);
-    const char *names[] = {"dirty_max", "dirty_percent", "helper"};
-    for (int i = 0; i < 3; i++) {
+    const char *names[] = {"dirty_max", "dirty_percent", "helper",  "reserve",  "keep_huge", "huge_pages", "deepbind",
+                           "limit",     "guarded",       "pressure", "profile", "arena_size"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char value[64];
         CHECK(get(names[i], value, sizeof value) > 0);
         printf("%s:%s\n", names[i], value);
