@@ -60,12 +60,14 @@ fn the_callers_runpath_counts() {
     let folder = common::scratch().join(format!("runpath-{}", std::process::id()));
     let (plugins, parts) = (folder.join("plugins"), folder.join("plugins/parts"));
     fs::create_dir_all(&parts).expect("a folder");
-    let copy = |from: PathBuf, to: PathBuf| fs::copy(from, to).expect("a copy");
+    // Not copies: what a thread of this process has just written cannot be executed while a child that another one
+    // makes has the file open for writing, too.
+    let link = |from: PathBuf, to: PathBuf| fs::hard_link(from, to).expect("another name");
     let (outer, inner) = ("-Wl,-rpath,$ORIGIN/parts", "-Wl,-rpath,$ORIGIN/nowhere");
-    copy(common::compile("deep.c", &["-shared", "-fPIC", outer]), plugins.join("libouter.so"));
-    copy(common::compile("deep.c", &["-shared", "-fPIC", inner]), parts.join("libinner.so"));
+    link(common::compile("deep.c", &["-shared", "-fPIC", outer]), plugins.join("libouter.so"));
+    link(common::compile("deep.c", &["-shared", "-fPIC", inner]), parts.join("libinner.so"));
     let program = folder.join("program");
-    copy(common::compile("beside.c", &["-Wl,-rpath,$ORIGIN/plugins"]), program.clone());
+    link(common::compile("beside.c", &["-Wl,-rpath,$ORIGIN/plugins"]), program.clone());
     common::run(Command::new(program).arg("the_callers_runpath_counts")).passed();
     fs::remove_dir_all(folder).expect("the folder was just made");
 }

@@ -8,6 +8,7 @@ use super::SeededBug;
 use super::census;
 use super::seeded::plant;
 use std::cell::Cell;
+use std::os::unix::process::ExitStatusExt;
 
 /// A model by its name.
 pub(crate) type Model = (&'static str, fn());
@@ -15,7 +16,6 @@ pub(crate) type Model = (&'static str, fn());
 std::thread_local! {
     // A checker runs all threads of a model on the thread that asked for it.
     static EXECUTIONS: Cell<usize> = const { Cell::new(0) };
-    static QUIET: Cell<bool> = const { Cell::new(false) };
     // What schedules are drawn from.
     static SEED: Cell<Option<u64>> = const { Cell::new(None) };
 }
@@ -88,35 +88,45 @@ pub(crate) fn pass(layer: &str, name: &str, model: fn()) {
     println!("{layer}::{name}: {} executions", EXECUTIONS.with(Cell::get));
 }
 
+/// The seed that the search for a planted bug draws from.
+#[cfg(shuttle)]
+pub(crate) fn seed() -> Option<u64> {
+    SEED.get()
+}
+
 /// Searches for a bug before it counts as not caught, each from a seed of its own: which one finds it changes with the
 /// code that is searched, and with nothing else.
 const SEARCHES: u64 = if cfg!(loom) { 1 } else { 16 };
 
-/// Runs each bug against the model that must catch it, and says after how many executions it did.
+/// Says in a child of `catch_all` which bug it plants.
+const PLANT: &str = "SPECMALLOC_MODEL_PLANT";
+/// What begins a line of such a child, if it caught the bug.
+const CAUGHT: &str = "planted, and caught after ";
+/// The same, if it did not.
+const SURVIVED: &str = "planted, and not caught after ";
+
+/// What a model crashes by.
+const CRASHES: [libc::c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT];
+
+/// Runs each bug against the model that must catch it, and says after how many executions it did: each in a process of
+/// its own, for a bug may lead to a wild pointer as well as to a panic. A model that ends by a signal has failed.
 pub(crate) fn catch_all(layer: &str, bugs: &[SeededBug], models: &[Model]) {
-    silence_caught();
+    let model_of = |bug: &SeededBug| {
+        *models.iter().find(|(name, _)| *name == bug.caught_by).expect("a model of that name")
+    };
+    if let Ok(planted) = std::env::var(PLANT) {
+        let bug = bugs.iter().find(|bug| bug.name == planted).expect("a bug of that name");
+        return search_for(bug, model_of(bug).1);
+    }
     let mut survivors = Vec::new();
     for bug in bugs {
-        let (name, model) =
-            models.iter().find(|(name, _)| *name == bug.caught_by).expect("a model of that name");
-        EXECUTIONS.with(|count| count.set(0));
-        QUIET.with(|quiet| quiet.set(true));
-        let caught = (0..SEARCHES).find_map(|seed| {
-            SEED.set(Some(seed));
-            plant(bug.name, *model)
-        });
-        SEED.set(None);
-        QUIET.with(|quiet| quiet.set(false));
-        let executions = EXECUTIONS.with(Cell::get);
-        let Some(failure) = caught else {
-            survivors.push(bug);
-            continue;
-        };
-        let failure = failure.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-        println!(
-            "{}: {}\n    caught by {layer}::{name} after {executions} executions: {failure}",
-            bug.name, bug.removes
-        );
+        let (name, _) = model_of(bug);
+        match search_apart(layer, bug) {
+            Some(how) => {
+                println!("{}: {}\n    caught by {layer}::{name} after {how}", bug.name, bug.removes)
+            }
+            None => survivors.push(bug),
+        }
     }
     assert!(survivors.is_empty(), "not caught: {survivors:#?}");
     for (name, _) in models {
@@ -124,17 +134,57 @@ pub(crate) fn catch_all(layer: &str, bugs: &[SeededBug], models: &[Model]) {
     }
 }
 
-/// A planted bug that is caught panics as it must: that is not worth a message.
-fn silence_caught() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !QUIET.with(Cell::get) {
-                before(info);
-            }
-        }));
+/// Searches for a planted bug in a child, which is this test again: what it says of how the bug was caught.
+fn search_apart(layer: &str, bug: &SeededBug) -> Option<String> {
+    let module = layer.split_once("::").expect("a path in this crate").1;
+    let output = std::process::Command::new(std::env::current_exe().expect("a test program"))
+        .args([
+            "--exact",
+            &format!("{module}::every_seeded_bug_is_caught"),
+            "--nocapture",
+            "--test-threads=1",
+        ])
+        .env(PLANT, bug.name)
+        .env_remove("SPECMALLOC_MODEL_CENSUS")
+        .output()
+        .expect("this program runs again");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let after = |mark| said.lines().find_map(|line| line.split_once(mark)).map(|(_, how)| how.to_owned());
+    match (output.status.code(), after(CAUGHT), after(SURVIVED)) {
+        (Some(0), Some(how), None) => Some(how),
+        (Some(0), None, Some(_)) => None,
+        // By a signal of its own making, which its text names, and not one that somebody sent.
+        (None, None, None) if CRASHES.contains(&output.status.signal().unwrap_or_default()) => {
+            Some(format!("executions that it did not live to count: {}", output.status))
+        }
+        _ => panic!("{}: {}\n{said}{}", bug.name, output.status, String::from_utf8_lossy(&output.stderr)),
+    }
+}
+
+/// In the child: plants a bug, and says whether the model failed.
+fn search_for(bug: &SeededBug, model: fn()) {
+    // A crash leaves no file behind, and nobody searches on whose parent was ended.
+    // SAFETY: a limit for this process, by a value that lives for the call; and a signal for it.
+    unsafe {
+        libc::setrlimit(libc::RLIMIT_CORE, &libc::rlimit { rlim_cur: 0, rlim_max: 0 });
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+    }
+    // A planted bug that is caught panics as it must: that is not worth a message.
+    std::panic::set_hook(Box::new(|_| {}));
+    let caught = (0..SEARCHES).find_map(|seed| {
+        SEED.set(Some(seed));
+        plant(bug.name, model)
     });
+    drop(std::panic::take_hook());
+    let executions = EXECUTIONS.with(Cell::get);
+    // On a line of its own, behind what the test runner has begun.
+    match caught {
+        Some(failure) => {
+            let failure = failure.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+            println!("\n{CAUGHT}{executions} executions: {failure}");
+        }
+        None => println!("\n{SURVIVED}{executions} executions"),
+    }
 }
 
 /// The models of a layer by name: a test that each passes, and one that every bug of `SEEDED`, which the module has, is

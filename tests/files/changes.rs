@@ -71,13 +71,20 @@ fn unmapping_waits_for_readers_and_says_how_long() {
     let (file, region) = region(10_000);
     let pin = region.pin().unwrap();
     let address = pin.as_ptr().addr();
-    let holder = thread::spawn(move || {
-        thread::sleep(Duration::from_millis(50));
-        assert_eq!(pin[9_999], pattern(9_999));
+    let held = Duration::from_millis(50);
+    thread::scope(|scope| {
+        let region = &region;
+        scope.spawn(move || {
+            // Since the other began to wait.
+            while !region.is_closed() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            thread::sleep(held);
+            assert_eq!(pin[9_999], pattern(9_999));
+        });
+        assert!(region.unmap().unwrap().waited >= held);
+        assert!(!is_mapped(&file, address));
     });
-    assert!(region.unmap().unwrap().waited >= Duration::from_millis(40));
-    assert!(!is_mapped(&file, address));
-    holder.join().unwrap();
     assert!(matches!(region.unmap(), Err(Error::Closed)) && region.is_closed());
 }
 

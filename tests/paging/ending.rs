@@ -4,6 +4,7 @@ use crate::support::{Door, fill, pattern, small_units, touch};
 use specmalloc::files::{FileRegion, memfd};
 use specmalloc::paging::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
@@ -55,13 +56,25 @@ fn closed_while_a_thread_waits_for_another_to_fetch() {
 fn unmapping_waits_for_readers_and_not_for_oneself() {
     let Some(region) = small_units(8192, fill) else { return };
     let held = region.hold(0..8192).unwrap();
+    let unmapper = Arc::new(AtomicI32::new(0));
+    let its = unmapper.clone();
     let reader = thread::spawn(move || {
+        // Until the other, which calls nothing else any more that waits, has looked in vain and sleeps.
+        let sleeps = |thread: i32| {
+            let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+            status.contains(") S ")
+        };
+        while !matches!(its.load(SeqCst), thread if thread != 0 && sleeps(thread)) {
+            thread::yield_now();
+        }
         thread::sleep(Duration::from_millis(20));
         held[8191]
     });
+    // SAFETY: has no effect.
+    unmapper.store(unsafe { libc::gettid() }, SeqCst);
     let waited = region.unmap().unwrap().waited;
     assert_eq!(reader.join().unwrap(), pattern(8191));
-    assert!(waited > Duration::from_millis(1), "{waited:?}");
+    assert!(waited >= Duration::from_millis(20), "{waited:?}");
     let file = memfd("other", 4096).unwrap();
     // SAFETY: nobody changes the file.
     let file = unsafe { FileRegion::map(&file).unwrap() };

@@ -1,6 +1,7 @@
 /* Threads, signals, forks, exits and plug-ins, and malloc in the middle of each. */
 #include "support.h"
 #include <dlfcn.h>
+#include <semaphore.h>
 #include <spawn.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
@@ -59,6 +60,7 @@ static void empty_slots(void)
 
 enum { SIGNALS = 5000 };
 static atomic_int handled, storm_over;
+static sem_t was_handled;
 
 static void on_signal(int number)
 {
@@ -71,6 +73,7 @@ static void on_signal(int number)
     CHECK(grown != NULL);
     free(grown);
     handled++;
+    sem_post(&was_handled);
     errno = saved;
 }
 
@@ -78,7 +81,7 @@ static void *send_signals(void *target)
 {
     for (int i = 0; i < SIGNALS; i++) {
         CHECK(pthread_kill(*(pthread_t *)target, SIGUSR1) == 0);
-        while (handled == i) sched_yield(); /* or the next one would be merged with this one */
+        while (sem_wait(&was_handled) != 0) continue; /* or the next one would be merged with this one */
     }
     storm_over = 1;
     return NULL;
@@ -88,6 +91,7 @@ static void malloc_in_signal_handlers(void)
 {
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+    CHECK(sem_init(&was_handled, 0, 0) == 0);
     pthread_t self = pthread_self(), sender;
     start(&sender, send_signals, &self);
     uint32_t state = 4711;
