@@ -7,5 +7,6 @@ passing_cases! { "huge.c":
     calloc_does_not_fault,
     grows_without_copies,
     refuses_without_giving_back,
+    tables_stay_sparse,
     untouched_blocks_are_not_populated,
 }

@@ -5,7 +5,7 @@ use super::raw::{free, free_stray, malloc};
 use super::samples;
 use crate::base::is_aligned;
 use crate::global::{Options, Thread, process, tell_if_due, with_heap};
-use crate::heap::{BlockKind, Place};
+use crate::heap::{BlockKind, LARGE_MAX, Place};
 use crate::pal::Call;
 use core::ptr;
 
@@ -33,7 +33,8 @@ pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
         (Place::Slab(_), _) => fits.then_some(block),
         // A large block that stays is told its size, too.
         (Place::Large(_), kind) if kind != BlockKind::Large && !fits => None,
-        (Place::Huge(_), kind) if kind != BlockKind::Huge => None,
+        // A huge block stays one down to half of that: between the two sizes nothing is copied to and fro.
+        (Place::Huge(_), kind) if kind != BlockKind::Huge && !(fits && size >= LARGE_MAX / 2) => None,
         _ => with_heap::<T, _>(Options::NONE, |heap| {
             // SAFETY: the heap is possessed here, the block is the caller's, the kinds agree or the block fits.
             heap.and_then(|heap| unsafe { process().resize(heap, place, size, page_aligned(block)) })

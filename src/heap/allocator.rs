@@ -220,7 +220,7 @@ impl<P: Platform> Allocator<P> {
     ///
     /// # Safety
     /// The caller possesses `heap` and the block that `place` was found for; both sizes are of kind
-    /// [`BlockKind::Large`] or both of kind [`BlockKind::Huge`], or the block is large and can hold `size` bytes.
+    /// [`BlockKind::Large`] or both of kind [`BlockKind::Huge`], or the block can hold `size` bytes and is no slab's.
     pub unsafe fn resize(&self, heap: &Heap, place: Place, size: usize, align: usize) -> Option<*mut u8> {
         match place {
             Place::Slab(_) => None,

@@ -143,6 +143,27 @@ static void calloc_does_not_fault(void)
     }
 }
 
+/* Tables of which little is used, made and freed again and again, never become resident as a whole. */
+static void tables_stay_sparse(void)
+{
+    static const struct { size_t size; int count; } kinds[] = {{1000000, 100}, {3000000, 50}, {16 * MIB, 8}, {40 * MIB, 8}};
+    static unsigned char *tables[100];
+    for (size_t kind = 0; kind < sizeof kinds / sizeof *kinds; kind++) {
+        for (int cycle = 0; cycle < 10; cycle++) {
+            for (int i = 0; i < kinds[kind].count; i++) {
+                CHECK((tables[i] = calloc(1, kinds[kind].size)) != NULL);
+                for (size_t at = 0; at < kinds[kind].size; at += 128 * KIB) {
+                    CHECK(tables[i][at] == 0);
+                    tables[i][at] = 1;
+                }
+            }
+            for (int i = 0; i < kinds[kind].count; i++) free(tables[i]);
+        }
+    }
+    /* 6 MiB of pages are in use at most; what is kept of one kind is there beside the next. */
+    CHECK(figure("/proc/self/status", "VmHWM:") <= 32 * 1024);
+}
+
 /* What no address space can hold is refused by every call, and nothing that is free is given back for it. */
 static void refuses_without_giving_back(void)
 {
@@ -171,6 +192,7 @@ int main(int argc, char **argv)
         CASE(grows_without_copies),
         CASE(calloc_does_not_fault),
         CASE(refuses_without_giving_back),
+        CASE(tables_stay_sparse),
         CASE(untouched_blocks_are_not_populated),
     };
     return run_case(cases, sizeof cases / sizeof *cases, argc, argv);

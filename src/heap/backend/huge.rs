@@ -9,7 +9,7 @@
 //! is how a second free of it is recognised.
 
 use crate::base::{SLICE, align_down, align_up, is_aligned};
-use crate::heap::ground::{Claimant, Ground, HUGE_PAGE, Sampled};
+use crate::heap::ground::{Claimant, Ground, HUGE_PAGE, Sampled, clear};
 use crate::index::Move;
 use crate::pal::{Call, Errno, Misuse, Platform, broken_contract};
 use crate::region::{Kind, Region};
@@ -134,13 +134,13 @@ impl Huge {
         align_down(bytes, region.huge().unit().unwrap_or(ground.page_size()))
     }
 
-    /// Makes the first `used` bytes zero. Writing costs a tenth of faulting again, at any size; but what was never
-    /// touched would be resident then, and so it is bounded.
+    /// Makes the first `used` bytes zero. Writing costs a tenth of faulting again, at any size; but pages that were
+    /// never touched are looked at then, and so it is bounded.
     fn clear<P: Platform>(&self, ground: &Ground<P>, region: &Region, used: usize) {
         let dirty = region.huge().dirty().min(used);
         if dirty <= MOST_WRITTEN || purge(ground, region, 0, dirty).is_err() {
-            // SAFETY: the region is the caller's, read-write.
-            unsafe { base_of(region).write_bytes(0, dirty) };
+            // SAFETY: the region is the caller's, read-write; regions begin with a page.
+            unsafe { clear(base_of(region), dirty, ground.page_size()) };
         }
     }
 

@@ -12,7 +12,7 @@
 
 use super::Backend;
 use crate::base::{SLICE, step_of};
-use crate::heap::ground::{Claimant, Count, MOST_SPARE};
+use crate::heap::ground::{Claimant, Count, MOST_SPARE, clear};
 use crate::heap::record::{Slab, Tail};
 use crate::pal::Platform;
 use crate::region::Prefer;
@@ -73,8 +73,8 @@ impl<P: Platform> Backend<P> {
         }
         let block = self.open_large(by, base, size, tail, kept.is_none());
         if zero && !is_zero {
-            // SAFETY: the run holds at least `size` bytes and is ours.
-            unsafe { block.write_bytes(0, size) };
+            // SAFETY: the run holds at least `size` bytes, is ours, and begins with a slice.
+            unsafe { clear(block, size, self.page_size()) };
         }
         block
     }

@@ -4,6 +4,7 @@
 mod bell;
 mod bets;
 mod claimant;
+mod clearing;
 mod limit;
 mod population;
 mod refusals;
@@ -16,6 +17,7 @@ mod tally;
 pub use bell::Bell;
 pub use bets::{Bet, BetCount, Bets};
 pub use claimant::Claimant;
+pub use clearing::clear;
 pub use limit::Limit;
 pub use population::{HUGE_PAGE, Population, Sampled, UNSEEN};
 pub use refusals::Refusals;

@@ -139,8 +139,8 @@ impl Population {
         is_nearly_all(self.touched[kind as usize].load(Ordering::Relaxed), ALL)
     }
 
-    /// Looks at pages all over a huge block that is freed, `len` bytes at `at`: says whether all, or all but one, were
-    /// touched. Each that was not costs two faults, and a call of `purge`, which gives it back; so the second
+    /// Looks at a page of each part of a huge block that is freed, `len` bytes at `at`: says whether all, or all but one,
+    /// were touched. Each that was not costs two faults, and a call of `purge`, which gives it back; so the second
     /// is the last, or the first, where none of the last blocks was touched anywhere.
     ///
     /// # Safety
@@ -157,7 +157,7 @@ impl Population {
         }
         let pages = len.checked_div(os.page_size()).unwrap_or(0);
         let untouched = (0..SAMPLES).filter(|sample| {
-            let number = (2 * sample + 1) * pages / (2 * SAMPLES);
+            let number = sampled_page(at, *sample, pages);
             // SAFETY: the caller's promise.
             let touched = unsafe { self.is_touched(os, purge, at + number * os.page_size()) };
             self.note(Sampled::Huge, touched);
@@ -299,6 +299,14 @@ impl Population {
     }
 }
 
+/// Which of the `pages` of a block at `at` is looked at for one of its parts. Not at equal distances: programs use tables
+/// and rows of buffers at distances of powers of two, and all looks would meet the pages that they touch, or none.
+fn sampled_page(at: usize, sample: usize, pages: usize) -> usize {
+    let (start, end) = (sample * pages / SAMPLES, (sample + 1) * pages / SAMPLES);
+    let mixed = (at / SLICE).wrapping_add(sample).wrapping_mul(MIXER) >> 32;
+    start + mixed.checked_rem(end - start).unwrap_or(0)
+}
+
 /// Nanoseconds that `access` takes.
 fn time<P: Platform>(os: &P, access: impl FnOnce()) -> u64 {
     let start = os.now_ns();
@@ -381,6 +389,27 @@ mod tests {
         // SAFETY: as above.
         unsafe { population.sample_run(&os, &purge, at, len) };
         assert!(!population.touches_all(Sampled::Run), "nor here");
+    }
+
+    #[test]
+    fn looks_meet_few_of_the_pages_at_equal_distances() {
+        for mib in [8, 16, 24, 32, 40, 64, 1024] {
+            let pages = mib << 8;
+            for stride in [4, 16, 64, 128] {
+                let mut met = 0;
+                for at in (0..64).map(|number| number * HUGE_PAGE) {
+                    let mut last = None;
+                    for sample in 0..SAMPLES {
+                        let page = sampled_page(at, sample, pages);
+                        assert!(page < pages && Some(page) > last, "one of each part");
+                        last = Some(page);
+                        met += usize::from(page.is_multiple_of(stride));
+                    }
+                }
+                let even = 64 * SAMPLES / stride;
+                assert!((even / 2..=even * 2).contains(&met), "{met} at {stride} in {mib} MiB, for {even}");
+            }
+        }
     }
 
     #[test]

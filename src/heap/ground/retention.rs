@@ -166,8 +166,8 @@ impl Retention {
     fn look(&self, settings: &Settings, live: usize, now: u64) {
         let top = self.high_water.swap(live, Ordering::Relaxed).max(live);
         let (crest, trough) = (get(&self.crest), get(&self.trough));
-        // That much may be dirty without a proof: a smaller fall is none.
-        let fallen = |height: usize| height.saturating_sub(trough) > settings.dirty_limit(height);
+        // That much may be dirty down there without a proof: a smaller fall is none.
+        let fallen = |height: usize| height.saturating_sub(trough) > settings.dirty_limit(trough);
         let risen = top.min(crest);
         if fallen(risen) && risen > get(&self.proven) {
             set(&self.proven, risen);
@@ -314,6 +314,20 @@ mod tests {
             });
             assert!(faults[0] == 200 && faults[1] >= 190, "{faults:?}");
             assert_eq!(faults[2..], [0; 4], "with a period of {period} ms");
+        }
+    }
+
+    #[test]
+    fn a_swing_that_is_too_wide_at_its_low_end_only_is_a_cycle() {
+        for (low, high) in [(100, 117), (200, 229)] {
+            let mut program = Program::new();
+            let faults = [(); 6].map(|()| {
+                let faulted = program.go(high);
+                program.go(low);
+                faulted
+            });
+            assert!(faults[1] > 0, "more than the options allow: {faults:?}");
+            assert_eq!(faults[2..], [0; 4], "{low} to {high}");
         }
     }
 
