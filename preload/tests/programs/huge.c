@@ -160,7 +160,7 @@ static void tables_stay_sparse(void)
             for (int i = 0; i < kinds[kind].count; i++) free(tables[i]);
         }
     }
-    /* 6 MiB of pages are in use at most; what is kept of one kind is there beside the next. */
+    /* 10 MiB of pages are in use at most; what is kept of one kind is there beside the next. */
     CHECK(figure("/proc/self/status", "VmHWM:") <= 32 * 1024);
 }
 
