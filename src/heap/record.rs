@@ -37,7 +37,8 @@ pub enum Usage {
 #[derive(Clone, Copy, Debug)]
 pub struct Tail {
     bytes: usize,
-    /// How much of it may be resident without being given back: an eighth of the block.
+    /// How much of it may be resident without being given back: an eighth of the block, less what it does not need of
+    /// its last page.
     may_be_soiled: usize,
 }
 
@@ -47,8 +48,9 @@ const PURGE: usize = 16 << 10;
 impl Tail {
     /// That of a block of `size` bytes in a run of `slices` slices.
     pub fn of(slices: usize, size: usize, page: usize) -> Tail {
-        let bytes = align_down((slices * SLICE).saturating_sub(size), page);
-        Tail { bytes, may_be_soiled: size / 8 }
+        let unused = (slices * SLICE).saturating_sub(size);
+        let bytes = align_down(unused, page);
+        Tail { bytes, may_be_soiled: (size / 8).saturating_sub(unused - bytes) }
     }
 
     /// Its length.

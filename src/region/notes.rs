@@ -7,6 +7,8 @@ use crate::sync::{Counter, acquire, release};
 
 /// Words of a descriptor that belong to the layer above.
 const NOTES: usize = 4;
+/// Set in an arena's first note while it is populated by huge pages.
+const HUGE_PAGES: usize = 1 << 63;
 
 /// The words, whatever they say.
 #[repr(transparent)]
@@ -42,13 +44,29 @@ impl ArenaNotes {
     /// goes when it is empty. Asked by whoever holds a part of the arena, or is in a section in which it did.
     pub fn position(&self) -> Option<usize> {
         // Relaxed: written before the arena is entered in the table.
-        self.0.0[0].load(Relaxed).checked_sub(1)
+        (self.0.0[0].load(Relaxed) & !HUGE_PAGES).checked_sub(1)
     }
 
     /// Notes its position, before the arena is entered there, or that it was not entered.
     pub fn set_position(&self, position: Option<usize>) {
+        // Relaxed (both): published with the entry.
+        let huge_pages = self.0.0[0].load(Relaxed) & HUGE_PAGES;
+        self.0.0[0].store(position.map_or(0, |position| position + 1) | huge_pages, Relaxed);
+    }
+
+    /// Notes that it is populated by huge pages, before anybody else knows of it.
+    pub fn begin_huge_pages(&self) {
         // Relaxed: published with the entry.
-        self.0.0[0].store(position.map_or(0, |position| position + 1), Relaxed);
+        self.0.0[0].fetch_or(HUGE_PAGES, Relaxed);
+    }
+
+    /// Notes that it is populated by single pages again; whether it was not so before. Of two threads that say so one is
+    /// told. By whoever holds a part of the arena.
+    pub fn end_huge_pages(&self) -> bool {
+        // Relaxed (both): it is a bit of its own, and nothing else is known by it. Looked at first: a purge is to write
+        // no line that claims read.
+        self.0.0[0].load(Relaxed) & HUGE_PAGES != 0
+            && self.0.0[0].fetch_and(!HUGE_PAGES, Relaxed) & HUGE_PAGES != 0
     }
 
     /// Ticks of the helper since it became empty.

@@ -185,8 +185,8 @@ impl<P: Platform> Backend<P> {
 
     /// Gives back `len` bytes at `at`, which are behind a block and inside its run.
     fn purge_tail(&self, at: usize, len: usize) -> bool {
-        // SAFETY: nobody uses what is behind a block that its holder is about to be given or to get back; one mapping.
-        let purged = unsafe { self.os().purge(at, len) }.is_ok();
+        // SAFETY: nobody uses what is behind a block that its holder is about to be given or to get back.
+        let purged = unsafe { self.purge_part(self.arena_of(at), at, len) }.is_ok();
         if purged {
             self.count_purged(len);
         }

@@ -30,7 +30,7 @@ pub use tally::{Count, Tally};
 use crate::base::{GRANULE, SLICE};
 use crate::const_unless_model;
 use crate::index::{Found, Space};
-use crate::pal::{Call, Misuse, Platform, broken_contract, twin};
+use crate::pal::{Call, Errno, Misuse, Platform, broken_contract, twin};
 use crate::region::Region;
 use crate::sync::Counter;
 
@@ -143,6 +143,21 @@ impl<P: Platform> Ground<P> {
     /// Counts bytes given back by purging.
     pub(in crate::heap) fn count_purged(&self, bytes: usize) {
         self.space.count_purged(bytes);
+    }
+
+    /// Gives back `len` bytes at `at`, a part of `arena`: see [`Population::end`].
+    ///
+    /// # Safety
+    /// The caller holds them, in slices of the arena, and nobody needs their contents.
+    pub(in crate::heap) unsafe fn purge_part(
+        &self,
+        arena: &Region,
+        at: usize,
+        len: usize,
+    ) -> Result<(), Errno> {
+        self.population.end(self.os(), arena);
+        // SAFETY: the caller's promise; an arena is one mapping.
+        unsafe { self.os().purge(at, len) }
     }
 
     /// Gives the page at `at` back, if the system takes it.

@@ -17,7 +17,7 @@
 use super::bets::{Bet, BetCount};
 use crate::base::{SLICE, align_up};
 use crate::const_unless_model;
-use crate::pal::Platform;
+use crate::pal::{Errno, Platform};
 use crate::region::{Kind, Region};
 use crate::sync::Counter;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -248,9 +248,7 @@ impl Population {
         // A piece with single pages in it is not populated otherwise.
         let first = at + fresh;
         let first = if self.measure_fault(os, first) { first + HUGE_PAGE } else { first };
-        // All of the mapping: to the system a part with other advice is a mapping of its own.
-        let mapping = if region.mappings() > 1 { len } else { region.mapped() };
-        if os.prefer_huge_pages(at, mapping, true).is_err() {
+        if advise(os, region, true).is_err() {
             return false;
         }
         let mut pieces = (first..=at + len - HUGE_PAGE).step_by(STEP).take(MOST_LOOKED_AT);
@@ -260,14 +258,26 @@ impl Population {
         let won = pieces.all(|piece| comes_at_once(touch_piece(os, piece), fault, pages));
         self.settle(won);
         if won && region.kind() == Kind::Arena {
+            region.arena().begin_huge_pages();
             // Relaxed: a figure.
             self.in_arenas.store(true, Ordering::Relaxed);
         }
         if !won {
             // Single pages again. If the system refuses, it looks for large ones at each fault: nothing worse.
-            let _refused = os.prefer_huge_pages(at, mapping, false);
+            let _refused = advise(os, region, false);
         }
         won
+    }
+
+    /// A part of an arena, of which the caller holds something, is about to be given back: the arena is populated by
+    /// single pages from now on. Else the system would fill the hole when it next looks for huge pages that lack some
+    /// (khugepaged), with memory that nobody uses or counts. Not where the bet is forbidden: a filter of system calls may
+    /// not know this advice.
+    pub(in crate::heap) fn end<P: Platform>(&self, os: &P, arena: &Region) {
+        if self.is_allowed() && arena.arena().end_huge_pages() {
+            // If the system refuses, the hole is filled: nothing worse.
+            let _refused = advise(os, arena, false);
+        }
     }
 
     /// Counts how a bet went, and how long it is not taken after one that was lost.
@@ -297,6 +307,13 @@ impl Population {
         }
         unknown
     }
+}
+
+/// Whether a region is to be populated by huge pages. All of the mapping: to the system a part with other advice is a
+/// mapping of its own.
+fn advise<P: Platform>(os: &P, region: &Region, preferred: bool) -> Result<(), Errno> {
+    let mapping = if region.mappings() > 1 { region.len() } else { region.mapped() };
+    os.prefer_huge_pages(region.base(), mapping, preferred)
 }
 
 /// Which of the `pages` of a block at `at` is looked at for one of its parts. Not at equal distances: programs use tables

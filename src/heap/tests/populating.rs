@@ -46,6 +46,41 @@ fn a_heap_that_gives_back_on_its_way_is_not() {
     }
 }
 
+/// How many of the arenas in which these blocks lie are populated by huge pages.
+fn huge_arenas(from: &Allocator<Os>, blocks: &[usize]) -> usize {
+    let arenas: BTreeSet<usize> = blocks.iter().map(|block| block / GRANULE * GRANULE).collect();
+    arenas.into_iter().filter(|&arena| from.os().prefers_huge_pages(arena)).count()
+}
+
+#[test]
+fn what_an_arena_gives_back_stays_given_back() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let mut held = grow(from, heap, 1_000, 130);
+    assert_eq!((taken(from), huge_arenas(from, &held)), (4, 4));
+    // One block in each ten slabs stays.
+    let kept: Vec<usize> = held.iter().copied().step_by(650).collect();
+    held.retain(|block| kept.binary_search(block).is_err());
+    held.iter().for_each(|&block| free(from, heap, block));
+    from.give_back_all(heap.claimant());
+    assert_eq!(huge_arenas(from, &kept), 0);
+    assert_eq!(taken(from), 4);
+}
+
+#[test]
+fn so_does_what_is_behind_a_large_block() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    from.settings().set_dirty(Some(1000), Some(1 << 30));
+    let held = grow(from, heap, 1_000, 130);
+    assert_eq!(huge_arenas(from, &held), 4);
+    held.iter().for_each(|&block| free(from, heap, block));
+    let purged = from.purged_bytes();
+    let block = get(from, heap, 34_000);
+    assert!(from.purged_bytes() > purged, "a tail");
+    assert_eq!(huge_arenas(from, &[block]), 0);
+}
+
 #[test]
 fn large_blocks_count_if_those_that_were_freed_were_touched() {
     let from = allocator(GRANULE);

@@ -173,6 +173,12 @@ impl Simulated {
         self.state().advised
     }
 
+    /// Whether the page at `address` is mapped and is to be part of a huge one.
+    pub fn prefers_huge_pages(&self, address: usize) -> bool {
+        let page = address..address + self.0.page_size;
+        self.state().space.pieces(&page).iter().any(|(_, kind)| kind.huge_pages)
+    }
+
     /// All mappings in order of their addresses.
     pub fn mappings(&self) -> Vec<Mapping> {
         self.state()

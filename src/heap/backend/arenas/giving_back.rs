@@ -110,8 +110,8 @@ impl Arenas {
                 let base = region.base() + run.start * SLICE;
                 let purge = || match dirty {
                     0 => Ok(()),
-                    // SAFETY: the run is claimed: nobody uses it, and its arena is one mapping.
-                    _ => unsafe { ground.os().purge(base, run.len * SLICE) },
+                    // SAFETY: the run is claimed: nobody uses it.
+                    _ => unsafe { ground.purge_part(region, base, run.len * SLICE) },
                 };
                 let purged = if !seeded("heap.release_before_purge") { purge() } else { Ok(()) };
                 let section = by.section(ground);
