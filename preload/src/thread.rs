@@ -2,7 +2,8 @@
 //!
 //! Stable Rust compiles thread-locals of a cdylib to calls of `__tls_get_addr`, which may allocate. So the word is
 //! defined here in assembly, and read with the two instructions that a library loaded at start may use. It starts as
-//! the address of [`NOBODY`], so that the fast paths need no test for a thread's first allocation.
+//! the address of [`NOBODY`], so that the fast paths need no test for a thread's first allocation. The word behind it
+//! counts the steps that a thread takes before it possesses a heap.
 
 use crate::next::Next;
 use crate::{guarded, samples};
@@ -26,9 +27,10 @@ global_asm!(
     ".globl specmalloc_thread",
     ".hidden specmalloc_thread",
     ".type specmalloc_thread, @object",
-    ".size specmalloc_thread, 8",
+    ".size specmalloc_thread, 16",
     "specmalloc_thread:",
     ".quad {nobody}",
+    ".quad 0",
     ".text",
     nobody = sym NOBODY,
 );
@@ -110,6 +112,16 @@ unsafe impl Thread for PreloadThread {
     }
     fn id() -> ThreadId {
         ThreadId::new(word().addr())
+    }
+
+    fn set_guest_steps(steps: usize) {
+        // SAFETY: the second of the thread's own words. Volatile: a signal handler may change it, too.
+        unsafe { word().cast::<usize>().add(1).write_volatile(steps) };
+    }
+
+    fn guest_steps() -> usize {
+        // SAFETY: as above.
+        unsafe { word().cast::<usize>().add(1).read_volatile() }
     }
 
     fn stray(address: usize, is_free: bool) -> Option<Stray> {

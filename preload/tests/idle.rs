@@ -12,8 +12,13 @@ fn case(case: &str, conf: &str) {
 }
 
 #[test]
-fn a_thread_with_one_block_costs_two_pages() {
+fn a_thread_with_one_block_costs_a_part_of_a_page() {
     case("one_block", "");
+}
+
+#[test]
+fn threads_with_few_blocks_share_no_cache_lines() {
+    case("few_blocks", "");
 }
 
 #[test]

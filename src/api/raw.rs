@@ -6,7 +6,7 @@
 
 use super::lookup::{look_up, usable};
 use super::{figures, samples};
-use crate::base::{SMALL_MAX, aligned_size, class_of};
+use crate::base::{SMALL_MAX, aligned_size, class_of, class_of_aligned};
 use crate::global::{
     Stray, Thread, attach_to, enter_step, leave_step, process, tell_if_due, undo_step, with_heap,
     with_heap_to_free, with_relief,
@@ -326,11 +326,12 @@ pub(super) unsafe fn free_stray(block: *mut u8, stray: Stray) {
 #[inline(never)]
 fn allocate_small<T: Thread>(size: usize, class: usize) -> *mut u8 {
     let block = with_heap::<T, _>(Options::NONE, |heap| match heap {
-        // SAFETY: the heap is possessed here.
         // (The first allocation of all finds out about sampling only now, and is counted below.)
-        Some(heap) if process().settings().sample_rate() == 0 => unsafe {
-            process().try_allocate_small::<T::Checks>(heap, class)
-        },
+        Some(heap) if process().settings().sample_rate() == 0 => {
+            let class = class_of_aligned(size, apart::<T>(heap)).unwrap_or(class);
+            // SAFETY: the heap is possessed here.
+            unsafe { process().try_allocate_small::<T::Checks>(heap, class) }
+        }
         _ => ptr::null_mut(),
     });
     if block.is_null() {
@@ -344,10 +345,20 @@ fn allocate_small<T: Thread>(size: usize, class: usize) -> *mut u8 {
 #[inline(always)]
 fn allocate_once<T: Thread>(size: usize, align: usize, zero: bool) -> *mut u8 {
     with_heap::<T, _>(Options::NONE, |heap| match heap {
-        // SAFETY: the heap is possessed here.
-        Some(heap) => unsafe { process().allocate::<T::Checks>(heap, size, align, zero) },
+        Some(heap) => {
+            let align = align.max(apart::<T>(heap));
+            // SAFETY: the heap is possessed here.
+            unsafe { process().allocate::<T::Checks>(heap, size, align, zero) }
+        }
         None => ptr::null_mut(),
     })
+}
+
+/// How a block from `heap` is aligned at least: in a heap that is borrowed its neighbours are other threads', and it has
+/// cache lines of its own.
+fn apart<T: Thread>(heap: &Heap) -> usize {
+    const LINE: usize = 64;
+    if ptr::eq(heap, T::heap()) { 1 } else { LINE }
 }
 
 #[inline(never)]

@@ -10,6 +10,11 @@
 //! operation. A thread that was not announced is armed by its first allocation, not by a free, which may be one of
 //! those.
 //!
+//! A heap costs two pages: its own and one of a slab. So a thread that was announced is a *guest* first, and borrows a
+//! heap for each of its first few steps: thousands of threads that have a block each, and sleep, share the pages of one
+//! heap. What it is given lies on cache lines of its own, so that threads that share pages do not share those. What it
+//! frees may end that early: see [`attach_to`].
+//!
 //! Whatever runs here may be in the middle of a malloc or free inside the C library, which may hold any lock of its
 //! own; so nothing here takes one. What does, registering handlers and making threads, is done when the library is
 //! loaded, and where a thread is made or found ([`thread_made`](super::thread_made),
@@ -26,6 +31,9 @@ use crate::heap::{Allocator, Heap};
 use crate::pal::{Linux, Platform};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use core::ptr;
+
+/// Allocations and frees for which a thread that begins borrows a heap, before it possesses one.
+pub const GUEST_STEPS: usize = 4;
 
 /// Runs `body` with a heap that the caller is alone in meanwhile: the thread's own, or one that is borrowed from the
 /// pool (in a signal handler that interrupted the allocator, while another thread visits the thread's own, and after
@@ -46,7 +54,9 @@ fn with<T: Thread, R, const ARMS: bool>(options: &Options, body: impl FnOnce(Opt
     fork::notice();
     learn_limits_if_large();
     let mut heap = T::heap();
-    if ptr::eq(heap, &raw const ARMED) || ptr::eq(heap, &raw const NOBODY) && ARMS {
+    if ptr::eq(heap, &raw const ARMED) && T::guest_steps() > 0 {
+        T::set_guest_steps(T::guest_steps() - 1);
+    } else if ptr::eq(heap, &raw const ARMED) || ptr::eq(heap, &raw const NOBODY) && ARMS {
         heap = attach::<T>(options, None);
     }
     // SAFETY: heaps live forever.
@@ -88,7 +98,7 @@ fn with_borrowed<T: Thread, R>(options: &Options, body: impl FnOnce(Option<&Heap
 fn borrow<T: Thread>() -> Option<&'static Heap> {
     let pool = process().pool();
     loop {
-        let heap = pool.possess_any(process(), T::id());
+        let heap = pool.lend(process(), T::id());
         if heap.is_some() || !pool.is_full() || pool.lends_to(T::id()) {
             return heap;
         }
@@ -99,9 +109,13 @@ fn borrow<T: Thread>() -> Option<&'static Heap> {
 /// The calling thread frees a block that `owner` has: if it has yet to get a heap of its own, it gets that one, where
 /// nobody possesses it. A thread that goes on with what another had allocated, as the next of a chain does, so finds it
 /// at home. By the lowest number chains that run beside each other get each other's heaps, and each heap slabs of all.
+/// (A guest that frees what it has as a guest, or what another thread is still there for, such as what it was begun with,
+/// stays one.)
 #[inline]
 pub fn attach_to<T: Thread>(owner: &Heap) {
-    if ptr::eq(T::heap(), &raw const ARMED) {
+    let stays_guest =
+        || T::guest_steps() > 0 && (owner.is_lent() || owner.possession().possessor().is_some());
+    if ptr::eq(T::heap(), &raw const ARMED) && !stays_guest() {
         fork::notice();
         attach::<T>(Options::NONE, Some(owner));
     }
@@ -173,6 +187,7 @@ pub fn begin_thread<T: Thread>() {
     if !hook::<T>(true, |counted| T::call_at_exit(counted) || T::call_at_exit_with_locks(counted)) {
         exit_thread::<T>(true);
     }
+    T::set_guest_steps(GUEST_STEPS);
 }
 
 /// Gives the calling thread's heap up: slabs that hold blocks stay with it, for the next thread that possesses it or

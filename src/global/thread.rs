@@ -76,6 +76,12 @@ pub unsafe trait Thread: 'static {
     fn change_heap(before: *const Heap, heap: *const Heap) -> bool;
     /// The thread.
     fn id() -> ThreadId;
+    /// Sets how many steps the thread takes as a guest: see [`GUEST_STEPS`](super::heaps::GUEST_STEPS).
+    fn set_guest_steps(_steps: usize) {}
+    /// How many of them are left.
+    fn guest_steps() -> usize {
+        0
+    }
     /// The block at `address`, which is not in this allocator's memory, if it is known which other allocator it came
     /// from; asked because it is about to be freed, or not.
     fn stray(_address: usize, _is_free: bool) -> Option<Stray> {

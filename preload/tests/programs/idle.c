@@ -208,7 +208,7 @@ static void visited(void)
 }
 
 /* What a thread costs that has nothing, and what one that has a block: the stack and the C library's own are in both. */
-enum { SLEEPERS = 1000, MOST_FOR_ONE_BLOCK = 8 * KIB };
+enum { SLEEPERS = 1000, MOST_FOR_ONE_BLOCK = KIB };
 
 static void *lone(void *has_block)
 {
@@ -243,4 +243,43 @@ static void one_block(void)
     CHECK(with <= without + MOST_FOR_ONE_BLOCK);
 }
 
-MAIN(CASE(one_block), CASE(every_class), CASE(every_class_trimmed), CASE(freed_for), CASE(held_back), CASE(visited))
+/* Threads that have few blocks share pages, and no cache lines. */
+enum { FEW = 3, LINE = 64 };
+static uintptr_t given[SLEEPERS][FEW];
+
+static void *with_few(void *index)
+{
+    size_t number = (size_t)index;
+    for (size_t i = 0; i < FEW; i++) {
+        char *block = malloc(1 + number % 200);
+        CHECK(block != NULL);
+        memset(block, 1, 1 + number % 200);
+        given[number][i] = (uintptr_t)block;
+    }
+    pthread_barrier_wait(&all);
+    pause();
+    return NULL;
+}
+
+static int by_address(const void *one, const void *other)
+{
+    uintptr_t a = *(const uintptr_t *)one, b = *(const uintptr_t *)other;
+    return (a > b) - (a < b);
+}
+
+static void few_blocks(void)
+{
+    pthread_barrier_init(&all, NULL, SLEEPERS + 1);
+    start(SLEEPERS, with_few);
+    pthread_barrier_wait(&all);
+    uintptr_t *each = &given[0][0];
+    qsort(each, SLEEPERS * FEW, sizeof *each, by_address);
+    for (size_t i = 0; i < SLEEPERS * FEW; i++) {
+        CHECK(each[i] % LINE == 0 && (i == 0 || each[i] > each[i - 1]));
+    }
+    /* Another thread than the one that allocated it frees each. */
+    for (size_t i = 0; i < SLEEPERS * FEW; i++) free((void *)each[i]);
+    CHECK(mallinfo2().uordblks < 512 * KIB);
+}
+
+MAIN(CASE(one_block), CASE(few_blocks), CASE(every_class), CASE(every_class_trimmed), CASE(freed_for), CASE(held_back), CASE(visited))

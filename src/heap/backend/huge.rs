@@ -167,13 +167,15 @@ impl Huge {
         ground.space().reap_in_time(Some(by.slot()), waiting);
     }
 
-    /// Has `region`, whose block is freed, unmapped after a grace period. Where that is one for many regions, or will
-    /// not come because the barrier fails by now, or where there is a limit, its pages are not to wait, and go at once.
-    /// Returns how many bytes may be resident meanwhile.
+    /// Has `region`, whose block is freed, unmapped after a grace period. Where others wait for that already, or the
+    /// barrier fails by now, or where there is a limit, its pages are not to wait, and go at once: so those of one region
+    /// are lost at most where the first barrier fails. Returns how many bytes may be resident meanwhile.
     fn retire<P: Platform>(ground: &Ground<P>, region: &'static Region) -> usize {
         let dirty = region.huge().dirty();
+        let rcu = ground.space().rcu().statistics();
         let waits = ground.space().rcu().batch() > 1
-            || ground.space().rcu().statistics().stopped
+            || rcu.stopped
+            || rcu.pending > 0
             || ground.settings().has_limit();
         let purge = || waits && purge(ground, region, 0, dirty).is_ok();
         // What is retired may be another's at once.

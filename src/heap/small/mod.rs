@@ -94,6 +94,8 @@ pub struct Heap {
     meter: Cell<*const Meter>,
     /// Null until it is needed: most threads free what they have allocated.
     outbox: Cell<*const Outbox>,
+    /// Whether it is only ever lent: see `pool`. Never changes.
+    is_lent: bool,
     /// What was taken from the inbox and is still to be freed. Written by the possessor only.
     received: AtomicPtr<Block>,
     /// Blocks freed for other heaps, ever: a figure.
@@ -126,6 +128,7 @@ impl Heap {
                 available: [const { Cell::new(ptr::null()) }; CLASSES],
                 meter: Cell::new(ptr::null()),
                 outbox: Cell::new(ptr::null()),
+                is_lent: false,
                 received: AtomicPtr::new(ptr::null_mut()),
                 remote_frees: Counter::new(),
                 own_first: [const { Cell::new(ptr::null()) }; own::FIRST],
@@ -139,7 +142,7 @@ impl Heap {
     ///
     /// # Safety
     /// `at` is zero memory for a heap that nobody else knows yet.
-    pub unsafe fn construct(at: *mut Heap, index: u32, secret: usize) {
+    pub unsafe fn construct(at: *mut Heap, index: u32, secret: usize, is_lent: bool) {
         // SAFETY: the caller's. Zero is a valid value of every other field, and the one that `new` gives it. The first
         // entries lie in the heap itself, and heaps are not moved.
         unsafe {
@@ -149,6 +152,7 @@ impl Heap {
             } else {
                 at.write(Heap::new(index, secret));
             }
+            (&raw mut (*at).is_lent).write(is_lent);
             (*at).own.begin((&raw mut (*at).own_first).cast());
         }
     }
@@ -272,6 +276,11 @@ impl Heap {
     /// Position in the pool.
     pub fn index(&self) -> u32 {
         self.claimant.number()
+    }
+
+    /// Whether it is only ever lent.
+    pub fn is_lent(&self) -> bool {
+        self.is_lent
     }
 
     /// Who possesses the heap.

@@ -20,13 +20,15 @@ use core::ptr;
 
 /// Heaps that can exist.
 pub const MAX_HEAPS: usize = if cfg!(any(loom, shuttle)) { 4 } else { 1 << 16 };
-/// Of these, how many are only ever borrowed, so that there is one soon for each of the threads that have none of their
-/// own because the others are taken.
-const SHARED: usize = if cfg!(any(loom, shuttle)) { 0 } else { 64 };
-/// Heaps that threads may keep.
-const KEPT: usize = MAX_HEAPS - SHARED;
+/// Of these, how many are only ever lent for an operation, so that there is one soon for each of the threads that have
+/// none of their own; and what threads have in them that keep none lies in these few, whoever comes and goes.
+const LENT: usize = if cfg!(any(loom, shuttle)) { 0 } else { 64 };
+/// Heaps that there may be beside them.
+const KEPT: usize = MAX_HEAPS - LENT;
 /// Entries of the table of keepers.
 const KEEPERS: usize = if cfg!(any(loom, shuttle)) { 1 } else { 256 };
+/// In a place of the heaps that are lent: somebody makes one.
+const BEING_MADE: u32 = u32::MAX;
 const WORD: usize = u64::BITS as usize;
 const WORDS: usize = MAX_HEAPS.div_ceil(WORD);
 
@@ -37,6 +39,8 @@ pub struct Pool {
     /// By number of a thread, hashed: the index of the heap that it keeps, plus one; zero for none. The last that began
     /// to keep one has the entry.
     keepers: [AtomicU32; KEEPERS],
+    /// The index of each heap that is only ever lent, plus one; zero for none, `BEING_MADE` for one that is to be.
+    lent: [AtomicU32; LENT],
     heaps: [AtomicPtr<Heap>; MAX_HEAPS],
     idle: [AtomicU64; WORDS],
 }
@@ -50,6 +54,7 @@ impl Pool {
                 idle: atomic_array!(AtomicU64::new(0); WORDS),
                 made: AtomicU32::new(0),
                 keepers: atomic_array!(AtomicU32::new(0); KEEPERS),
+                lent: atomic_array!(AtomicU32::new(0); LENT),
             }
         }
     }
@@ -67,24 +72,27 @@ impl Pool {
         unsafe { self.heaps[index].load(acquire("heap.made_read")).as_ref() }
     }
 
-    /// Possesses an idle heap, the lowest, so that few heaps serve many short threads.
-    pub fn possess_idle(&self, by: ThreadId) -> Option<&'static Heap> {
-        self.possess_idle_below(MAX_HEAPS, by)
-    }
-
-    fn possess_idle_below(&self, end: usize, by: ThreadId) -> Option<&'static Heap> {
-        for word in 0..self.made().min(end).div_ceil(WORD) {
+    /// Possesses an idle heap that is not only lent, the lowest, so that few heaps serve many short threads.
+    fn possess_idle(&self, by: ThreadId) -> Option<&'static Heap> {
+        for word in 0..self.made().div_ceil(WORD) {
             // Relaxed: a hint where to try.
             let mut bits = self.idle[word].load(Ordering::Relaxed);
             while bits != 0 {
                 let index = word * WORD + bits.trailing_zeros() as usize;
-                if let Some(heap) = self.possess(index, by) {
+                if self.is_kept(index)
+                    && let Some(heap) = self.possess(index, by)
+                {
                     return Some(heap);
                 }
                 bits &= bits - 1;
             }
         }
         None
+    }
+
+    /// Whether the heap at `index` is one that threads may keep.
+    fn is_kept(&self, index: usize) -> bool {
+        self.get(index).is_some_and(|heap| !heap.is_lent())
     }
 
     /// Possesses the heap at `index` if it is idle.
@@ -123,23 +131,52 @@ impl Pool {
         (0..self.made()).filter(move |&index| hinted(index) && self.is_idle(index))
     }
 
-    /// Possesses an idle heap or makes one, for one operation; `None` when there is no memory, or all are taken.
+    /// Possesses an idle heap or makes one; `None` when there is no memory, or all are taken.
     pub fn possess_any<P: Platform>(&self, from: &Heaps<P>, by: ThreadId) -> Option<&'static Heap> {
-        self.possess_below(MAX_HEAPS, from, by)
+        self.possess_idle(by).or_else(|| self.make(KEPT, from, by, false))
     }
 
-    /// The same for a thread that keeps the heap until it exits: see [`Pool::keeps_no_more`]. The heap `wanted` if
-    /// that is idle.
+    /// The same for one operation: one of the heaps that are only ever lent, if one of these is idle or can be made.
+    pub fn lend<P: Platform>(&self, from: &Heaps<P>, by: ThreadId) -> Option<&'static Heap> {
+        for place in &self.lent {
+            // Relaxed: `get` pairs with the heap's publication.
+            let heap = match place.load(Ordering::Relaxed) {
+                0 => self.make_lent(place, from, by),
+                BEING_MADE => None,
+                number => self.possess(number as usize - 1, by),
+            };
+            if heap.is_some() {
+                return heap;
+            }
+        }
+        self.possess_any(from, by)
+    }
+
+    fn make_lent<P: Platform>(
+        &self,
+        place: &AtomicU32,
+        from: &Heaps<P>,
+        by: ThreadId,
+    ) -> Option<&'static Heap> {
+        // Relaxed (both): elects one thread, and the store after it is that thread's.
+        place.compare_exchange(0, BEING_MADE, Ordering::Relaxed, Ordering::Relaxed).ok()?;
+        let heap = self.make(MAX_HEAPS, from, by, true);
+        place.store(heap.map_or(0, |heap| heap.index() + 1), Ordering::Relaxed);
+        heap
+    }
+
+    /// As [`Pool::possess_any`] for a thread that keeps the heap until it exits: see [`Pool::keeps_no_more`]. The heap
+    /// `wanted` if that is idle.
     pub fn possess_to_keep<P: Platform>(
         &self,
         from: &Heaps<P>,
         by: ThreadId,
         wanted: Option<&Heap>,
     ) -> Option<&'static Heap> {
-        let wanted = wanted.map(|heap| heap.index() as usize).filter(|&index| index < KEPT);
         let heap = wanted
-            .and_then(|index| self.possess(index, by))
-            .or_else(|| self.possess_below(KEPT, from, by))?;
+            .filter(|heap| !heap.is_lent())
+            .and_then(|heap| self.possess(heap.index() as usize, by))
+            .or_else(|| self.possess_any(from, by))?;
         // As far as it has been tidied or not, it is this thread's from here on.
         from.watch().warm.remove(heap.index() as usize);
         // Relaxed: read by threads of the same number, which this thread's end comes before.
@@ -171,21 +208,30 @@ impl Pool {
 
     /// Whether no more heaps can be made.
     pub fn is_full(&self) -> bool {
-        self.made() == MAX_HEAPS
+        self.made() >= KEPT && self.lent().count() == LENT
     }
 
-    /// Whether `thread` is in the middle of an operation for which it has borrowed one of the heaps that are only
-    /// borrowed.
+    /// Whether `thread` is in the middle of an operation for which it has borrowed one of the heaps that are only lent.
     pub fn lends_to(&self, thread: ThreadId) -> bool {
-        (KEPT..self.made())
-            .any(|index| self.get(index).is_some_and(|heap| heap.possession().possessor() == Some(thread)))
+        self.lent().any(|heap| heap.possession().possessor() == Some(thread))
     }
 
-    fn possess_below<P: Platform>(&self, end: usize, from: &Heaps<P>, by: ThreadId) -> Option<&'static Heap> {
-        self.possess_idle_below(end, by).or_else(|| self.make(end, from, by))
+    /// The heaps that are only lent.
+    fn lent(&self) -> impl Iterator<Item = &'static Heap> {
+        self.lent.iter().filter_map(|place| {
+            // Relaxed: as in `lend`.
+            let number = place.load(Ordering::Relaxed);
+            if number == BEING_MADE { None } else { self.get(number.checked_sub(1)? as usize) }
+        })
     }
 
-    fn make<P: Platform>(&self, end: usize, from: &Heaps<P>, by: ThreadId) -> Option<&'static Heap> {
+    fn make<P: Platform>(
+        &self,
+        end: usize,
+        from: &Heaps<P>,
+        by: ThreadId,
+        is_lent: bool,
+    ) -> Option<&'static Heap> {
         if self.made() >= end {
             return None;
         }
@@ -205,7 +251,7 @@ impl Pool {
             .ok()?;
         // SAFETY: metadata memory is ours, large and aligned enough, and never unmapped.
         let heap = unsafe {
-            Heap::construct(heap, index, from.secret());
+            Heap::construct(heap, index, from.secret(), is_lent);
             &*heap
         };
         let _ours = heap.possession().take(by);
@@ -257,6 +303,12 @@ impl Mend for Pool {
             // Relaxed: the child has one thread.
             keeper.store(0, Ordering::Relaxed);
         }
+        for place in &self.lent {
+            // Relaxed (both): as above. Who was making it vanished.
+            if place.load(Ordering::Relaxed) == BEING_MADE {
+                place.store(0, Ordering::Relaxed);
+            }
+        }
         for index in (0..self.made()).filter(|&index| self.is_idle(index)) {
             // Relaxed: the child has one thread.
             self.idle[index / WORD].fetch_or(1 << (index % WORD), Ordering::Relaxed);
@@ -266,11 +318,10 @@ impl Mend for Pool {
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 impl Pool {
-    /// As if all heaps that threads may keep, and all but `left` of those that they may not, had been made and were
-    /// possessed for good.
-    pub(crate) fn pretend_taken(&self, left: usize) {
+    /// As if all heaps that threads may keep had been made and were possessed for good.
+    pub(crate) fn pretend_taken(&self) {
         // Relaxed: before there are other threads.
-        self.made.store((MAX_HEAPS - left) as u32, Ordering::Relaxed);
+        self.made.store(KEPT as u32, Ordering::Relaxed);
     }
 }
 
@@ -286,19 +337,37 @@ mod tests {
     fn where_all_heaps_are_taken_some_are_left_to_borrow() {
         let from = allocator(GRANULE);
         let pool = from.pool();
-        pool.pretend_taken(SHARED);
+        pool.pretend_taken();
         assert!(
             pool.possess_to_keep(from, THREAD, None).is_none() && !pool.is_full() && !pool.lends_to(THREAD)
         );
-        let heaps: Vec<_> =
-            (0..SHARED).map(|_| pool.possess_any(from, THREAD).expect("one of them")).collect();
-        assert!(heaps.iter().all(|heap| heap.index() as usize >= KEPT));
-        assert!(pool.possess_any(from, THREAD).is_none() && pool.is_full() && pool.lends_to(THREAD));
+        let heaps: Vec<_> = (0..LENT).map(|_| pool.lend(from, THREAD).expect("one of them")).collect();
+        assert!(heaps.iter().all(|heap| heap.is_lent()));
+        assert!(pool.lend(from, THREAD).is_none() && pool.is_full() && pool.lends_to(THREAD));
         from.give_up(heaps[7]);
         // Idle, and not to be kept.
         assert!(pool.possess_to_keep(from, THREAD, Some(heaps[7])).is_none());
-        assert!(ptr::eq(pool.possess_any(from, THREAD).expect("the one that is idle"), heaps[7]));
+        assert!(ptr::eq(pool.lend(from, THREAD).expect("the one that is idle"), heaps[7]));
         assert_eq!(pool.made(), MAX_HEAPS);
+    }
+
+    #[test]
+    fn what_is_lent_is_lent_again_and_never_kept() {
+        let from = allocator(GRANULE);
+        let pool = from.pool();
+        let lent = pool.lend(from, THREAD).expect("memory");
+        from.give_up(lent);
+        let kept = pool.possess_to_keep(from, THREAD, Some(lent)).expect("memory");
+        assert!(lent.is_lent() && !kept.is_lent());
+        for _ in 0..100 {
+            let again = pool.lend(from, ThreadId::new(128)).expect("the idle one");
+            assert!(ptr::eq(again, lent) && pool.lends_to(ThreadId::new(128)));
+            from.give_up(again);
+        }
+        assert_eq!(pool.made(), 2);
+        // While somebody has it there is another.
+        let (first, second) = (pool.lend(from, THREAD), pool.lend(from, THREAD));
+        assert!(second.is_some_and(Heap::is_lent) && !ptr::eq(first.unwrap(), second.unwrap()));
     }
 
     #[test]

@@ -220,6 +220,13 @@ impl Parcel {
     }
 }
 
+/// Which piece holds the blocks of a slice. Slices that follow each other have different ones; and so have those that do
+/// at a distance of a power of two, as the slabs of one class have of threads that opened the same few each.
+#[inline(always)]
+fn place_of(slice: usize) -> usize {
+    (slice + slice / PIECES) % PIECES
+}
+
 /// The blocks that one heap collects for others. Touched by the heap's possessor only. Zero is one with nothing in it.
 pub struct Outbox {
     /// Which pieces hold blocks: a bit each.
@@ -249,7 +256,7 @@ impl Outbox {
     /// before [`Outbox::begin`].
     #[inline(always)]
     pub fn piece(&self, address: usize) -> &Piece {
-        &self.pieces[address / SLICE % PIECES]
+        &self.pieces[place_of(address / SLICE)]
     }
 
     /// Puts the first block into its piece. Returns whether that is to be sent at once.
@@ -260,9 +267,9 @@ impl Outbox {
     #[must_use]
     pub unsafe fn begin<C: Checks>(&self, slab: &Slab, block: *mut Block, key: usize) -> bool {
         let (slice, size) = (block.addr() / SLICE, slab.info().size);
-        let piece = &self.pieces[slice % PIECES];
+        let piece = &self.pieces[place_of(slice)];
         self.pinned.set(self.pinned.get() + slab.slices());
-        self.used.set(self.used.get() | 1 << (slice % PIECES));
+        self.used.set(self.used.get() | 1 << place_of(slice));
         piece.slab.set(slab);
         piece.last.set(block);
         piece.left.set((PIECE_BYTES as u32).div_ceil(size) as u16);
