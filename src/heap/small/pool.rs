@@ -73,7 +73,7 @@ impl Pool {
     }
 
     /// Possesses an idle heap that is not only lent, the lowest, so that few heaps serve many short threads.
-    fn possess_idle(&self, by: ThreadId) -> Option<&'static Heap> {
+    pub fn possess_idle(&self, by: ThreadId) -> Option<&'static Heap> {
         for word in 0..self.made().div_ceil(WORD) {
             // Relaxed: a hint where to try.
             let mut bits = self.idle[word].load(Ordering::Relaxed);
