@@ -92,8 +92,6 @@ impl Memory {
         let region = waiting.or_else(|| {
             let reserve = if get_option("reserve") == Some(1) { bytes } else { 0 };
             let region = self.map_huge(bytes, align, reserve)?;
-            // Relaxed: published with the region.
-            region.heap().use_word().store(bytes, Ordering::Relaxed);
             self.add_huge(region);
             Some(region)
         });

@@ -140,6 +140,106 @@ fn a_thread_past_its_destructors_allocates_and_frees() {
     assert_eq!(heap.statistics().live_blocks, 0);
 }
 
+/// What one thread gives back, in whole or in part, is another's at once.
+#[test]
+fn runs_go_round_among_threads() {
+    // Room for fewer runs than there are threads that want them.
+    let heap = &HeapOptions::new().limit(6 << 16).in_memory().unwrap();
+    let [one, three] = [60_000, 180_000].map(|size| Layout::from_size_align(size, 1).unwrap());
+    thread::scope(|scope| {
+        for number in 1..5usize {
+            scope.spawn(move || {
+                for round in 0..20_000 {
+                    let layout = if (round + number).is_multiple_of(3) { three } else { one };
+                    let Ok(block) = heap.allocate(layout) else { continue };
+                    let (mut at, mut its) = (block.cast::<u8>(), layout);
+                    let ends = |len: usize| [0, len - 1].map(|index| at.as_ptr().wrapping_add(index));
+                    // SAFETY: the block is this thread's, and as long.
+                    unsafe {
+                        ends(block.len()).iter().for_each(|end| end.write(number as u8));
+                        if layout == three && round.is_multiple_of(2) {
+                            (at, its) = (heap.shrink(at, three, one).unwrap().cast(), one);
+                        }
+                        assert_eq!(at.read(), number as u8, "somebody else wrote here");
+                        heap.deallocate(at, its);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!((heap.held_bytes(), heap.statistics().live_blocks), (0, 0));
+}
+
+/// Who may hold a slice more finds one free, however many threads take them and give them back.
+#[test]
+fn what_is_free_is_found() {
+    // As many as an area has that is mapped first.
+    let heap = &HeapOptions::new().limit(62 << 16).in_memory().unwrap();
+    let mapped = heap.statistics().mapped_bytes;
+    let layout = Layout::from_size_align(60_000, 1).unwrap();
+    thread::scope(|scope| {
+        for number in 1..5usize {
+            scope.spawn(move || {
+                let mut held = Vec::new();
+                for round in 0..20_000 {
+                    match heap.allocate(layout) {
+                        Ok(block) => held.push(block),
+                        Err(_) => {
+                            for block in held.drain(..held.len().min(1 + round % number)) {
+                                // SAFETY: allocated above.
+                                unsafe { heap.deallocate(block.cast(), layout) };
+                            }
+                        }
+                    }
+                }
+                for block in held {
+                    // SAFETY: as above.
+                    unsafe { heap.deallocate(block.cast(), layout) };
+                }
+            });
+        }
+    });
+    assert_eq!((heap.held_bytes(), heap.statistics().mapped_bytes), (0, mapped));
+}
+
+/// While pages of what is free go back nobody can have them; afterwards whoever wants them can.
+#[test]
+fn what_was_trimmed_is_found() {
+    let layout = Layout::from_size_align(60_000, 1).unwrap();
+    for _ in 0..20 {
+        let heap = &Heap::new().unwrap();
+        let take = || {
+            let block = heap.allocate(layout).unwrap().cast::<u8>();
+            // SAFETY: the block is this thread's.
+            unsafe { block.write_bytes(1, layout.size()) };
+            block
+        };
+        // All of the area that is mapped first.
+        let all: Vec<_> = (0..62).map(|_| take()).collect();
+        let first = heap.statistics().mapped_bytes;
+        // SAFETY: allocated above.
+        all.into_iter().for_each(|block| unsafe { heap.deallocate(block, layout) });
+        let trims = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while trims.load(Relaxed) == 0 {
+                    std::hint::spin_loop();
+                }
+                (0..8).for_each(|_| _ = take());
+            });
+            trims.store(1, Relaxed);
+            heap.trim();
+        });
+        // Where another area was mapped meanwhile there is room for so many more.
+        let mapped = heap.statistics().mapped_bytes;
+        let room = if mapped == first { 62 } else { 62 + 504 };
+        heap.set_limit(room << 16);
+        while heap.allocate(layout).is_ok() {}
+        let figures = heap.statistics();
+        assert_eq!((figures.live_blocks, figures.mapped_bytes), (room, mapped));
+    }
+}
+
 /// While what was in a huge block goes back to the system nobody else has its memory.
 #[test]
 fn huge_blocks_go_round_among_threads() {

@@ -316,6 +316,31 @@ static void threads_that_cannot_be_made(void)
     while (each_thread(NULL) > 1) usleep(1000);
 }
 
+/* Where the system has no thread left for it, the next thread of the program's brings it. */
+static void a_helper_that_could_not_be_made_is_made_later(void)
+{
+    enum { NOBODY_ELSE = 61234 }; /* Threads are counted by user; and root may have as many as it likes. */
+    CHECK(getuid() != 0 || setresuid(NOBODY_ELSE, NOBODY_ELSE, NOBODY_ELSE) == 0);
+    struct rlimit limit, two;
+    CHECK(getrlimit(RLIMIT_NPROC, &limit) == 0);
+    two = limit, two.rlim_cur = 2;
+    for (int round = 0; round < 3; round++) {
+        pthread_t first, second;
+        CHECK(setrlimit(RLIMIT_NPROC, &two) == 0);
+        if (pthread_create(&first, NULL, sleeps, NULL) != 0) {
+            puts("not tested: this user has other processes");
+            return;
+        }
+        CHECK(each_thread(NULL) == 2);
+        CHECK(setrlimit(RLIMIT_NPROC, &limit) == 0);
+        CHECK(pthread_create(&second, NULL, sleeps, NULL) == 0);
+        helper();
+        end(first);
+        end(second);
+        while (each_thread(NULL) > 1) usleep(1000);
+    }
+}
+
 /* ---- Stacks ---- */
 
 static void *looks_at_its_stack(void *expected)
@@ -426,5 +451,5 @@ MAIN(CASE(no_thread_leaves_a_heap), CASE(no_thread_leaves_a_heap_where_no_keys_a
      CASE(detached_workers_that_never_allocate), CASE(the_helper_comes_and_goes_with_the_threads),
      CASE(the_helper_is_an_ordinary_thread_of_the_process),
      CASE(helpers_take_no_signals_and_leave_no_stacks), CASE(unshare_after_the_only_thread_was_joined),
-     CASE(threads_that_cannot_be_made), CASE(small_stacks), CASE(children_of_threads),
+     CASE(threads_that_cannot_be_made), CASE(a_helper_that_could_not_be_made_is_made_later), CASE(small_stacks), CASE(children_of_threads),
      CASE(threads_of_a_child))
