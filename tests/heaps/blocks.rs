@@ -152,6 +152,16 @@ fn memory_goes_with_its_heap_or_with_the_next_that_is_made() {
     assert_eq!(status, 0);
 }
 
+/// Threads take blocks in places of their own, and each always in the same.
+#[test]
+fn a_thread_fills_one_slab_after_the_other() {
+    let heap = Heap::new().unwrap();
+    for _ in 0..64 {
+        heap.allocate(layout(16, 1)).unwrap();
+    }
+    assert_eq!(heap.held_bytes(), 64 << 10);
+}
+
 #[test]
 fn what_is_given_back_is_counted_for_the_process() {
     let heap = Heap::new().unwrap();

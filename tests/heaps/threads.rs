@@ -140,17 +140,21 @@ fn a_thread_past_its_destructors_allocates_and_frees() {
     assert_eq!(heap.statistics().live_blocks, 0);
 }
 
-/// What one thread gives back, in whole or in part, is another's at once.
+/// What one thread gives back, in whole or in part, is another's at once: runs, and slabs of other sizes.
 #[test]
-fn runs_go_round_among_threads() {
-    // Room for fewer runs than there are threads that want them.
+fn runs_and_slabs_go_round_among_threads() {
+    // Room for fewer than there are threads that want them.
     let heap = &HeapOptions::new().limit(6 << 16).in_memory().unwrap();
     let [one, three] = [60_000, 180_000].map(|size| Layout::from_size_align(size, 1).unwrap());
     thread::scope(|scope| {
         for number in 1..5usize {
             scope.spawn(move || {
                 for round in 0..20_000 {
-                    let layout = if (round + number).is_multiple_of(3) { three } else { one };
+                    let layout = match (round + number) % 5 {
+                        0 => three,
+                        1 => one,
+                        class => Layout::from_size_align(16 << (class + number), 1).unwrap(),
+                    };
                     let Ok(block) = heap.allocate(layout) else { continue };
                     let (mut at, mut its) = (block.cast::<u8>(), layout);
                     let ends = |len: usize| [0, len - 1].map(|index| at.as_ptr().wrapping_add(index));
@@ -167,6 +171,7 @@ fn runs_go_round_among_threads() {
             });
         }
     });
+    heap.trim();
     assert_eq!((heap.held_bytes(), heap.statistics().live_blocks), (0, 0));
 }
 

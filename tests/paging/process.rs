@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::OnceLock;
 
 mod refused;
+mod threads;
 
 /// Whether this is the process of its own that the test `name` runs in; otherwise starts that, and demands that it passes.
 fn runs_apart(name: &str) -> bool {
@@ -134,6 +135,46 @@ fn a_child_of_fork_has_what_was_there() {
         }
     });
     assert_eq!(touch(pin.as_ptr().wrapping_add(9000)), pattern(9000), "the parent is served");
+}
+
+/// A region that is dropped goes with the next one that is made, as does, a little later, one that goes while the thread is
+/// inside a section.
+#[test]
+fn what_was_dropped_goes_when_others_are_made() {
+    if !runs_apart("what_was_dropped_goes_when_others_are_made") {
+        return;
+    }
+    let file = specmalloc::files::memfd("read", 4096).unwrap();
+    // SAFETY: nobody changes the file.
+    let file = unsafe { specmalloc::files::FileRegion::map(&file).unwrap() };
+    let Some(_first) = small_units(4096, fill) else { return };
+    let make = || {
+        let region = small_units(4096, fill).unwrap();
+        let at = region.pin().unwrap().as_ptr().wrapping_add(77);
+        // By this thread, so that no other has to do with it.
+        assert_eq!(region.hold(77..78).unwrap()[0], pattern(77));
+        (region, at)
+    };
+    // SAFETY: a look at pages that may not be there.
+    let is_there = |at: *const u8| unsafe {
+        libc::msync(at.wrapping_sub(77).cast_mut().cast(), 4096, libc::MS_ASYNC) == 0
+            && at.read_volatile() == pattern(77)
+    };
+    let other = |_: usize, to: &mut [u8]| -> Result<(), PagerError> {
+        to.fill(!pattern(77));
+        Ok(())
+    };
+    let (region, at) = make();
+    drop(region);
+    let _second = small_units(4096, other).unwrap();
+    assert!(!is_there(at));
+    let (region, at) = make();
+    let guard = file.guard().unwrap();
+    drop(region);
+    drop(guard);
+    assert!(is_there(at));
+    let _more = [(); 2].map(|()| small_units(4096, other).unwrap());
+    assert!(!is_there(at));
 }
 
 /// Runs `body` in a child of fork, which is ended if it takes ten seconds; so is this process, if its test does.
