@@ -383,8 +383,8 @@ impl Drop for Memory {
         for region in areas.chain(huge) {
             let _retired = space.retire_region(region);
         }
-        // One move of the reclaimer's begins the grace period, another ends it; should a reader be inside at this
-        // moment, who comes next goes on.
+        // One call may end the grace period of what was retired before, the next one is for this. Should a reader be
+        // inside at this moment, who comes next goes on.
         let own = slot();
         space.reap(own);
         space.reap(own);

@@ -281,7 +281,8 @@ mod tests {
             }
         }
         let before = service.threads.fetch_add(THREADS, Relaxed);
-        spawn(service).unwrap();
+        // More than end meanwhile.
+        (0..20).for_each(|_| spawn(service).unwrap());
         let after = service.threads.fetch_sub(THREADS, Relaxed);
         assert!(after <= before + THREADS, "{before} {after}");
     }

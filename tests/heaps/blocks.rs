@@ -143,6 +143,23 @@ fn memory_goes_with_its_heap_or_with_the_next_that_is_made() {
         is_fine &= is_there(at);
         let _next = Heap::new().unwrap();
         is_fine &= !is_there(at);
+        // What another thread has held up goes with the next that goes, and that itself.
+        let [(first, first_at), (second, second_at)] = [make(), make()];
+        let door = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let guard = file.guard().unwrap();
+                door.wait();
+                door.wait();
+                drop(guard);
+            });
+            door.wait();
+            drop(first);
+            is_fine &= is_there(first_at);
+            door.wait();
+        });
+        drop(second);
+        is_fine &= !is_there(first_at) && !is_there(second_at);
         // SAFETY: ends the child.
         unsafe { libc::_exit(i32::from(!is_fine)) };
     }

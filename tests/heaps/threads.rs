@@ -175,6 +175,61 @@ fn runs_and_slabs_go_round_among_threads() {
     assert_eq!((heap.held_bytes(), heap.statistics().live_blocks), (0, 0));
 }
 
+/// What is behind a block that has become shorter is another thread's as soon as that may hold more.
+#[test]
+fn the_end_of_a_run_goes_round_among_threads() {
+    let heap = &HeapOptions::new().limit(3 << 16).in_memory().unwrap();
+    let [one, three] = [60_000, 180_000].map(|size| Layout::from_size_align(size, 1).unwrap());
+    let stop = &AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(move || {
+                while stop.load(Relaxed) == 0 {
+                    if let Ok(block) = heap.allocate(one) {
+                        // SAFETY: allocated above.
+                        unsafe { heap.deallocate(block.cast(), one) };
+                    }
+                }
+            });
+        }
+        for _ in 0..20_000 {
+            let Ok(block) = heap.allocate(three) else { continue };
+            // SAFETY: the block is the heap's.
+            unsafe { heap.deallocate(heap.shrink(block.cast(), three, one).unwrap().cast(), one) };
+        }
+        stop.store(1, Relaxed);
+    });
+    assert_eq!((heap.held_bytes(), heap.statistics().live_blocks), (0, 0));
+}
+
+/// A slab that is closed is gone before others have its slices.
+#[test]
+fn slabs_are_closed_beside_others_that_begin() {
+    let heap = &Heap::new().unwrap();
+    let stop = &AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for number in 0..2 {
+            scope.spawn(move || {
+                for round in 0..40_000 {
+                    let layout = Layout::from_size_align(16 << ((round + number) % 12), 1).unwrap();
+                    let block = heap.allocate(layout).unwrap();
+                    // SAFETY: the block is this thread's.
+                    unsafe {
+                        block.cast::<u8>().write_bytes(number as u8, layout.size());
+                        heap.deallocate(block.cast(), layout);
+                    }
+                }
+                stop.fetch_add(1, Relaxed);
+            });
+        }
+        while stop.load(Relaxed) < 2 {
+            heap.trim();
+        }
+    });
+    heap.trim();
+    assert_eq!((heap.held_bytes(), heap.statistics().live_blocks), (0, 0));
+}
+
 /// Who may hold a slice more finds one free, however many threads take them and give them back.
 #[test]
 fn what_is_free_is_found() {
@@ -205,6 +260,22 @@ fn what_is_free_is_found() {
         }
     });
     assert_eq!((heap.held_bytes(), heap.statistics().mapped_bytes), (0, mapped));
+}
+
+/// In an area that was found full, too, what is given back is found.
+#[test]
+fn what_is_given_back_where_nothing_was_is_found() {
+    let heap = Heap::new().unwrap();
+    let layout = Layout::from_size_align(60_000, 1).unwrap();
+    // The first area, and one of another.
+    let blocks: Vec<_> = (0..63).map(|_| heap.allocate(layout).unwrap()).collect();
+    let mapped = heap.statistics().mapped_bytes;
+    // SAFETY: allocated above.
+    unsafe { heap.deallocate(blocks[17].cast(), layout) };
+    heap.set_limit((62 + 504) << 16);
+    while heap.allocate(layout).is_ok() {}
+    let figures = heap.statistics();
+    assert_eq!((figures.live_blocks, figures.mapped_bytes), (62 + 504, mapped));
 }
 
 /// While pages of what is free go back nobody can have them; afterwards whoever wants them can.

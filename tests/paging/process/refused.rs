@@ -204,8 +204,10 @@ fn what_cannot_be_poisoned_can_be_read_when_it_is_there() {
     let (region, stop) = (&small_units(4096, every_second).unwrap(), &AtomicBool::new(false));
     thread::scope(|scope| {
         scope.spawn(move || {
-            while !stop.load(Relaxed) {
+            // At any moment of a fetch.
+            for pause in (0..1000).cycle().take_while(|_| !stop.load(Relaxed)) {
                 region.evict(0..4096).unwrap();
+                (0..pause).for_each(|_| std::hint::spin_loop());
             }
         });
         let mut read = 0;

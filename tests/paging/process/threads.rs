@@ -162,7 +162,7 @@ fn who_touches_what_is_gone_is_told() {
         return;
     }
     let Some(_other) = small_units(4096, fill) else { return };
-    let region = small_units(4096, fill).unwrap();
+    let [region, next] = [(); 2].map(|()| small_units(4096, fill).unwrap());
     let file = memfd("read", 4096).unwrap();
     // SAFETY: nobody changes the file.
     let file = unsafe { FileRegion::map(&file).unwrap() };
@@ -182,6 +182,7 @@ fn who_touches_what_is_gone_is_told() {
     // It has come to the page, which is still there, or will when that is gone.
     thread::sleep(Duration::from_millis(50));
     drop(guard);
-    let _more = [(); 2].map(|()| small_units(4096, fill).unwrap());
+    // Whoever unmaps another one takes it along. (Nothing is mapped where it was.)
+    next.unmap().unwrap();
     panic!("{:?} is read", touches.join());
 }
