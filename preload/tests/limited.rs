@@ -12,6 +12,7 @@ passing_cases! { "limited.c":
     not_in_a_handler,
     threads_share_the_limit,
     children_have_the_limit,
+    a_child_asks_the_function_itself,
 }
 
 #[test]

@@ -47,11 +47,9 @@ impl Memory {
         if address != record.base() {
             broken_contract(Misuse::Interior, Call::Free, address);
         }
-        let slices = record.slices();
-        if !record.end(Usage::Large) {
+        if !self.close_run(record, Usage::Large) {
             broken_contract(Misuse::DoubleFree, Call::Free, address);
         }
-        self.release(address, slices);
     }
 
     /// Makes a large block as long as `size` bytes need, in place. Says whether what was added is zero; `None` if there

@@ -286,6 +286,17 @@ impl Memory {
         }
     }
 
+    /// Ends a run, if it is one of this `usage`, and gives its slices back. Of two threads that say so one finds it.
+    #[must_use]
+    pub(super) fn close_run(&self, record: &'static Record, usage: Usage) -> bool {
+        let slices = record.slices();
+        let ends = record.end(usage);
+        if ends {
+            self.release(record.base(), slices);
+        }
+        ends
+    }
+
     /// Gives back `slices` slices from `base` on, whose records say that they are free.
     pub(super) fn release(&self, base: usize, slices: usize) {
         let area = self.region_of(base);

@@ -152,14 +152,19 @@ fn memory_goes_with_its_heap_or_with_the_next_that_is_made() {
                 door.wait();
                 door.wait();
                 drop(guard);
+                door.wait();
+                // It ends after all of that: its end would give memory back, too.
+                door.wait();
             });
             door.wait();
             drop(first);
             is_fine &= is_there(first_at);
             door.wait();
+            door.wait();
+            drop(second);
+            is_fine &= !is_there(first_at) && !is_there(second_at);
+            door.wait();
         });
-        drop(second);
-        is_fine &= !is_there(first_at) && !is_there(second_at);
         // SAFETY: ends the child.
         unsafe { libc::_exit(i32::from(!is_fine)) };
     }

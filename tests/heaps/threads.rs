@@ -178,26 +178,25 @@ fn runs_and_slabs_go_round_among_threads() {
 /// What is behind a block that has become shorter is another thread's as soon as that may hold more.
 #[test]
 fn the_end_of_a_run_goes_round_among_threads() {
-    let heap = &HeapOptions::new().limit(3 << 16).in_memory().unwrap();
+    let heap = &HeapOptions::new().limit(6 << 16).in_memory().unwrap();
     let [one, three] = [60_000, 180_000].map(|size| Layout::from_size_align(size, 1).unwrap());
-    let stop = &AtomicUsize::new(0);
     thread::scope(|scope| {
-        for _ in 0..2 {
+        for _ in 0..4 {
             scope.spawn(move || {
-                while stop.load(Relaxed) == 0 {
-                    if let Ok(block) = heap.allocate(one) {
-                        // SAFETY: allocated above.
-                        unsafe { heap.deallocate(block.cast(), one) };
+                for round in 0..20_000 {
+                    let layout = if round % 2 == 0 { three } else { one };
+                    let Ok(block) = heap.allocate(layout) else { continue };
+                    let mut at = block.cast::<u8>();
+                    // SAFETY: the block is the heap's.
+                    unsafe {
+                        if layout == three {
+                            at = heap.shrink(at, three, one).unwrap().cast();
+                        }
+                        heap.deallocate(at, one);
                     }
                 }
             });
         }
-        for _ in 0..20_000 {
-            let Ok(block) = heap.allocate(three) else { continue };
-            // SAFETY: the block is the heap's.
-            unsafe { heap.deallocate(heap.shrink(block.cast(), three, one).unwrap().cast(), one) };
-        }
-        stop.store(1, Relaxed);
     });
     assert_eq!((heap.held_bytes(), heap.statistics().live_blocks), (0, 0));
 }

@@ -251,6 +251,47 @@ static void children_have_the_limit(void)
     for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
 }
 
+static int inside, is_held = 1;
+
+static void stays_inside(size_t held_now, size_t wanted, int fails)
+{
+    (void)held_now, (void)wanted, (void)fails;
+    __atomic_fetch_add(&inside, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&is_held, __ATOMIC_SEQ_CST)) usleep(1000);
+}
+
+static void *wants_too_much(void *unused)
+{
+    CHECK(malloc(30 * MIB) == NULL);
+    return unused;
+}
+
+/* In a child nobody is inside the function, however many of its parent's threads were. */
+static void a_child_asks_the_function_itself(void)
+{
+    pthread_t threads[8];
+    size_t count;
+    set("limit", 64 * MIB);
+    LIBRARY(specmalloc_on_pressure)(stays_inside);
+    void **list = take(MIB, 50, &count);
+    CHECK(count == 50);
+    for (int i = 0; i < 8; i++) CHECK(pthread_create(&threads[i], NULL, wants_too_much, NULL) == 0);
+    while (__atomic_load_n(&inside, __ATOMIC_SEQ_CST) < 8) usleep(1000);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(30);
+        is_held = inside = 0;
+        CHECK(malloc(30 * MIB) == NULL && inside > 0);
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    __atomic_store_n(&is_held, 0, __ATOMIC_SEQ_CST);
+    for (int i = 0; i < 8; i++) pthread_join(threads[i], NULL);
+    give(list);
+}
+
 /* By the environment: limit:32M. */
 static void limit_of_the_environment(void)
 {
@@ -266,4 +307,5 @@ MAIN({"hard_limit_bounds_what_is_resident", hard_limit_bounds_what_is_resident},
      {"not_in_a_handler", not_in_a_handler},
      {"threads_share_the_limit", threads_share_the_limit},
      {"children_have_the_limit", children_have_the_limit},
+     {"a_child_asks_the_function_itself", a_child_asks_the_function_itself},
      {"limit_of_the_environment", limit_of_the_environment})

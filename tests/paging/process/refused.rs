@@ -211,7 +211,7 @@ fn what_cannot_be_poisoned_can_be_read_when_it_is_there() {
             }
         });
         let mut read = 0;
-        for _ in 0..20_000 {
+        while read < 2000 {
             match region.hold(0..4096) {
                 Ok(held) => {
                     read += 1;
@@ -221,7 +221,6 @@ fn what_cannot_be_poisoned_can_be_read_when_it_is_there() {
             }
         }
         stop.store(true, Relaxed);
-        assert!(read > 100, "{read}");
     });
 }
 
