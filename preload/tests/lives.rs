@@ -17,6 +17,7 @@ passing_cases! { "lives.c":
     small_stacks,
     children_of_threads,
     threads_of_a_child,
+    the_helper_stays_in_a_child_of_two_threads,
 }
 
 /// Exceptions, `pthread_exit` and cancellation leave through the first function of a thread.

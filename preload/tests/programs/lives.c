@@ -447,9 +447,31 @@ static void threads_of_a_child(void)
     exit(0);
 }
 
+/* The thread that forked is one of the child's: with another one the helper is there to stay. */
+static void the_helper_stays_in_a_child_of_two_threads(void)
+{
+    free(malloc(100));
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child > 0) {
+        int status;
+        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        return;
+    }
+    alarm(30);
+    pthread_t other;
+    CHECK(pthread_create(&other, NULL, sleeps, NULL) == 0);
+    int number = helper();
+    usleep(400000);
+    CHECK(each_thread(NULL) == 3 && helper() == number);
+    end(other);
+    while (each_thread(NULL) > 1) usleep(1000);
+    exit(0);
+}
+
 MAIN(CASE(no_thread_leaves_a_heap), CASE(no_thread_leaves_a_heap_where_no_keys_are_left),
      CASE(detached_workers_that_never_allocate), CASE(the_helper_comes_and_goes_with_the_threads),
      CASE(the_helper_is_an_ordinary_thread_of_the_process),
      CASE(helpers_take_no_signals_and_leave_no_stacks), CASE(unshare_after_the_only_thread_was_joined),
-     CASE(threads_that_cannot_be_made), CASE(a_helper_that_could_not_be_made_is_made_later), CASE(small_stacks), CASE(children_of_threads),
-     CASE(threads_of_a_child))
+     CASE(threads_that_cannot_be_made), CASE(a_helper_that_could_not_be_made_is_made_later), CASE(small_stacks),
+     CASE(children_of_threads), CASE(threads_of_a_child), CASE(the_helper_stays_in_a_child_of_two_threads))
