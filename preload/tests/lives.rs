@@ -17,6 +17,7 @@ passing_cases! { "lives.c":
     small_stacks,
     children_of_threads,
     threads_of_a_child,
+    what_a_thread_has_left_is_not_live,
     the_helper_stays_in_a_child_of_two_threads,
 }
 

@@ -210,6 +210,7 @@ static void the_helper_comes_and_goes_with_the_threads(void)
         end(first);
         usleep(150000);
         CHECK(helper() == number);
+        CHECK(figures().threads == 2); /* It has no heap of its own. */
         end(second);
         while (each_thread(NULL) > 1) usleep(1000);
     }
@@ -469,9 +470,24 @@ static void the_helper_stays_in_a_child_of_two_threads(void)
     exit(0);
 }
 
+/* What is free in the heap of a thread that has ended is free, whoever has that next. */
+static void what_a_thread_has_left_is_not_live(void)
+{
+    pthread_t other;
+    CHECK(pthread_create(&other, NULL, sleeps, NULL) == 0);
+    helper();
+    uint64_t before = figures().live_blocks;
+    for (int i = 0; i < 10; i++) {
+        run(keeps, (void *)1);
+        CHECK(figures().live_blocks <= before + 10); /* The C library keeps a few for its threads. */
+    }
+    end(other);
+}
+
 MAIN(CASE(no_thread_leaves_a_heap), CASE(no_thread_leaves_a_heap_where_no_keys_are_left),
      CASE(detached_workers_that_never_allocate), CASE(the_helper_comes_and_goes_with_the_threads),
      CASE(the_helper_is_an_ordinary_thread_of_the_process),
      CASE(helpers_take_no_signals_and_leave_no_stacks), CASE(unshare_after_the_only_thread_was_joined),
      CASE(threads_that_cannot_be_made), CASE(a_helper_that_could_not_be_made_is_made_later), CASE(small_stacks),
-     CASE(children_of_threads), CASE(threads_of_a_child), CASE(the_helper_stays_in_a_child_of_two_threads))
+     CASE(children_of_threads), CASE(threads_of_a_child), CASE(what_a_thread_has_left_is_not_live),
+     CASE(the_helper_stays_in_a_child_of_two_threads))
