@@ -10,6 +10,7 @@ passing_cases! { "limited.c":
     soft_limit_is_told_once,
     hard_limit_gives_way_to_what_the_program_gives_back,
     not_in_a_handler,
+    not_inside_itself,
     threads_share_the_limit,
     children_have_the_limit,
     a_child_asks_the_function_itself,

@@ -137,8 +137,9 @@ static void soft_limit_is_told_once(void)
     more = take(1000, 25000, &count); /* It had fallen. */
     CHECK(calls == 2);
     give(more);
+    errno = 4711;
     void *huge = malloc(10 * MIB);
-    CHECK(calls == 3);
+    CHECK(calls == 3 && errno == 4711);
     free(huge);
     huge = malloc(5 * MIB);
     CHECK(calls == 3);
@@ -251,6 +252,25 @@ static void children_have_the_limit(void)
     for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
 }
 
+static void wants_more_itself(size_t held_now, size_t wanted, int fails)
+{
+    (void)held_now, (void)wanted, (void)fails;
+    calls++;
+    CHECK(calls < 10 && malloc(40 * MIB) == NULL && errno == ENOMEM);
+}
+
+/* What fails inside the function fails without it. */
+static void not_inside_itself(void)
+{
+    size_t count;
+    set("limit", 64 * MIB);
+    LIBRARY(specmalloc_on_pressure)(wants_more_itself);
+    void **list = take(MIB, 50, &count);
+    CHECK(count == 50 && calls == 0);
+    CHECK(malloc(30 * MIB) == NULL && calls == 1);
+    give(list);
+}
+
 static int inside, is_held = 1;
 
 static void stays_inside(size_t held_now, size_t wanted, int fails)
@@ -305,6 +325,7 @@ MAIN({"hard_limit_bounds_what_is_resident", hard_limit_bounds_what_is_resident},
      {"soft_limit_is_told_once", soft_limit_is_told_once},
      {"hard_limit_gives_way_to_what_the_program_gives_back", hard_limit_gives_way_to_what_the_program_gives_back},
      {"not_in_a_handler", not_in_a_handler},
+     {"not_inside_itself", not_inside_itself},
      {"threads_share_the_limit", threads_share_the_limit},
      {"children_have_the_limit", children_have_the_limit},
      {"a_child_asks_the_function_itself", a_child_asks_the_function_itself},

@@ -5,7 +5,7 @@ use crate::again::{case, child};
 use crate::support::{fill, pattern, small_units, touch};
 use specmalloc::paging::{Cause, Error, PagedOptions, PagedRegion, PagerError};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
 // What the kernel calls them; the library's own are tested beside it.
@@ -197,17 +197,25 @@ fn what_cannot_be_poisoned_can_be_read_when_it_is_there() {
         return;
     }
     refuse(libc::SYS_ioctl, Some(POISON), libc::EINVAL);
-    let calls = std::sync::atomic::AtomicUsize::new(0);
-    let every_second = move |offset: usize, to: &mut [u8]| -> Result<(), PagerError> {
-        if calls.fetch_add(1, Relaxed).is_multiple_of(2) { Err("as a test".into()) } else { fill(offset, to) }
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let every_second = |offset: usize, to: &mut [u8]| -> Result<(), PagerError> {
+        if CALLS.fetch_add(1, Relaxed).is_multiple_of(2) { Err("as a test".into()) } else { fill(offset, to) }
     };
     let (region, stop) = (&small_units(4096, every_second).unwrap(), &AtomicBool::new(false));
     thread::scope(|scope| {
         scope.spawn(move || {
-            // At any moment of a fetch.
-            for pause in (0..1000).cycle().take_while(|_| !stop.load(Relaxed)) {
-                region.evict(0..4096).unwrap();
+            // Once for each fetch, a little after the pager.
+            let mut seen = 0;
+            for pause in (0..200).cycle() {
+                while CALLS.load(Relaxed) == seen && !stop.load(Relaxed) {
+                    std::hint::spin_loop();
+                }
+                if stop.load(Relaxed) {
+                    break;
+                }
+                seen = CALLS.load(Relaxed);
                 (0..pause).for_each(|_| std::hint::spin_loop());
+                region.evict(0..4096).unwrap();
             }
         });
         let mut read = 0;
