@@ -149,6 +149,20 @@ static void soft_limit_is_told_once(void)
     give(list);
 }
 
+static void another_soft_limit_is_told_anew(void)
+{
+    size_t count;
+    LIBRARY(specmalloc_on_pressure)(on_pressure);
+    set("soft_limit", 32 * MIB);
+    void **list = take(MIB, 50, &count);
+    CHECK(calls == 1);
+    set("soft_limit", 40 * MIB);
+    void **more = take(MIB, 2, &count);
+    CHECK(calls == 2);
+    give(more);
+    give(list);
+}
+
 /* What the function gives back serves the request; a request that it cannot serve fails. */
 static void hard_limit_gives_way_to_what_the_program_gives_back(void)
 {
@@ -323,6 +337,7 @@ static void limit_of_the_environment(void)
 MAIN({"hard_limit_bounds_what_is_resident", hard_limit_bounds_what_is_resident},
      {"held_is_what_is_resident", held_is_what_is_resident},
      {"soft_limit_is_told_once", soft_limit_is_told_once},
+     {"another_soft_limit_is_told_anew", another_soft_limit_is_told_anew},
      {"hard_limit_gives_way_to_what_the_program_gives_back", hard_limit_gives_way_to_what_the_program_gives_back},
      {"not_in_a_handler", not_in_a_handler},
      {"not_inside_itself", not_inside_itself},
