@@ -21,6 +21,7 @@ A block with mutants becomes `match mutant(N) { 0 => { .. } 1 => { .. } .. _ => 
 What does not compile is no mutant, and left out of the next attempt.
 """
 
+import filecmp
 import json
 import os
 import re
@@ -299,12 +300,21 @@ def builds_for(paths):
 def make(out, paths):
     tree, only = os.path.join(out, "tree"), os.environ.get("STEP_ONLY")
     names = only and read(only).splitlines()
-    for path in subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout.splitlines():
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout.splitlines()
+    for path in filter(os.path.exists, tracked):
         target = os.path.join(tree, path)
-        if os.path.exists(path) and path not in [*paths, "src/lib.rs", "src/sync/mod.rs"]:
+        if path not in [*paths, "src/lib.rs", "src/sync/mod.rs"]:
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            if not os.path.exists(target) or os.path.getmtime(target) < os.path.getmtime(path):
-                shutil.copy2(path, target)
+            # What had mutants in the last build is older here than there, and cargo is to see that it has changed.
+            if not os.path.exists(target) or not filecmp.cmp(path, target, shallow=False):
+                shutil.copyfile(path, target)
+                shutil.copymode(path, target)
+    # A test that is gone would be built still.
+    for folder, _, files in os.walk(tree):
+        for file in files:
+            path = os.path.join(folder, file)
+            if file.endswith(".rs") and not os.path.exists(os.path.relpath(path, tree)):
+                os.remove(path)
     write(os.path.join(tree, "src/sync/mod.rs"), read("src/sync/mod.rs") + MUTANT)
     write(os.path.join(tree, "src/lib.rs"), re.sub(r"\A(#!\[doc.*\n)", r"\1#![allow(warnings)]\n", read("src/lib.rs")))
     files, number, dropped = {}, 1, set()

@@ -200,7 +200,7 @@ impl HeapNotes {
     /// knows of it.
     pub fn begin(&self, owner: usize, offset: usize, in_use: usize) {
         // Relaxed (all): whoever holds a block in it came to it after that; to anybody else it is not theirs either way.
-        self.use_word().store(in_use, Relaxed);
+        self.0.0[1].store(in_use, Relaxed);
         self.0.0[0].store(owner, Relaxed);
         self.0.0[3].store(offset, Relaxed);
     }
