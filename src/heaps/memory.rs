@@ -351,8 +351,8 @@ impl Memory {
         claimed.ok().flatten()
     }
 
-    /// A region of a huge block's, of at least `len` bytes at a multiple of `align`, with `reserve` more behind. The block
-    /// is the caller's, before others know of the region.
+    /// A region of a huge block's, of at least `len` bytes at a multiple of `align`, with `reserve` more behind. The
+    /// block is the caller's, before others know of the region.
     pub(super) fn map_huge(&self, len: usize, align: usize, reserve: usize) -> Option<&'static Region> {
         let region = process().space().map_region(Kind::Heap, len, align, reserve).ok()?;
         region.slices().open(0..0);

@@ -224,8 +224,8 @@ fn key(region: &Region) -> usize {
     std::ptr::from_ref(region).addr()
 }
 
-/// Has the faults of a region served, until it is dropped. What stays after that is in the place of the next region that has
-/// the descriptor.
+/// Has the faults of a region served, until it is dropped. What stays after that is in the place of the next region that
+/// has the descriptor.
 pub(super) fn enter(region: &'static Region, served: Weak<dyn Served>) {
     state().regions.insert(key(region), served);
 }

@@ -111,8 +111,8 @@ fn nothing_takes_nothing() {
     assert_eq!((heap.statistics().live_blocks, heap.held_bytes()), (0, 0));
 }
 
-/// A heap goes at once; one that goes while somebody is inside a section, with the next one that is made. In a child, where nobody else
-/// maps anything.
+/// A heap goes at once; one that goes while somebody is inside a section, with the next one that is made. In a child,
+/// where nobody else maps anything.
 #[test]
 fn memory_goes_with_its_heap_or_with_the_next_that_is_made() {
     let file = specmalloc::files::memfd("read", 4096).unwrap();

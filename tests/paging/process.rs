@@ -137,8 +137,8 @@ fn a_child_of_fork_has_what_was_there() {
     assert_eq!(touch(pin.as_ptr().wrapping_add(9000)), pattern(9000), "the parent is served");
 }
 
-/// A region that is dropped goes with the next one that is made, as does, a little later, one that goes while the thread is
-/// inside a section.
+/// A region that is dropped goes with the next one that is made, as does, a little later, one that goes while the thread
+/// is inside a section.
 #[test]
 fn what_was_dropped_goes_when_others_are_made() {
     if !runs_apart("what_was_dropped_goes_when_others_are_made") {

@@ -262,7 +262,8 @@ fn a_huge_block_that_may_not_stay_leaves_its_addresses() {
     assert_eq!((from.huge().each_kept().count(), from.huge_figures().kept_bytes().get()), (1, 0));
 }
 
-/// Room for more spare slices is lent to a heap that could have used it, and ends when less may stay, or nothing is kept.
+/// Room for more spare slices is lent to a heap that could have used it, and ends when less may stay, or nothing is
+/// kept.
 #[test]
 fn what_is_lent_to_a_heap_is_taken_back() {
     for is_collected in [false, true] {

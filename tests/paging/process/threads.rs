@@ -23,8 +23,8 @@ fn blocked(task: &str) -> u64 {
     u64::from_str_radix(line.trim(), 16).unwrap()
 }
 
-/// One fault after the other needs one thread, and one that waits for the next; a few more where that one is slow to come
-/// back.
+/// One fault after the other needs one thread, and one that waits for the next; a few more where that one is slow to
+/// come back.
 #[test]
 fn as_many_threads_as_faults_at_a_time() {
     if !runs_apart("threads::as_many_threads_as_faults_at_a_time") {
