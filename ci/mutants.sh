@@ -13,7 +13,7 @@
 #
 #   ci/mutants.sh steps [FILE ...]  the changes of ci/steps.py instead: two statements swapped, a call left out; in all five
 #                                   layers by default, some hours; src/heaps and src/paging, too,
-#                                   if they are named. The same list, where such a name begins with `step `.
+#                                   if their files are named. The same list, where such a name begins with `step `.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$PWD/target/mutants

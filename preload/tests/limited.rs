@@ -8,10 +8,13 @@ passing_cases! { "limited.c":
     hard_limit_bounds_what_is_resident,
     held_is_what_is_resident,
     soft_limit_is_told_once,
+    another_soft_limit_is_told_anew,
     hard_limit_gives_way_to_what_the_program_gives_back,
     not_in_a_handler,
+    not_inside_itself,
     threads_share_the_limit,
     children_have_the_limit,
+    a_child_asks_the_function_itself,
 }
 
 #[test]

@@ -13,9 +13,12 @@ passing_cases! { "lives.c":
     helpers_take_no_signals_and_leave_no_stacks,
     unshare_after_the_only_thread_was_joined,
     threads_that_cannot_be_made,
+    a_helper_that_could_not_be_made_is_made_later,
     small_stacks,
     children_of_threads,
     threads_of_a_child,
+    what_a_thread_has_left_is_not_live,
+    the_helper_stays_in_a_child_of_two_threads,
 }
 
 /// Exceptions, `pthread_exit` and cancellation leave through the first function of a thread.

@@ -215,8 +215,8 @@ impl Slab {
         self.shared.life.store(life.wrapping_add(1) | 1, release("heap.life_begun"));
     }
 
-    /// Ends the life of a slab without blocks, before anything of it changes.
-    pub(super) fn end_life(&self) {
+    /// Before anything changes that a walk goes by.
+    fn end_life(&self) {
         // Relaxed (both): as above, and the fence orders the store.
         let life = self.shared.life.load(Ordering::Relaxed);
         self.shared.life.store((life | 1).wrapping_add(1), Ordering::Relaxed);
@@ -239,8 +239,10 @@ impl Slab {
         self.shared.life.load(Ordering::Relaxed) == life || seeded("heap.life_forgotten")
     }
 
-    /// Makes the records of the run unused again. The caller then gives the slices back.
+    /// Ends the life of a slab without blocks, and makes the records of the run unused again. The caller then gives the
+    /// slices back.
     pub fn close(&self) {
+        self.end_life();
         for slice in 0..self.slices() as usize {
             // SAFETY: the run's records lie behind one another in the header, and the run is the caller's.
             let record = unsafe { &*ptr::from_ref(self).add(slice) };

@@ -243,14 +243,11 @@ impl Heap {
         if !Memory::is_area(region) {
             return Place::Huge(region);
         }
-        let slice = (address - region.base()) / SLICE;
-        if !region.slices().usable().contains(&slice) {
-            broken_contract(Misuse::Nothing, Call::Free, address);
-        }
-        let record = Record::at(region, slice).first();
+        let record = Record::at(region, (address - region.base()) / SLICE).first();
         match record.usage() {
             Usage::Slab => Place::Small(record, self.memory.index_in(record, address)),
             Usage::Large => Place::Large(record),
+            // The header's slices, too, are free to their records.
             Usage::Free | Usage::Later => broken_contract(Misuse::Nothing, Call::Free, address),
         }
     }

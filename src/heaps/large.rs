@@ -47,11 +47,9 @@ impl Memory {
         if address != record.base() {
             broken_contract(Misuse::Interior, Call::Free, address);
         }
-        let slices = record.slices();
-        if !record.end(Usage::Large) {
+        if !self.close_run(record, Usage::Large) {
             broken_contract(Misuse::DoubleFree, Call::Free, address);
         }
-        self.release(address, slices);
     }
 
     /// Makes a large block as long as `size` bytes need, in place. Says whether what was added is zero; `None` if there
@@ -92,8 +90,6 @@ impl Memory {
         let region = waiting.or_else(|| {
             let reserve = if get_option("reserve") == Some(1) { bytes } else { 0 };
             let region = self.map_huge(bytes, align, reserve)?;
-            // Relaxed: published with the region.
-            region.heap().use_word().store(bytes, Ordering::Relaxed);
             self.add_huge(region);
             Some(region)
         });

@@ -59,6 +59,12 @@ pub(super) struct Claim {
     pub(super) is_zero: bool,
 }
 
+/// Slices that were claimed: in which area, from which on, and whether all of it is zero.
+type Run = (&'static Region, usize, bool);
+
+/// There are slices, and no blocks of the disk for them.
+struct DiskFull;
+
 /// In an area's word: the longest run of slices that may be free, and above that a number that each release changes, so
 /// that nobody who looked before it says afterwards that there is none.
 const ROOM: usize = (1 << 16) - 1;
@@ -180,10 +186,18 @@ impl Memory {
         let served = NonNull::new(self.words().served.load(Ordering::Acquire));
         // SAFETY: a descriptor, which lives forever.
         let served = served.map(|region| unsafe { region.as_ref() });
-        let mut areas = served.into_iter().chain(self.areas());
-        let claim = areas
-            .find_map(|area| self.claim_in(area, slices, align))
-            .or_else(|| self.claim_fresh(slices, align));
+        let (mut areas, mut is_full) = (served.into_iter().chain(self.areas()), false);
+        let claim = areas.find_map(|area| {
+            self.claim_in(area, slices, align).unwrap_or_else(|DiskFull| {
+                is_full = true;
+                None
+            })
+        });
+        let claim = match claim {
+            // In an area more there were as few blocks of the disk.
+            None if !is_full => self.claim_fresh(slices, align),
+            claim => claim,
+        };
         match claim {
             Some((area, start, is_zero)) => {
                 let record = Record::at(area, start);
@@ -202,12 +216,12 @@ impl Memory {
         area: &'static Region,
         slices: usize,
         align: usize,
-    ) -> Option<(&'static Region, usize, bool)> {
+    ) -> std::result::Result<Option<Run>, DiskFull> {
         let room = area.heap().use_word();
         // Relaxed (all): a hint, whose changes are single steps.
         let before = room.load(Ordering::Relaxed);
         if before & ROOM < slices {
-            return None;
+            return Ok(None);
         }
         let attempts = [Prefer::Dirty, Prefer::Any].into_iter().map(|prefer| {
             let attempt = area.slices().claim(slices, prefer, align);
@@ -221,17 +235,17 @@ impl Memory {
                 let less = before & !ROOM | (slices - 1);
                 let _renewed = room.compare_exchange(before, less, Ordering::Relaxed, Ordering::Relaxed);
             }
-            return None;
+            return Ok(None);
         };
         if !self.reserve(area, run.start, run.len) {
-            return None;
+            return Err(DiskFull);
         }
         let area_at = ptr::from_ref(area).cast_mut();
         if self.words().served.load(Ordering::Relaxed) != area_at {
             // Release: pairs with the Acquire in `claim`: the area may be a new one that is not in the list yet.
             self.words().served.store(area_at, Ordering::Release);
         }
-        Some((area, run.start, run.all_clean))
+        Ok(Some((area, run.start, run.all_clean)))
     }
 
     /// Has the blocks of a run reserved that the caller has claimed, or gives it back. What is dirty has its blocks.
@@ -272,6 +286,17 @@ impl Memory {
         }
     }
 
+    /// Ends a run, if it is one of this `usage`, and gives its slices back. Of two threads that say so one finds it.
+    #[must_use]
+    pub(super) fn close_run(&self, record: &'static Record, usage: Usage) -> bool {
+        let slices = record.slices();
+        let ends = record.end(usage);
+        if ends {
+            self.release(record.base(), slices);
+        }
+        ends
+    }
+
     /// Gives back `slices` slices from `base` on, whose records say that they are free.
     pub(super) fn release(&self, base: usize, slices: usize) {
         let area = self.region_of(base);
@@ -294,21 +319,24 @@ impl Memory {
             while let Some(run) = area.slices().claim_dirty_run(usize::MAX).run {
                 let (from, bytes) = (run.start * SLICE, run.len * SLICE);
                 // SAFETY: the run is claimed here.
-                if unsafe { self.backing.purge(area.base() + from, area.heap().offset() + from, bytes) } {
+                let is_clean =
+                    unsafe { self.backing.purge(area.base() + from, area.heap().offset() + from, bytes) };
+                if is_clean {
                     area.slices().release_clean(run.start, run.len);
-                    purged += bytes;
                 } else {
                     area.slices().release(run.start, run.len);
-                    self.renew_room(area);
-                    return purged;
                 }
                 self.renew_room(area);
+                if !is_clean {
+                    return purged;
+                }
+                purged += bytes;
             }
         }
         purged
     }
 
-    fn claim_fresh(&self, slices: usize, align: usize) -> Option<(&'static Region, usize, bool)> {
+    fn claim_fresh(&self, slices: usize, align: usize) -> Option<Run> {
         let (mut len, least) = (AREA, ((slices + align + 1) * SLICE).next_power_of_two().max(LEAST_AREA));
         let area = loop {
             match map_area(len, &self.backing, Some(self.owner())) {
@@ -320,10 +348,11 @@ impl Memory {
         // Before anybody else can.
         let claimed = self.claim_in(area, slices, align);
         push(&self.words().areas, area);
-        claimed
+        claimed.ok().flatten()
     }
 
-    /// A region of a huge block's, of at least `len` bytes at a multiple of `align`, with `reserve` more behind.
+    /// A region of a huge block's, of at least `len` bytes at a multiple of `align`, with `reserve` more behind. The
+    /// block is the caller's, before others know of the region.
     pub(super) fn map_huge(&self, len: usize, align: usize, reserve: usize) -> Option<&'static Region> {
         let region = process().space().map_region(Kind::Heap, len, align, reserve).ok()?;
         region.slices().open(0..0);
@@ -332,7 +361,7 @@ impl Memory {
             let _retired = process().space().retire_region(region);
             return None;
         };
-        region.heap().begin(self.owner(), offset as usize);
+        region.heap().begin(self.owner(), offset as usize, len);
         Some(region)
     }
 
@@ -365,8 +394,8 @@ impl Drop for Memory {
         for region in areas.chain(huge) {
             let _retired = space.retire_region(region);
         }
-        // One move of the reclaimer's begins the grace period, another ends it; should a reader be inside at this
-        // moment, who comes next goes on.
+        // One call may end the grace period of what was retired before, the next one is for this. Should a reader be
+        // inside at this moment, who comes next goes on.
         let own = slot();
         space.reap(own);
         space.reap(own);
@@ -411,8 +440,7 @@ fn map_area(
     // SAFETY: mapped just now, and nobody's yet.
     match unsafe { backing.lay_under(region.base(), header, len - header) } {
         Ok(offset) => {
-            region.heap().begin(owner.unwrap_or(region.base() + WORDS), offset as usize);
-            region.heap().use_word().store(ROOM, Ordering::Relaxed);
+            region.heap().begin(owner.unwrap_or(region.base() + WORDS), offset as usize, ROOM);
             region.slices().open(header / SLICE..len / SLICE);
             region.slices().reopen();
             Ok(region)

@@ -171,10 +171,7 @@ impl Memory {
                 if !record.map.is_unused() || !record.map.close() {
                     kept.give(record);
                 } else {
-                    closed += 1;
-                    let slices = record.slices();
-                    let _ended = record.end(Usage::Slab);
-                    self.release(record.base(), slices);
+                    closed += usize::from(self.close_run(record, Usage::Slab));
                 }
             }
             while let Some(record) = kept.take() {

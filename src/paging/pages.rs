@@ -1,7 +1,7 @@
 //! The bytes of a region: how they come, are held, and go.
 
 use super::error::{Cause, Error, PagerError, Result};
-use super::service::{Lease, Served, enter, leave};
+use super::service::{Lease, Served, enter};
 use super::userfault::Fault;
 use super::waiting::Waiting;
 use crate::files::section;
@@ -350,12 +350,9 @@ impl Served for Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        leave(self.region);
+        // Nobody has the right to be there. Who is all the same is woken by who finds no region there any more, or by the
+        // end of the descriptor.
         process().space().retire_region(self.region);
-        if self.lease.is_ours() {
-            // Nobody has the right to be there. Who is all the same is not to wait forever.
-            self.lease.userfault().wake(self.region.base(), self.region.mapped());
-        }
         process().space().reap(section::slot());
     }
 }

@@ -18,7 +18,7 @@ const MOST: usize = 1 << 30;
 
 /// Memory whose bytes come from a [`Pager`] when they are first touched. See [the module's documentation](super).
 ///
-/// Dropping it closes it, and waits for nobody: it is unmapped after the last reader.
+/// Dropping it waits for nobody: it is unmapped after the last reader.
 pub struct PagedRegion {
     pages: Arc<Pages>,
 }
@@ -220,12 +220,6 @@ impl PagedRegion {
             sleep(pause.min(left));
             pause = (2 * pause).min(Duration::from_millis(2));
         }
-    }
-}
-
-impl Drop for PagedRegion {
-    fn drop(&mut self) {
-        self.close();
     }
 }
 

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 /// Faults that are served at the same time, at most.
 const THREADS: usize = 64;
 /// Milliseconds without a fault after which a thread ends that is not the last to wait.
-const IDLE: i32 = 5000;
+const IDLE: i32 = if cfg!(test) { 5 } else { 5000 };
 
 /// A region, to the threads.
 pub(super) trait Served: Send + Sync {
@@ -35,7 +35,7 @@ pub(super) trait Served: Send + Sync {
 struct State {
     /// With the number of its regions.
     service: Option<(Arc<Service>, usize)>,
-    /// By the address of the descriptor.
+    /// By the address of the descriptor. Some are gone.
     regions: BTreeMap<usize, Weak<dyn Served>>,
 }
 
@@ -224,14 +224,10 @@ fn key(region: &Region) -> usize {
     std::ptr::from_ref(region).addr()
 }
 
-/// Has the faults of a region served.
+/// Has the faults of a region served, until it is dropped. What stays after that is in the place of the next region that
+/// has the descriptor.
 pub(super) fn enter(region: &'static Region, served: Weak<dyn Served>) {
     state().regions.insert(key(region), served);
-}
-
-/// Ends that, before the region goes.
-pub(super) fn leave(region: &'static Region) {
-    state().regions.remove(&key(region));
 }
 
 /// The lock, while a fork goes on: the child finds it free, and what is under it whole.
@@ -259,5 +255,35 @@ extern "C" fn in_child() {
     for served in state.iter().flat_map(|state| state.regions.values()) {
         // Never the last: whoever held it holds it in the child, too.
         served.upgrade().inspect(|served| served.forked());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    /// Those that end are no longer counted, nor are those that could not be made.
+    #[test]
+    fn threads_are_counted_while_they_are_there() {
+        let lease = match Lease::take() {
+            Err(Error::NotAllowed { .. }) => return,
+            lease => lease.unwrap(),
+        };
+        let service = &lease.0;
+        let begun = Instant::now();
+        for _ in 0..4 {
+            (0..8).for_each(|_| spawn(service).unwrap());
+            // One stays, and those that other tests need.
+            while service.threads.load(Relaxed) > 4 {
+                assert!(begun.elapsed() < Duration::from_secs(20), "{:?} threads", service.threads);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let before = service.threads.fetch_add(THREADS, Relaxed);
+        // More than end meanwhile.
+        (0..20).for_each(|_| spawn(service).unwrap());
+        let after = service.threads.fetch_sub(THREADS, Relaxed);
+        assert!(after <= before + THREADS, "{before} {after}");
     }
 }

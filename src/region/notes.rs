@@ -214,9 +214,11 @@ impl HeapNotes {
         unsafe { &*core::ptr::from_ref(notes).cast() }
     }
 
-    /// Notes whose memory it is, and where in the heap's file it lies. Before anybody but the heap knows of it.
-    pub fn begin(&self, owner: usize, offset: usize) {
-        // Relaxed (both): whoever holds a block in it came to it after that; to anybody else it is not theirs either way.
+    /// Notes whose memory it is, where in the heap's file it lies, and what of it is in use. Before anybody but the heap
+    /// knows of it.
+    pub fn begin(&self, owner: usize, offset: usize, in_use: usize) {
+        // Relaxed (all): whoever holds a block in it came to it after that; to anybody else it is not theirs either way.
+        self.0.0[1].store(in_use, Relaxed);
         self.0.0[0].store(owner, Relaxed);
         self.0.0[3].store(offset, Relaxed);
     }

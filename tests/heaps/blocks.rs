@@ -102,6 +102,102 @@ fn hundreds_of_megabytes_and_nothing_at_all() {
 }
 
 #[test]
+fn nothing_takes_nothing() {
+    let heap = Heap::new().unwrap();
+    for align in [1, 4096] {
+        assert_eq!(heap.allocate(layout(0, align)).unwrap().len(), 0);
+        assert_eq!(heap.allocate_zeroed(layout(0, align)).unwrap().len(), 0);
+    }
+    assert_eq!((heap.statistics().live_blocks, heap.held_bytes()), (0, 0));
+}
+
+/// A heap goes at once; one that goes while somebody is inside a section, with the next one that is made. In a child,
+/// where nobody else maps anything.
+#[test]
+fn memory_goes_with_its_heap_or_with_the_next_that_is_made() {
+    let file = specmalloc::files::memfd("read", 4096).unwrap();
+    // SAFETY: nobody changes the file.
+    let file = unsafe { specmalloc::files::FileRegion::map(&file).unwrap() };
+    // SAFETY: the child uses what the library promises after a fork, and exits.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let make = || {
+            let heap = Heap::new().unwrap();
+            let at = heap.allocate(layout(1 << 20, 1 << 16)).unwrap().cast::<u8>();
+            // SAFETY: the block is the heap's.
+            unsafe { at.write(7) };
+            (heap, at)
+        };
+        // SAFETY: a look at pages that may not be there.
+        let is_there = |at: NonNull<u8>| unsafe {
+            libc::msync(at.as_ptr().cast(), 4096, libc::MS_ASYNC) == 0 && at.read() == 7
+        };
+        let (heap, at) = make();
+        drop(heap);
+        let mut is_fine = !is_there(at);
+        let (heap, at) = make();
+        let guard = file.guard().unwrap();
+        drop(heap);
+        is_fine &= is_there(at);
+        drop(guard);
+        is_fine &= is_there(at);
+        let _next = Heap::new().unwrap();
+        is_fine &= !is_there(at);
+        // What another thread has held up goes with the next that goes, and that itself.
+        let [(first, first_at), (second, second_at)] = [make(), make()];
+        let door = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let guard = file.guard().unwrap();
+                door.wait();
+                door.wait();
+                drop(guard);
+                door.wait();
+                // It ends after all of that: its end would give memory back, too.
+                door.wait();
+            });
+            door.wait();
+            drop(first);
+            is_fine &= is_there(first_at);
+            door.wait();
+            door.wait();
+            drop(second);
+            is_fine &= !is_there(first_at) && !is_there(second_at);
+            door.wait();
+        });
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(i32::from(!is_fine)) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert_eq!(status, 0);
+}
+
+/// Threads take blocks in places of their own, and each always in the same.
+#[test]
+fn a_thread_fills_one_slab_after_the_other() {
+    let heap = Heap::new().unwrap();
+    for _ in 0..64 {
+        heap.allocate(layout(16, 1)).unwrap();
+    }
+    assert_eq!(heap.held_bytes(), 64 << 10);
+}
+
+#[test]
+fn what_is_given_back_is_counted_for_the_process() {
+    let heap = Heap::new().unwrap();
+    for size in [1 << 20, 9 << 20] {
+        let block = heap.allocate(layout(size, 1)).unwrap();
+        let before = crate::ALLOC.statistics().purged_bytes;
+        // SAFETY: allocated above.
+        unsafe { heap.deallocate(block.cast(), layout(size, 1)) };
+        heap.trim();
+        assert!(crate::ALLOC.statistics().purged_bytes >= before + size as u64);
+    }
+}
+
+#[test]
 fn zeroed_blocks_are_zero_whatever_was_there_before() {
     let heap = Heap::new().unwrap();
     for size in [10, 1000, 30_000, 100_000, 3 << 20, 20 << 20] {

@@ -129,6 +129,33 @@ fn a_file_that_cannot_be_written_is_an_error() {
     assert!(matches!(heap, Err(Error::ReadOnly)), "{heap:?}");
 }
 
+/// A filter of system calls stands for a file system that cannot.
+#[test]
+fn where_no_blocks_can_be_reserved_there_is_no_heap() {
+    let statement =
+        |code: u32, k: u32, yes: u8, no: u8| libc::sock_filter { code: code as u16, jt: yes, jf: no, k };
+    let mut filter = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_fallocate as u32, 0, 1),
+        statement(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EOPNOTSUPP as u32, 0, 0),
+        statement(libc::BPF_RET, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    // It is this one thread's.
+    let heap = std::thread::spawn(move || {
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+        // SAFETY: a program as the kernel expects it.
+        let is_filtered = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
+        };
+        assert!(is_filtered, "{}", std::io::Error::last_os_error());
+        HeapOptions::new().in_memfd("none")
+    });
+    let heap = heap.join().unwrap();
+    let Err(Error::System { call: "fallocate", error }) = heap else { panic!("{heap:?}") };
+    assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
+}
+
 /// Runs `body` in a child process with a tmpfs of 16 MiB at a directory of its own; skipped where that is not allowed.
 fn on_a_small_disk(body: impl FnOnce(&std::path::Path)) {
     let directory =
@@ -181,7 +208,8 @@ fn a_full_disk_is_no_memory() {
         for size in [100, 20_000, 500_000, 5 << 20] {
             // SAFETY: nobody else uses the file.
             let heap = unsafe { HeapOptions::new().in_file(&file).unwrap() };
-            for _ in 0..3 {
+            let mut mapped = 0;
+            for round in 0..3 {
                 let mut all = std::vec::Vec::new();
                 while let Ok(block) = heap.allocate(layout(size)) {
                     // SAFETY: the block is ours.
@@ -190,6 +218,7 @@ fn a_full_disk_is_no_memory() {
                     assert!(all.len() * size <= 16 << 20);
                 }
                 assert!(all.len() * size > 9 << 20, "{} of {size}", all.len());
+                (0..100).for_each(|_| assert!(heap.allocate(layout(size)).is_err()));
                 // A block that cannot grow is as before.
                 if let Some(&last) = all.last() {
                     // SAFETY: allocated above.
@@ -204,7 +233,11 @@ fn a_full_disk_is_no_memory() {
                     }
                 }
                 heap.trim();
-                assert_eq!(heap.held_bytes(), 0, "what could not be had is not held");
+                let figures = heap.statistics();
+                let live = (figures.held_bytes, figures.live_blocks, figures.live_bytes);
+                assert_eq!(live, (0, 0, 0), "what could not be had is not held");
+                mapped = if round == 0 { figures.mapped_bytes } else { mapped };
+                assert_eq!(figures.mapped_bytes, mapped, "and can be had again");
             }
         }
         assert_eq!(file.metadata().unwrap().len(), 0);
@@ -272,6 +305,12 @@ fn what_the_system_does_not_take_back_is_written_to_be_zero() {
         freed_end.write(1);
         heap.deallocate(freed, long);
         assert_eq!((heap.allocate_zeroed(long).unwrap().cast(), *freed_end), (freed, 0), "after a free");
+        // A run that is to be given back and cannot is somebody's again.
+        let run = layout(1 << 20);
+        let first: NonNull<u8> = heap.allocate(run).unwrap().cast();
+        heap.deallocate(first, run);
+        assert_eq!(heap.trim(), 0);
+        assert_eq!(heap.allocate(run).unwrap().cast(), first);
         // Who has less of it in between keeps it in mind.
         freed_end.write(1);
         heap.deallocate(freed, long);

@@ -111,6 +111,45 @@ fn a_block_that_another_thread_left_free_serves_where_there_is_no_more() {
     assert!(heap.allocate(small).is_ok());
 }
 
+/// What is held is what huge blocks have, however they came to be that long; and who is refused has nothing.
+#[test]
+fn huge_blocks_count_as_long_as_they_are() {
+    let [short, long] = [5 << 20, 9 << 20].map(layout);
+    let heap = HeapOptions::new().limit(10 << 20).in_memory().unwrap();
+    let block = heap.allocate(long).unwrap();
+    assert!(heap.allocate(short).is_err() && heap.held_bytes() == long.size());
+    // SAFETY: the block is the heap's.
+    let block = unsafe { heap.shrink(block.cast(), long, short).unwrap() };
+    assert_eq!((block.len(), heap.held_bytes()), (short.size(), short.size()));
+    let other = heap.allocate(short).unwrap();
+    assert_eq!(heap.held_bytes(), 10 << 20);
+    // SAFETY: allocated above.
+    unsafe { heap.deallocate(other.cast(), short) };
+    // What waits for a block waits on while none may be had.
+    heap.set_limit(short.size());
+    assert!(heap.allocate(short).is_err());
+    heap.set_limit(10 << 20);
+    let mapped = heap.statistics().mapped_bytes;
+    assert_eq!((heap.allocate(short).unwrap(), heap.statistics().mapped_bytes), (other, mapped));
+    // SAFETY: allocated above.
+    unsafe { heap.deallocate(block.cast(), short) };
+    assert_eq!(heap.held_bytes(), short.size());
+}
+
+/// Who may not grow leaves what lies behind to others, and may grow later.
+#[test]
+fn a_run_that_was_refused_more_has_no_more() {
+    let [one, two] = [60_000, 130_000].map(layout);
+    let heap = HeapOptions::new().limit(1 << 16).in_memory().unwrap();
+    let block = heap.allocate(one).unwrap().cast();
+    // SAFETY: the block is the heap's.
+    unsafe {
+        assert!(heap.grow(block, one, two).is_err());
+        heap.set_limit(3 << 16);
+        assert_eq!(heap.grow(block, one, two).unwrap().cast(), block);
+    }
+}
+
 #[test]
 fn a_block_that_cannot_move_to_shrink_stays_as_it_is() {
     let (large, small) = (layout(1 << 20), layout(100));

@@ -58,6 +58,20 @@ fn a_wrong_pointer_is_told() {
 }
 
 #[test]
+fn no_block_lies_where_a_heap_keeps_its_records() {
+    let heap = Heap::new().unwrap();
+    let layout = Layout::new::<[u64; 3]>();
+    let block: NonNull<u8> = heap.allocate(layout).unwrap().cast();
+    // Areas begin at multiples of 32 MiB.
+    let begin = block.addr().get() % (32 << 20);
+    for at in [0, 24, 70_000, 1 << 16] {
+        // SAFETY: in the same area; it ends in a message.
+        let records = said(|| unsafe { heap.deallocate(block.sub(begin - at), layout) });
+        assert!(records.contains("no live block is there"), "{records}");
+    }
+}
+
+#[test]
 fn nothing_is_where_a_block_was_longer() {
     let heap = Heap::new().unwrap();
     let [long, short] = [300_000, 100_000].map(|size| Layout::from_size_align(size, 8).unwrap());

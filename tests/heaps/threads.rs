@@ -140,6 +140,181 @@ fn a_thread_past_its_destructors_allocates_and_frees() {
     assert_eq!(heap.statistics().live_blocks, 0);
 }
 
+/// What one thread gives back, in whole or in part, is another's at once: runs, and slabs of other sizes.
+#[test]
+fn runs_and_slabs_go_round_among_threads() {
+    // Room for fewer than there are threads that want them.
+    let heap = &HeapOptions::new().limit(6 << 16).in_memory().unwrap();
+    let [one, three] = [60_000, 180_000].map(|size| Layout::from_size_align(size, 1).unwrap());
+    thread::scope(|scope| {
+        for number in 1..5usize {
+            scope.spawn(move || {
+                for round in 0..20_000 {
+                    let layout = match (round + number) % 5 {
+                        0 => three,
+                        1 => one,
+                        class => Layout::from_size_align(16 << (class + number), 1).unwrap(),
+                    };
+                    let Ok(block) = heap.allocate(layout) else { continue };
+                    let (mut at, mut its) = (block.cast::<u8>(), layout);
+                    let ends = |len: usize| [0, len - 1].map(|index| at.as_ptr().wrapping_add(index));
+                    // SAFETY: the block is this thread's, and as long.
+                    unsafe {
+                        ends(block.len()).iter().for_each(|end| end.write(number as u8));
+                        if layout == three && round.is_multiple_of(2) {
+                            (at, its) = (heap.shrink(at, three, one).unwrap().cast(), one);
+                        }
+                        assert_eq!(at.read(), number as u8, "somebody else wrote here");
+                        heap.deallocate(at, its);
+                    }
+                }
+            });
+        }
+    });
+    heap.trim();
+    assert_eq!((heap.held_bytes(), heap.statistics().live_blocks), (0, 0));
+}
+
+/// What is behind a block that has become shorter is another thread's as soon as that may hold more.
+#[test]
+fn the_end_of_a_run_goes_round_among_threads() {
+    let heap = &HeapOptions::new().limit(6 << 16).in_memory().unwrap();
+    let [one, three] = [60_000, 180_000].map(|size| Layout::from_size_align(size, 1).unwrap());
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(move || {
+                for round in 0..20_000 {
+                    let layout = if round % 2 == 0 { three } else { one };
+                    let Ok(block) = heap.allocate(layout) else { continue };
+                    let mut at = block.cast::<u8>();
+                    // SAFETY: the block is the heap's.
+                    unsafe {
+                        if layout == three {
+                            at = heap.shrink(at, three, one).unwrap().cast();
+                        }
+                        heap.deallocate(at, one);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!((heap.held_bytes(), heap.statistics().live_blocks), (0, 0));
+}
+
+/// A slab that is closed is gone before others have its slices.
+#[test]
+fn slabs_are_closed_beside_others_that_begin() {
+    let heap = &Heap::new().unwrap();
+    let stop = &AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for number in 0..2 {
+            scope.spawn(move || {
+                for round in 0..40_000 {
+                    let layout = Layout::from_size_align(16 << ((round + number) % 12), 1).unwrap();
+                    let block = heap.allocate(layout).unwrap();
+                    // SAFETY: the block is this thread's.
+                    unsafe {
+                        block.cast::<u8>().write_bytes(number as u8, layout.size());
+                        heap.deallocate(block.cast(), layout);
+                    }
+                }
+                stop.fetch_add(1, Relaxed);
+            });
+        }
+        while stop.load(Relaxed) < 2 {
+            heap.trim();
+        }
+    });
+    heap.trim();
+    assert_eq!((heap.held_bytes(), heap.statistics().live_blocks), (0, 0));
+}
+
+/// Who may hold a slice more finds one free, however many threads take them and give them back.
+#[test]
+fn what_is_free_is_found() {
+    // As many as an area has that is mapped first.
+    let heap = &HeapOptions::new().limit(62 << 16).in_memory().unwrap();
+    let mapped = heap.statistics().mapped_bytes;
+    let layout = Layout::from_size_align(60_000, 1).unwrap();
+    thread::scope(|scope| {
+        for number in 1..5usize {
+            scope.spawn(move || {
+                let mut held = Vec::new();
+                for round in 0..20_000 {
+                    match heap.allocate(layout) {
+                        Ok(block) => held.push(block),
+                        Err(_) => {
+                            for block in held.drain(..held.len().min(1 + round % number)) {
+                                // SAFETY: allocated above.
+                                unsafe { heap.deallocate(block.cast(), layout) };
+                            }
+                        }
+                    }
+                }
+                for block in held {
+                    // SAFETY: as above.
+                    unsafe { heap.deallocate(block.cast(), layout) };
+                }
+            });
+        }
+    });
+    assert_eq!((heap.held_bytes(), heap.statistics().mapped_bytes), (0, mapped));
+}
+
+/// In an area that was found full, too, what is given back is found.
+#[test]
+fn what_is_given_back_where_nothing_was_is_found() {
+    let heap = Heap::new().unwrap();
+    let layout = Layout::from_size_align(60_000, 1).unwrap();
+    // The first area, and one of another.
+    let blocks: Vec<_> = (0..63).map(|_| heap.allocate(layout).unwrap()).collect();
+    let mapped = heap.statistics().mapped_bytes;
+    // SAFETY: allocated above.
+    unsafe { heap.deallocate(blocks[17].cast(), layout) };
+    heap.set_limit((62 + 504) << 16);
+    while heap.allocate(layout).is_ok() {}
+    let figures = heap.statistics();
+    assert_eq!((figures.live_blocks, figures.mapped_bytes), (62 + 504, mapped));
+}
+
+/// While pages of what is free go back nobody can have them; afterwards whoever wants them can.
+#[test]
+fn what_was_trimmed_is_found() {
+    let layout = Layout::from_size_align(60_000, 1).unwrap();
+    for _ in 0..20 {
+        let heap = &Heap::new().unwrap();
+        let take = || {
+            let block = heap.allocate(layout).unwrap().cast::<u8>();
+            // SAFETY: the block is this thread's.
+            unsafe { block.write_bytes(1, layout.size()) };
+            block
+        };
+        // All of the area that is mapped first.
+        let all: Vec<_> = (0..62).map(|_| take()).collect();
+        let first = heap.statistics().mapped_bytes;
+        // SAFETY: allocated above.
+        all.into_iter().for_each(|block| unsafe { heap.deallocate(block, layout) });
+        let trims = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while trims.load(Relaxed) == 0 {
+                    std::hint::spin_loop();
+                }
+                (0..8).for_each(|_| _ = take());
+            });
+            trims.store(1, Relaxed);
+            heap.trim();
+        });
+        // Where another area was mapped meanwhile there is room for so many more.
+        let mapped = heap.statistics().mapped_bytes;
+        let room = if mapped == first { 62 } else { 62 + 504 };
+        heap.set_limit(room << 16);
+        while heap.allocate(layout).is_ok() {}
+        let figures = heap.statistics();
+        assert_eq!((figures.live_blocks, figures.mapped_bytes), (room, mapped));
+    }
+}
+
 /// While what was in a huge block goes back to the system nobody else has its memory.
 #[test]
 fn huge_blocks_go_round_among_threads() {

@@ -181,6 +181,72 @@ fn a_pagers_error_is_a_typed_error_until_it_is_evicted() {
     }
 }
 
+/// An error is there for as long as its bytes are not.
+#[test]
+fn a_pagers_error_goes_with_the_eviction() {
+    #[derive(Debug)]
+    struct Tracked(Arc<()>);
+    impl std::fmt::Display for Tracked {
+        fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(to, "one of {}", Arc::strong_count(&self.0))
+        }
+    }
+    impl std::error::Error for Tracked {}
+    let counts = Arc::new(());
+    let its = counts.clone();
+    let pager =
+        move |_: usize, _: &mut [u8]| -> Result<(), PagerError> { Err(Box::new(Tracked(its.clone()))) };
+    let Some(region) = small_units(4 * 4096, pager) else { return };
+    for _ in 0..2 {
+        (0..4).for_each(|unit| assert!(region.hold(unit * 4096..unit * 4096 + 1).is_err()));
+        assert_eq!(Arc::strong_count(&counts), 6);
+        assert_eq!(region.evict(4096..3 * 4096).unwrap().now, 2);
+        assert_eq!(Arc::strong_count(&counts), 4);
+        region.evict(0..4 * 4096).unwrap();
+        assert_eq!(Arc::strong_count(&counts), 2);
+    }
+}
+
+/// What a pager does not fill is zero, whatever the thread fetched before.
+#[test]
+fn a_pager_begins_with_zeros() {
+    let pager = |offset: usize, to: &mut [u8]| -> Result<(), PagerError> {
+        assert!(to.iter().all(|&byte| byte == 0), "something at {offset}");
+        to[..100].fill(1);
+        Ok(())
+    };
+    let Some(region) = small_units(20 * 4096, pager) else { return };
+    let pin = region.pin().unwrap();
+    for unit in 0..10 {
+        let at = pin.as_ptr().wrapping_add(unit * 4096);
+        assert_eq!((touch(at), touch(at.wrapping_add(100))), (1, 0));
+    }
+    let held = region.hold(10 * 4096..20 * 4096).unwrap();
+    assert!(held.iter().enumerate().all(|(at, &byte)| byte == u8::from(at % 4096 < 100)));
+}
+
+/// The kernel may not read them either, and what the pager makes of them then is what is there.
+#[test]
+fn a_pager_that_has_the_kernel_read_its_own_region() {
+    let own: Arc<std::sync::OnceLock<PagedRegion>> = Arc::default();
+    let (its, file) = (own.clone(), specmalloc::files::memfd("written", 0).unwrap());
+    let pager = move |offset: usize, to: &mut [u8]| {
+        let pin = its.get().ok_or("not yet")?.pin()?;
+        // SAFETY: the kernel says what it cannot read.
+        let written = unsafe {
+            libc::write(std::os::fd::AsRawFd::as_raw_fd(&file), pin.as_ptr().wrapping_add(offset).cast(), 100)
+        };
+        let error = std::io::Error::last_os_error();
+        assert_eq!((written, error.raw_os_error()), (-1, Some(libc::EFAULT)));
+        fill(offset, to)
+    };
+    let Some(region) = small_units(3 * 4096, pager) else { return };
+    let region = own.get_or_init(|| region);
+    // (Who waits in a fault meanwhile may be told as the kernel is: by a signal.)
+    assert_eq!(*region.hold(5000..5001).unwrap(), [pattern(5000)]);
+    assert_eq!(*region.hold(0..1).unwrap(), [pattern(0)]);
+}
+
 /// A pager that needs the bytes it is asked for is told, and may use all other ones.
 #[test]
 fn a_pager_that_reads_its_own_region() {

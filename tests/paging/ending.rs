@@ -49,6 +49,7 @@ fn closed_while_a_thread_waits_for_another_to_fetch() {
         assert_eq!(fetches.join().unwrap().unwrap(), pattern(0));
     });
     assert!(matches!(region.pin().map(drop), Err(Error::Closed)));
+    assert!(matches!(region.hold(0..1).map(drop), Err(Error::Closed)), "what is there, too");
     assert!(matches!(region.hold(0..0).map(drop), Ok(())), "of nothing there is always enough");
 }
 

@@ -6,6 +6,9 @@ use specmalloc::paging::{Error, PagedRegion, PagerError};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::OnceLock;
 
+mod refused;
+mod threads;
+
 /// Whether this is the process of its own that the test `name` runs in; otherwise starts that, and demands that it passes.
 fn runs_apart(name: &str) -> bool {
     let is_apart = case().is_some();
@@ -134,41 +137,44 @@ fn a_child_of_fork_has_what_was_there() {
     assert_eq!(touch(pin.as_ptr().wrapping_add(9000)), pattern(9000), "the parent is served");
 }
 
-/// A filter of system calls that refuses userfaultfd.
+/// A region that is dropped goes with the next one that is made, as does, a little later, one that goes while the thread
+/// is inside a section.
 #[test]
-fn where_it_is_not_allowed_making_a_region_says_so() {
-    if !runs_apart("where_it_is_not_allowed_making_a_region_says_so") {
+fn what_was_dropped_goes_when_others_are_made() {
+    if !runs_apart("what_was_dropped_goes_when_others_are_made") {
         return;
     }
-    let statement =
-        |code: u32, k: u32, yes: u8, no: u8| libc::sock_filter { code: code as u16, jt: yes, jf: no, k };
-    let (load, equal, end) = (
-        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
-        libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-        libc::BPF_RET,
-    );
-    let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
-    let mut filter = [
-        // The number of the call; that of opening a file, so that the device is out of reach, too.
-        statement(load, 0, 0, 0),
-        statement(equal, libc::SYS_userfaultfd as u32, 1, 0),
-        statement(end, libc::SECCOMP_RET_ALLOW, 0, 0),
-        statement(end, refused, 0, 0),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: a program as the kernel expects it; this process is for nothing else.
-    let filtered = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
-            // The device is root's.
-            && libc::setresuid(65_534, 65_534, 65_534) == 0
+    let file = specmalloc::files::memfd("read", 4096).unwrap();
+    // SAFETY: nobody changes the file.
+    let file = unsafe { specmalloc::files::FileRegion::map(&file).unwrap() };
+    let Some(_first) = small_units(4096, fill) else { return };
+    let make = || {
+        let region = small_units(4096, fill).unwrap();
+        let at = region.pin().unwrap().as_ptr().wrapping_add(77);
+        // By this thread, so that no other has to do with it.
+        assert_eq!(region.hold(77..78).unwrap()[0], pattern(77));
+        (region, at)
     };
-    assert!(filtered, "{}", std::io::Error::last_os_error());
-    let error = PagedRegion::new(8192, fill).unwrap_err();
-    let Error::NotAllowed { error: cause } = &error else { panic!("{error:?}") };
-    assert_eq!(cause.raw_os_error(), Some(libc::EPERM));
-    assert!(error.to_string().contains("userfaultfd is not allowed here"), "{error}");
-    assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::PermissionDenied);
+    // SAFETY: a look at pages that may not be there.
+    let is_there = |at: *const u8| unsafe {
+        libc::msync(at.wrapping_sub(77).cast_mut().cast(), 4096, libc::MS_ASYNC) == 0
+            && at.read_volatile() == pattern(77)
+    };
+    let other = |_: usize, to: &mut [u8]| -> Result<(), PagerError> {
+        to.fill(!pattern(77));
+        Ok(())
+    };
+    let (region, at) = make();
+    drop(region);
+    let _second = small_units(4096, other).unwrap();
+    assert!(!is_there(at));
+    let (region, at) = make();
+    let guard = file.guard().unwrap();
+    drop(region);
+    drop(guard);
+    assert!(is_there(at));
+    let _more = [(); 2].map(|()| small_units(4096, other).unwrap());
+    assert!(!is_there(at));
 }
 
 /// Runs `body` in a child of fork, which is ended if it takes ten seconds; so is this process, if its test does.

@@ -137,14 +137,29 @@ static void soft_limit_is_told_once(void)
     more = take(1000, 25000, &count); /* It had fallen. */
     CHECK(calls == 2);
     give(more);
+    errno = 4711;
     void *huge = malloc(10 * MIB);
-    CHECK(calls == 3);
+    CHECK(calls == 3 && errno == 4711);
     free(huge);
     huge = malloc(5 * MIB);
     CHECK(calls == 3);
     huge = realloc(huge, 12 * MIB);
     CHECK(huge != NULL && calls == 4);
     free(huge);
+    give(list);
+}
+
+static void another_soft_limit_is_told_anew(void)
+{
+    size_t count;
+    LIBRARY(specmalloc_on_pressure)(on_pressure);
+    set("soft_limit", 32 * MIB);
+    void **list = take(MIB, 50, &count);
+    CHECK(calls == 1);
+    set("soft_limit", 40 * MIB);
+    void **more = take(MIB, 2, &count);
+    CHECK(calls == 2);
+    give(more);
     give(list);
 }
 
@@ -251,6 +266,66 @@ static void children_have_the_limit(void)
     for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
 }
 
+static void wants_more_itself(size_t held_now, size_t wanted, int fails)
+{
+    (void)held_now, (void)wanted, (void)fails;
+    calls++;
+    CHECK(calls < 10 && malloc(40 * MIB) == NULL && errno == ENOMEM);
+}
+
+/* What fails inside the function fails without it. */
+static void not_inside_itself(void)
+{
+    size_t count;
+    set("limit", 64 * MIB);
+    LIBRARY(specmalloc_on_pressure)(wants_more_itself);
+    void **list = take(MIB, 50, &count);
+    CHECK(count == 50 && calls == 0);
+    CHECK(malloc(30 * MIB) == NULL && calls == 1);
+    give(list);
+}
+
+static int inside, is_held = 1;
+
+static void stays_inside(size_t held_now, size_t wanted, int fails)
+{
+    (void)held_now, (void)wanted, (void)fails;
+    __atomic_fetch_add(&inside, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&is_held, __ATOMIC_SEQ_CST)) usleep(1000);
+}
+
+static void *wants_too_much(void *unused)
+{
+    CHECK(malloc(30 * MIB) == NULL);
+    return unused;
+}
+
+/* In a child nobody is inside the function, however many of its parent's threads were. */
+static void a_child_asks_the_function_itself(void)
+{
+    pthread_t threads[8];
+    size_t count;
+    set("limit", 64 * MIB);
+    LIBRARY(specmalloc_on_pressure)(stays_inside);
+    void **list = take(MIB, 50, &count);
+    CHECK(count == 50);
+    for (int i = 0; i < 8; i++) CHECK(pthread_create(&threads[i], NULL, wants_too_much, NULL) == 0);
+    while (__atomic_load_n(&inside, __ATOMIC_SEQ_CST) < 8) usleep(1000);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(30);
+        is_held = inside = 0;
+        CHECK(malloc(30 * MIB) == NULL && inside > 0);
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    __atomic_store_n(&is_held, 0, __ATOMIC_SEQ_CST);
+    for (int i = 0; i < 8; i++) pthread_join(threads[i], NULL);
+    give(list);
+}
+
 /* By the environment: limit:32M. */
 static void limit_of_the_environment(void)
 {
@@ -262,8 +337,11 @@ static void limit_of_the_environment(void)
 MAIN({"hard_limit_bounds_what_is_resident", hard_limit_bounds_what_is_resident},
      {"held_is_what_is_resident", held_is_what_is_resident},
      {"soft_limit_is_told_once", soft_limit_is_told_once},
+     {"another_soft_limit_is_told_anew", another_soft_limit_is_told_anew},
      {"hard_limit_gives_way_to_what_the_program_gives_back", hard_limit_gives_way_to_what_the_program_gives_back},
      {"not_in_a_handler", not_in_a_handler},
+     {"not_inside_itself", not_inside_itself},
      {"threads_share_the_limit", threads_share_the_limit},
      {"children_have_the_limit", children_have_the_limit},
+     {"a_child_asks_the_function_itself", a_child_asks_the_function_itself},
      {"limit_of_the_environment", limit_of_the_environment})

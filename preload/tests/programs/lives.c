@@ -210,6 +210,7 @@ static void the_helper_comes_and_goes_with_the_threads(void)
         end(first);
         usleep(150000);
         CHECK(helper() == number);
+        CHECK(figures().threads == 2); /* It has no heap of its own. */
         end(second);
         while (each_thread(NULL) > 1) usleep(1000);
     }
@@ -314,6 +315,31 @@ static void threads_that_cannot_be_made(void)
     CHECK(each_thread(NULL) == 1);
     run(allocates, NULL);
     while (each_thread(NULL) > 1) usleep(1000);
+}
+
+/* Where the system has no thread left for it, the next thread of the program's brings it. */
+static void a_helper_that_could_not_be_made_is_made_later(void)
+{
+    enum { NOBODY_ELSE = 61234 }; /* Threads are counted by user; and root may have as many as it likes. */
+    CHECK(getuid() != 0 || setresuid(NOBODY_ELSE, NOBODY_ELSE, NOBODY_ELSE) == 0);
+    struct rlimit limit, two;
+    CHECK(getrlimit(RLIMIT_NPROC, &limit) == 0);
+    two = limit, two.rlim_cur = 2;
+    for (int round = 0; round < 3; round++) {
+        pthread_t first, second;
+        CHECK(setrlimit(RLIMIT_NPROC, &two) == 0);
+        if (pthread_create(&first, NULL, sleeps, NULL) != 0) {
+            puts("not tested: this user has other processes");
+            return;
+        }
+        CHECK(each_thread(NULL) == 2);
+        CHECK(setrlimit(RLIMIT_NPROC, &limit) == 0);
+        CHECK(pthread_create(&second, NULL, sleeps, NULL) == 0);
+        helper();
+        end(first);
+        end(second);
+        while (each_thread(NULL) > 1) usleep(1000);
+    }
 }
 
 /* ---- Stacks ---- */
@@ -422,9 +448,46 @@ static void threads_of_a_child(void)
     exit(0);
 }
 
+/* The thread that forked is one of the child's: with another one the helper is there to stay. */
+static void the_helper_stays_in_a_child_of_two_threads(void)
+{
+    free(malloc(100));
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child > 0) {
+        int status;
+        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        return;
+    }
+    alarm(30);
+    pthread_t other;
+    CHECK(pthread_create(&other, NULL, sleeps, NULL) == 0);
+    int number = helper();
+    usleep(400000);
+    CHECK(each_thread(NULL) == 3 && helper() == number);
+    end(other);
+    while (each_thread(NULL) > 1) usleep(1000);
+    exit(0);
+}
+
+/* What is free in the heap of a thread that has ended is free, whoever has that next. */
+static void what_a_thread_has_left_is_not_live(void)
+{
+    pthread_t other;
+    CHECK(pthread_create(&other, NULL, sleeps, NULL) == 0);
+    helper();
+    uint64_t before = figures().live_blocks;
+    for (int i = 0; i < 10; i++) {
+        run(keeps, (void *)1);
+        CHECK(figures().live_blocks <= before + 10); /* The C library keeps a few for its threads. */
+    }
+    end(other);
+}
+
 MAIN(CASE(no_thread_leaves_a_heap), CASE(no_thread_leaves_a_heap_where_no_keys_are_left),
      CASE(detached_workers_that_never_allocate), CASE(the_helper_comes_and_goes_with_the_threads),
      CASE(the_helper_is_an_ordinary_thread_of_the_process),
      CASE(helpers_take_no_signals_and_leave_no_stacks), CASE(unshare_after_the_only_thread_was_joined),
-     CASE(threads_that_cannot_be_made), CASE(small_stacks), CASE(children_of_threads),
-     CASE(threads_of_a_child))
+     CASE(threads_that_cannot_be_made), CASE(a_helper_that_could_not_be_made_is_made_later), CASE(small_stacks),
+     CASE(children_of_threads), CASE(threads_of_a_child), CASE(what_a_thread_has_left_is_not_live),
+     CASE(the_helper_stays_in_a_child_of_two_threads))

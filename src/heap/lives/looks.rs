@@ -55,3 +55,23 @@ impl Looks {
         self.going_on.store(false, Ordering::Relaxed);
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    /// The child of a fork in the middle of a look has no helper that would end it.
+    #[test]
+    fn a_child_waits_for_no_look_of_its_parent() {
+        let looks = Looks::new();
+        let looked = looks.take(
+            || true,
+            || {
+                looks.forget();
+                looks.forbid(|| panic!("waits"));
+            },
+        );
+        assert_eq!(looked, Some(()));
+        assert_eq!(looks.take(|| true, || ()), None, "forbidden");
+    }
+}

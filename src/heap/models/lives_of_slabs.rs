@@ -52,7 +52,6 @@ fn reopened() {
             thread::spawn(move || slice.look())
         };
         slice.open(class_of(64));
-        slice.record.end_life();
         slice.record.close();
         slice.word.store(FRESH, Ordering::Relaxed);
         slice.open(class_of(1024));

@@ -296,6 +296,24 @@ impl<P: Platform> Heaps<P> {
 mod tests {
     use super::*;
 
+    /// Blocks that are not of a class are samples as often as their bytes say.
+    #[test]
+    fn larger_blocks_are_counted_by_their_bytes() {
+        const BLOCKS: usize = 10_000;
+        let meter = Meter {
+            rate: Cell::new(1 << 20),
+            counts: [const { Count { slack: Cell::new(0), clip: Cell::new(0) } }; CLASSES],
+            left_bytes: Cell::new(0),
+            random: Cell::new(7),
+        };
+        meter.left_bytes.set(meter.bytes());
+        for size in [70_000, 300_000, 3 << 20] {
+            let samples = (0..BLOCKS).filter(|_| meter.counts_bytes(size)).count() as f64;
+            let wanted = BLOCKS as f64 * (1.0 - (-(size as f64) / f64::from(1 << 20)).exp());
+            assert!((samples / wanted - 1.0).abs() < 0.15, "{samples} samples of {size}, not {wanted}");
+        }
+    }
+
     /// Against what is known of the distribution: its mean, and how many draws lie below some parts of it.
     #[test]
     fn draws_are_exponentially_distributed() {

@@ -325,7 +325,6 @@ impl Heap {
         let (base, slices) = (slab.base(), slab.slices() as usize);
         self.own.leave(slab);
         self.growth.lost(slab);
-        slab.end_life();
         slab.spare_unborn(from.page_size());
         slab.close();
         from.count_slab(base, false);

@@ -17,13 +17,13 @@ impl Random {
 }
 
 /// Allocations and frees in runs, of blocks of this heap and of another, with everything that happens to bins between.
-fn counts_at(rate: usize, sizes: &[usize], longest: usize) {
+/// `used` is how many blocks come and go before anything is sampled.
+fn counts_at(rate: usize, sizes: &[usize], longest: usize, used: usize) {
     let from = allocator(GRANULE);
     let (one, two) = (possess(from, 1), possess(from, 2));
     let mut random = Random(rate as u64);
     let (mut samples, mut wanted, mut live) = (0, 0.0, Vec::new());
-    // Bins that have been used before.
-    let before: Vec<usize> = (0..300).map(|at| get(from, one, sizes[at % sizes.len()])).collect();
+    let before: Vec<usize> = (0..used).map(|at| get(from, one, sizes[at % sizes.len()])).collect();
     before.into_iter().for_each(|block| free(from, one, block));
     from.settings().set_sample_rate(rate);
     from.follow_sample_rate::<Checked>(one);
@@ -96,10 +96,12 @@ fn counts_at(rate: usize, sizes: &[usize], longest: usize) {
 
 #[test]
 fn what_is_left_is_what_was_not_allocated() {
-    counts_at(64 << 10, &[16, 100, 1000, 20_000], 300);
-    counts_at(512 << 10, &[100], 2_000);
-    counts_at(1 << 20, &[16, 48], 2_000);
-    counts_at(2_000, &[16, 100, 1000], 30);
+    for used in [300, 0] {
+        counts_at(64 << 10, &[16, 100, 1000, 20_000], 300, used);
+        counts_at(512 << 10, &[100], 2_000, used);
+        counts_at(1 << 20, &[16, 48], 2_000, used);
+        counts_at(2_000, &[16, 100, 1000], 30, used);
+    }
 }
 
 #[test]

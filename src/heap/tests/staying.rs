@@ -261,3 +261,29 @@ fn a_huge_block_that_may_not_stay_leaves_its_addresses() {
     free(from, heap, block);
     assert_eq!((from.huge().each_kept().count(), from.huge_figures().kept_bytes().get()), (1, 0));
 }
+
+/// Room for more spare slices is lent to a heap that could have used it, and ends when less may stay, or nothing is
+/// kept.
+#[test]
+fn what_is_lent_to_a_heap_is_taken_back() {
+    for is_collected in [false, true] {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        let held: Vec<usize> = (0..2_000).map(|_| get(from, heap, 60_000)).collect();
+        for _ in 0..10 {
+            let blocks: Vec<usize> = (0..40).map(|_| get(from, heap, 200_000)).collect();
+            blocks.into_iter().for_each(|block| free(from, heap, block));
+        }
+        let lent = || (from.lent().get(), heap.claimant().spares().lent());
+        assert!(lent().0 > 0 && lent().0 == lent().1, "{:?}", lent());
+        if is_collected {
+            heap.collect::<Checked, _>(from);
+        } else {
+            from.settings().set_dirty(Some(0), Some(0));
+            from.backend().bound_dirty(heap.claimant());
+        }
+        assert_eq!(lent(), (0, 0));
+        held.into_iter().for_each(|block| free(from, heap, block));
+        from.audit::<Checked>();
+    }
+}
