@@ -108,16 +108,16 @@ pub(super) fn usable<T: Thread>(call: Call, block: *mut u8) -> usize {
     match find_own::<T>(block) {
         Some(slab) => slab.info().size as usize,
         None if block.is_null() => 0,
-        None => match in_large::<T, _>(block, |_, slab| Some(slab.bytes())) {
-            Some(bytes) => bytes,
-            None => usable_elsewhere::<T>(call, block),
-        },
+        None => usable_elsewhere::<T>(call, block),
     }
 }
 
 /// Bytes that a block can hold that the thread's heap does not know by one load.
 #[inline(never)]
 fn usable_elsewhere<T: Thread>(call: Call, block: *mut u8) -> usize {
+    if let Some(bytes) = in_large::<T, _>(block, |_, slab| Some(slab.bytes())) {
+        return bytes;
+    }
     look_up::<T>(call, block).map_or_else(|stray| stray.usable, |place| place.usable())
 }
 

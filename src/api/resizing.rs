@@ -86,6 +86,7 @@ fn stays_large<T: Thread>(block: *mut u8, size: usize) -> bool {
 
 /// A block of `size` bytes for one, large or not, that has to move to grow: where it has room to go on growing. Null if
 /// there is none, or no reason for it. Begins with a slice.
+#[cold]
 #[inline(never)]
 pub(super) fn to_grow<T: Thread>(options: &Options, size: usize, was_large: bool) -> *mut u8 {
     let may = size > SMALL_MAX / 2 && size <= LARGE_MAX && process().settings().sample_rate() == 0;

@@ -162,18 +162,30 @@ impl<P: Platform> Backend<P> {
 
     /// A block of `size` bytes, for a block that has to move to grow, itself a large one if `was_large`: where there are
     /// free slices behind it. Null if there are none, or it is not likely that it goes on growing.
+    // Cold, as far as the text goes: a small program does not pay for its pages.
+    #[cold]
+    #[inline(never)]
     pub fn allocate_to_grow(&self, by: &Claimant, size: usize, was_large: bool) -> *mut u8 {
-        let (slices, growers) = (size.div_ceil(SLICE), by.growers());
-        if size > SMALL_MAX {
-            if was_large { growers.room().prove(2) } else { growers.early().prove(1) }
+        let (is_early, growers) = (size <= SMALL_MAX, by.growers());
+        match (is_early, was_large) {
+            (true, _) if !growers.early().spend() => return ptr::null_mut(),
+            (true, _) => {}
+            (false, true) => growers.room().prove(2),
+            (false, false) => growers.early().prove(1),
         }
-        let is_early = size <= SMALL_MAX && growers.early().spend();
-        if !is_early && size <= SMALL_MAX {
-            return ptr::null_mut();
+        match growers.room().spend().then(|| self.find_room(by, size)).flatten() {
+            Some((base, tail, fresh)) => self.open_large(by, base, size, tail, fresh),
+            None if is_early => self.allocate_large(by, size, 1, false),
+            None => ptr::null_mut(),
         }
-        if !growers.room().spend() {
-            return if is_early { self.allocate_large(by, size, 1, false) } else { ptr::null_mut() };
-        }
+    }
+
+    /// A run for a large block of `size` bytes, behind which there are free slices; what the block does not need of it; and
+    /// whether it was claimed just now.
+    #[cold]
+    #[inline(never)]
+    fn find_room(&self, by: &Claimant, size: usize) -> Option<(usize, Tail, bool)> {
+        let slices = size.div_ceil(SLICE);
         let tail = Tail::of(slices, size, self.page_size());
         if let Some((base, longer)) = by.spares().take_longer(2 * slices) {
             // What is behind the block is resident, and free for it to grow into.
@@ -181,13 +193,10 @@ impl<P: Platform> Backend<P> {
             let forget = || unsafe { &*Slab::of(base) }.forget(slices, longer);
             let release = || self.release(by, base + slices * SLICE, longer - slices);
             in_order(forget, release, "heap.spare_cut_released_early");
-            return self.open_large(by, base, size, tail, false);
+            return Some((base, tail, false));
         }
-        match self.claim_fitting(by, slices, tail, slices.clamp(LEAST_ROOM, MOST_ROOM)) {
-            Some(claim) => self.open_large(by, claim.base, size, tail, true),
-            None if is_early => self.allocate_large(by, size, 1, false),
-            None => ptr::null_mut(),
-        }
+        let claim = self.claim_fitting(by, slices, tail, slices.clamp(LEAST_ROOM, MOST_ROOM))?;
+        Some((claim.base, tail, true))
     }
 
     pub(in crate::heap) fn resize_large(&self, by: &Claimant, slab: &Slab, size: usize) -> Option<*mut u8> {
