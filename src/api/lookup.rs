@@ -4,18 +4,11 @@
 use crate::global::{
     Options, Stray, Thread, enter_or_readmit, enter_step, is_own, leave_step, process, undo_step, with_heap,
 };
-use crate::heap::{Block, Checks, Place, Slab};
+use crate::heap::{Block, Checks, Heap, Place, Slab, Usage};
 use crate::pal::{Call, Misuse, broken_contract};
 
-/// Finds what holds the block, here or in another allocator; for any other pointer ends the process with a message.
-pub(super) fn find<T: Thread>(call: Call, block: *mut u8) -> Result<Place, Stray> {
-    match find_own::<T>(block) {
-        Some(slab) => Ok(Place::Slab(slab)),
-        None => look_up::<T>(call, block),
-    }
-}
-
-/// The same for a block that the thread's heap does not know by one load.
+/// Finds what holds a block that the thread's heap does not know by one load, here or in another allocator; for any other
+/// pointer ends the process with a message.
 pub(super) fn look_up<T: Thread>(call: Call, block: *mut u8) -> Result<Place, Stray> {
     let address = block.expose_provenance();
     let misuse = match in_section::<T, _>(|| process().place(address)) {
@@ -31,7 +24,7 @@ pub(super) fn look_up<T: Thread>(call: Call, block: *mut u8) -> Result<Place, St
 
 /// The slab of the thread's own heap that holds the block, if the heap knows it by one load, as in [`super::raw::free`].
 #[inline(always)]
-fn find_own<T: Thread>(block: *mut u8) -> Option<&'static Slab> {
+pub(super) fn find_own<T: Thread>(block: *mut u8) -> Option<&'static Slab> {
     let heap = T::heap();
     // SAFETY: as in `free`. A slab's record is readable for as long as a block of it is live.
     unsafe {
@@ -46,6 +39,40 @@ fn find_own<T: Thread>(block: *mut u8) -> Option<&'static Slab> {
         leave_step::<T>(heap);
         if is_live { Some(&*slab) } else { None }
     }
+}
+
+/// What `look` finds of the large block at `block`, which is no sample, in a step of the thread's own heap: where that is
+/// to be had, and the index's near table knows the arena.
+#[inline(always)]
+pub(super) fn in_large<T: Thread, R>(
+    block: *mut u8,
+    look: impl FnOnce(&Heap, &Slab) -> Option<R>,
+) -> Option<R> {
+    let (heap, address) = (T::heap(), block.expose_provenance());
+    // SAFETY: a thread's heap is one, and lives forever.
+    let (own, entered) = unsafe { (&*heap, enter_step::<T>(heap)) };
+    if !entered {
+        // SAFETY: as above.
+        unsafe { undo_step::<T>(heap) };
+        return None;
+    }
+    // A heap that stands for none has no secret, and no slot.
+    let large = if own.secret() != 0 {
+        // Keeps the arena while its header is read: a pointer that is not a live block's does not.
+        let _section = own.section(process());
+        let is_near = process().space().index().is_near_arena(address);
+        // SAFETY: an arena is published there, whose header has a record for every slice.
+        let slab = || unsafe { &*Slab::of(address) };
+        is_near
+            .then(slab)
+            .filter(|slab| slab.usage() == Usage::Large && slab.base() == address && slab.sample() == 0)
+    } else {
+        None
+    };
+    let found = large.and_then(|slab| look(own, slab));
+    // SAFETY: the thread is inside its heap, or it is one that stands for none.
+    unsafe { leave_step::<T>(heap) };
+    found
 }
 
 /// Looks at something in a reader section: in a step of the thread's own heap, or else as a guest.
@@ -88,6 +115,9 @@ pub(super) fn usable<T: Thread>(call: Call, block: *mut u8) -> usize {
 /// Bytes that a block can hold that the thread's heap does not know by one load.
 #[inline(never)]
 fn usable_elsewhere<T: Thread>(call: Call, block: *mut u8) -> usize {
+    if let Some(bytes) = in_large::<T, _>(block, |_, slab| Some(slab.bytes())) {
+        return bytes;
+    }
     look_up::<T>(call, block).map_or_else(|stray| stray.usable, |place| place.usable())
 }
 

@@ -1,11 +1,12 @@
 //! realloc of the C interface.
 
-use super::lookup::find;
+use super::figures;
+use super::lookup::{find_own, in_large, look_up};
 use super::raw::{free, free_stray, malloc};
 use super::samples;
-use crate::base::is_aligned;
+use crate::base::{SMALL_MAX, is_aligned};
 use crate::global::{Options, Thread, process, tell_if_due, with_heap};
-use crate::heap::{BlockKind, LARGE_MAX, Place};
+use crate::heap::{BlockKind, Heap, LARGE_MAX, Place, Slab};
 use crate::pal::Call;
 use core::ptr;
 
@@ -18,23 +19,32 @@ pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
     if block.is_null() {
         return malloc::<T>(size);
     }
-    let place = match find::<T>(Call::Realloc, block) {
+    let own = find_own::<T>(block);
+    if own.is_none() && stays_large::<T>(block, size) {
+        return block;
+    }
+    let place = match own.map_or_else(|| look_up::<T>(Call::Realloc, block), |slab| Ok(Place::Slab(slab))) {
         Ok(place) => place,
         // SAFETY: the caller hands over the block, which is another allocator's to free.
         Err(stray) => unsafe {
-            return move_to::<T>(block, stray.usable, size, |block| free_stray(block, stray));
+            let moved = malloc::<T>(size);
+            return move_to(moved, block, stray.usable.min(size), |block| free_stray(block, stray));
         },
     };
     let usable = place.usable();
     // A block that fits and wastes less than half stays. (A block of a slab has no smaller form worth a copy below 64.)
     let fits = size <= usable && (size >= usable / 2 || usable <= 64);
+    // A large block for less than one, which was made to grow, stays while it does.
+    let grows = size <= usable && size >= place.requested();
     let sample = samples::lift(place, block, samples::NO_CALLER);
     let stays = match (place, BlockKind::of(size, 1)) {
         (Place::Slab(_), _) => fits.then_some(block),
         // A large block that stays is told its size, too.
-        (Place::Large(_), kind) if kind != BlockKind::Large && !fits => None,
+        (Place::Large(_), kind) if kind != BlockKind::Large && !fits && !grows => None,
         // A huge block stays one down to half of that: between the two sizes nothing is copied to and fro.
         (Place::Huge(_), kind) if kind != BlockKind::Huge && !(fits && size >= LARGE_MAX / 2) => None,
+        // A huge block whose pages are all needed still, and no others.
+        (Place::Huge(_), _) if size.next_multiple_of(process().page_size()) == usable => Some(block),
         _ => with_heap::<T, _>(Options::NONE, |heap| {
             // SAFETY: the heap is possessed here, the block is the caller's, the kinds agree or the block fits.
             heap.and_then(|heap| unsafe { process().resize(heap, place, size, page_aligned(block)) })
@@ -49,27 +59,59 @@ pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
         return stays;
     }
     samples::put_back(place, sample);
+    let with_room = if size > usable && !matches!(place, Place::Huge(_)) {
+        to_grow::<T>(Options::NONE, size, matches!(place, Place::Large(_)))
+    } else {
+        ptr::null_mut()
+    };
+    let moved = if with_room.is_null() { malloc::<T>(size) } else { with_room };
     // SAFETY: the caller hands over the block.
-    let moved = unsafe { move_to::<T>(block, usable, size, |block| free::<T>(block)) };
+    let moved = unsafe { move_to(moved, block, usable.min(size), |block| free::<T>(block)) };
     // Without memory for a smaller one, this one will do.
     if moved.is_null() && size <= usable { block } else { moved }
 }
 
-/// A block of `size` bytes with what the one at `block`, which holds `usable` bytes, begins with; that one is freed.
-/// Null without memory, and the block as it was.
+/// Whether the block is a large one that stays one in the slices that it has; then it has been told its size.
+#[inline(always)]
+fn stays_large<T: Thread>(block: *mut u8, size: usize) -> bool {
+    if size > LARGE_MAX || process().settings().sample_rate() != 0 {
+        return false;
+    }
+    let stays = |heap: &Heap, slab: &Slab| {
+        let may_stay = size > SMALL_MAX || size >= slab.requested();
+        (may_stay && process().resize_in_run(heap.claimant(), slab, size)).then_some(())
+    };
+    in_large::<T, _>(block, stays).is_some()
+}
+
+/// A block of `size` bytes for one, large or not, that has to move to grow: where it has room to go on growing. Null if
+/// there is none, or no reason for it. Begins with a slice.
+#[cold]
+#[inline(never)]
+pub(super) fn to_grow<T: Thread>(options: &Options, size: usize, was_large: bool) -> *mut u8 {
+    let may = size > SMALL_MAX / 2 && size <= LARGE_MAX && process().settings().sample_rate() == 0;
+    if !may {
+        return ptr::null_mut();
+    }
+    let block = with_heap::<T, _>(options, |heap| match heap {
+        Some(heap) => process().allocate_to_grow(heap.claimant(), size, was_large),
+        None => ptr::null_mut(),
+    });
+    if !block.is_null() {
+        tell_if_due::<T>(size);
+        figures::pulse::<T>();
+    }
+    block
+}
+
+/// Has the block at `moved`, if it is not null, begin with the `len` bytes of the one at `block`, and frees that.
 ///
 /// # Safety
-/// The caller hands over the block, which `free` may be called with.
-unsafe fn move_to<T: Thread>(
-    block: *mut u8,
-    usable: usize,
-    size: usize,
-    free: impl FnOnce(*mut u8),
-) -> *mut u8 {
-    let moved = malloc::<T>(size);
+/// The caller has both blocks, which hold `len` bytes, and hands over the second, which `free` may be called with.
+unsafe fn move_to(moved: *mut u8, block: *mut u8, len: usize, free: impl FnOnce(*mut u8)) -> *mut u8 {
     if !moved.is_null() {
         // SAFETY: two live blocks, both at least as long as what is copied.
-        unsafe { ptr::copy_nonoverlapping(block, moved, size.min(usable)) };
+        unsafe { ptr::copy_nonoverlapping(block, moved, len) };
         free(block);
     }
     moved

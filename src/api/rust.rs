@@ -1,9 +1,11 @@
 //! The Rust interface: a global allocator whose fast path is inlined into the caller.
 
 use super::figures;
+use super::resizing::to_grow;
 #[cfg(feature = "profile")]
 use super::samples;
 use super::statistics::Statistics;
+use crate::base::{SLICE, SMALL_MAX};
 #[cfg(feature = "profile")]
 use crate::global::Sample;
 use crate::global::{
@@ -388,7 +390,13 @@ impl SpecMalloc {
         }
         // SAFETY: the caller's: `size` is not zero and does not overflow when rounded up to the alignment.
         unsafe {
-            let moved = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
+            let mut moved = ptr::null_mut();
+            if size > layout.size() && layout.align() <= SLICE && size > SMALL_MAX {
+                moved = to_grow::<RustThread>(&self.options, size, same_kind);
+            }
+            if moved.is_null() {
+                moved = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
+            }
             if !moved.is_null() {
                 ptr::copy_nonoverlapping(block, moved, size.min(layout.size()));
                 self.dealloc(block, layout);

@@ -6,12 +6,12 @@
 //! What is exact: all figures, while nobody else changes anything, but for live blocks of other heaps that are
 //! possessed or were not tidied since. There, blocks in bins, and those on their way home, still count as live. So a
 //! census errs towards "live" only, and not at all once every heap has been collected ([`Heap::collect`],
-//! [`Heaps::collect_idle`]). Slabs in an arena for which the table had no place left, beyond the first 65,536, are not
+//! [`Heaps::collect_idle`]). What lies in an arena for which the table had no place left, beyond the first 65,536, is not
 //! counted.
 
 use super::backend::Beside;
 use super::block::Checks;
-use super::ground::{Bet, Bets, Count};
+use super::ground::{Bet, Bets};
 use super::small::{Heap, Heaps};
 use crate::base::{CLASSES, SLICE, class_size};
 use crate::pal::{CallCounts, Platform};
@@ -149,7 +149,7 @@ impl<P: Platform> Heaps<P> {
         }
         let mut classes = [ClassCensus::default(); CLASSES];
         let (mut small, mut handed_out) = (LiveBlocks::default(), 0);
-        let Beside { spared, behind, records } = {
+        let Beside { spared, behind, records, blocks, bytes } = {
             let section = heap.section(self);
             self.arenas().survey(&section, self.page_size(), |slab| {
                 let class = &mut classes[slab.class()];
@@ -158,7 +158,6 @@ impl<P: Platform> Heaps<P> {
                 handed_out += u64::from(slab.handed_out()) * class_size(slab.class()) as u64;
             })
         };
-        let tallied = |count| self.tally().sum(count) as u64;
         for (class, ClassCensus { live, .. }) in classes.iter_mut().enumerate() {
             *live = live.saturating_sub(u64::from(heap.uncounted::<C>(class)));
             small.add(*live, *live * class_size(class) as u64);
@@ -171,7 +170,7 @@ impl<P: Platform> Heaps<P> {
         Census {
             classes,
             small,
-            large: LiveBlocks { blocks: tallied(Count::LargeBlocks), bytes: tallied(Count::LargeBytes) },
+            large: LiveBlocks { blocks, bytes },
             huge: LiveBlocks {
                 blocks: huge.live_blocks().get() as u64,
                 bytes: huge.live_bytes().get() as u64,

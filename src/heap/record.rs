@@ -271,14 +271,24 @@ impl Slab {
         &self.owned.kept
     }
 
-    /// Makes this one record unused: its slice was cut off the end of a large block.
-    pub fn forget(&self) {
-        // Relaxed: as in `close`.
-        self.shared.usage.store(Usage::Free as u32, Ordering::Relaxed);
+    /// Makes the records of this run, which is one of so many `slices`, unused from the one of the slice `from` on: those
+    /// slices are about to be given back.
+    pub fn forget(&self, from: usize, slices: usize) {
+        for slice in from..slices {
+            // SAFETY: as in `close`.
+            let record = unsafe { &*ptr::from_ref(self).add(slice) };
+            // Relaxed: as in `close`.
+            record.shared.usage.store(Usage::Free as u32, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn mark_later(&self, slices: u32) {
-        for back in 1..slices {
+        self.mark_from(1, slices);
+    }
+
+    /// The same for a run whose first `from` slices say so already.
+    fn mark_from(&self, from: u32, slices: u32) {
+        for back in from..slices {
             // SAFETY: as in `close`.
             let record = unsafe { &*ptr::from_ref(self).add(back as usize) };
             // Relaxed: as in `Slab::open`.
@@ -417,7 +427,9 @@ impl Slab {
 
     /// Notes a large block's new extent after it grew or shrank in place.
     pub fn resize_large(&self, slices: u32, requested: usize) {
-        self.mark_later(slices);
+        if slices > self.slices() {
+            self.mark_from(self.slices(), slices);
+        }
         // Relaxed (both): only the block's holder reads them.
         self.shared.slices.store(slices, Ordering::Relaxed);
         self.shared.requested.store(requested, Ordering::Relaxed);

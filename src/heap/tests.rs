@@ -2,6 +2,7 @@
 //! whole allocator is tested against a model in `tests/allocator_model`.
 
 mod counting;
+mod growing;
 mod leaving;
 mod limited;
 mod populating;
@@ -13,9 +14,8 @@ use super::backend::hints::LOOKS;
 use super::*;
 use crate::base::{CLASSES, GRANULE, SLICE, SMALL_MAX, class_info, class_of, class_size};
 use crate::heap::small::remote::Inbox;
-use crate::pal::Misuse;
-use crate::pal::Platform;
 use crate::pal::simulated::{Config, Simulated};
+use crate::pal::{Misuse, Platform};
 use crate::region::Kind;
 use crate::sync::atomic::Ordering;
 use core::ptr;

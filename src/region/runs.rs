@@ -75,12 +75,36 @@ pub(crate) fn first_free<const N: usize>(used: &[u64; N], len: usize, align: usi
     }
 }
 
+/// The lowest place where `len` bits of `used` are zero, and `room` bits of `held` behind those. What lies before may be
+/// about to grow as well: a long run of zero bits of `held` leaves it as much.
+pub(super) fn first_with_room(used: &Bitmap, held: &Bitmap, len: usize, room: usize) -> Option<usize> {
+    let mut end = 0;
+    loop {
+        let start = next_bit(held, FULL, end);
+        if start == GRANULE_SLICES {
+            return None;
+        }
+        end = next_bit(held, 0, start);
+        let longest = end - start;
+        let mut place = if longest >= room + len + room { start + room } else { start };
+        while longest >= len + room && place + len + room <= end {
+            place = next_bit(used, FULL, place);
+            let used_from = next_bit(used, 0, place);
+            if used_from >= place + len && place + len + room <= end {
+                return Some(place);
+            }
+            place = used_from;
+        }
+    }
+}
+
 /// Of the first `tries` places where `len` zero bits of `used` begin, the one with the least `cost`, the lowest of
-/// several. The cost is told the place, and whether the bits are a part of a longer run.
+/// several. The cost is told the place, and whether the bits are a part of a longer run: then it is `least` or more, and
+/// one place that costs no more is enough of that run.
 pub(super) fn cheapest_free(
     used: &Bitmap,
     len: usize,
-    tries: usize,
+    [tries, least]: [usize; 2],
     cost: impl Fn(usize, bool) -> usize,
 ) -> Option<usize> {
     let (mut best, mut end, mut left) = (None, 0, tries);
@@ -92,12 +116,16 @@ pub(super) fn cheapest_free(
         end = next_bit(used, 0, start);
         for place in (start..(end + 1).saturating_sub(len)).take(left) {
             left -= 1;
-            let cost = cost(place, end - start > len);
-            if best.is_none_or(|(least, _)| cost < least) {
+            let cuts = end - start > len;
+            let cost = cost(place, cuts);
+            if best.is_none_or(|(lowest, _)| cost < lowest) {
                 best = Some((cost, place));
             }
             if cost == 0 {
                 return Some(place);
+            }
+            if cuts && cost <= least {
+                break;
             }
         }
     }
@@ -219,10 +247,50 @@ mod tests {
                 let cost = |start: usize, cuts: bool| start * 5 % 7 + usize::from(cuts);
                 let places = window.clone().filter(|&start| fits(start)).take(tries);
                 let expected = places.min_by_key(|&start| cost(start, cuts(start)));
-                assert_eq!(cheapest_free(map, len, tries, cost), expected, "{map:x?} {len} {tries}");
+                assert_eq!(cheapest_free(map, len, [tries, 0], cost), expected, "{map:x?} {len} {tries}");
             }
         });
-        assert_eq!(cheapest_free(&[0; WORDS], GRANULE_SLICES, 2, |_, cuts| usize::from(cuts)), Some(0));
+        assert_eq!(cheapest_free(&[0; WORDS], GRANULE_SLICES, [2, 0], |_, cuts| usize::from(cuts)), Some(0));
+        // Of a run that is cut at the least cost one place is looked at, and those of others, too.
+        let mut map = [0; WORDS];
+        map[1] = 1;
+        let looks = core::cell::Cell::new(0);
+        let found = cheapest_free(&map, 2, [16, 5], |_, cuts| {
+            looks.set(looks.get() + 1);
+            if cuts { 5 } else { 0 }
+        });
+        assert_eq!((found, looks.get()), (Some(0), 2));
+    }
+
+    #[test]
+    fn the_first_place_with_room_behind_is_found() {
+        every_window(|held, window| {
+            let dirty = |slice: usize| slice % 3 != 0;
+            let used = core::array::from_fn(|word| {
+                let is_used = |index: &usize| bit(held, word * BITS + index) || !dirty(word * BITS + index);
+                (0..BITS).filter(is_used).fold(0, |bits, index| bits | 1 << index)
+            });
+            for (len, room) in [(1, 1), (2, 2), (2, 1), (1, 3)] {
+                let free = |range: core::ops::Range<usize>| range.clone().all(|slice| !bit(held, slice));
+                let place_of = |used: &Bitmap| {
+                    (window.start..window.end).find(|&start| {
+                        let before = (0..start).rev().take_while(|&slice| !bit(held, slice)).count();
+                        let behind = (start..window.end).take_while(|&slice| !bit(held, slice)).count();
+                        let is_long = before + behind >= room + len + room;
+                        start + len + room <= window.end
+                            && free(start..start + len + room)
+                            && (start..start + len).all(|slice| !bit(used, slice))
+                            && (before >= room || !is_long)
+                    })
+                };
+                for used in [held, &used] {
+                    let found = first_with_room(used, held, len, room);
+                    assert_eq!(found, place_of(used), "{held:x?} {used:x?} {len} {room}");
+                }
+            }
+        });
+        assert_eq!(first_with_room(&[0; WORDS], &[0; WORDS], 4, GRANULE_SLICES - 4), Some(0));
+        assert_eq!(first_with_room(&[0; WORDS], &[0; WORDS], 4, GRANULE_SLICES), None);
     }
 
     #[test]

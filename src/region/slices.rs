@@ -15,7 +15,8 @@
 
 use super::claims::{clear, read, try_claim};
 use super::runs::{
-    BITS, Bitmap, FULL, Run, WORDS, beside, cheapest_free, first_free, first_run, longest, span, words,
+    BITS, Bitmap, FULL, Run, WORDS, beside, cheapest_free, first_free, first_run, first_with_room, longest,
+    span, words,
 };
 use super::zeros64;
 use crate::base::{GRANULE_SLICES, SLICE};
@@ -165,19 +166,26 @@ impl SliceMap {
         self.claim_found(len, prefer, |taken| {
             let cut = |cuts| if cuts { CUT } else { 0 };
             if prefer == Prefer::Dirty {
-                return cheapest_free(taken, len, TRIES, |start, cuts| {
+                return cheapest_free(taken, len, [TRIES, CUT], |start, cuts| {
                     misfit(start + len - 1, true) + cut(cuts)
                 });
             }
             let dirty = read(&self.dirty);
-            cheapest_free(taken, len, TRIES, |start, cuts| {
+            cheapest_free(taken, len, [TRIES, CUT], |start, cuts| {
                 let last = start + len - 1;
+                let dirty_of = |word: usize| (dirty[word] & span(word, start, last)).count_ones() as usize;
                 let clean =
-                    (start..last).filter(|slice| dirty[slice / BITS] >> (slice % BITS) & 1 == 0).count();
+                    len - 1 - if len > 1 { words(start, last).map(dirty_of).sum::<usize>() } else { 0 };
                 let last_is_dirty = dirty[last / BITS] >> (last % BITS) & 1 == 1;
                 clean * SLICE + misfit(last, last_is_dirty) + cut(cuts)
             })
         })
+    }
+
+    /// Claims the lowest run of `len` slices behind which `room` more are free, and before which as many are where there
+    /// is so much. The caller is in a reader section or otherwise knows that the region stays.
+    pub fn claim_with_room(&self, len: usize, prefer: Prefer, room: usize) -> Attempt {
+        self.claim_found(len, prefer, |taken| first_with_room(taken, &read(&self.claimed), len, room))
     }
 
     /// Claims the `len` slices from where `find` says, which is told which slices are taken or not to be had.

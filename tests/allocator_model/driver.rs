@@ -8,7 +8,7 @@
 mod figures;
 
 use crate::pattern::{fill, has_its_pages, is_intact, is_zero};
-use specmalloc::internals::base::{GRANULE, SMALL_MAX};
+use specmalloc::internals::base::{GRANULE, SLICE, SMALL_MAX};
 use specmalloc::internals::heap::{Allocator, BlockKind, Checks, Heap, LARGE_MAX, Place, ThreadId};
 use specmalloc::internals::pal::simulated::{CallKind, Config, Simulated};
 use std::collections::{BTreeMap, VecDeque};
@@ -299,8 +299,15 @@ impl<C: Checks> Driver<C> {
                 return self.enter(block, size, align);
             }
         }
-        // SAFETY: the heap is possessed by this test.
-        let block = unsafe { self.allocator.allocate::<C>(heap, size, align, false) };
+        let mut block = std::ptr::null_mut();
+        if size > old_size.max(SMALL_MAX) && new == BlockKind::Large && align <= SLICE {
+            let was_large = old == BlockKind::Large;
+            block = self.allocator.allocate_to_grow(heap.claimant(), size, was_large);
+        }
+        if block.is_null() {
+            // SAFETY: the heap is possessed by this test.
+            block = unsafe { self.allocator.allocate::<C>(heap, size, align, false) };
+        }
         if block.is_null() {
             self.refused += 1;
             return;

@@ -11,7 +11,7 @@
 //! a tail for each large block more than it has, and besides by what it allocates (`Tails`).
 
 use super::Backend;
-use crate::base::{SLICE, step_of};
+use crate::base::{SLICE, SMALL_MAX, step_of};
 use crate::heap::ground::{Claimant, Count, MOST_SPARE, clear};
 use crate::heap::record::{Slab, Tail};
 use crate::pal::Platform;
@@ -21,6 +21,17 @@ use core::ptr;
 
 /// A kept run is taken if it fits as well as this: two pages are to be faulted in.
 const FITS: usize = 8 << 10;
+/// Slices behind a block that is likely to grow: as many as it has, but not fewer, nor more.
+const LEAST_ROOM: usize = if cfg!(any(loom, shuttle)) { 1 } else { 8 };
+const MOST_ROOM: usize = 32;
+
+/// A large block of `old` bytes gets `new` in place: if it was made one before it had to be, that was worth it.
+#[inline(always)]
+fn note_growth(by: &Claimant, old: usize, new: usize) {
+    if old <= SMALL_MAX && new > SMALL_MAX {
+        by.growers().early().prove(1);
+    }
+}
 
 impl<P: Platform> Backend<P> {
     /// The address of a spare run of `slices` slices, of the heap's, for a slab. Best is one that was used to its end.
@@ -61,7 +72,7 @@ impl<P: Platform> Backend<P> {
         let claimed = match kept {
             Some(base) => Some((base, false)),
             None if align <= SLICE => {
-                self.claim_fitting(by, slices, tail).map(|claim| (claim.base, claim.zero))
+                self.claim_fitting(by, slices, tail, 0).map(|claim| (claim.base, claim.zero))
             }
             None => self
                 .claim(by, slices, align.div_ceil(SLICE), Prefer::Dirty)
@@ -86,19 +97,18 @@ impl<P: Platform> Backend<P> {
         // SAFETY: the slices are the heap's; their records are ours.
         let slab = unsafe { &*Slab::of(base) };
         slab.open_large(size.max(1).div_ceil(SLICE) as u32, size);
-        self.tally().add(by, Count::LargeBlocks, 1);
-        self.tally().add(by, Count::LargeBytes, size);
         by.tails().allocated(size);
-        self.bound_tail(by, slab, tail, fresh);
+        let soiled = self.bound_tail(by, slab, tail, fresh);
+        if soiled > 0 {
+            self.tally().add(by, Count::Soiled, soiled);
+        }
         ptr::with_exposed_provenance_mut(base)
     }
 
     /// What there is to do when a large block is freed, but for its slices.
     #[inline(always)]
     fn close_large(&self, by: &Claimant, slab: &Slab) {
-        self.tally().take_off(by, Count::LargeBlocks, 1);
-        self.tally().take_off(by, Count::LargeBytes, slab.requested());
-        self.count_clean(by, slab);
+        self.count_soiled(by, self.soiled(slab), 0);
         by.tails().freed();
         slab.close_large();
     }
@@ -122,6 +132,73 @@ impl<P: Platform> Backend<P> {
         true
     }
 
+    /// Makes a large block one of `size` bytes in the slices that it has; `false` if it needs others: then nothing was
+    /// done.
+    #[inline(always)]
+    pub fn resize_in_run(&self, by: &Claimant, slab: &Slab, size: usize) -> bool {
+        let (old, slices) = (slab.requested(), slab.slices());
+        if size.max(1).div_ceil(SLICE) != slices as usize {
+            return false;
+        }
+        if size != old {
+            note_growth(by, old, size);
+            let before = self.soiled(slab);
+            slab.resize_large(slices, size);
+            let after = self.bound_tail(by, slab, slab.tail(self.page_size()), false);
+            self.count_soiled(by, before, after);
+        }
+        true
+    }
+
+    /// What is behind a large block was soiled by `before` bytes, and is by `after` now.
+    #[inline(always)]
+    fn count_soiled(&self, by: &Claimant, before: usize, after: usize) {
+        match after.wrapping_sub(before) {
+            0 => {}
+            more if after > before => self.tally().add(by, Count::Soiled, more),
+            fewer => self.tally().take_off(by, Count::Soiled, fewer.wrapping_neg()),
+        }
+    }
+
+    /// A block of `size` bytes, for a block that has to move to grow, itself a large one if `was_large`: where there are
+    /// free slices behind it. Null if there are none, or it is not likely that it goes on growing.
+    // Cold, as far as the text goes: a small program does not pay for its pages.
+    #[cold]
+    #[inline(never)]
+    pub fn allocate_to_grow(&self, by: &Claimant, size: usize, was_large: bool) -> *mut u8 {
+        let (is_early, growers) = (size <= SMALL_MAX, by.growers());
+        match (is_early, was_large) {
+            (true, _) if !growers.early().spend() => return ptr::null_mut(),
+            (true, _) => {}
+            (false, true) => growers.room().prove(2),
+            (false, false) => growers.early().prove(1),
+        }
+        match growers.room().spend().then(|| self.find_room(by, size)).flatten() {
+            Some((base, tail, fresh)) => self.open_large(by, base, size, tail, fresh),
+            None if is_early => self.allocate_large(by, size, 1, false),
+            None => ptr::null_mut(),
+        }
+    }
+
+    /// A run for a large block of `size` bytes, behind which there are free slices; what the block does not need of it; and
+    /// whether it was claimed just now.
+    #[cold]
+    #[inline(never)]
+    fn find_room(&self, by: &Claimant, size: usize) -> Option<(usize, Tail, bool)> {
+        let slices = size.div_ceil(SLICE);
+        let tail = Tail::of(slices, size, self.page_size());
+        if let Some((base, longer)) = by.spares().take_longer(2 * slices) {
+            // What is behind the block is resident, and free for it to grow into.
+            // SAFETY: the record of the run, which is the heap's.
+            let forget = || unsafe { &*Slab::of(base) }.forget(slices, longer);
+            let release = || self.release(by, base + slices * SLICE, longer - slices);
+            in_order(forget, release, "heap.spare_cut_released_early");
+            return Some((base, tail, false));
+        }
+        let claim = self.claim_fitting(by, slices, tail, slices.clamp(LEAST_ROOM, MOST_ROOM))?;
+        Some((claim.base, tail, true))
+    }
+
     pub(in crate::heap) fn resize_large(&self, by: &Claimant, slab: &Slab, size: usize) -> Option<*mut u8> {
         let (base, old) = (slab.base(), slab.slices() as usize);
         let new = size.max(1).div_ceil(SLICE);
@@ -132,15 +209,13 @@ impl<P: Platform> Backend<P> {
             if !extended {
                 return None;
             }
+            by.growers().room().prove(1);
         }
-        self.tally().add(by, Count::LargeBytes, size.wrapping_sub(slab.requested()));
-        self.count_clean(by, slab);
+        note_growth(by, slab.requested(), size);
+        let before = self.soiled(slab);
         let resize = || {
             slab.resize_large(new as u32, size);
-            for slice in new..old {
-                // SAFETY: records of slices of the run, which is the caller's until it is released.
-                unsafe { &*Slab::of(base + slice * SLICE) }.forget();
-            }
+            slab.forget(new, old);
         };
         let release = || {
             if new < old {
@@ -148,17 +223,20 @@ impl<P: Platform> Backend<P> {
             }
         };
         in_order(resize, release, "heap.cut_released_early");
-        self.bound_tail(by, slab, slab.tail(self.page_size()), new > old);
+        let after = self.bound_tail(by, slab, slab.tail(self.page_size()), new > old);
+        self.count_soiled(by, before, after);
         Some(ptr::with_exposed_provenance_mut(base))
     }
 
     /// Notes how much of the last slice of a large block is not resident, and gives back what is, behind the block, if
-    /// that is much. The slice was claimed just now if `fresh`. The caller holds the block.
-    fn bound_tail(&self, by: &Claimant, slab: &Slab, tail: Tail, fresh: bool) {
+    /// that is much. The slice was claimed just now if `fresh`. The caller holds the block, and counts what is soiled then,
+    /// which is returned.
+    fn bound_tail(&self, by: &Claimant, slab: &Slab, tail: Tail, fresh: bool) -> usize {
         let last = slab.last();
         let mut soiled = tail.soiled(last.spared());
         if soiled == 0 {
-            return last.spare(tail.bytes());
+            last.spare(tail.bytes());
+            return 0;
         }
         if fresh && !self.arenas.is_dirty(&self.ground, last.base()) {
             soiled = 0;
@@ -170,17 +248,12 @@ impl<P: Platform> Backend<P> {
             soiled = 0;
         }
         last.spare(tail.bytes() - soiled);
-        if soiled > 0 {
-            self.tally().add(by, Count::Soiled, soiled);
-        }
+        soiled
     }
 
-    /// What is behind a large block no longer counts as soiled.
-    fn count_clean(&self, by: &Claimant, slab: &Slab) {
-        let soiled = slab.tail(self.page_size()).soiled(slab.last().spared());
-        if soiled > 0 {
-            self.tally().take_off(by, Count::Soiled, soiled);
-        }
+    /// How much behind a large block counts as soiled.
+    fn soiled(&self, slab: &Slab) -> usize {
+        slab.tail(self.page_size()).soiled(slab.last().spared())
     }
 
     /// Gives back `len` bytes at `at`, which are behind a block and inside its run.

@@ -84,10 +84,10 @@ impl<P: Platform> Backend<P> {
         Some(claim)
     }
 
-    /// Claims `slices` slices for a large block that does not need their `tail`.
-    fn claim_fitting(&self, by: &Claimant, slices: usize, tail: Tail) -> Option<Claim> {
+    /// Claims `slices` slices for a large block that does not need their `tail`, and wants so much `room` behind them.
+    fn claim_fitting(&self, by: &Claimant, slices: usize, tail: Tail, room: usize) -> Option<Claim> {
         let promised = self.may_take(by, slices * SLICE)?;
-        let claim = self.arenas.claim_fitting(&self.ground, by, slices, tail);
+        let claim = self.arenas.claim_fitting(&self.ground, by, slices, tail, room);
         self.has_taken(by, promised);
         let claim = claim?;
         self.count_change(by, claim.clean);
@@ -152,10 +152,8 @@ impl<P: Platform> Backend<P> {
     /// Gives back the run of `slices` slices at `base`, which was to be kept: its later slices may still say that they
     /// are.
     fn release_kept(&self, by: &Claimant, base: usize, slices: usize) {
-        for slice in 1..slices {
-            // SAFETY: records of slices of the run, which is the caller's until it is released.
-            unsafe { &*Slab::of(base + slice * SLICE) }.forget();
-        }
+        // SAFETY: the record of the run, which is the caller's until it is released.
+        unsafe { &*Slab::of(base) }.forget(1, slices);
         self.release(by, base, slices);
     }
 

@@ -26,6 +26,7 @@ pub struct Claimant {
     changed: Cell<usize>,
     spares: Spares,
     tails: Tails,
+    growers: Growers,
     /// Runs of slices given back since one was looked at.
     unseen: Cell<usize>,
     /// How often arenas were asked for slices, ever: won where they had them.
@@ -43,6 +44,7 @@ impl Claimant {
                 changed: Cell::new(0),
                 spares: Spares::new(),
                 tails: Tails::new(),
+                growers: Growers::new(),
                 unseen: Cell::new(0),
                 lookups: BetCount::new(),
             }
@@ -107,6 +109,12 @@ impl Claimant {
         &self.tails
     }
 
+    /// What it knows of blocks that grow.
+    #[inline(always)]
+    pub(in crate::heap) fn growers(&self) -> &Growers {
+        &self.growers
+    }
+
     /// The runs of slices that it keeps.
     pub(in crate::heap) fn spares(&self) -> &Spares {
         &self.spares
@@ -155,5 +163,62 @@ impl Tails {
             self.spent.set(self.spent.get() + PRICE * times);
         }
         may
+    }
+}
+
+/// Proofs that are remembered at most.
+const MOST_PROVEN: usize = 16;
+
+/// A bet that is taken as often as it has been proven to be worth it, lately. Touched by the heap's possessor only.
+pub struct Proof(Cell<usize>);
+
+impl Proof {
+    const_unless_model! {
+        /// None.
+        fn new() -> Proof {
+            Proof(Cell::new(0))
+        }
+    }
+
+    /// It was worth it, or would have been, so many times.
+    #[inline(always)]
+    pub(in crate::heap) fn prove(&self, times: usize) {
+        self.0.set((self.0.get() + times).min(MOST_PROVEN));
+    }
+
+    /// Whether it is to be taken, which has to be proven again afterwards.
+    pub(in crate::heap) fn spend(&self) -> bool {
+        let may = self.0.get() > 0;
+        if may {
+            self.0.set(self.0.get() - 1);
+        }
+        may
+    }
+}
+
+/// What is bet on blocks that grow by realloc and have to move. Touched by the heap's possessor only.
+pub struct Growers {
+    room: Proof,
+    early: Proof,
+}
+
+impl Growers {
+    const_unless_model! {
+        /// Nothing is known.
+        fn new() -> Growers {
+            Growers { room: Proof::new(), early: Proof::new() }
+        }
+    }
+
+    /// Free slices behind a large block: proven by one that was extended in place, or could not be.
+    #[inline(always)]
+    pub(in crate::heap) fn room(&self) -> &Proof {
+        &self.room
+    }
+
+    /// A large block for what would fit a slab's: proven by a block that grew to be a large one.
+    #[inline(always)]
+    pub(in crate::heap) fn early(&self) -> &Proof {
+        &self.early
     }
 }

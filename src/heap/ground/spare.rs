@@ -241,6 +241,14 @@ impl Spares {
         Some(self.take_out(link, run))
     }
 
+    /// Takes out a run of at least `slices` slices, whatever it held: its address and its slices.
+    #[inline(never)]
+    pub fn take_longer(&self, slices: usize) -> Option<(usize, usize)> {
+        let mut links = self.lists.iter().flat_map(|list| Spares::links(list).take(DEPTH));
+        let (link, run) = links.find(|(_, run)| run.slices() >= slices)?;
+        Some((self.take_out(link, run), run.slices()))
+    }
+
     /// Takes out a run whichever, of one list after the other: its address and its slices. Of the first few in a list the
     /// oldest: otherwise a program that frees all it has would keep a run in each of its first arenas.
     pub fn take_any(&self) -> Option<(usize, usize)> {
@@ -346,7 +354,10 @@ mod tests {
             (take(1, 72, 0), take(3, 72, 0), take(1, 0, 0), take(2, 72, 0)),
             (None, None, None, Some(4 * SLICE))
         );
-        assert_eq!((spares.take_of(2), spares.take_of(1), spares.slices()), (None, Some(3 * SLICE), 0));
+        assert_eq!((spares.take_longer(2), spares.take_of(2)), (None, None));
+        assert!(keep(&spares, 5, 3, 80, MOST_SPARE).is_empty());
+        assert_eq!((spares.take_longer(4), spares.take_longer(2)), (None, Some((5 * SLICE, 3))));
+        assert_eq!((spares.take_of(1), spares.slices()), (Some(3 * SLICE), 0));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Figures that many threads change and few ask for: each is the sum of a few dozen shards, and a claimant changes the
 //! one that its number leads to. So counting costs a line that hardly anybody else writes, and asking costs a look at
-//! all shards, however many arenas and heaps there are.
+//! all shards in use, however many arenas and heaps there are.
 //!
 //! A sum is of no one moment: while others count it may miss an addition and see a later subtraction. It is exact when
 //! nobody is in the middle of anything.
 
 use super::Claimant;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{CachePadded, Counter};
 use crate::{atomic_array, const_unless_model};
 
@@ -20,24 +21,21 @@ pub enum Count {
     Claimed = 1,
     /// Other slices whose pages may be resident.
     Dirty = 2,
-    /// Large blocks.
-    LargeBlocks = 3,
-    /// Their bytes, as they were asked for.
-    LargeBytes = 4,
-    /// Bytes behind them in their runs that may be resident.
-    Soiled = 5,
+    /// Bytes behind large blocks in their runs that may be resident.
+    Soiled = 3,
 }
 
 impl Count {
     /// All of them.
-    pub const ALL: [Count; COUNTS] =
-        [Count::Usable, Count::Claimed, Count::Dirty, Count::LargeBlocks, Count::LargeBytes, Count::Soiled];
+    pub const ALL: [Count; COUNTS] = [Count::Usable, Count::Claimed, Count::Dirty, Count::Soiled];
 }
 
-const COUNTS: usize = 6;
+const COUNTS: usize = 4;
 
 /// See the head of this file.
 pub struct Tally {
+    /// The last shard that a claimant's number leads to: those behind it are zero.
+    reached: AtomicUsize,
     shards: [CachePadded<[Counter; COUNTS]>; SHARDS],
 }
 
@@ -45,8 +43,17 @@ impl Tally {
     const_unless_model! {
         /// Nothing was counted.
         pub(in crate::heap) fn new() -> Tally {
-            Tally { shards: atomic_array!(CachePadded::new(atomic_array!(Counter::new(); COUNTS)); SHARDS) }
+            Tally {
+                reached: AtomicUsize::new(0),
+                shards: atomic_array!(CachePadded::new(atomic_array!(Counter::new(); COUNTS)); SHARDS),
+            }
         }
+    }
+
+    /// There is a claimant of that number, which has yet to count anything.
+    pub fn reach(&self, number: u32) {
+        // Relaxed (here and below): a figure. Who asks before this is seen misses what that claimant counts.
+        self.reached.fetch_max((number as usize).min(SHARDS - 1), Ordering::Relaxed);
     }
 
     fn figure(&self, by: &Claimant, count: Count) -> &Counter {
@@ -74,7 +81,7 @@ impl Tally {
     /// Several figures, in one look at all shards.
     pub fn sums<const N: usize>(&self, counts: [Count; N]) -> [usize; N] {
         let mut sums = [0_usize; N];
-        for shard in &self.shards {
+        for shard in &self.shards[..=self.reached.load(Ordering::Relaxed).min(SHARDS - 1)] {
             for (sum, count) in sums.iter_mut().zip(counts) {
                 *sum = sum.wrapping_add(shard[count as usize].get());
             }

@@ -18,6 +18,11 @@ const SEEDED: &[SeededBug] = &[
         "the word of an arena that it found no place in the table",
         "one_place_for_two",
     ),
+    SeededBug::new(
+        "heap.spare_cut_released_early",
+        "the order of a cut spare run's records and the release of what is cut off",
+        "spare_cut_beside_claims",
+    ),
 ];
 
 const SCHEDULES: usize = 5_000;
@@ -113,4 +118,31 @@ fn one_place_for_two() {
     });
 }
 
-models! { walked room_found one_place_for_two }
+/// Blocks that grow are given spare runs, of which they need a part, while another thread claims the rest.
+fn spare_cut_beside_claims() {
+    explore(SCHEDULES, || {
+        let world = World::new();
+        let owner = Actor::new(&world);
+        // All that an arena holds.
+        let (blocks, heap) = ([(); 3].map(|()| owner.get(2 * SLICE, false)), owner.heap);
+        blocks.into_iter().for_each(|at| owner.free(at));
+        let claimant = spawn(&world, |world| {
+            let actor = Actor::new(world);
+            let blocks = [(); 3].map(|()| actor.get(SLICE, false));
+            thread::yield_now();
+            blocks.into_iter().for_each(|at| actor.free(at));
+            actor.leave();
+        });
+        let owner = spawn(&world, move |world| {
+            let actor = Actor::with(world, heap);
+            let blocks = [(); 3].map(|()| actor.try_get_to_grow(SLICE));
+            thread::yield_now();
+            blocks.into_iter().flatten().for_each(|at| actor.free(at));
+            actor.leave();
+        });
+        join([claimant, owner]);
+        world.finish();
+    });
+}
+
+models! { walked room_found one_place_for_two spare_cut_beside_claims }

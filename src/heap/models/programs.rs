@@ -31,6 +31,8 @@ enum Step {
         bytes: usize,
         zero: bool,
     },
+    /// A large block that has room to grow, if there is one.
+    GetToGrow(usize),
     /// Blocks of a class of which a slab holds eight.
     GetMany(usize),
     Free {
@@ -90,6 +92,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         5 => small_step(),
         6 => (bytes, any::<bool>()).prop_map(|(bytes, zero)| Step::Get { bytes, zero }),
+        2 => prop::sample::select(vec![SLICE, 2 * SLICE]).prop_map(Step::GetToGrow),
         3 => pick().prop_map(|pick| Step::Free { pick }),
         2 => pick().prop_map(|pick| Step::Pass { pick }),
         3 => pick().prop_map(|pick| Step::Resize { pick }),
@@ -140,6 +143,7 @@ fn run(world: &World, holder: ThreadId, steps: &[Step]) {
         let picked = |pick: usize| pick.checked_rem(held.len());
         match step {
             Step::Get { bytes, zero } => held.extend(actor.try_get(bytes, zero)),
+            Step::GetToGrow(bytes) => held.extend(actor.try_get_to_grow(bytes)),
             Step::GetMany(count) => held.extend((0..count).filter_map(|_| actor.try_get(MEDIUM, false))),
             Step::Free { pick } => {
                 if let Some(index) = picked(pick) {

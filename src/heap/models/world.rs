@@ -349,9 +349,18 @@ impl<'a> Actor<'a> {
 
     /// A block, unless there is no address space for it.
     pub fn try_get(&self, bytes: usize, zero: bool) -> Option<usize> {
-        self.world.gets(true);
         // SAFETY: this thread possesses the heap, and is inside.
-        let block = self.step(|heap| unsafe { self.from.allocate::<Checked>(heap, bytes, 1, zero) });
+        self.got(bytes, zero, |heap| unsafe { self.from.allocate::<Checked>(heap, bytes, 1, zero) })
+    }
+
+    /// A large block for one that has to move to grow, unless there is no room to grow.
+    pub fn try_get_to_grow(&self, bytes: usize) -> Option<usize> {
+        self.got(bytes, false, |heap| self.from.allocate_to_grow(heap.claimant(), bytes, true))
+    }
+
+    fn got(&self, bytes: usize, zero: bool, get: impl FnOnce(&Heap) -> *mut u8) -> Option<usize> {
+        self.world.gets(true);
+        let block = self.step(get);
         if block.is_null() {
             self.world.gets(false);
             return None;

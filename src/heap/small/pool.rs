@@ -254,6 +254,7 @@ impl Pool {
             Heap::construct(heap, index, from.secret(), is_lent);
             &*heap
         };
+        from.tally().reach(index);
         let _ours = heap.possession().take(by);
         // SAFETY: the slot lives forever with its heap, and is attached here only.
         unsafe { from.space().rcu().attach(heap.slot()) };

@@ -123,7 +123,11 @@ impl Arenas {
                     visit(run);
                     beside.behind += run.bytes_beside(page);
                 }
-                Usage::Large => beside.behind += run.bytes_beside(page),
+                Usage::Large => {
+                    beside.behind += run.bytes_beside(page);
+                    beside.blocks += 1;
+                    beside.bytes += run.requested() as u64;
+                }
                 // A spare one of a heap.
                 Usage::Free | Usage::Later => beside.spared += run.spared().min(SLICE),
             });
@@ -217,22 +221,21 @@ pub struct Beside {
     pub behind: usize,
     /// The records of slices.
     pub records: usize,
+    /// Large blocks, and their bytes as they were asked for: counted here and nowhere else.
+    pub blocks: u64,
+    pub bytes: u64,
 }
 
 /// What there is of an arena: its slabs, and what else is counted of it, in the order of [`Count::ALL`]. The caller is in
 /// a section.
 pub(super) fn counted(region: &Region, page: usize) -> (usize, [usize; Count::ALL.len()]) {
-    let (map, mut slabs, mut large) = (region.slices(), 0, [0; 3]);
+    let (map, mut slabs, mut soiled) = (region.slices(), 0, 0);
     each_run(region, |run| match run.usage() {
         Usage::Slab => slabs += 1,
-        Usage::Large => {
-            let more = [1, run.requested(), run.tail(page).soiled(run.last().spared())];
-            large = core::array::from_fn(|index| large[index] + more[index]);
-        }
+        Usage::Large => soiled += run.tail(page).soiled(run.last().spared()),
         Usage::Free | Usage::Later => {}
     });
-    let [blocks, bytes, soiled] = large;
-    (slabs, [map.usable().len(), map.claimed_count(), map.dirty_count(), blocks, bytes, soiled])
+    (slabs, [map.usable().len(), map.claimed_count(), map.dirty_count(), soiled])
 }
 
 /// Calls `visit` with the record of every first slice of a slab or large block of an arena. The caller is in a section.

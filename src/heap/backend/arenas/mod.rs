@@ -55,6 +55,8 @@ struct Wanted {
     prefer: Prefer,
     /// For a large block: what it does not need of the run.
     tail: Option<Tail>,
+    /// Slices behind the run that are to be free: asked of a few arenas only.
+    room: usize,
 }
 
 /// The arenas of the process.
@@ -92,16 +94,19 @@ impl Arenas {
 
     /// Claims `slices` slices for a large block that does not need their `tail`: where that much is not resident, as
     /// nearly as may be. A block whose tail is not resident wastes nothing, and one that finds its
-    /// pages there does not fault. Asks the lowest arena first, for what is packed together leaves long runs free.
+    /// pages there does not fault. Asks the lowest arena first, for what is packed together leaves long runs free. A block
+    /// that is to have `room` slices free behind it takes the first place, of a mapped arena, that has them.
     pub fn claim_fitting<P: Platform>(
         &self,
         ground: &Ground<P>,
         by: &Claimant,
         slices: usize,
         tail: Tail,
+        room: usize,
     ) -> Option<Claim> {
-        let wanted = Wanted { slices, align: 1, prefer: Prefer::Dirty, tail: Some(tail) };
-        self.claim_wanted(ground, by, wanted).or_else(|| self.grow(ground, by, slices, 1))
+        let wanted = Wanted { slices, align: 1, prefer: Prefer::Dirty, tail: Some(tail), room };
+        let claim = self.claim_wanted(ground, by, wanted);
+        if room > 0 { claim } else { claim.or_else(|| self.grow(ground, by, slices, 1)) }
     }
 
     /// Claims slices of an arena that is there. Whenever an arena that could serve is quiescent, its hints say so: none
@@ -114,22 +119,22 @@ impl Arenas {
         align: usize,
         prefer: Prefer,
     ) -> Option<Claim> {
-        self.claim_wanted(ground, by, Wanted { slices, align: align.max(1), prefer, tail: None })
+        self.claim_wanted(ground, by, Wanted { slices, align: align.max(1), prefer, tail: None, room: 0 })
     }
 
     fn claim_wanted<P: Platform>(&self, ground: &Ground<P>, by: &Claimant, wanted: Wanted) -> Option<Claim> {
         let section = by.section(ground);
-        let Wanted { slices, align, prefer, .. } = wanted;
+        let Wanted { slices, align, prefer, room, .. } = wanted;
         // In a run of this length the claim fits wherever the run begins.
         let surely = slices + align - 1;
+        let most = if room > 0 { HOPES } else { usize::MAX };
         let ask = |asked, prefer, least, most| {
             self.claim_hinted(ground, by, &section, Wanted { prefer, ..wanted }, asked, [least, most])
         };
         // Dirty slices of any arena before clean ones of the nearest: or else each arena keeps dirty slices of its own.
-        let dirty =
-            if prefer == Prefer::Dirty { ask(Asked::Dirty, prefer, surely, usize::MAX) } else { None };
+        let dirty = if prefer == Prefer::Dirty { ask(Asked::Dirty, prefer, surely, most) } else { None };
         dirty
-            .or_else(|| ask(Asked::Room, Prefer::Any, surely, usize::MAX))
+            .or_else(|| ask(Asked::Room, Prefer::Any, surely + room, most))
             .or_else(|| if align == 1 { None } else { ask(Asked::Room, Prefer::Any, slices, HOPES) })
     }
 
@@ -383,7 +388,10 @@ impl Arenas {
 
 /// Claims what is wanted in the arena of `region`, if it is there. The caller is in a section.
 fn attempt(region: &Region, wanted: Wanted) -> Attempt {
-    let Wanted { slices, align, prefer, tail } = wanted;
+    let Wanted { slices, align, prefer, tail, room } = wanted;
+    if room > 0 {
+        return region.slices().claim_with_room(slices, prefer, room);
+    }
     let Some(tail) = tail else { return region.slices().claim(slices, prefer, align) };
     region.slices().claim_fitting(slices, prefer, |last, is_dirty| {
         // SAFETY: the section keeps the arena; records are readable at any time, and a hint is all that is wanted.
