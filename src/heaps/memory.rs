@@ -29,11 +29,13 @@ pub(super) struct Words {
     served: AtomicPtr<Region>,
     /// How much less than everything the heap may hold: zero is no limit.
     spared: AtomicUsize,
-    /// Listed slabs that became unused, roughly, since somebody looked for them.
+    /// Bytes of listed slabs without a block, roughly.
     pub(super) unused: AtomicUsize,
+    /// Bytes of free slices that may be resident.
+    dirty: CachePadded<AtomicUsize>,
     held: CachePadded<AtomicUsize>,
-    /// Slabs of each class with free blocks.
-    pub(super) listed: [Stack<Record>; CLASSES],
+    /// Slabs of each class with free blocks; those that are being looked at go into the second list and come back.
+    pub(super) listed: [[Stack<Record>; 2]; CLASSES],
     /// The slabs that blocks are taken from.
     pub(super) current: [[Place<Record>; CLASSES]; SHARDS],
 }
@@ -63,10 +65,17 @@ pub(super) struct Claim {
 /// that nobody who looked before it says afterwards that there is none.
 const ROOM: usize = (1 << 16) - 1;
 
+/// Free memory that may stay resident, unless whoever makes the heap says otherwise.
+pub(super) const DIRTY_MAX: usize = 4 << 20;
+/// And beside that, one part of so many of what the heap holds.
+const DIRTY_PARTS: usize = 8;
+
 /// A heap's memory. Dropping it gives all of it back.
 pub(super) struct Memory {
     words: NonNull<Words>,
     pub(super) backing: Backing,
+    /// Bytes of free memory that may stay resident, beside the share of what is held.
+    dirty_max: usize,
 }
 
 // SAFETY: the words are atomics, which any thread may touch; they are there as long as the value.
@@ -75,8 +84,8 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// A heap that holds nothing yet.
-    pub(super) fn new(backing: Backing) -> Result<Memory> {
+    /// A heap that holds nothing yet, and keeps about `dirty_max` bytes of what becomes free.
+    pub(super) fn new(backing: Backing, dirty_max: usize) -> Result<Memory> {
         // The allocator of the process owns the index: this starts it, if nobody has.
         let _reserves = get_option("reserve");
         process().space().reap(slot());
@@ -84,7 +93,7 @@ impl Memory {
         let area = area.map_err(explain)?;
         let words = ptr::with_exposed_provenance_mut(area.base() + WORDS);
         // SAFETY: a region does not lie at zero.
-        let memory = Memory { words: unsafe { NonNull::new_unchecked(words) }, backing };
+        let memory = Memory { words: unsafe { NonNull::new_unchecked(words) }, backing, dirty_max };
         push(&memory.words().areas, area);
         Ok(memory)
     }
@@ -216,7 +225,7 @@ impl Memory {
             }
             attempt.run
         });
-        let Some(run) = attempts.flatten().next() else {
+        let Some(run) = attempts.flatten().next().inspect(|run| self.uses(area, run.start, run.len)) else {
             if align == 1 {
                 let less = before & !ROOM | (slices - 1);
                 let _renewed = room.compare_exchange(before, less, Ordering::Relaxed, Ordering::Relaxed);
@@ -260,7 +269,7 @@ impl Memory {
         if attempt.took_back {
             self.renew_room(area);
         }
-        match attempt.run {
+        match attempt.run.inspect(|run| self.uses(area, run.start, run.len)) {
             Some(run) if self.reserve(area, run.start, run.len) => {
                 record.open(record.usage(), slices + extra);
                 Some(run.all_clean)
@@ -272,12 +281,52 @@ impl Memory {
         }
     }
 
-    /// Gives back `slices` slices from `base` on, whose records say that they are free.
+    /// Gives back `slices` slices from `base` on, whose records say that they are free; and pages, if too many are free.
     pub(super) fn release(&self, base: usize, slices: usize) {
+        self.put_back(base, slices);
+        self.look_at_what_is_free();
+    }
+
+    /// The same, and no pages.
+    pub(super) fn put_back(&self, base: usize, slices: usize) {
         let area = self.region_of(base);
+        // Relaxed: a figure. Before anybody can take them again.
+        self.words().dirty.fetch_add(slices * SLICE, Ordering::Relaxed);
         area.slices().release((base - area.base()) / SLICE, slices);
         self.renew_room(area);
         self.pay_back(slices * SLICE);
+    }
+
+    /// The caller has claimed slices, some of which may have been dirty.
+    fn uses(&self, area: &Region, start: usize, len: usize) {
+        // Relaxed: a figure.
+        self.words().dirty.fetch_sub(area.slices().dirty_within(start, len) * SLICE, Ordering::Relaxed);
+    }
+
+    /// Bytes of free slices that may be resident.
+    pub(super) fn dirty(&self) -> usize {
+        // Relaxed: a figure.
+        self.words().dirty.load(Ordering::Relaxed)
+    }
+
+    /// Gives back what is free, if that is more than may stay.
+    #[inline]
+    pub(super) fn look_at_what_is_free(&self) {
+        // Relaxed: a hint.
+        let free = self.dirty() + self.words().unused.load(Ordering::Relaxed);
+        // (Not more than the share of what is held, if the program wants all back at once.)
+        if free > self.dirty_max.saturating_add(self.held() / DIRTY_PARTS) {
+            self.give_back();
+        }
+    }
+
+    /// Closes slabs that have no block, and gives pages back until half of what may be free and resident is.
+    #[cold]
+    #[inline(never)]
+    fn give_back(&self) {
+        self.retire_unused();
+        self.close_unused();
+        self.purge(self.dirty_max.saturating_add(self.held() / DIRTY_PARTS) / 2);
     }
 
     /// There may be room in the area. After what was released is free.
@@ -287,17 +336,25 @@ impl Memory {
         let _ = area.heap().use_word().fetch_update(Ordering::Relaxed, Ordering::Relaxed, renewed);
     }
 
-    /// Gives the pages of free slices back. Returns how many bytes that are.
-    pub(super) fn purge(&self) -> usize {
+    /// Gives the pages of free slices back, until `rest` bytes of them are left. Returns how many bytes went.
+    pub(super) fn purge(&self, rest: usize) -> usize {
         let mut purged = 0;
         for area in self.areas() {
-            while let Some(run) = area.slices().claim_dirty_run(usize::MAX).run {
+            while let Some(most) = self.dirty().checked_sub(rest).filter(|&most| most > 0) {
+                let attempt = area.slices().claim_dirty_run(most.div_ceil(SLICE));
+                if attempt.took_back {
+                    self.renew_room(area);
+                }
+                let Some(run) = attempt.run else { break };
+                self.uses(area, run.start, run.len);
                 let (from, bytes) = (run.start * SLICE, run.len * SLICE);
                 // SAFETY: the run is claimed here.
                 if unsafe { self.backing.purge(area.base() + from, area.heap().offset() + from, bytes) } {
                     area.slices().release_clean(run.start, run.len);
                     purged += bytes;
                 } else {
+                    // Relaxed: as in `put_back`.
+                    self.words().dirty.fetch_add(bytes, Ordering::Relaxed);
                     area.slices().release(run.start, run.len);
                     self.renew_room(area);
                     return purged;
