@@ -32,7 +32,7 @@ fn amounts(image: &Image, files: &[(&Path, Functions)], name: &str) -> (Amounts,
     let ranges: Vec<_> = image
         .modules()
         .filter_map(|module| {
-            let path = String::from_utf8_lossy(&module.path).trim_end_matches('\0').to_owned();
+            let path = String::from_utf8_lossy(module.path().0).into_owned();
             let (_, functions) = files.iter().find(|(file, _)| path == file.to_str().expect("ASCII"))?;
             let &(from, to) = functions.get(name)?;
             Some(module.bias + from..module.bias + to)

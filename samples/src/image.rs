@@ -129,8 +129,16 @@ pub struct ModuleAt {
     pub end: u64,
     /// What is added to the addresses in its file.
     pub bias: u64,
-    /// Its path, and zeros.
-    pub path: [u8; PATH * 8],
+    /// Its path, and zeros; and in the last byte whether it is the program itself.
+    path: [u8; PATH * 8],
+}
+
+impl ModuleAt {
+    /// Its path, and whether it is the program itself, and no library.
+    pub fn path(&self) -> (&[u8], bool) {
+        let (path, is_program) = self.path.split_at(PATH * 8 - 1);
+        (path.split(|&byte| byte == 0).next().unwrap_or_default(), is_program != [0])
+    }
 }
 
 fn hash(pcs: &[usize], counted: usize) -> u64 {
@@ -297,7 +305,10 @@ impl Image {
         let Some(module) = Module::of(pc) else { return };
         let Some(record) = self.modules.get(self.head.modules.fetch_add(1, Relaxed) as usize) else { return };
         let mut path = [0; PATH * 8];
-        module.write_path(&mut path);
+        if let Some((last, path)) = path.split_last_mut() {
+            *last = u8::from(module.is_program());
+            module.write_path(path);
+        }
         for (word, bytes) in record.path.iter().zip(path.as_chunks::<8>().0) {
             word.store(u64::from_le_bytes(*bytes), Relaxed);
         }

@@ -77,11 +77,19 @@ impl Module {
         })
     }
 
+    fn name(&self) -> &[u8] {
+        // SAFETY: the dynamic linker's string, which stays while the object is loaded: its functions are on the stack.
+        if self.name.is_null() { b"" } else { unsafe { CStr::from_ptr(self.name) }.to_bytes() }
+    }
+
+    /// Whether it is the program itself.
+    pub(super) fn is_program(&self) -> bool {
+        self.name().is_empty()
+    }
+
     /// Writes its path to `path`, as far as it fits.
     pub(super) fn write_path(&self, path: &mut [u8]) {
-        // SAFETY: the dynamic linker's string, which stays while the object is loaded: its functions are on the stack.
-        let name = if self.name.is_null() { c"" } else { unsafe { CStr::from_ptr(self.name) } };
-        let bytes = name.to_bytes();
+        let bytes = self.name();
         if bytes.is_empty() {
             // The program. Cut off if it is too long; on failure nothing is written.
             // SAFETY: `path` can be written to for its length.

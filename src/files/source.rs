@@ -6,7 +6,7 @@ use crate::pal::Platform;
 use std::ffi::CString;
 use std::fs::{File, Metadata};
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// What the mapping is for.
@@ -61,7 +61,10 @@ impl Source {
         match self {
             Source::File(file) => body(file),
             Source::Path(path) => {
-                let opened = File::options().read(true).write(mode == Mode::Shared).open(path);
+                let mut options = File::options();
+                // A pipe in the file's place is not waited for: it is an error.
+                options.read(true).write(mode == Mode::Shared).custom_flags(libc::O_NONBLOCK);
+                let opened = options.open(path);
                 body(&opened.map_err(|error| Error::System { call: "open", error })?)
             }
         }

@@ -2,7 +2,7 @@
 
 use super::backing::Backing;
 use super::large::{Fresh, block};
-use super::memory::{Memory, Refusal};
+use super::memory::{DIRTY_MAX, Memory, Refusal};
 use super::record::{Record, Usage};
 use crate::base::SLICE;
 use crate::files::Result;
@@ -65,6 +65,9 @@ pub struct HeapStatistics {
     /// Bytes that the heap holds for them: whole slabs of 64 KiB or a few times that, runs of 64 KiB, and pages. This is
     /// what the limit is about.
     pub held_bytes: usize,
+    /// Bytes that are free and may be resident, for the next blocks. What is more than
+    /// [`HeapOptions::dirty_max`](super::HeapOptions::dirty_max) allows is given back when something is freed.
+    pub dirty_bytes: usize,
     /// Bytes of address space.
     pub mapped_bytes: usize,
 }
@@ -87,7 +90,7 @@ impl Heap {
     /// # Errors
     /// The system's.
     pub fn new() -> Result<Heap> {
-        Ok(Heap::with(Memory::new(Backing::Anonymous)?, None))
+        Ok(Heap::with(Memory::new(Backing::Anonymous, DIRTY_MAX)?, None))
     }
 
     pub(super) fn with(memory: Memory, on_limit: Option<OnLimit>) -> Heap {
@@ -96,8 +99,9 @@ impl Heap {
 
     /// The figures. Looks at every slab.
     pub fn statistics(&self) -> HeapStatistics {
+        let (held_bytes, dirty_bytes) = (self.held_bytes(), self.memory.dirty());
         let mut figures =
-            HeapStatistics { live_blocks: 0, live_bytes: 0, held_bytes: self.held_bytes(), mapped_bytes: 0 };
+            HeapStatistics { live_blocks: 0, live_bytes: 0, held_bytes, dirty_bytes, mapped_bytes: 0 };
         let mut add = |blocks, bytes| {
             figures.live_blocks += blocks;
             figures.live_bytes += bytes;
@@ -137,8 +141,8 @@ impl Heap {
         self.memory.set_limit(bytes);
     }
 
-    /// Gives back what is free in whole slabs and runs. Returns how many bytes of memory went. (What a huge block leaves
-    /// goes when it is freed.)
+    /// Gives back all that is free in whole slabs and runs, at once. Returns how many bytes of memory went. (What is more
+    /// than may stay goes by itself: [`HeapOptions::dirty_max`](super::HeapOptions::dirty_max).)
     ///
     /// ```
     /// # use specmalloc::heaps::Heap;
@@ -157,7 +161,7 @@ impl Heap {
             return 0;
         }
         self.close_all_unused();
-        self.memory.purge()
+        self.memory.purge(0)
     }
 
     fn close_all_unused(&self) -> usize {

@@ -50,6 +50,7 @@ impl Memory {
         if !self.close_run(record, Usage::Large) {
             broken_contract(Misuse::DoubleFree, Call::Free, address);
         }
+        self.look_at_what_is_free();
     }
 
     /// Makes a large block as long as `size` bytes need, in place. Says whether what was added is zero; `None` if there

@@ -3,6 +3,8 @@
 //! Regions are only ever added to a heap, at the head of a list; all of them go when it is dropped. So whoever walks a
 //! list needs no section, and nothing but the heap's borrow.
 
+mod giving_back;
+
 use super::backing::Backing;
 use super::record::{AREA, FIRST_AREA, LEAST_AREA, Record, Usage, WORDS, WORDS_ROOM, header_slices};
 use crate::base::{CLASSES, GRANULE, SLICE};
@@ -29,11 +31,13 @@ pub(super) struct Words {
     served: AtomicPtr<Region>,
     /// How much less than everything the heap may hold: zero is no limit.
     spared: AtomicUsize,
-    /// Listed slabs that became unused, roughly, since somebody looked for them.
+    /// Bytes of listed slabs without a block, roughly.
     pub(super) unused: AtomicUsize,
+    /// Bytes of free slices that may be resident.
+    dirty: CachePadded<AtomicUsize>,
     held: CachePadded<AtomicUsize>,
-    /// Slabs of each class with free blocks.
-    pub(super) listed: [Stack<Record>; CLASSES],
+    /// Slabs of each class with free blocks; those that are being looked at go into the second list and come back.
+    pub(super) listed: [[Stack<Record>; 2]; CLASSES],
     /// The slabs that blocks are taken from.
     pub(super) current: [[Place<Record>; CLASSES]; SHARDS],
 }
@@ -69,10 +73,17 @@ struct DiskFull;
 /// that nobody who looked before it says afterwards that there is none.
 const ROOM: usize = (1 << 16) - 1;
 
+/// Free memory that may stay resident, unless whoever makes the heap says otherwise.
+pub(super) const DIRTY_MAX: usize = 4 << 20;
+/// And beside that, one part of so many of what the heap holds.
+const DIRTY_PARTS: usize = 8;
+
 /// A heap's memory. Dropping it gives all of it back.
 pub(super) struct Memory {
     words: NonNull<Words>,
     pub(super) backing: Backing,
+    /// Bytes of free memory that may stay resident, beside the share of what is held.
+    dirty_max: usize,
 }
 
 // SAFETY: the words are atomics, which any thread may touch; they are there as long as the value.
@@ -81,8 +92,8 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// A heap that holds nothing yet.
-    pub(super) fn new(backing: Backing) -> Result<Memory> {
+    /// A heap that holds nothing yet, and keeps about `dirty_max` bytes of what becomes free.
+    pub(super) fn new(backing: Backing, dirty_max: usize) -> Result<Memory> {
         // The allocator of the process owns the index: this starts it, if nobody has.
         let _reserves = get_option("reserve");
         process().space().reap(slot());
@@ -90,7 +101,7 @@ impl Memory {
         let area = area.map_err(explain)?;
         let words = ptr::with_exposed_provenance_mut(area.base() + WORDS);
         // SAFETY: a region does not lie at zero.
-        let memory = Memory { words: unsafe { NonNull::new_unchecked(words) }, backing };
+        let memory = Memory { words: unsafe { NonNull::new_unchecked(words) }, backing, dirty_max };
         push(&memory.words().areas, area);
         Ok(memory)
     }
@@ -230,7 +241,7 @@ impl Memory {
             }
             attempt.run
         });
-        let Some(run) = attempts.flatten().next() else {
+        let Some(run) = attempts.flatten().next().inspect(|run| self.uses(area, run.start, run.len)) else {
             if align == 1 {
                 let less = before & !ROOM | (slices - 1);
                 let _renewed = room.compare_exchange(before, less, Ordering::Relaxed, Ordering::Relaxed);
@@ -274,7 +285,7 @@ impl Memory {
         if attempt.took_back {
             self.renew_room(area);
         }
-        match attempt.run {
+        match attempt.run.inspect(|run| self.uses(area, run.start, run.len)) {
             Some(run) if self.reserve(area, run.start, run.len) => {
                 record.open(record.usage(), slices + extra);
                 Some(run.all_clean)
@@ -286,54 +297,16 @@ impl Memory {
         }
     }
 
-    /// Ends a run, if it is one of this `usage`, and gives its slices back. Of two threads that say so one finds it.
+    /// Ends a run, if it is one of this `usage`, and gives its slices back, but no pages. Of two threads that say so one
+    /// finds it.
     #[must_use]
     pub(super) fn close_run(&self, record: &'static Record, usage: Usage) -> bool {
         let slices = record.slices();
         let ends = record.end(usage);
         if ends {
-            self.release(record.base(), slices);
+            self.put_back(record.base(), slices);
         }
         ends
-    }
-
-    /// Gives back `slices` slices from `base` on, whose records say that they are free.
-    pub(super) fn release(&self, base: usize, slices: usize) {
-        let area = self.region_of(base);
-        area.slices().release((base - area.base()) / SLICE, slices);
-        self.renew_room(area);
-        self.pay_back(slices * SLICE);
-    }
-
-    /// There may be room in the area. After what was released is free.
-    fn renew_room(&self, area: &Region) {
-        let renewed = |word: usize| Some((word | ROOM).wrapping_add(1) | ROOM);
-        // Relaxed (both): see `ROOM`. Whoever finds the hint lower has changed it before.
-        let _ = area.heap().use_word().fetch_update(Ordering::Relaxed, Ordering::Relaxed, renewed);
-    }
-
-    /// Gives the pages of free slices back. Returns how many bytes that are.
-    pub(super) fn purge(&self) -> usize {
-        let mut purged = 0;
-        for area in self.areas() {
-            while let Some(run) = area.slices().claim_dirty_run(usize::MAX).run {
-                let (from, bytes) = (run.start * SLICE, run.len * SLICE);
-                // SAFETY: the run is claimed here.
-                let is_clean =
-                    unsafe { self.backing.purge(area.base() + from, area.heap().offset() + from, bytes) };
-                if is_clean {
-                    area.slices().release_clean(run.start, run.len);
-                } else {
-                    area.slices().release(run.start, run.len);
-                }
-                self.renew_room(area);
-                if !is_clean {
-                    return purged;
-                }
-                purged += bytes;
-            }
-        }
-        purged
     }
 
     fn claim_fresh(&self, slices: usize, align: usize) -> Option<Run> {

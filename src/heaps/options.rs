@@ -2,7 +2,7 @@
 
 use super::backing::Backing;
 use super::heap::{Heap, LimitReached, OnLimit};
-use super::memory::Memory;
+use super::memory::{DIRTY_MAX, Memory};
 use crate::files::{Error, Result, memfd};
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -25,6 +25,7 @@ use std::path::Path;
 #[must_use]
 pub struct HeapOptions {
     limit: usize,
+    dirty_max: usize,
     on_limit: Option<OnLimit>,
 }
 
@@ -37,13 +38,33 @@ impl Default for HeapOptions {
 impl HeapOptions {
     /// No limit.
     pub const fn new() -> HeapOptions {
-        HeapOptions { limit: usize::MAX, on_limit: None }
+        HeapOptions { limit: usize::MAX, dirty_max: DIRTY_MAX, on_limit: None }
     }
 
     /// Bytes that the heap may hold, whole slabs and runs of 64 KiB counted as a whole: see
     /// [`HeapStatistics::held_bytes`](super::HeapStatistics::held_bytes). A request that would make it more is refused.
     pub fn limit(mut self, bytes: usize) -> HeapOptions {
         self.limit = bytes;
+        self
+    }
+
+    /// Bytes that may be free and stay resident for the heap's next blocks, beside an eighth of what the heap holds: 4 MiB
+    /// if this is not called. When more is free, whoever frees gives half of that back. A heap that is emptied and filled
+    /// by turns is quicker with more; with `usize::MAX` it keeps all that it ever had, until [`Heap::trim`].
+    ///
+    /// ```
+    /// # use allocator_api2::vec::Vec;
+    /// # use specmalloc::heaps::HeapOptions;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let heap = HeapOptions::new().dirty_max(0).in_memory()?;
+    /// let mut bytes = Vec::new_in(&heap);
+    /// bytes.resize(3 << 20, 1u8);
+    /// drop(bytes);
+    /// assert_eq!(heap.statistics().dirty_bytes, 0);
+    /// # Ok(()) }
+    /// ```
+    pub fn dirty_max(mut self, bytes: usize) -> HeapOptions {
+        self.dirty_max = bytes;
         self
     }
 
@@ -147,7 +168,7 @@ impl HeapOptions {
     }
 
     fn with(self, backing: Backing) -> Result<Heap> {
-        let memory = Memory::new(backing)?;
+        let memory = Memory::new(backing, self.dirty_max)?;
         memory.set_limit(self.limit);
         Ok(Heap::with(memory, self.on_limit))
     }

@@ -2,7 +2,7 @@
 
 use super::memory::{Memory, Refusal, SHARDS};
 use super::record::{Record, Usage};
-use crate::base::{CLASSES, SLICE, class_info, class_size};
+use crate::base::{SLICE, class_info, class_size};
 use crate::pal::{Call, Misuse, broken_contract};
 use crate::region::{Given, MAP_BLOCKS, Place, Stack};
 use core::ptr::{self, NonNull};
@@ -86,7 +86,16 @@ impl Memory {
 
     /// A slab of `class` with free blocks, that is in no place.
     fn next_slab(&self, class: usize) -> Result<&'static Record, Refusal> {
-        let listed = || self.words().listed[class].take().inspect(|record| record.map.resume());
+        let listed = || {
+            self.take_listed(class).inspect(|record| {
+                if record.map.is_unused() {
+                    let less = |unused: usize| Some(unused.saturating_sub(record.slices() * SLICE));
+                    // Relaxed (both): a hint.
+                    let _less = self.words().unused.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+                }
+                record.map.resume();
+            })
+        };
         let open = || {
             let info = class_info(class);
             let claim = self.claim(Usage::Slab, info.slices as usize, 1)?;
@@ -99,6 +108,10 @@ impl Memory {
             return first;
         }
         listed().map_or_else(open, Ok)
+    }
+
+    fn take_listed(&self, class: usize) -> Option<&'static Record> {
+        self.words().listed[class].iter().find_map(Stack::take)
     }
 
     /// A block of `class` from wherever any thread takes them, where there will be no other slab.
@@ -121,19 +134,16 @@ impl Memory {
     fn list(&self, record: &'static Record) {
         if record.map.is_unused() {
             // Relaxed: a hint.
-            self.words().unused.fetch_add(1, Ordering::Relaxed);
+            self.words().unused.fetch_add(record.slices() * SLICE, Ordering::Relaxed);
         }
-        self.words().listed[class_of(record)].give(record);
+        self.words().listed[class_of(record)][0].give(record);
     }
 
     /// Gives back a block that the caller holds.
     #[inline]
     pub(super) fn give(&self, record: &'static Record, index: usize) {
         match record.map.give(index) {
-            Given::Free if record.map.is_idle(index) => {
-                // Relaxed: a hint.
-                _ = self.words().unused.fetch_add(1, Ordering::Relaxed);
-            }
+            Given::Free if record.map.is_idle(index) => self.became_unused(record),
             Given::Free => {}
             Given::ToList => self.list(record),
             Given::Twice => {
@@ -141,6 +151,15 @@ impl Memory {
                 broken_contract(Misuse::DoubleFree, Call::Free, address)
             }
         }
+    }
+
+    /// A listed slab has no block any more, roughly.
+    #[cold]
+    #[inline(never)]
+    fn became_unused(&self, record: &'static Record) {
+        // Relaxed: a hint.
+        self.words().unused.fetch_add(record.slices() * SLICE, Ordering::Relaxed);
+        self.look_at_what_is_free();
     }
 
     /// The block of a slab at `address`: its index. Ends the process if there is none.
@@ -159,24 +178,23 @@ impl Memory {
         class_size(class_of(record))
     }
 
-    /// Closes listed slabs that have no block. Returns how many.
+    /// Closes listed slabs that have no block. Returns how many. No more than one slab at a time is in no list, so that
+    /// other threads find one.
     pub(super) fn close_unused(&self) -> usize {
         // Relaxed: a hint.
         self.words().unused.store(0, Ordering::Relaxed);
+        // Slabs at most: threads that do this at once might hand the same ones to and fro.
+        let most: usize = self.areas().map(|area| area.slices().usable().len()).sum();
         let mut closed = 0;
-        for class in 0..CLASSES {
-            let listed = &self.words().listed[class];
-            let kept = Stack::new();
-            while let Some(record) = listed.take() {
-                if !record.map.is_unused() || !record.map.close() {
-                    kept.give(record);
-                } else {
+        for [listed, looked_at] in &self.words().listed {
+            for record in std::iter::from_fn(|| listed.take()).take(most) {
+                if record.map.is_unused() && record.map.close() {
                     closed += usize::from(self.close_run(record, Usage::Slab));
+                } else {
+                    looked_at.give(record);
                 }
             }
-            while let Some(record) = kept.take() {
-                listed.give(record);
-            }
+            std::iter::from_fn(|| looked_at.take()).take(most).for_each(|record| listed.give(record));
         }
         closed
     }
@@ -185,6 +203,19 @@ impl Memory {
     pub(super) fn retire_all(&self) {
         for place in self.words().current.iter().flatten() {
             if let Some(record) = place.clear() {
+                self.retire(record);
+            }
+        }
+    }
+
+    /// The same of those that have no block now.
+    pub(super) fn retire_unused(&self) {
+        for place in self.words().current.iter().flatten() {
+            // SAFETY: null, or a record, which lives as long as the heap.
+            let seen = unsafe { place.seen().as_ref() };
+            if seen.is_some_and(|record| record.map.is_unused())
+                && let Some(record) = place.clear()
+            {
                 self.retire(record);
             }
         }

@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn the_first_place_with_room_behind_is_found() {
         every_window(|held, window| {
-            let dirty = |slice: usize| slice % 3 != 0;
+            let dirty = |slice: usize| !slice.is_multiple_of(3);
             let used = core::array::from_fn(|word| {
                 let is_used = |index: &usize| bit(held, word * BITS + index) || !dirty(word * BITS + index);
                 (0..BITS).filter(is_used).fold(0, |bits, index| bits | 1 << index)

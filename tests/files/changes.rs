@@ -43,6 +43,15 @@ fn a_file_that_was_replaced_is_another_one() {
     std::fs::remove_file(&path).unwrap();
     assert!(matches!(region.reopen(), Err(Error::System { call: "open", .. })));
     assert_eq!(&*region.guard().unwrap(), b"a newer one!");
+    // A pipe that nobody writes to, and a folder: neither is waited for.
+    let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    // SAFETY: the name ends in a zero byte.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    assert!(matches!(region.reopen(), Err(Error::System { call: "mmap", .. })));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    assert!(matches!(region.reopen(), Err(Error::System { call: "mmap", .. })));
+    assert_eq!(&*region.guard().unwrap(), b"a newer one!");
 }
 
 #[test]

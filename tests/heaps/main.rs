@@ -2,6 +2,7 @@
 
 mod blocks;
 mod files;
+mod giving_back;
 mod limits;
 mod misuse;
 mod threads;

@@ -134,7 +134,7 @@ fn thread(profile: &Profile, stacks: &[Option<usize>], what: What, bytes: usize,
         },
         "name": what.name(),
         "pausedRanges": [],
-        "pid": "0",
+        "pid": pid(profile),
         "processName": profile.mappings.first().map_or("program", Mapping::name),
         "processShutdownTime": null,
         "processStartupTime": 0.0,
@@ -151,6 +151,12 @@ fn thread(profile: &Profile, stacks: &[Option<usize>], what: What, bytes: usize,
         "tid": number.to_string(),
         "unregisterTime": null,
     })
+}
+
+/// The process's number, which a remark tells (`process 2983, ...`); zero in other tools' files.
+fn pid(profile: &Profile) -> &str {
+    let rest = profile.comments.iter().find_map(|remark| remark.strip_prefix("process ")).unwrap_or("0");
+    rest.split(',').next().filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit())).unwrap_or("0")
 }
 
 /// A file of code.

@@ -53,8 +53,13 @@ pub fn profile(image: &Image, before: &Before, first_kind: &str, duration: Durat
         }
     }
     let mut profile = collected.profile;
+    let mut program = None;
     for module in image.modules() {
-        profile.mappings.extend(mappings(&module));
+        let own = mappings(&module);
+        if module.path().1 {
+            program = own.first().map(|mapping| mapping.path.clone());
+        }
+        profile.mappings.extend(own);
     }
     let jitted = code_made_at_run_time(pid);
     for location in &mut profile.locations {
@@ -65,7 +70,7 @@ pub fn profile(image: &Image, before: &Before, first_kind: &str, duration: Durat
             location.lines = vec![Line { function: code.name.clone(), ..Line::default() }];
         }
     }
-    keep_used(&mut profile);
+    keep_used(&mut profile, program.as_deref());
     profile.kinds = KINDS.map(|(name, unit)| (name.to_owned(), unit.to_owned())).to_vec();
     profile.first_kind = first_kind.to_owned();
     profile.rate = image.rate() as i64;
@@ -111,8 +116,7 @@ fn whole(sampled: Sampled, factor: f64) -> [i64; 2] {
 
 /// The parts of an object that hold code.
 fn mappings(module: &ModuleAt) -> Vec<Mapping> {
-    let path = module.path.split(|&byte| byte == 0).next().unwrap_or_default();
-    let path = String::from_utf8_lossy(path).into_owned();
+    let path = String::from_utf8_lossy(module.path().0).into_owned();
     // As the program was started from here, this is where its relative paths begin, as a rule.
     let path = fs::canonicalize(&path).map_or(path, |path| path.to_string_lossy().into_owned());
     let Some(object) = Object::read(Path::new(&path)) else {
@@ -135,8 +139,9 @@ fn mappings(module: &ModuleAt) -> Vec<Mapping> {
     .collect()
 }
 
-/// Leaves out the mappings that no location lies in. The program comes first: where stacks begin.
-fn keep_used(profile: &mut Profile) {
+/// Leaves out the mappings that no location lies in. The program comes first, or, if nobody knows its file, where stacks
+/// begin.
+fn keep_used(profile: &mut Profile, program: Option<&str>) {
     let mut begin = vec![0usize; profile.mappings.len()];
     let mut order: Vec<usize> = profile.locations.iter().filter_map(|location| location.mapping).collect();
     order.sort_unstable();
@@ -147,7 +152,8 @@ fn keep_used(profile: &mut Profile) {
             begin[mapping] += 1;
         }
     }
-    order.sort_by_key(|&mapping| std::cmp::Reverse(begin[mapping]));
+    let is_program = |mapping: usize| program == Some(profile.mappings[mapping].path.as_str());
+    order.sort_by_key(|&mapping| std::cmp::Reverse((is_program(mapping), begin[mapping])));
     let new: HashMap<usize, usize> = order.iter().enumerate().map(|(new, &old)| (old, new)).collect();
     profile.mappings = order.iter().map(|&mapping| profile.mappings[mapping].clone()).collect();
     for location in &mut profile.locations {
@@ -219,14 +225,18 @@ mod tests {
     fn the_program_comes_first_and_what_nothing_lies_in_is_left_out() {
         let mapping = |path: &str| Mapping { path: path.to_owned(), ..Mapping::default() };
         let at = |address, mapping| Location { address, mapping, lines: Vec::new() };
-        let mut profile = Profile {
+        let all = |outermost| Profile {
             mappings: ["unused", "library", "program"].map(mapping).to_vec(),
             locations: vec![at(1, Some(1)), at(2, Some(2)), at(3, None)],
-            stacks: vec![Stack { locations: vec![0, 2, 1], values: vec![] }],
+            stacks: vec![Stack { locations: vec![0, 2, outermost], values: vec![] }],
             ..Profile::default()
         };
-        keep_used(&mut profile);
-        assert_eq!(profile.mappings, ["program", "library"].map(mapping));
-        assert_eq!(profile.locations, [at(1, Some(1)), at(2, Some(0)), at(3, None)]);
+        // (Deep stacks are cut off, and begin somewhere.)
+        for (outermost, known) in [(1, None), (1, Some("program")), (0, Some("program"))] {
+            let mut profile = all(outermost);
+            keep_used(&mut profile, known);
+            assert_eq!(profile.mappings, ["program", "library"].map(mapping));
+            assert_eq!(profile.locations, [at(1, Some(1)), at(2, Some(0)), at(3, None)]);
+        }
     }
 }

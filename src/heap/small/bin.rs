@@ -295,22 +295,39 @@ impl Bin {
         i64::from(self.room.get()) + i64::from(blocks) * i64::from(Bin::BLOCK)
     }
 
+    /// Whether a block of its class was freed before.
+    #[inline(always)]
+    pub(super) fn has_begun(&self) -> bool {
+        self.bound.get() != 0
+    }
+
     /// If it is the first block of its class that is freed, the room that there is for it and others.
     pub(super) fn begin(&self, class: usize) -> Option<i32> {
-        (self.bound.get() == 0).then(|| {
-            self.bound.set(least(class) as u16);
-            room_for(least(class))
-        })
+        (self.bound.get() == 0).then(|| self.begins(class))
+    }
+
+    /// The first block of its class is freed: the room that there is for it and others.
+    #[cold]
+    #[inline(never)]
+    fn begins(&self, class: usize) -> i32 {
+        self.bound.set(least(class) as u16);
+        room_for(least(class))
     }
 
     /// A free has found no room.
+    #[inline(always)]
     pub(in crate::heap) fn miss(&self, class: usize) -> Missed {
-        let bound = usize::from(self.bound.get());
-        if bound == 0 {
-            self.bound.set(least(class) as u16);
-            self.room.set(room_for(least(class) - 1));
+        if !self.has_begun() {
+            self.room.set(self.begins(class) - PUSHED);
             return Missed::Welcome;
         }
+        self.miss_again()
+    }
+
+    /// The same, and it was not the first block of its class.
+    #[inline(always)]
+    pub(in crate::heap) fn miss_again(&self) -> Missed {
+        let bound = usize::from(self.bound.get());
         let left = self.room.get();
         self.room.set(room_for(0));
         if self.bound.get() & SHRINKING != 0 {

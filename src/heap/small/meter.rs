@@ -18,6 +18,9 @@
 //! with the last few hundred allocations before a sample; before those nothing is different from a heap that is not
 //! sampled. For the last ones the bin is filled with a few at a time, and frees find no room while it has them: a free
 //! that goes home costs a quarter of an allocation by the slow path.
+//!
+//! Of a class of which nothing was freed since its bin was filled last, something is built: such a bin is filled with much
+//! more, for its blocks are gone before the next free, as a rule. If they are not, frees find no room until they are.
 
 use super::bin::Bin;
 use super::{Heap, Heaps, of_class};
@@ -30,9 +33,15 @@ use crate::sync::{Cell, ZERO_IS_VALID};
 const PARTS: i64 = 2 * Bin::BLOCK as i64;
 /// And with so many at least, if so many are left.
 const FEW: i64 = 8;
+/// The same where nothing is freed; and blocks of a slab's list that is taken over then, at most.
+const BUILT: i64 = 128;
+const LISTED: i64 = 1024;
 
 /// Allocations that are left where there are no samples; and bytes at most before the next one.
 const NEVER: i64 = i64::MAX / 4;
+
+/// Room that no bin has.
+const NOT_SO: i32 = i32::MIN;
 
 /// What is kept of a class.
 struct Count {
@@ -40,17 +49,26 @@ struct Count {
     slack: Cell<i64>,
     /// How much less room the bin has than it would have without samples.
     clip: Cell<i32>,
+    /// Its room when all blocks that it was filled with have been handed out, and none was freed.
+    unfreed: Cell<i32>,
 }
 
 impl Count {
+    const fn new() -> Count {
+        Count { slack: Cell::new(0), clip: Cell::new(0), unfreed: Cell::new(0) }
+    }
+
     /// The bin, which has the room that it would have without samples and `blocks` blocks, is to reach no further than
     /// `left`.
     fn fit(&self, bin: &Bin, left: i64, blocks: u32) {
         let slack = left - bin.reach(blocks);
-        let clip = (-slack).clamp(0, i64::from(i32::MAX / 2)) as i32;
         self.slack.set(slack.max(0));
-        self.clip.set(clip);
-        bin.add_room(-clip);
+        self.clip.set(0);
+        if slack < 0 {
+            let clip = i32::try_from(-slack).unwrap_or(i32::MAX / 2);
+            self.clip.set(clip);
+            bin.add_room(-clip);
+        }
     }
 }
 
@@ -169,37 +187,54 @@ impl Heap {
         meter.count(class).slack.get() + self.bin(class).reach(0)
     }
 
-    /// How many blocks the bin of `class`, which is empty, may be filled with.
-    pub(super) fn most(&self, class: usize) -> u32 {
-        let Some(meter) = self.meter() else { return u32::MAX };
+    /// How many blocks the bin of `class`, which is empty, may be filled with; and of how many a list may be that is taken
+    /// over as it is.
+    pub(super) fn most(&self, class: usize) -> (u32, u32) {
+        let Some(meter) = self.meter() else { return (u32::MAX, u32::MAX) };
         let left = self.left(meter, class);
-        u32::try_from((left / PARTS).max(left.min(FEW))).unwrap_or(u32::MAX).max(1)
+        let most = (left / PARTS).max(left.min(FEW));
+        let is_built = self.bin(class).room() == meter.count(class).unfreed.get();
+        let number = |most: i64| u32::try_from(most).unwrap_or(u32::MAX).max(1);
+        if !is_built {
+            return (number(most), number(most));
+        }
+        let most = most.max(left.min(BUILT));
+        (number(most), number(most.max((left / 2).min(LISTED))))
     }
 
     /// The bin of `class`, which was empty and had `room`, has been filled with `blocks` blocks.
     pub(super) fn was_filled(&self, class: usize, room: i32, blocks: u32) {
         if let Some(meter) = self.meter() {
             let count = meter.count(class);
-            count.fit(self.bin(class), count.slack.get() + i64::from(room), blocks);
+            let bin = self.bin(class);
+            count.fit(bin, count.slack.get() + i64::from(room), blocks);
+            count.unfreed.set(bin.room().saturating_add((Bin::BLOCK - 1).saturating_mul(blocks as i32)));
         }
     }
 
-    /// A free has found no room in the bin of `class`.
+    /// A block of `class` is freed for the first time, and has found no room.
+    pub(super) fn begins_to_miss(&self, class: usize) {
+        let bin = self.bin(class);
+        if let Some((meter, first)) = self.meter().zip(bin.begin(class)) {
+            meter.count(class).clip.set(first - bin.room() - Bin::BLOCK);
+        }
+    }
+
+    /// A free has found no room in the bin of `class`, and was not the first.
+    #[inline(always)]
     pub(super) fn counts_miss(&self, class: usize) -> Counted {
         let Some(meter) = self.meter() else { return Counted::Missed(0) };
         let (bin, count) = (self.bin(class), meter.count(class));
         let room = bin.room() + Bin::BLOCK;
-        if let Some(first) = bin.begin(class) {
-            count.clip.set(first - room);
-        }
         let (clip, slack) = (count.clip.get(), count.slack.get());
         if room + clip < Bin::BLOCK {
             bin.add_room(clip);
             return Counted::Missed(room);
         }
-        let more = i32::try_from(slack).map_or(clip, |slack| slack.min(clip));
+        let more = slack.min(i64::from(clip)) as i32;
         if room + more < Bin::BLOCK {
             bin.add_room(Bin::BLOCK);
+            count.unfreed.set(NOT_SO);
             return Counted::Clipped;
         }
         count.clip.set(clip - more);
@@ -210,6 +245,7 @@ impl Heap {
 
     /// After a miss: the bin of `class` had `room`, and has as much as without samples now. And so many of its blocks
     /// went home.
+    #[inline(always)]
     pub(super) fn was_changed(&self, class: usize, room: i32, blocks: u32) {
         if let Some(meter) = self.meter() {
             let (bin, count) = (self.bin(class), meter.count(class));
@@ -280,7 +316,7 @@ impl<P: Platform> Heaps<P> {
         if !ZERO_IS_VALID {
             let meter = Meter {
                 rate: Cell::new(0),
-                counts: [const { Count { slack: Cell::new(0), clip: Cell::new(0) } }; CLASSES],
+                counts: [const { Count::new() }; CLASSES],
                 left_bytes: Cell::new(0),
                 random: Cell::new(0),
             };
@@ -302,7 +338,7 @@ mod tests {
         const BLOCKS: usize = 10_000;
         let meter = Meter {
             rate: Cell::new(1 << 20),
-            counts: [const { Count { slack: Cell::new(0), clip: Cell::new(0) } }; CLASSES],
+            counts: [const { Count::new() }; CLASSES],
             left_bytes: Cell::new(0),
             random: Cell::new(7),
         };

@@ -63,11 +63,11 @@ impl Heap {
     /// As for [`Heap::take_over`].
     #[inline(never)]
     pub unsafe fn take_counted<C: Checks>(&self, class: usize) -> bool {
-        let (most, room) = (self.most(class), self.bin(class).room());
+        let ((most, list_most), room) = (self.most(class), self.bin(class).room());
         // SAFETY: as in `take_over`.
         let slab = |list: &Cell<*const Slab>| unsafe { list.get().as_ref() }.filter(has_free);
         let first = slab(self.current(class)).or_else(|| slab(self.available(class)));
-        let count = match first.filter(|slab| slab.free_count() > most) {
+        let count = match first.filter(|slab| slab.free_count() > list_most) {
             Some(slab) => Some(self.take_some::<C>(slab, class, most)),
             // SAFETY: the caller's.
             None => unsafe { self.take_over(class) },
@@ -127,7 +127,7 @@ impl Heap {
         // SAFETY: current slabs belong to this heap, which holds their arenas.
         let Some(slab) = (unsafe { self.current(class).get().as_ref() }) else { return false };
         let (bin, page, secret) = (self.bin(class), from.page_size(), self.secret.get());
-        let (most, room) = (self.most(class), bin.room());
+        let ((most, _), room) = (self.most(class), bin.room());
         // SAFETY: possessed by the caller; the base is computed from the record.
         let count = unsafe { slab.extend::<C>(slab.base(), page, secret, bin.list(), most) };
         if count == 0 {
@@ -189,44 +189,143 @@ impl Heap {
     ///
     /// # Safety
     /// As for [`Heap::free_local`].
-    #[cold]
-    #[inline(never)]
+    #[inline(always)]
     pub unsafe fn free_beyond<C: Checks, P: Platform>(
         &self,
         from: &Heaps<P>,
         slab: &Slab,
         block: *mut Block,
     ) {
-        let class = slab.class();
-        let bin = self.bin(class);
-        // What is torn down goes in the order in which it was built, as a rule: the next of the class is its neighbour, whose
-        // words a free has to read first.
-        Block::expect(block.wrapping_byte_add(class_size(class)));
-        let counted = self.counts_miss(class);
-        let missed = match counted {
-            Counted::Room => Missed::Welcome,
-            Counted::Clipped => Missed::GoHome,
-            Counted::Missed(_) => bin.miss(class),
-        };
+        // SAFETY: the caller's.
+        unsafe {
+            if self.has_meter() {
+                self.free_counted::<C, P>(from, slab, block);
+            } else {
+                self.free_uncounted::<C, P>(from, slab, block);
+            }
+        }
+    }
+
+    /// The same of a heap that is not sampled. As in `free_counted`, what is seldom is behind calls that end this, so that
+    /// what is not needs no stack.
+    ///
+    /// # Safety
+    /// As for [`Heap::free_local`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn free_uncounted<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, block: *mut Block) {
+        expect_next(slab, block);
+        let bin = self.bin(slab.class());
+        let missed = bin.miss(slab.class());
         if missed == Missed::Welcome {
             // SAFETY: the caller's.
             return unsafe { bin.push::<C>(block, Block::key(block, self.secret.get())) };
         }
         // SAFETY: the caller's.
-        let closed = unsafe { self.free_into_slab::<C, P>(from, slab, block) };
+        let freed = unsafe { self.push_home::<C>(slab, block) };
+        if freed == Freed::Event || missed == Missed::TooMany || self.has_mail() {
+            self.went_home::<C, P>(from, slab, freed, missed, 0);
+        }
+    }
+
+    /// The same of a heap that is sampled.
+    ///
+    /// # Safety
+    /// As for [`Heap::free_local`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn free_counted<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, block: *mut Block) {
+        let class = slab.class();
+        if !self.bin(class).has_begun() {
+            // SAFETY: the caller's.
+            return unsafe { self.free_first::<C, P>(from, slab, block) };
+        }
+        expect_next(slab, block);
+        match self.counts_miss(class) {
+            // SAFETY: the caller's.
+            Counted::Missed(room) => unsafe { self.free_missed::<C, P>(from, slab, block, room) },
+            Counted::Room => {
+                // SAFETY: the caller's.
+                unsafe { self.bin(class).push::<C>(block, Block::key(block, self.secret.get())) };
+            }
+            Counted::Clipped => {
+                // SAFETY: the caller's.
+                let freed = unsafe { self.push_home::<C>(slab, block) };
+                if freed == Freed::Event || self.has_mail() {
+                    self.went_home_clipped::<C, P>(from, slab, freed);
+                }
+            }
+        }
+    }
+
+    /// The same of the first block of its class that is freed.
+    ///
+    /// # Safety
+    /// As for [`Heap::free_local`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn free_first<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, block: *mut Block) {
+        self.begins_to_miss(slab.class());
+        // SAFETY: the caller's.
+        unsafe { self.free_counted::<C, P>(from, slab, block) };
+    }
+
+    /// The same where there would be no room without samples, either; there was `room`.
+    ///
+    /// # Safety
+    /// As for [`Heap::free_local`].
+    #[inline(never)]
+    unsafe fn free_missed<C: Checks, P: Platform>(
+        &self,
+        from: &Heaps<P>,
+        slab: &Slab,
+        block: *mut Block,
+        room: i32,
+    ) {
+        let class = slab.class();
+        let missed = self.bin(class).miss_again();
+        // SAFETY: the caller's.
+        let freed = unsafe { self.push_home::<C>(slab, block) };
+        if freed == Freed::Event || missed == Missed::TooMany || self.has_mail() {
+            return self.went_home::<C, P>(from, slab, freed, missed, room);
+        }
+        self.was_changed(class, room, 0);
+    }
+
+    /// After a block went home that had `missed` its bin, which had `room`: something is to be done beside.
+    #[inline(never)]
+    fn went_home<C: Checks, P: Platform>(
+        &self,
+        from: &Heaps<P>,
+        slab: &Slab,
+        freed: Freed,
+        missed: Missed,
+        room: i32,
+    ) {
+        let class = slab.class();
+        let closed = freed == Freed::Event && self.countdown_ended(from, slab);
         // A thread whose bins never ran out would not look otherwise.
         let received = if self.has_mail() { self.receive::<C, P>(from, AT_ONCE) } else { 0 };
         let mut gone = 0;
-        if (closed || missed == Missed::TooMany) && counted != Counted::Clipped {
+        if closed || missed == Missed::TooMany {
             gone = self.empty_bin::<C, P>(from, class, AT_ONCE - received);
             if self.has_none(class) {
-                bin.shrink(class, &self.growth);
+                self.bin(class).shrink(class, &self.growth);
             } else {
-                bin.goes_on_shrinking();
+                self.bin(class).goes_on_shrinking();
             }
         }
-        if let Counted::Missed(room) = counted {
-            self.was_changed(class, room, gone);
+        self.was_changed(class, room, gone);
+    }
+
+    /// The same of a block for which there was no room only because of the next sample.
+    #[inline(never)]
+    fn went_home_clipped<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, freed: Freed) {
+        if freed == Freed::Event {
+            self.countdown_ended(from, slab);
+        }
+        if self.has_mail() {
+            self.receive::<C, P>(from, AT_ONCE);
         }
     }
 
@@ -242,11 +341,21 @@ impl Heap {
         slab: &Slab,
         block: *mut Block,
     ) -> bool {
+        // SAFETY: the caller's.
+        let freed = unsafe { self.push_home::<C>(slab, block) };
+        freed == Freed::Event && self.countdown_ended(from, slab)
+    }
+
+    /// The same, and looks at nothing.
+    ///
+    /// # Safety
+    /// As for [`Heap::free_local`].
+    #[inline(always)]
+    unsafe fn push_home<C: Checks>(&self, slab: &Slab, block: *mut Block) -> Freed {
         #[cfg(any(loom, shuttle))]
         assert!(ptr::eq(slab.owner(), self), "freed into a slab of another heap");
         // SAFETY: the caller's.
-        let freed = unsafe { slab.push::<C>(block, Block::key(block, self.secret.get())) };
-        freed == Freed::Event && self.countdown_ended(from, slab)
+        unsafe { slab.push::<C>(block, Block::key(block, self.secret.get())) }
     }
 
     /// Puts a block that counts as live, and is this heap's to give, where it belongs: on the list of its slab, or
@@ -353,4 +462,11 @@ impl Heap {
         }
         from.give_back_kept_slices(&self.claimant);
     }
+}
+
+/// What is torn down goes in the order in which it was built, as a rule: the next of the class is its neighbour, whose words
+/// a free has to read first.
+#[inline(always)]
+fn expect_next(slab: &Slab, block: *mut Block) {
+    Block::expect(block.wrapping_byte_add(class_size(slab.class())));
 }
