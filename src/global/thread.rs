@@ -76,7 +76,7 @@ pub unsafe trait Thread: 'static {
     fn change_heap(before: *const Heap, heap: *const Heap) -> bool;
     /// The thread.
     fn id() -> ThreadId;
-    /// Sets how many steps the thread takes as a guest: see [`GUEST_STEPS`](super::heaps::GUEST_STEPS).
+    /// Sets how many steps the thread takes as a guest, in heaps that it borrows, before it possesses one.
     fn set_guest_steps(_steps: usize) {}
     /// How many of them are left.
     fn guest_steps() -> usize {

@@ -1,7 +1,7 @@
 //! The real memory behind simulated mappings: one reserved range in which what is not mapped cannot be touched.
 
 use super::super::Access;
-use crate::base::{GRANULE, align_up};
+use crate::base::align_up;
 use std::ffi::{c_int, c_void};
 use std::ops::Range;
 
@@ -10,6 +10,10 @@ pub(super) struct Reserve {
     whole: Range<usize>,
     usable: Range<usize>,
 }
+
+/// A multiple of what any level of the index counts in: wherever the system puts a reserve, what lies in it lies alike to
+/// the index. (A checker demands that two runs make the same steps.)
+const ALIGNMENT: usize = if cfg!(any(loom, shuttle)) { 64 << 20 } else { 64 << 30 };
 
 const FIXED: c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
 
@@ -35,16 +39,16 @@ fn demand(succeeded: bool, call: &str) {
 }
 
 impl Reserve {
-    /// Reserves `len` bytes that start on a granule, with inaccessible space before and behind them.
+    /// Reserves `len` bytes that start at a multiple of [`ALIGNMENT`], with inaccessible space before and behind them.
     pub(super) fn new(len: usize) -> Reserve {
-        let total = len + 2 * GRANULE;
+        let total = len + 2 * ALIGNMENT;
         let flags = FIXED & !libc::MAP_FIXED;
         // SAFETY: without MAP_FIXED the system chooses a range that nothing occupies.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), total, libc::PROT_NONE, flags, -1, 0) };
         demand(start != libc::MAP_FAILED, "mmap");
         let start = start as usize;
         let base =
-            align_up(start + 1, GRANULE).expect("a mapping does not end at the top of the address space");
+            align_up(start + 1, ALIGNMENT).expect("a mapping does not end at the top of the address space");
         Reserve { whole: start..start + total, usable: base..base + len }
     }
 
