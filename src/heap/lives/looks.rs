@@ -17,7 +17,7 @@ pub struct Looks {
 impl Looks {
     const_unless_model! {
         /// Allowed, and none goes on.
-        #[cfg_attr(shuttle, expect(dead_code, reason = "loom has its model"))]
+        #[cfg_attr(any(loom, shuttle), allow(dead_code, reason = "loom has its model"))]
         pub(crate) fn new() -> Looks {
             Looks { forbidden: AtomicBool::new(false), going_on: AtomicBool::new(false) }
         }

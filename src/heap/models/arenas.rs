@@ -1,6 +1,6 @@
 //! Models of the table of arenas, by shuttle: what leads to an arena, and what is known of its room.
 
-use super::world::{Actor, World, join, spawn};
+use super::world::{Actor, World, claims_slices, join, spawn};
 use super::*;
 use crate::sync::checker::{explore, models};
 use shuttle::thread;
@@ -126,13 +126,7 @@ fn spare_cut_beside_claims() {
         // All that an arena holds.
         let (blocks, heap) = ([(); 3].map(|()| owner.get(2 * SLICE, false)), owner.heap);
         blocks.into_iter().for_each(|at| owner.free(at));
-        let claimant = spawn(&world, |world| {
-            let actor = Actor::new(world);
-            let blocks = [(); 3].map(|()| actor.get(SLICE, false));
-            thread::yield_now();
-            blocks.into_iter().for_each(|at| actor.free(at));
-            actor.leave();
-        });
+        let claimant = spawn(&world, claims_slices);
         let owner = spawn(&world, move |world| {
             let actor = Actor::with(world, heap);
             let blocks = [(); 3].map(|()| actor.try_get_to_grow(SLICE));

@@ -1,6 +1,6 @@
 //! Whole paths, by shuttle: several threads, one allocator, and the ledger of `world`.
 
-use super::world::{Actor, HUGE, MEDIUM, World, join, spawn};
+use super::world::{Actor, HUGE, MEDIUM, World, claims_slices, join, spawn};
 use super::*;
 use crate::heap::ground::{Sampled, UNSEEN};
 use crate::pal::Errno;
@@ -346,13 +346,7 @@ fn cut_beside_claims() {
         let owner = Actor::new(&world);
         // All that an arena holds.
         let (blocks, heap) = ([(); 3].map(|()| owner.get(2 * SLICE, false)), owner.heap);
-        let claimant = spawn(&world, |world| {
-            let actor = Actor::new(world);
-            let blocks = [(); 3].map(|()| actor.get(SLICE, false));
-            thread::yield_now();
-            blocks.into_iter().for_each(|at| actor.free(at));
-            actor.leave();
-        });
+        let claimant = spawn(&world, claims_slices);
         let owner = spawn(&world, move |world| {
             let actor = Actor::with(world, heap);
             blocks.into_iter().for_each(|at| _ = actor.resize(at, SLICE));

@@ -29,6 +29,8 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("heap.table_publish", "the release of an arena's entry in the table", "arena_published"),
     SeededBug::new("heap.made_publish", "the release of a heap that was made", "heap_made"),
     SeededBug::new("heap.made_read", "the acquire of a heap that was made", "heap_made"),
+    SeededBug::new("heap.lent_unelected", "the election of who makes a heap that is lent", "lent_and_kept"),
+    SeededBug::new("heap.lent_kept", "the look whether an idle heap is only lent", "lent_and_kept"),
     SeededBug::new("heap.ring_fence", "the fence before the look whether the helper sleeps", "helper_woken"),
     SeededBug::new("heap.doze_fence", "the fence before the helper's last look", "helper_woken"),
     SeededBug::new(
@@ -308,6 +310,32 @@ fn heap_made() {
     });
 }
 
+/// Two threads borrow a heap for a moment, and one of them keeps one then: one at a time has each, and what is lent is
+/// never kept, and lent again.
+fn lent_and_kept() {
+    explore(1, || {
+        let world = Arc::new((Base::new(), [(); 3].map(|()| Held::new())));
+        let borrow = |world: &(Base, [Held; 3])| {
+            let from = world.0.get();
+            let heap = from.pool().lend(from, THREAD).expect("heaps enough");
+            world.1[heap.index() as usize].use_it();
+            from.pool().give_up(heap);
+        };
+        let other = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || borrow(&world))
+        };
+        borrow(&world);
+        let pool = world.0.get().pool();
+        let kept = pool.possess_to_keep(world.0.get(), THREAD, None).expect("heaps enough");
+        world.1[kept.index() as usize].use_it();
+        assert!(!kept.is_lent(), "what is only lent was kept");
+        other.join().unwrap();
+        assert_eq!(pool.each().filter(|heap| heap.is_lent()).count(), 1, "one for each place");
+        assert!(pool.lend(world.0.get(), THREAD).is_some_and(Heap::is_lent), "it is not lent again");
+    });
+}
+
 /// A block goes home from another thread, its slab and its arena become empty, and the arena is unmapped: whatever the
 /// other thread did with the arena comes before that, and the push of the block is the last of it.
 fn last_touch_of_a_send() {
@@ -342,5 +370,6 @@ fn last_touch_of_a_send() {
 }
 
 models! {
-    inbox possession kept_regions arena_published helper_woken sent_to_an_exiting heap_made last_touch_of_a_send
+    inbox possession kept_regions arena_published helper_woken sent_to_an_exiting heap_made lent_and_kept
+    last_touch_of_a_send
 }

@@ -332,7 +332,7 @@ impl<'a> Actor<'a> {
             return result;
         }
         let borrowed = loop {
-            match self.from.pool().possess_any(self.from, holder) {
+            match self.from.pool().lend(self.from, holder) {
                 Some(heap) => break heap,
                 None => thread::yield_now(),
             }
@@ -437,6 +437,15 @@ fn pointer_address(block: *mut u8) -> usize {
 pub fn spawn(world: &Arc<World>, body: impl FnOnce(&World) + Send + 'static) -> thread::JoinHandle<()> {
     let world = Arc::clone(world);
     thread::spawn(move || body(&world))
+}
+
+/// A thread that claims a few slices for a moment, beside others who cut runs off.
+pub fn claims_slices(world: &World) {
+    let actor = Actor::new(world);
+    let blocks = [(); 3].map(|()| actor.get(SLICE, false));
+    thread::yield_now();
+    blocks.into_iter().for_each(|at| actor.free(at));
+    actor.leave();
 }
 
 /// Waits for threads of the model.

@@ -19,10 +19,10 @@ use crate::{atomic_array, const_unless_model};
 use core::ptr;
 
 /// Heaps that can exist.
-pub const MAX_HEAPS: usize = if cfg!(any(loom, shuttle)) { 4 } else { 1 << 16 };
+pub const MAX_HEAPS: usize = if cfg!(any(loom, shuttle)) { 5 } else { 1 << 16 };
 /// Of these, how many are only ever lent for an operation, so that there is one soon for each of the threads that have
 /// none of their own; and what threads have in them that keep none lies in these few, whoever comes and goes.
-const LENT: usize = if cfg!(any(loom, shuttle)) { 0 } else { 64 };
+const LENT: usize = if cfg!(any(loom, shuttle)) { 1 } else { 64 };
 /// Heaps that there may be beside them.
 const KEPT: usize = MAX_HEAPS - LENT;
 /// Entries of the table of keepers.
@@ -92,7 +92,7 @@ impl Pool {
 
     /// Whether the heap at `index` is one that threads may keep.
     fn is_kept(&self, index: usize) -> bool {
-        self.get(index).is_some_and(|heap| !heap.is_lent())
+        self.get(index).is_some_and(|heap| !heap.is_lent() || seeded("heap.lent_kept"))
     }
 
     /// Possesses the heap at `index` if it is idle.
@@ -158,8 +158,10 @@ impl Pool {
         from: &Heaps<P>,
         by: ThreadId,
     ) -> Option<&'static Heap> {
-        // Relaxed (both): elects one thread, and the store after it is that thread's.
-        place.compare_exchange(0, BEING_MADE, Ordering::Relaxed, Ordering::Relaxed).ok()?;
+        if !seeded("heap.lent_unelected") {
+            // Relaxed (both): elects one thread, and the store after it is that thread's.
+            place.compare_exchange(0, BEING_MADE, Ordering::Relaxed, Ordering::Relaxed).ok()?;
+        }
         let heap = self.make(MAX_HEAPS, from, by, true);
         place.store(heap.map_or(0, |heap| heap.index() + 1), Ordering::Relaxed);
         heap
