@@ -143,7 +143,8 @@ impl<P: Platform> Heaps<P> {
     /// first what was sent to it: its live blocks are exact.
     pub fn census<C: Checks>(&self, heap: &Heap) -> Census {
         heap.settle_all::<C, P>(self);
-        if self.has_warm() {
+        // What is free in the bins of these would count as live.
+        if self.has_warm() || self.pool().has_lent() {
             self.collect_warm::<C>(heap);
             self.collect_idle::<C>(heap.caller());
         }

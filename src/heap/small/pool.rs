@@ -218,6 +218,11 @@ impl Pool {
         self.lent().any(|heap| heap.possession().possessor() == Some(thread))
     }
 
+    /// Whether there is a heap that is only lent.
+    pub(in crate::heap) fn has_lent(&self) -> bool {
+        self.lent().next().is_some()
+    }
+
     /// The heaps that are only lent.
     fn lent(&self) -> impl Iterator<Item = &'static Heap> {
         self.lent.iter().filter_map(|place| {
