@@ -366,6 +366,7 @@ impl<P: Platform> Mend for Backend<P> {
             let section = self.space().rcu().enter_guest();
             self.arenas.recount(&self.ground, &section);
         }
+        self.retention().forget_who_asks();
         if !seeded("heap.child_keeps_count") {
             self.huge.recount(&self.ground);
         }
