@@ -107,7 +107,7 @@ pub(in crate::heap) enum Missed {
 
 /// Blocks that the bound of a class begins with.
 fn least(class: usize) -> usize {
-    (LEAST_BYTES / class_size(class)).clamp(LEAST.0, LEAST.1)
+    LEAST_BYTES.checked_div(class_size(class)).unwrap_or(0).clamp(LEAST.0, LEAST.1)
 }
 
 /// By how much the bounds of a heap have grown, and may grow.

@@ -69,7 +69,7 @@ impl Pool {
     pub fn get(&self, index: usize) -> Option<&'static Heap> {
         // Acquire: pairs with the Release in `make`; the heap is complete.
         // SAFETY: heaps live forever.
-        unsafe { self.heaps[index].load(acquire("heap.made_read")).as_ref() }
+        unsafe { self.heaps.get(index)?.load(acquire("heap.made_read")).as_ref() }
     }
 
     /// Possesses an idle heap that is not only lent, the lowest, so that few heaps serve many short threads.
