@@ -121,6 +121,16 @@ pub fn attach_to<T: Thread>(owner: &Heap) {
     }
 }
 
+/// A request of the calling thread has failed: if it is a guest it gets its heap now. Of a guest it could not be told
+/// whether it is in the middle of something, and the program's function would not be asked.
+#[cold]
+pub fn end_guest<T: Thread>() {
+    if T::guest_steps() > 0 {
+        T::set_guest_steps(0);
+        with_heap::<T, _>(Options::NONE, |_| ());
+    }
+}
+
 /// Gives the calling thread its heap, `wanted` if that is idle, and returns what it has then: none when there is no
 /// memory, or the thread must not possess one.
 #[cold]

@@ -22,7 +22,8 @@ mod thread;
 
 pub use exit::{ExitKey, exit_value, was_counted};
 pub use heaps::{
-    attach_to, begin_process, begin_thread, enter_or_readmit, exit_thread, trim, with_heap, with_heap_to_free,
+    attach_to, begin_process, begin_thread, end_guest, enter_or_readmit, exit_thread, trim, with_heap,
+    with_heap_to_free,
 };
 pub use helper::{dismiss_helper, start_helper, thread_found, thread_made};
 pub use options::{OptionError, Options, limit, sample_at};

@@ -8,8 +8,6 @@
 //! one, in a thread that has signals blocked, as one in a handler has, in one that has ended, and inside itself. Then
 //! the soft limit is told by the next request of a thread where it may be, and a failing request fails.
 
-use super::heaps::with_heap;
-use super::options::Options;
 use super::process::process;
 use super::thread::{Thread, enter_step, is_own, leave_step, undo_step};
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -125,11 +123,6 @@ impl Caller {
     #[inline(never)]
     fn new<T: Thread>() -> Option<Caller> {
         let number = T::id().number();
-        if T::guest_steps() > 0 {
-            // Of a guest it could not be told whether it is in the middle of something: it gets its heap now.
-            T::set_guest_steps(0);
-            with_heap::<T, _>(Options::NONE, |_| ());
-        }
         if !is_outside::<T>() || blocks_signals() || place_of(number).is_some() {
             return None;
         }
