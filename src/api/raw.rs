@@ -8,7 +8,7 @@ use super::lookup::{look_up, usable};
 use super::{figures, samples};
 use crate::base::{SMALL_MAX, aligned_size, class_of, class_of_aligned};
 use crate::global::{
-    Stray, Thread, attach_to, end_guest, enter_step, leave_step, process, tell_if_due, undo_step, with_heap,
+    Stray, Thread, attach_to, enter_step, leave_step, process, tell_if_due, undo_step, with_heap,
     with_heap_to_free, with_relief,
 };
 use crate::heap::{Along, Bin, Block, Checks, Heap, LARGE_MAX, Piece, Place, Slab, Usage};
@@ -344,25 +344,21 @@ fn allocate_small<T: Thread>(size: usize, class: usize) -> *mut u8 {
 
 #[inline(always)]
 fn allocate_once<T: Thread>(size: usize, align: usize, zero: bool) -> *mut u8 {
-    let block = with_heap::<T, _>(Options::NONE, |heap| match heap {
+    with_heap::<T, _>(Options::NONE, |heap| match heap {
         Some(heap) => {
             let align = align.max(apart::<T>(heap));
             // SAFETY: the heap is possessed here.
             unsafe { process().allocate::<T::Checks>(heap, size, align, zero) }
         }
         None => ptr::null_mut(),
-    });
-    if block.is_null() {
-        end_guest::<T>();
-    }
-    block
+    })
 }
 
 /// How a block from `heap` is aligned at least: in a heap that is borrowed its neighbours are other threads', and it has
-/// cache lines of its own.
-fn apart<T: Thread>(heap: &Heap) -> usize {
+/// cache lines of its own. (Not in the Rust interface, which frees a block by the class of its layout, and has no guests.)
+pub(super) fn apart<T: Thread>(heap: &Heap) -> usize {
     const LINE: usize = 64;
-    if ptr::eq(heap, T::heap()) { 1 } else { LINE }
+    if !T::ANNOUNCED || ptr::eq(heap, T::heap()) { 1 } else { LINE }
 }
 
 #[inline(never)]

@@ -121,6 +121,7 @@ fn ask<T: Thread>(asked: Asked, size: usize, align: usize, zero: bool) -> (*mut 
     }
     with_heap::<T, _>(Options::NONE, |heap| {
         let Some(heap) = heap else { return (ptr::null_mut(), 0) };
+        let align = align.max(raw::apart::<T>(heap));
         if matches!(asked, Asked::Counted | Asked::Count) {
             process().follow_sample_rate::<T::Checks>(heap);
             let counted = process().counts_as_sample(heap, size, align);

@@ -24,6 +24,7 @@ use super::fork;
 use super::lookout;
 use super::options::Options;
 use super::presence;
+use super::pressure;
 use super::process::{learn_limits_if_large, process};
 use super::start::{prepare, start};
 use super::thread::{ARMED, EXITED, NOBODY, Thread, is_own};
@@ -33,7 +34,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use core::ptr;
 
 /// Allocations and frees for which a thread that begins borrows a heap, before it possesses one.
-pub const GUEST_STEPS: usize = 4;
+const GUEST_STEPS: usize = 4;
 
 /// Runs `body` with a heap that the caller is alone in meanwhile: the thread's own, or one that is borrowed from the
 /// pool (in a signal handler that interrupted the allocator, while another thread visits the thread's own, and after
@@ -54,9 +55,12 @@ fn with<T: Thread, R, const ARMS: bool>(options: &Options, body: impl FnOnce(Opt
     fork::notice();
     learn_limits_if_large();
     let mut heap = T::heap();
-    if ptr::eq(heap, &raw const ARMED) && T::guest_steps() > 0 {
-        T::set_guest_steps(T::guest_steps() - 1);
-    } else if ptr::eq(heap, &raw const ARMED) || ptr::eq(heap, &raw const NOBODY) && ARMS {
+    let is_armed = ptr::eq(heap, &raw const ARMED);
+    // Asked once: a handler may take a step of the thread's here.
+    let steps = if is_armed { T::guest_steps() } else { 0 };
+    if steps > 0 {
+        T::set_guest_steps(steps - 1);
+    } else if is_armed || ptr::eq(heap, &raw const NOBODY) && ARMS {
         heap = attach::<T>(options, None);
     }
     // SAFETY: heaps live forever.
@@ -121,10 +125,28 @@ pub fn attach_to<T: Thread>(owner: &Heap) {
     }
 }
 
-/// A request of the calling thread has failed: if it is a guest it gets its heap now. Of a guest it could not be told
-/// whether it is in the middle of something, and the program's function would not be asked.
+/// What `first` serves for a request of `size` bytes, or what `again` does once the program has made room: see
+/// [`pressure::with_relief`].
+#[inline(always)]
+pub fn with_relief<T: Thread>(
+    size: usize,
+    first: impl FnOnce() -> *mut u8,
+    again: impl Fn() -> *mut u8,
+) -> *mut u8 {
+    let first = || {
+        let block = first();
+        if block.is_null() {
+            end_guest::<T>();
+        }
+        block
+    };
+    pressure::with_relief::<T>(size, first, again)
+}
+
+/// If the calling thread is a guest it gets its heap now. Of a guest it could not be told whether it is in the middle of
+/// something, and the program's function would not be called.
 #[cold]
-pub fn end_guest<T: Thread>() {
+fn end_guest<T: Thread>() {
     if T::guest_steps() > 0 {
         T::set_guest_steps(0);
         with_heap::<T, _>(Options::NONE, |_| ());
@@ -194,10 +216,10 @@ pub fn begin_process<T: Thread>() {
 
 /// In a thread that was announced by [`thread_made`](super::thread_made), before anything else of the program's.
 pub fn begin_thread<T: Thread>() {
+    T::set_guest_steps(GUEST_STEPS);
     if !hook::<T>(true, |counted| T::call_at_exit(counted) || T::call_at_exit_with_locks(counted)) {
         exit_thread::<T>(true);
     }
-    T::set_guest_steps(GUEST_STEPS);
 }
 
 /// Gives the calling thread's heap up: slabs that hold blocks stay with it, for the next thread that possesses it or

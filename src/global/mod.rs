@@ -22,12 +22,12 @@ mod thread;
 
 pub use exit::{ExitKey, exit_value, was_counted};
 pub use heaps::{
-    attach_to, begin_process, begin_thread, end_guest, enter_or_readmit, exit_thread, trim, with_heap,
-    with_heap_to_free,
+    attach_to, begin_process, begin_thread, enter_or_readmit, exit_thread, trim, with_heap,
+    with_heap_to_free, with_relief,
 };
 pub use helper::{dismiss_helper, start_helper, thread_found, thread_made};
 pub use options::{OptionError, Options, limit, sample_at};
-pub use pressure::{OnPressure, Pressure, on_pressure, tell_if_due, with_relief};
+pub use pressure::{OnPressure, Pressure, on_pressure, tell_if_due};
 pub use process::{adapt_to_late_limit, environment, learn_limits, process, reserve_nothing};
 #[cfg(feature = "files")]
 pub use readers::{attach_reader, possess_reader};

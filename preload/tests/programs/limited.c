@@ -260,8 +260,7 @@ static void children_have_the_limit(void)
             CHECK(count == 400);
             _exit(0);
         }
-        int status;
-        CHECK(waitpid(child, &status, 0) == child && status == 0);
+        ends_well(child);
     }
     for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
 }
@@ -319,8 +318,7 @@ static void a_child_asks_the_function_itself(void)
         CHECK(malloc(30 * MIB) == NULL && inside > 0);
         _exit(0);
     }
-    int status;
-    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    ends_well(child);
     __atomic_store_n(&is_held, 0, __ATOMIC_SEQ_CST);
     for (int i = 0; i < 8; i++) pthread_join(threads[i], NULL);
     give(list);

@@ -384,8 +384,7 @@ static void *forks(void *depth)
     pid_t child = fork();
     CHECK(child >= 0);
     if (child > 0) {
-        int status;
-        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        ends_well(child);
         return NULL;
     }
     alarm(120);
@@ -437,8 +436,7 @@ static void threads_of_a_child(void)
     pid_t child = fork();
     CHECK(child >= 0);
     if (child > 0) {
-        int status;
-        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        ends_well(child);
         return;
     }
     alarm(120);
@@ -456,8 +454,7 @@ static void the_helper_stays_in_a_child_of_two_threads(void)
     pid_t child = fork();
     CHECK(child >= 0);
     if (child > 0) {
-        int status;
-        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        ends_well(child);
         return;
     }
     alarm(30);

@@ -151,6 +151,13 @@ static inline int helper(void)
     return helper_number;
 }
 
+/* Waits for a child, which is to exit with zero. */
+static inline void ends_well(pid_t child)
+{
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 /* Fills the block with a pattern of its address and checks it later. */
 static inline void fill(void *block, size_t size)
 {

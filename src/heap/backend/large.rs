@@ -25,14 +25,6 @@ const FITS: usize = 8 << 10;
 const LEAST_ROOM: usize = if cfg!(any(loom, shuttle)) { 1 } else { 8 };
 const MOST_ROOM: usize = 32;
 
-/// A large block of `old` bytes gets `new` in place: if it was made one before it had to be, that was worth it.
-#[inline(always)]
-fn note_growth(by: &Claimant, old: usize, new: usize) {
-    if old <= SMALL_MAX && new > SMALL_MAX {
-        by.growers().early().prove(1);
-    }
-}
-
 impl<P: Platform> Backend<P> {
     /// The address of a spare run of `slices` slices, of the heap's, for a slab. Best is one that was used to its end.
     pub(in crate::heap) fn take_kept(&self, by: &Claimant, slices: usize) -> Option<usize> {
@@ -99,9 +91,7 @@ impl<P: Platform> Backend<P> {
         slab.open_large(size.max(1).div_ceil(SLICE) as u32, size);
         by.tails().allocated(size);
         let soiled = self.bound_tail(by, slab, tail, fresh);
-        if soiled > 0 {
-            self.tally().add(by, Count::Soiled, soiled);
-        }
+        self.count_soiled(by, 0, soiled);
         ptr::with_exposed_provenance_mut(base)
     }
 
@@ -136,18 +126,27 @@ impl<P: Platform> Backend<P> {
     /// done.
     #[inline(always)]
     pub fn resize_in_run(&self, by: &Claimant, slab: &Slab, size: usize) -> bool {
-        let (old, slices) = (slab.requested(), slab.slices());
+        let slices = slab.slices();
         if size.max(1).div_ceil(SLICE) != slices as usize {
             return false;
         }
-        if size != old {
-            note_growth(by, old, size);
-            let before = self.soiled(slab);
-            slab.resize_large(slices, size);
-            let after = self.bound_tail(by, slab, slab.tail(self.page_size()), false);
-            self.count_soiled(by, before, after);
+        if size != slab.requested() {
+            self.resized(by, slab, size, false, || slab.resize_large(slices, size));
         }
         true
+    }
+
+    /// A large block becomes one of `size` bytes by `resize`; its last slice was claimed just now if `fresh`.
+    #[inline(always)]
+    fn resized(&self, by: &Claimant, slab: &Slab, size: usize, fresh: bool, resize: impl FnOnce()) {
+        if slab.requested() <= SMALL_MAX && size > SMALL_MAX {
+            // It was made a large one before it had to be, and that was worth it.
+            by.growers().early().prove(1);
+        }
+        let before = self.soiled(slab);
+        resize();
+        let after = self.bound_tail(by, slab, slab.tail(self.page_size()), fresh);
+        self.count_soiled(by, before, after);
     }
 
     /// What is behind a large block was soiled by `before` bytes, and is by `after` now.
@@ -211,8 +210,6 @@ impl<P: Platform> Backend<P> {
             }
             by.growers().room().prove(1);
         }
-        note_growth(by, slab.requested(), size);
-        let before = self.soiled(slab);
         let resize = || {
             slab.resize_large(new as u32, size);
             slab.forget(new, old);
@@ -222,9 +219,9 @@ impl<P: Platform> Backend<P> {
                 self.release(by, base + new * SLICE, old - new);
             }
         };
-        in_order(resize, release, "heap.cut_released_early");
-        let after = self.bound_tail(by, slab, slab.tail(self.page_size()), new > old);
-        self.count_soiled(by, before, after);
+        self.resized(by, slab, size, new > old, || {
+            in_order(resize, release, "heap.cut_released_early");
+        });
         Some(ptr::with_exposed_provenance_mut(base))
     }
 

@@ -62,13 +62,10 @@ impl Count {
     /// `left`.
     fn fit(&self, bin: &Bin, left: i64, blocks: u32) {
         let slack = left - bin.reach(blocks);
+        let clip = (-slack).clamp(0, i64::from(i32::MAX / 2)) as i32;
         self.slack.set(slack.max(0));
-        self.clip.set(0);
-        if slack < 0 {
-            let clip = i32::try_from(-slack).unwrap_or(i32::MAX / 2);
-            self.clip.set(clip);
-            bin.add_room(-clip);
-        }
+        self.clip.set(clip);
+        bin.add_room(-clip);
     }
 }
 
