@@ -125,8 +125,8 @@ pub fn attach_to<T: Thread>(owner: &Heap) {
     }
 }
 
-/// What `first` serves for a request of `size` bytes, or what `again` does once the program has made room: see
-/// [`pressure::with_relief`].
+/// What `first` serves for a request of `size` bytes, or what `again` does once the program has made room, called as often
+/// as it makes any.
 #[inline(always)]
 pub fn with_relief<T: Thread>(
     size: usize,
