@@ -2,6 +2,7 @@
 //! whole allocator is tested against a model in `tests/allocator_model`.
 
 mod counting;
+mod finding;
 mod growing;
 mod leaving;
 mod limited;
@@ -87,72 +88,6 @@ fn the_tables_of_bins_agree_with_the_arithmetic() {
         assert_eq!(Bin::of_size(size), at.filter(|_| size <= 1024), "request of {size}");
     }
     assert_eq!(Bin::of_granules(SMALL_MAX + 1), None);
-}
-
-#[test]
-fn a_heap_finds_its_own_slabs_and_no_others() {
-    let from = allocator(GRANULE);
-    let (one, two) = (possess(from, 1), possess(from, 2));
-    // Slabs of every class, of one slice and of several, by turns of one heap and the other.
-    let blocks: Vec<usize> = (0..CLASSES)
-        .flat_map(|class| fill(from, if class % 2 == 0 { one } else { two }, class_size(class)))
-        .collect();
-    for &block in &blocks {
-        let own = ptr::eq(slab_of(from, block).owner(), one);
-        assert_eq!((finds(from, one, block), finds(from, two, block)), (own, !own), "{block:#x}");
-    }
-    for &block in &blocks {
-        free(from, if finds(from, one, block) { one } else { two }, block);
-    }
-    for heap in [one, two] {
-        heap.collect::<Checked, _>(from);
-    }
-    assert_eq!(from.claimed_slices(), 0);
-    for &block in &blocks {
-        assert!(!one.knows(block) && !two.knows(block), "{block:#x} is gone");
-    }
-}
-
-/// However many slabs a heap has, and whosever lie in between; and what the table of them takes.
-#[test]
-fn a_heap_finds_its_own_slabs_at_any_size() {
-    let from = allocator(GRANULE);
-    let (one, two) = (possess(from, 1), possess(from, 2));
-    let metadata = from.space().metadata().used();
-    let mut blocks = Vec::new();
-    for round in 0..12_000 {
-        let size = [16 << 10, 20 << 10][round % 2];
-        get(from, two, size);
-        blocks.push(get(from, one, size));
-    }
-    let slabs: BTreeSet<usize> = blocks.iter().map(|&block| slab_of(from, block).base()).collect();
-    let slices: usize = slabs.iter().map(|&base| slab_of(from, base).slices() as usize).sum();
-    assert!(slices > 3_000, "{slices} slices");
-    let unknown = slabs.iter().filter(|&&base| !finds(from, one, base)).count();
-    assert!(unknown * 50 < slabs.len(), "{unknown} of {} are not found at once", slabs.len());
-    let taken = from.space().metadata().used() - metadata;
-    assert!(taken < 2 * slices * 128, "{taken} bytes of metadata for {slices} slices each");
-    // One that is found another way is found at once from then on.
-    let lost = slab_of(from, blocks[0]);
-    one.learn_own(slab_of(from, blocks[1]));
-    one.learn_own(lost);
-    assert!(finds(from, one, blocks[0]));
-}
-
-#[test]
-fn a_heap_without_memory_for_a_larger_table_goes_on() {
-    let from = allocator(GRANULE);
-    let heap = possess(from, 1);
-    let blocks: Vec<usize> = (0..4).map(|_| get(from, heap, 1 << 10)).collect();
-    from.space().os().fail_kind(crate::pal::simulated::CallKind::Map, crate::pal::Errno(12));
-    let before = from.space().counts().mapped;
-    // One arena is all there is.
-    let more: Vec<usize> = (0..900).map(|_| get(from, heap, 16 << 10)).collect();
-    assert_eq!(from.space().counts().mapped, before);
-    from.space().os().heal();
-    blocks.iter().chain(&more).for_each(|&block| free(from, heap, block));
-    heap.collect::<Checked, _>(from);
-    assert_eq!(from.claimed_slices(), 0);
 }
 
 #[test]

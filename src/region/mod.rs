@@ -41,6 +41,7 @@ pub use notes::{ArenaNotes, FileNotes, HeapNotes, HugeNotes};
 pub use places::{Mapped, Place};
 pub use runs::Run;
 pub use slices::{Among, Attempt, Prefer, SliceMap};
+pub(crate) use stack::STACK_ALIGN;
 pub use stack::{Link, Linked, Stack};
 pub use state::{Exclusion, Phase, Pinning, State};
 pub use units::{Evict, Hold, Unit};

@@ -1,6 +1,7 @@
 //! All heaps, and what they stand on.
 
 use super::Heap;
+use super::own::Tables;
 use super::pool::Pool;
 use super::watch::Watch;
 use crate::base::class_info;
@@ -23,6 +24,7 @@ pub struct Heaps<P: Platform> {
     backend: Backend<P>,
     pool: Pool,
     watch: Watch,
+    tables: Tables,
 }
 
 impl<P: Platform> Deref for Heaps<P> {
@@ -42,6 +44,7 @@ impl<P: Platform> Heaps<P> {
                 backend: Backend::new(os),
                 pool: Pool::new(),
                 watch: Watch::new(),
+                tables: Tables::new(),
                 secret: AtomicUsize::new(0),
             }
         }
@@ -74,6 +77,11 @@ impl<P: Platform> Heaps<P> {
     /// Which heaps can be visited.
     pub(in crate::heap) fn watch(&self) -> &Watch {
         &self.watch
+    }
+
+    /// Tables of slabs that no heap uses.
+    pub(super) fn tables(&self) -> &Tables {
+        &self.tables
     }
 
     /// Gives a heap up: it is idle afterwards, and may be another thread's at once. Blocks that were sent to it

@@ -174,6 +174,12 @@ impl Heap {
         self.own.knows(address)
     }
 
+    /// Entries in the heap's table of slabs.
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    pub fn entries(&self) -> usize {
+        self.own.entries()
+    }
+
     /// The bin of a class.
     #[inline(always)]
     fn bin(&self, class: usize) -> &Bin {

@@ -5,17 +5,19 @@
 //! of one that has millions. A slice that is nobody's leads to a slab without blocks, so that there is nothing to test:
 //! that slab says of every address that no block of it starts there.
 //!
-//! The table grows when a slab's places are another's, as long as it is not sparse. What has no place in it, because
-//! it could not grow or another's slab took the place later, is found the long way, and enters again when that happens.
-//! A table that was outgrown stays with the metadata: all of them together are as large as the last.
+//! The table grows when a slab's places are another's, as long as it is not sparse, and shrinks when the heap gives back
+//! what is free. What has no place in it, because it could not grow or another's slab took the place later, is found the
+//! long way, and enters again when that happens. A table that is left is another heap's next: see [`Tables`].
 
+use super::Heaps;
 use crate::base::SLICE;
-use crate::heap::ground::Ground;
+use crate::const_unless_model;
 use crate::heap::record::Slab;
 #[cfg(any(test, feature = "simulated"))]
 use crate::heap::record::Usage;
 use crate::pal::Platform;
-use crate::sync::{Cell, signal_fence};
+use crate::region::{Link, Linked, STACK_ALIGN, Stack};
+use crate::sync::{Cell, ZERO_IS_VALID, signal_fence};
 use core::ptr;
 
 /// A slab of the heap, or the one without blocks.
@@ -83,9 +85,11 @@ impl OwnSlabs {
         }
     }
 
-    /// In this order: a thread that vanishes in between (fork) leaves a table of which only the first part is looked
-    /// at, where every entry is in its place by the smaller mask, too.
+    /// A thread that vanishes in between (fork) leaves a table of which only the first part is looked at: where it is the
+    /// larger of the two, some slabs are not in their places, and are found the long way.
     fn change_to(&self, entries: *const Entry, count: usize) {
+        self.mask.set(self.mask.get().min(count - 1));
+        signal_fence();
         self.entries.set(entries);
         signal_fence();
         self.mask.set(count - 1);
@@ -125,23 +129,34 @@ impl OwnSlabs {
 
     /// Grows the table if that is needed to hold the heap's slabs, of `held` slices in all, or if it may give the fresh
     /// `slab` places of its own.
-    pub fn make_room<P: Platform>(&self, ground: &Ground<P>, slab: &Slab, held: usize) {
+    pub fn make_room<P: Platform>(&self, from: &Heaps<P>, slab: &Slab, held: usize) {
         let is_taken = || self.places(slab).any(|entry| !ptr::eq(entry.get(), none()));
         while self.count() < MOST
             && (self.count() < held || self.count() < SPARSE * held && is_taken())
-            && self.grow(ground, held)
+            && self.grow(from, held)
         {}
     }
 
     #[cold]
-    fn grow<P: Platform>(&self, ground: &Ground<P>, held: usize) -> bool {
+    fn grow<P: Platform>(&self, from: &Heaps<P>, held: usize) -> bool {
         let count = (2 * self.count()).max(held.next_power_of_two()).min(MOST);
-        let (os, bytes) = (ground.space().os(), count * size_of::<Entry>());
-        let Ok(memory) = ground.space().metadata().allocate(os, bytes, align_of::<Entry>()) else {
-            return false;
-        };
-        let entries = memory.cast::<Entry>().as_ptr();
-        // SAFETY: fresh memory for so many.
+        self.move_to(from, count, from.tables().take(from, count))
+    }
+
+    /// Leaves a table that is sparse for the heap's slabs, of `held` slices in all, for a smaller one. `first` is the table
+    /// that the heap began with.
+    pub fn shrink<P: Platform>(&self, from: &Heaps<P>, first: &[Entry; FIRST], held: usize) {
+        let count = (SPARSE * held).next_power_of_two().max(FIRST);
+        if count < self.count() {
+            let first = (count == FIRST).then(|| first.as_ptr().cast_mut());
+            self.move_to(from, count, first.or_else(|| from.tables().take(from, count)));
+        }
+    }
+
+    /// Moves to the table `to`, of `count` entries, if there is one.
+    fn move_to<P: Platform>(&self, from: &Heaps<P>, count: usize, to: Option<*mut Entry>) -> bool {
+        let Some(entries) = to else { return false };
+        // SAFETY: memory for so many, which nobody uses: the first table is not used beside another.
         unsafe { OwnSlabs::clear(entries, count) };
         for at in 0..self.count() {
             // SAFETY: a slab in the table is this heap's, and open; in models there may be none.
@@ -154,7 +169,12 @@ impl OwnSlabs {
                 }
             }
         }
+        let (left, had) = (self.entries.get(), self.count());
         self.change_to(entries, count);
+        if had > FIRST {
+            // SAFETY: of more than the first entries, so it was taken there; this heap has just left it.
+            unsafe { from.tables().give(left, had) };
+        }
         true
     }
 
@@ -176,5 +196,74 @@ impl OwnSlabs {
     #[cfg(all(test, not(any(loom, shuttle))))]
     pub fn knows(&self, address: usize) -> bool {
         !ptr::eq(self.of(address), none())
+    }
+
+    /// Entries in the table.
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    pub fn entries(&self) -> usize {
+        self.count()
+    }
+}
+
+/// How many sizes of tables there are beyond the first: each is twice as large as the one before.
+const SIZES: usize = (MOST.ilog2() - FIRST.ilog2()) as usize;
+
+/// The head of a table that lies in metadata; its entries follow.
+#[repr(C, align(64))]
+struct Table(Link);
+
+// SAFETY: metadata is immortal, aligned as `Tables::take` asks and below 2^48; the entries lie behind the link.
+unsafe impl Linked for Table {
+    fn link(&self) -> &Link {
+        &self.0
+    }
+}
+
+/// Tables that no heap uses. Without this the heaps of a thousand threads that came and went would hold the largest
+/// tables that each of them ever needed, and all the smaller ones, for ever.
+pub struct Tables {
+    unused: [Stack<Table>; SIZES],
+}
+
+impl Tables {
+    const_unless_model! {
+        /// None yet.
+        pub fn new() -> Tables {
+            Tables { unused: [const { Stack::new() }; SIZES] }
+        }
+    }
+
+    fn of(&self, count: usize) -> &Stack<Table> {
+        &self.unused[(count.ilog2() - FIRST.ilog2()) as usize - 1]
+    }
+
+    /// A table of `count` entries, a power of two above [`FIRST`], for the caller alone; `None` if there is no memory for
+    /// one. What is in it is old.
+    fn take<P: Platform>(&self, from: &Heaps<P>, count: usize) -> Option<*mut Entry> {
+        if let Some(table) = self.of(count).take() {
+            return Some(Tables::entries(ptr::from_ref(table)));
+        }
+        let (os, bytes) = (from.os(), size_of::<Table>() + count * size_of::<Entry>());
+        let memory = from.space().metadata().allocate(os, bytes, STACK_ALIGN).ok()?.cast::<Table>();
+        if !ZERO_IS_VALID {
+            // SAFETY: fresh memory for one.
+            unsafe { memory.write(Table(Link::new())) };
+        }
+        Some(Tables::entries(memory.as_ptr()))
+    }
+
+    /// Gives back a table of `count` entries.
+    ///
+    /// # Safety
+    /// [`Tables::take`] gave it, for as many, and nobody uses it any more.
+    unsafe fn give(&self, entries: *const Entry, count: usize) {
+        let head = entries.expose_provenance() - size_of::<Table>();
+        // SAFETY: it lies behind its head, which lives forever.
+        self.of(count).give(unsafe { &*ptr::with_exposed_provenance::<Table>(head) });
+    }
+
+    /// The entries behind a head, by the exposed provenance of the memory that holds both.
+    fn entries(table: *const Table) -> *mut Entry {
+        ptr::with_exposed_provenance_mut(table.expose_provenance() + size_of::<Table>())
     }
 }

@@ -460,6 +460,7 @@ impl Heap {
                 slab.make_full();
             }
         }
+        self.own.shrink(from, &self.own_first, self.growth.held() / SLICE);
         from.give_back_kept_slices(&self.claimant);
     }
 }
