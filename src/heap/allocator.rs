@@ -171,7 +171,10 @@ impl<P: Platform> Allocator<P> {
                 }
                 block
             }
-            BlockKind::Large => self.allocate_large(heap.claimant(), size, align, zero),
+            BlockKind::Large => {
+                heap.hollow_before_growing::<C, P>(self, size);
+                self.allocate_large(heap.claimant(), size, align, zero)
+            }
             BlockKind::Huge => self.allocate_huge(heap.claimant(), size, align, zero),
         }
     }
@@ -252,6 +255,7 @@ impl<P: Platform> Allocator<P> {
     /// gives back their empty slabs.
     fn collect_all<C: Checks>(&self, heap: &Heap) {
         heap.collect::<C, P>(self);
+        heap.hollow_out::<C, P>(self, 1);
         self.make_round::<C>(heap, Round::All);
         self.collect_idle::<C>(heap.caller());
     }

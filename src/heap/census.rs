@@ -84,7 +84,7 @@ pub struct Census {
     pub large: LiveBlocks,
     /// Huge blocks; bytes in whole pages.
     pub huge: LiveBlocks,
-    /// Bytes of blocks in slabs that were handed out at some time and are free.
+    /// Bytes of blocks in slabs that were handed out at some time and are free, but for pages of them that were given back.
     pub free_bytes: u64,
     /// Bytes of huge blocks kept for reuse that may be resident.
     pub kept_bytes: u64,
@@ -149,14 +149,16 @@ impl<P: Platform> Heaps<P> {
             self.collect_idle::<C>(heap.caller());
         }
         let mut classes = [ClassCensus::default(); CLASSES];
-        let (mut small, mut handed_out) = (LiveBlocks::default(), 0);
+        let (mut small, mut handed_out, mut hollow) = (LiveBlocks::default(), 0, 0);
+        let page = self.page_size();
         let Beside { spared, behind, records, blocks, bytes } = {
             let section = heap.section(self);
-            self.arenas().survey(&section, self.page_size(), |slab| {
+            self.arenas().survey(&section, page, |slab| {
                 let class = &mut classes[slab.class()];
                 class.slabs += 1;
                 class.live += u64::from(slab.live());
                 handed_out += u64::from(slab.handed_out()) * class_size(slab.class()) as u64;
+                hollow += (slab.hollow_pages() * page) as u64;
             })
         };
         for (class, ClassCensus { live, .. }) in classes.iter_mut().enumerate() {
@@ -176,7 +178,7 @@ impl<P: Platform> Heaps<P> {
                 blocks: huge.live_blocks().get() as u64,
                 bytes: huge.live_bytes().get() as u64,
             },
-            free_bytes: handed_out.saturating_sub(small.bytes),
+            free_bytes: handed_out.saturating_sub(small.bytes + hollow),
             kept_bytes: huge.kept_bytes().get() as u64,
             claimed_bytes: (self.claimed_slices().saturating_sub(spare) * SLICE) as u64,
             dirty_bytes: ((self.dirty_slices() + spare) * SLICE) as u64,
@@ -201,13 +203,15 @@ impl<P: Platform> Heaps<P> {
     /// Calls `visit` with the number of its heap, and the bytes of live and of free blocks, for each slab: blocks that
     /// are in a heap's bins or on their way to it count as live. `heap` is the caller's.
     pub fn each_share(&self, heap: &Heap, mut visit: impl FnMut(usize, u64, u64)) {
-        let section = heap.section(self);
+        let (section, page) = (heap.section(self), self.page_size());
         self.arenas().each_slab(&section, |slab| {
             // SAFETY: heaps live forever.
             if let Some(owner) = unsafe { slab.owner().as_ref() } {
                 let size = class_size(slab.class()) as u64;
                 let (live, all) = (u64::from(slab.live()), u64::from(slab.handed_out()));
-                visit(owner.index() as usize, live * size, all.saturating_sub(live) * size);
+                let free =
+                    (all.saturating_sub(live) * size).saturating_sub((slab.hollow_pages() * page) as u64);
+                visit(owner.index() as usize, live * size, free);
             }
         });
     }

@@ -115,6 +115,9 @@ pub(super) struct Owned {
     /// Blocks handed out at least once.
     pub(super) handed_out: AtomicU32,
     pub(super) standing: AtomicU32,
+    /// Blocks at the end of the free list whose inner pages were given back; and in the upper half, those pages. See
+    /// `small::hollow`.
+    pub(super) hollow: AtomicU32,
     pub(super) previous: Cell<*const Slab>,
     pub(super) next: Cell<*const Slab>,
     /// While a heap keeps the run: see `ground::spare`. Written by that heap's possessor.
@@ -151,6 +154,7 @@ impl Slab {
                 countdown: AtomicU32::new(0),
                 handed_out: AtomicU32::new(0),
                 standing: AtomicU32::new(0),
+                hollow: AtomicU32::new(0),
                 previous: Cell::new(ptr::null()),
                 next: Cell::new(ptr::null()),
                 kept: Kept::new(),

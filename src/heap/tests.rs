@@ -4,6 +4,7 @@
 mod counting;
 mod finding;
 mod growing;
+mod hollow;
 mod leaving;
 mod limited;
 mod populating;

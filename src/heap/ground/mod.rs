@@ -69,6 +69,7 @@ pub struct Ground<P: Platform> {
     bell: Bell,
     huge: HugeFigures,
     lent: Counter,
+    hollow: Counter,
     space_bet: BetCount,
     population: Population,
     space: Space<P>,
@@ -90,6 +91,7 @@ impl<P: Platform> Ground<P> {
                     kept_bytes: Counter::new(),
                 },
                 lent: Counter::new(),
+                hollow: Counter::new(),
                 space_bet: BetCount::new(),
                 population: Population::new(),
                 retention: Retention::new(),
@@ -229,9 +231,19 @@ impl<P: Platform> Ground<P> {
         self.tally.sum(Count::Dirty)
     }
 
-    /// Bytes that slabs and blocks hold.
+    /// Bytes that slabs and blocks hold, but for what of the slabs was given back.
     pub(in crate::heap) fn live_bytes(&self) -> usize {
-        self.claimed_slices() * SLICE + self.huge.live_bytes.get()
+        self.resident_of(self.claimed_slices()) + self.huge.live_bytes.get()
+    }
+
+    /// Bytes of so many `claimed` slices that are in use: all but what was given back inside of free blocks.
+    fn resident_of(&self, claimed: usize) -> usize {
+        (claimed * SLICE).saturating_sub(self.hollow.get() * self.page_size())
+    }
+
+    /// Pages inside free blocks of slabs that were given back.
+    pub(in crate::heap) fn hollow(&self) -> &Counter {
+        &self.hollow
     }
 
     /// Bytes that are free and may be resident.
@@ -244,7 +256,7 @@ impl<P: Platform> Ground<P> {
     pub(in crate::heap) fn excess(&self, more: usize) -> usize {
         let now = || self.os().now_ms();
         let [claimed, dirty, soiled] = self.tally.sums([Count::Claimed, Count::Dirty, Count::Soiled]);
-        let live = claimed * SLICE + self.huge.live_bytes.get();
+        let live = self.resident_of(claimed) + self.huge.live_bytes.get();
         let dirty = dirty * SLICE + self.huge.kept_bytes.get() + more;
         let soiled = soiled + self.population.ahead_of_claims() + self.lent.get() * SLICE;
         self.retention.excess(&self.settings, live, dirty, soiled, now)

@@ -20,6 +20,7 @@
 use crate::heap::block::Checks;
 use crate::heap::gate::Gate;
 use crate::heap::possession::ThreadId;
+use crate::heap::small::hollow::LEAST_IDLE;
 use crate::heap::small::watch::{WORD, each_bit};
 use crate::heap::small::{Heap, Heaps};
 use crate::pal::Platform;
@@ -203,7 +204,10 @@ impl<P: Platform> Heaps<P> {
         let mark = |gate: &Gate| if tidies { gate.mark_and_probe() } else { gate.mark() };
         self.visit::<C>(heap.caller(), mark, wants, |other| match tidies {
             true => self.tidy::<C>(other),
-            false => other.collect::<C, P>(self),
+            false => {
+                other.collect::<C, P>(self);
+                other.hollow_out::<C, P>(self, 1);
+            }
         });
     }
 
@@ -218,6 +222,7 @@ impl<P: Platform> Heaps<P> {
         // Partner: the fence in `Heap::post`: either we see what was sent, or the sender sees that it has to ring.
         full_fence("heap.tidy_fence");
         heap.collect::<C, P>(self);
+        heap.hollow_out::<C, P>(self, LEAST_IDLE);
     }
 
     /// Whether there are heaps for [`Heaps::watch_heaps`] to look at.

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Default)]
 struct Holds {
     bytes: usize,
+    hollow: usize,
     /// Slabs that are available, by class.
     available: BTreeMap<usize, usize>,
 }
@@ -75,6 +76,7 @@ impl Slab {
             "free blocks of a slab that is {:?}",
             self.standing()
         );
+        assert!(self.is_hollow_behind(free), "more hollow blocks than free ones");
         let is_current = ptr::eq(owner.current(self.class()).get(), self);
         assert_eq!(self.standing() == Standing::Current, is_current, "which slab is current");
         // (A vanished thread may have had no time to hand any out.)
@@ -108,6 +110,7 @@ impl Heap {
             }
         }
         assert!(holds.is_none_or(|holds| holds.bytes == self.growth.held()), "bytes in a heap's slabs");
+        assert!(holds.is_none_or(|holds| holds.hollow == self.growth.hollow()), "pages of hollow blocks");
         if !found.in_child {
             self.growth.audit(&self.bins);
         }
@@ -159,6 +162,7 @@ impl<P: Platform> Heaps<P> {
             slab.audit(owner, &mut found);
             let holds = holds.entry(owner.index()).or_default();
             holds.bytes += slab.bytes();
+            holds.hollow += slab.hollow_pages();
             *holds.available.entry(slab.class()).or_default() +=
                 usize::from(slab.standing() == Standing::Available);
             handed_out += slab.handed_out() as usize;
@@ -181,6 +185,8 @@ impl<P: Platform> Heaps<P> {
             let is_read = !heap.has_mail() || in_child;
             assert!(!self.watch().tidied.has(index as usize) || is_read, "a tidied heap has mail");
         }
+        let hollow = self.pool().each().map(|heap| heap.growth.told()).sum::<usize>();
+        assert!(in_child || hollow == self.hollow().get(), "pages of hollow blocks that all know of");
         let lent = self.pool().each().map(|heap| heap.claimant().spares().lent()).sum::<usize>();
         assert_eq!(lent, self.lent().get(), "slices lent to heaps");
         let mut large = 0;

@@ -24,7 +24,7 @@
 use crate::base::{MIN_BLOCK, SMALL_MAX, class_of, class_size};
 use crate::heap::block::{Block, Checks};
 use crate::heap::record::Slab;
-use crate::sync::{Cell, signal_fence};
+use crate::sync::{Cell, Counter, signal_fence};
 use core::ptr;
 
 /// Bytes of blocks that a bound begins with; and how many blocks that may be.
@@ -116,32 +116,69 @@ pub(in crate::heap) struct Growth {
     grown: Cell<usize>,
     /// Bytes in the heap's slabs.
     held: Cell<usize>,
+    /// Pages of those that are not resident: of hollow blocks. And how many of them all heaps know of.
+    hollow: Cell<usize>,
+    told: Cell<usize>,
 }
 
 impl Growth {
     /// None.
     pub const fn new() -> Growth {
-        Growth { grown: Cell::new(0), held: Cell::new(0) }
+        Growth { grown: Cell::new(0), held: Cell::new(0), hollow: Cell::new(0), told: Cell::new(0) }
     }
 
     /// The heap has one slab more.
     pub fn gained(&self, slab: &Slab) {
         self.held.set(self.held.get() + slab.bytes());
+        self.hollowed(slab.hollow_pages());
     }
 
     /// The heap has one slab less.
     pub fn lost(&self, slab: &Slab) {
         self.held.set(self.held.get() - slab.bytes());
+        self.filled(slab.hollow_pages());
+    }
+
+    /// So many pages more of the heap's slabs are not resident.
+    pub fn hollowed(&self, pages: usize) {
+        self.hollow.set(self.hollow.get() + pages);
+    }
+
+    /// So many pages fewer are not: the blocks that they lie in are about to be handed out.
+    pub fn filled(&self, pages: usize) {
+        self.hollow.set(self.hollow.get() - pages);
+    }
+
+    /// Tells how many `pages` of the slabs of all heaps are not resident.
+    pub fn tell(&self, pages: &Counter) {
+        let (hollow, told) = (self.hollow.get(), self.told.replace(self.hollow.get()));
+        if hollow > told {
+            pages.add(hollow - told);
+        } else if hollow < told {
+            pages.take_off(told - hollow);
+        }
     }
 
     /// After a fork: the heap has no slabs until they are counted again.
     pub fn forget(&self) {
         self.held.set(0);
+        self.hollow.set(0);
     }
 
     /// Bytes in the heap's slabs.
     pub fn held(&self) -> usize {
         self.held.get()
+    }
+
+    /// Pages of the heap's slabs that are not resident; and of how many all heaps know.
+    #[cfg(any(test, feature = "simulated"))]
+    pub(super) fn hollow(&self) -> usize {
+        self.hollow.get()
+    }
+
+    #[cfg(any(test, feature = "simulated"))]
+    pub(super) fn told(&self) -> usize {
+        self.told.get()
     }
 
     /// Demands that the bounds of `bins` have grown by what was noted.

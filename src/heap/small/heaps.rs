@@ -1,10 +1,11 @@
 //! All heaps, and what they stand on.
 
 use super::Heap;
+use super::hollow::LEAST_IDLE;
 use super::own::Tables;
 use super::pool::Pool;
 use super::watch::Watch;
-use crate::base::class_info;
+use crate::base::{SLICE, class_info};
 use crate::const_unless_model;
 use crate::heap::backend::Backend;
 use crate::heap::block::Checks;
@@ -99,8 +100,10 @@ impl<P: Platform> Heaps<P> {
     pub fn collect_idle<C: Checks>(&self, by: ThreadId) {
         for index in self.pool.idle_heaps() {
             if let Some(idle) = self.pool.possess(index, by) {
-                if idle.needs_collecting() || self.watch.warm.has(index) {
+                let is_roomy = || idle.is_roomy(self.page_size());
+                if idle.needs_collecting() || self.watch.warm.has(index) || is_roomy() {
                     idle.collect::<C, P>(self);
+                    idle.hollow_out::<C, P>(self, LEAST_IDLE);
                 }
                 self.give_up(idle);
             }
@@ -115,6 +118,7 @@ impl<P: Platform> Heaps<P> {
             Some(base) => (base, slices),
             None if self.pool.steal::<C, P>(self, heap, class) => return None,
             None => {
+                heap.hollow_before_growing::<C, P>(self, slices * SLICE);
                 let claim = self.claim(heap.claimant(), slices, 1, Prefer::Dirty)?;
                 (claim.base, slices - claim.clean)
             }

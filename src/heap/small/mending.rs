@@ -43,7 +43,6 @@ impl Mend for Heap {
 impl Heap {
     /// In the child of a fork: takes a slab of this heap into its lists again.
     pub(in crate::heap) fn link_again(&self, slab: &Slab) {
-        self.growth.gained(slab);
         let class = slab.class();
         let list = self.bin(class).list().get();
         if !list.is_null() && ptr::eq(list, slab.free_list()) && !seeded("heap.child_keeps_taken") {
@@ -55,6 +54,9 @@ impl Heap {
             slab.forget_spared();
         }
         let free = self.length::<Trusting>(slab.free_list());
+        // In the middle of `take_over` or `take_some`.
+        slab.keep_hollow(free);
+        self.growth.gained(slab);
         if ptr::eq(self.current(class).get(), slab) {
             return slab.make_current(free);
         }

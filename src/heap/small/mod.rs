@@ -18,6 +18,7 @@ mod audit;
 mod bin;
 mod exchange;
 mod heaps;
+pub(in crate::heap) mod hollow;
 mod mending;
 mod meter;
 mod own;
@@ -48,6 +49,7 @@ use crate::sync::atomic::AtomicPtr;
 use crate::sync::{CachePadded, Cell, Counter, ZERO_IS_VALID};
 use bin::Growth;
 use core::ptr;
+use hollow::Heights;
 use meter::Meter;
 use own::OwnSlabs;
 use remote::{Inbox, Outbox};
@@ -88,6 +90,7 @@ pub struct Heap {
     own: OwnSlabs,
     bins: [Bin; CLASSES],
     growth: Growth,
+    heights: Heights,
     current: [Cell<*const Slab>; CLASSES],
     available: [Cell<*const Slab>; CLASSES],
     /// Null until the heap is sampled for the first time.
@@ -124,6 +127,7 @@ impl Heap {
                 own: OwnSlabs::new(),
                 bins: [const { Bin::new() }; CLASSES],
                 growth: Growth::new(),
+                heights: Heights::new(),
                 current: [const { Cell::new(ptr::null()) }; CLASSES],
                 available: [const { Cell::new(ptr::null()) }; CLASSES],
                 meter: Cell::new(ptr::null()),

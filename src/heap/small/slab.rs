@@ -48,6 +48,7 @@ impl Slab {
         self.owned.free.set(ptr::null_mut());
         self.owned.previous.set(ptr::null());
         self.owned.next.set(ptr::null());
+        self.forget_hollow();
         // Relaxed (all): whoever reads these holds a block, which reached it from this thread after the writes.
         self.shared.start.store(self.base(), Ordering::Relaxed);
         self.shared.reciprocal.store(info.reciprocal, Ordering::Relaxed);
@@ -286,6 +287,11 @@ impl Slab {
     /// Blocks that are out, those in bins among them.
     pub fn live(&self) -> u32 {
         self.handed_out().saturating_sub(self.free_count())
+    }
+
+    /// The slab behind this one in its list; or null.
+    pub fn next(&self) -> *const Slab {
+        self.owned.next.get()
     }
 
     /// Links the slab in front of the list that starts at `head`.

@@ -54,6 +54,7 @@ impl Heap {
         bin.list().set(slab.free_list());
         signal_fence();
         slab.forget_free();
+        self.growth.filled(slab.keep_hollow(0));
         Some(count)
     }
 
@@ -88,6 +89,7 @@ impl Heap {
             // SAFETY: the block has just left its slab's list, and is the heap's.
             unsafe { bin.push::<C>(block, Block::key(block, self.secret.get())) };
         }
+        self.growth.filled(slab.keep_hollow(left));
         match slab.standing() {
             Standing::Current => slab.make_current(left),
             _ => {
@@ -460,6 +462,7 @@ impl Heap {
                 slab.make_full();
             }
         }
+        self.tell_hollow(from);
         self.own.shrink(from, &self.own_first, self.growth.held() / SLICE);
         from.give_back_kept_slices(&self.claimant);
     }

@@ -274,7 +274,8 @@ impl<C: Checks> Driver<C> {
         }
     }
 
-    /// Bytes of the blocks of a slab that were handed out and are free, by asking of every block.
+    /// Bytes of the blocks of a slab that were handed out and are free, by asking of every block; but for what was given
+    /// back of them, which is inside of free blocks.
     fn free_bytes(&self, slab: usize) -> u64 {
         // SAFETY: there is a live block in the slab.
         let Place::Slab(record) = (unsafe { Place::trusted(slab) }) else { panic!("no slab at {slab:#x}") };
@@ -286,7 +287,13 @@ impl<C: Checks> Driver<C> {
             // Never handed out.
             Err(_) => false,
         };
-        (blocks.filter(free).count() * size) as u64
+        let (page, free) = (self.allocator.page_size(), blocks.filter(free).count());
+        let hollow = record.hollow_pages() * page;
+        assert!(
+            hollow <= free * size.saturating_sub(16) / page * page,
+            "{hollow} bytes of {free} free blocks"
+        );
+        (free * size - hollow) as u64
     }
 
     /// After everything free was given back.

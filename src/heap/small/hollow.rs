@@ -1,0 +1,215 @@
+//! What free blocks of several pages hold inside slabs that are used in part, and how it goes back.
+//!
+//! A free block needs no more than its first two words: by them it is linked, and known to be free. The whole pages
+//! behind those are given back where memory is wanted more than speed: when the heap idles, when all that is free is
+//! asked back, near a limit, and when the heap grows higher than ever though much of it is such blocks.
+//!
+//! *Hollow* blocks lie at the end of their slab's list, and the slab says how many these are: what is freed comes in
+//! front of them, and who takes the list takes them last. So none is given back twice, and nothing is asked on the fast
+//! paths.
+
+use super::{Heap, Heaps};
+use crate::base::{CLASSES, align_down, class_info};
+use crate::heap::block::{Block, Checks};
+use crate::heap::record::Slab;
+use crate::pal::Platform;
+use crate::sync::Cell;
+use crate::sync::atomic::Ordering;
+use core::ptr;
+
+/// Bytes that an idle heap may keep in free blocks of its slabs.
+pub(in crate::heap) const LEAST_IDLE: usize = 256 << 10;
+/// A heap that takes slices looks at what it has when they have come to this share of all that is live, and these bytes.
+const LOOK_SHARE: usize = 32;
+const LOOK_BYTES: usize = 1 << 20;
+/// Slabs looked at in one look while a program waits for a block.
+const SLABS_AT_ONCE: usize = 1024;
+/// Part of what a heap holds that is too much in free blocks when it grows; and bytes that always are.
+const MOST_SHARE: usize = 8;
+const MOST_BYTES: usize = 32 << 20;
+/// Near the limit is a program to which less than this part of what is live is left.
+const NEAR_SHARE: usize = 4;
+
+/// When a heap that takes slices looks at its free blocks.
+pub(super) struct Heights {
+    /// Bytes that it takes before the next look.
+    left: Cell<usize>,
+    /// The most that was live in the process at a look of this heap.
+    highest: Cell<usize>,
+}
+
+impl Heights {
+    pub const fn new() -> Heights {
+        Heights { left: Cell::new(0), highest: Cell::new(0) }
+    }
+}
+
+/// The whole pages inside a free block at `block` that nobody needs: where they begin, and their bytes.
+fn pages_inside(block: usize, size: usize, page: usize) -> (usize, usize) {
+    let from = (block + size_of::<Block>()).next_multiple_of(page);
+    (from, align_down(block + size, page).saturating_sub(from))
+}
+
+impl Slab {
+    /// Pages of its free blocks that were given back; roughly, if the slab is not the caller's.
+    pub fn hollow_pages(&self) -> usize {
+        // Relaxed: the owner's own store; a figure for others.
+        (self.owned.hollow.load(Ordering::Relaxed) >> 16) as usize
+    }
+
+    /// Blocks at the end of the free list that are hollow.
+    fn hollow_blocks(&self) -> u32 {
+        // Relaxed: the owner's own store.
+        self.owned.hollow.load(Ordering::Relaxed) & 0xFFFF
+    }
+
+    /// Notes that the list has come to `left` blocks: if there are fewer than were hollow, it is not known how much of
+    /// those is. Returns the pages that are no longer known to be given back.
+    #[inline(always)]
+    pub(super) fn keep_hollow(&self, left: u32) -> usize {
+        if left >= self.hollow_blocks() {
+            return 0;
+        }
+        let pages = self.hollow_pages();
+        self.forget_hollow();
+        pages
+    }
+
+    pub(super) fn forget_hollow(&self) {
+        // Relaxed: see `hollow_pages`.
+        self.owned.hollow.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether no more blocks are hollow than the `free` ones.
+    #[cfg(any(test, feature = "simulated"))]
+    pub(super) fn is_hollow_behind(&self, free: u32) -> bool {
+        self.hollow_blocks() <= free && (free > 0 || self.hollow_pages() == 0)
+    }
+
+    /// Bytes of free blocks on the list that are not hollow.
+    fn solid_bytes(&self) -> usize {
+        self.free_count().saturating_sub(self.hollow_blocks()) as usize * self.info().size as usize
+    }
+}
+
+impl Heap {
+    /// Calls `visit` with slabs that have blocks of two pages and more, `most` of them.
+    fn each_roomy(&self, page: usize, mut most: usize, mut visit: impl FnMut(&'static Slab)) {
+        // The largest come first: most of a block is pages inside.
+        let classes = (0..CLASSES).rev().take_while(|&class| class_info(class).size as usize >= 2 * page);
+        for class in classes {
+            for list in [self.current(class), self.available(class)] {
+                let mut next = list.get();
+                // SAFETY: slabs in a list belong to this heap, which holds their arenas.
+                while let Some(slab) = unsafe { next.as_ref() }.filter(|_| most > 0) {
+                    next = if ptr::eq(list, self.current(class)) { ptr::null() } else { slab.next() };
+                    most -= 1;
+                    visit(slab);
+                }
+            }
+        }
+    }
+
+    /// Bytes of free blocks of two pages and more on the lists of slabs, `most` of these, that are not hollow.
+    fn solid_bytes(&self, page: usize, most: usize) -> usize {
+        let mut bytes = 0;
+        self.each_roomy(page, most, |slab| bytes += slab.solid_bytes());
+        bytes
+    }
+
+    /// Whether an idle heap has more in free blocks than it may keep.
+    pub(super) fn is_roomy(&self, page: usize) -> bool {
+        self.solid_bytes(page, usize::MAX) >= LEAST_IDLE
+    }
+
+    /// Gives back the pages inside free blocks that lie on their slabs' lists, if these have `least` bytes. The caller
+    /// possesses the heap.
+    pub(in crate::heap) fn hollow_out<C: Checks, P: Platform>(&self, from: &Heaps<P>, least: usize) {
+        let page = from.page_size();
+        if self.solid_bytes(page, usize::MAX) >= least {
+            self.hollow_slabs::<C, P>(from, usize::MAX);
+        }
+        self.heights.highest.set(from.live_bytes());
+    }
+
+    /// Tells all heaps how much of this one's slabs is not resident: that is not in use, though claimed.
+    pub(super) fn tell_hollow<P: Platform>(&self, from: &Heaps<P>) {
+        self.growth.tell(from.hollow());
+    }
+
+    fn hollow_slabs<C: Checks, P: Platform>(&self, from: &Heaps<P>, most: usize) {
+        let now = || from.os().now_ms();
+        let mut refused = from.refusals().wait(now()) > 0;
+        self.each_roomy(from.page_size(), most, |slab| {
+            if !refused && slab.solid_bytes() > 0 && !self.hollow_slab::<C, P>(from, slab) {
+                from.refusals().note(true, now());
+                refused = true;
+            }
+        });
+        self.tell_hollow(from);
+    }
+
+    /// Gives back the pages inside the free blocks of a slab that are not hollow. `false` if the system refused some.
+    fn hollow_slab<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab) -> bool {
+        let (page, size, free) = (from.page_size(), slab.info().size as usize, slab.free_count());
+        let arena = from.arena_of(slab.base());
+        let mut pages = 0;
+        let (mut block, solid) = (slab.free_list(), free.saturating_sub(slab.hollow_blocks()));
+        for _ in 0..solid {
+            // In the child of a fork the count may be more than the list has.
+            if block.is_null() {
+                break;
+            }
+            let next = self.follow::<C>(block);
+            let (at, bytes) = pages_inside(block.addr(), size, page);
+            // SAFETY: inside a free block of this heap, behind what is read of such a one.
+            if bytes > 0 && unsafe { from.purge_part(arena, at, bytes) }.is_err() {
+                return false;
+            }
+            pages += bytes / page;
+            block = next;
+        }
+        from.count_purged(pages * page);
+        self.growth.hollowed(pages);
+        let all = (slab.hollow_pages() + pages) as u32;
+        // Relaxed: see `Slab::hollow_pages`.
+        slab.owned.hollow.store(all << 16 | free, Ordering::Relaxed);
+        true
+    }
+
+    /// Before the heap takes so many `bytes` from the arenas: once in a while gives back first what lies in free blocks,
+    /// where that is much and the process grows, or little memory is left. So the peak is not what some sizes needed and
+    /// what the next ones need together.
+    #[inline]
+    pub(in crate::heap) fn hollow_before_growing<C: Checks, P: Platform>(
+        &self,
+        from: &Heaps<P>,
+        bytes: usize,
+    ) {
+        match self.heights.left.get().checked_sub(bytes) {
+            Some(left) => self.heights.left.set(left),
+            None => self.look_for_hollow::<C, P>(from),
+        }
+    }
+
+    #[cold]
+    fn look_for_hollow<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
+        self.tell_hollow(from);
+        let Heights { left, highest } = &self.heights;
+        let held = self.growth.held();
+        if held < LOOK_BYTES {
+            return left.set(LOOK_BYTES);
+        }
+        let (live, page) = (from.live_bytes(), from.page_size());
+        left.set((live / LOOK_SHARE).max(LOOK_BYTES));
+        let is_near = from.settings().memory_left(live) < live / NEAR_SHARE;
+        if !is_near && live <= highest.get() {
+            return;
+        }
+        highest.set(live.max(highest.get()));
+        let solid = self.solid_bytes(page, SLABS_AT_ONCE);
+        if is_near && solid > 0 || solid >= (held / MOST_SHARE).clamp(LOOK_BYTES, MOST_BYTES) {
+            self.hollow_slabs::<C, P>(from, SLABS_AT_ONCE);
+        }
+    }
+}

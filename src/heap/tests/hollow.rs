@@ -1,0 +1,216 @@
+//! What free blocks hold inside slabs that are used in part: on the simulated system.
+
+use super::*;
+use crate::pal::Errno;
+use crate::pal::simulated::CallKind;
+use std::collections::BTreeMap;
+
+const MIB: usize = 1 << 20;
+const SIZES: [usize; 5] = [8 << 10, 9_000, 14_000, 20_000, 30_000];
+
+fn word(block: usize, at: usize) -> *mut usize {
+    ptr::with_exposed_provenance_mut(block + at)
+}
+
+/// Blocks of several sizes, each of which is written to its end.
+fn build(from: &Allocator<Os>, heap: &Heap, count: usize) -> BTreeMap<usize, usize> {
+    let made =
+        (0..count).map(|index| (get(from, heap, SIZES[index % SIZES.len()]), SIZES[index % SIZES.len()]));
+    let blocks: BTreeMap<usize, usize> = made.collect();
+    for (&block, &size) in &blocks {
+        // SAFETY: the block is the test's, and holds that much.
+        unsafe { (0..size / 8).for_each(|at| word(block, 8 * at).write(block + at)) };
+    }
+    blocks
+}
+
+/// Demands that nothing has touched what is in the blocks.
+fn look(blocks: &BTreeMap<usize, usize>) {
+    for (&block, &size) in blocks {
+        // SAFETY: as above.
+        assert!(unsafe { (0..size / 8).all(|at| word(block, 8 * at).read() == block + at) }, "{block:#x}");
+    }
+}
+
+/// Frees all but one in eight of the blocks.
+fn thin(from: &Allocator<Os>, heap: &Heap, blocks: &mut BTreeMap<usize, usize>) {
+    let mut state = 1_u64;
+    blocks.retain(|&block, _| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let stays = state >> 61 == 0;
+        if !stays {
+            free(from, heap, block);
+        }
+        stays
+    });
+}
+
+/// Bytes inside of slabs that are free, and resident as far as the figures go.
+fn cached(from: &Allocator<Os>, heap: &Heap) -> usize {
+    from.audit::<Checked>();
+    from.census::<Checked>(heap).free_bytes as usize
+}
+
+fn purges(from: &Allocator<Os>) -> u64 {
+    from.os().calls().purge
+}
+
+#[test]
+fn a_trim_gives_back_what_free_blocks_of_several_pages_hold() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let mut blocks = build(from, heap, 4_000);
+    thin(from, heap, &mut blocks);
+    heap.collect::<Checked, _>(from);
+    let (before, in_use, purged) = (cached(from, heap), from.live_bytes(), from.purged_bytes());
+    assert!(before > 20 * MIB, "{before}");
+    from.trim::<Checked>(heap);
+    look(&blocks);
+    let after = cached(from, heap);
+    // A free block keeps its first page, and one that does not begin with a page up to two more.
+    assert!(after < before * 2 / 5, "{after} of {before}");
+    let given_back = before - after;
+    assert_eq!(in_use - from.live_bytes(), given_back, "which is in use no longer");
+    assert!((from.purged_bytes() - purged) as usize >= given_back);
+    // None of it is given back twice.
+    let calls = purges(from);
+    from.trim::<Checked>(heap);
+    assert_eq!((purges(from), cached(from, heap)), (calls, after));
+    // A heap that frees one more gives back that one.
+    let (&block, _) = blocks.pop_first().as_ref().map(|(block, size)| (block, size)).unwrap();
+    free(from, heap, block);
+    from.trim::<Checked>(heap);
+    assert!(purges(from) <= calls + 2);
+    // And all of it serves again.
+    let more = build(from, heap, 3_000);
+    assert!(more.keys().all(|block| !blocks.contains_key(block)));
+    look(&blocks);
+    look(&more);
+    blocks.keys().chain(more.keys()).for_each(|&block| free(from, heap, block));
+    from.trim::<Checked>(heap);
+    assert_eq!((from.claimed_slices(), from.live_bytes(), cached(from, heap)), (0, 0, 0));
+}
+
+#[test]
+fn an_idle_heap_keeps_little_and_a_used_one_is_let_alone() {
+    let from = allocator(GRANULE);
+    from.settings().set_helper(true);
+    let (heap, helper) = (possess(from, 1), possess(from, 2));
+    let mut blocks = build(from, heap, 4_000);
+    thin(from, heap, &mut blocks);
+    let before = cached(from, heap);
+    from.abandon::<Checked>(heap, ThreadId::new(1));
+    assert_eq!(purges(from), 0, "the next thread is to find it as it is");
+    from.tick::<Checked>(helper);
+    let after = cached(from, helper);
+    assert!(after < before * 2 / 5, "{after} of {before}");
+    look(&blocks);
+}
+
+#[test]
+fn a_few_free_blocks_are_not_worth_a_call() {
+    let from = allocator(GRANULE);
+    from.settings().set_helper(true);
+    let (heap, helper) = (possess(from, 1), possess(from, 2));
+    let blocks = build(from, heap, 2 * SIZES.len());
+    let (stay, go): (Vec<_>, Vec<_>) = blocks.into_iter().partition(|(block, size)| (block / size) % 2 == 0);
+    assert!(!stay.is_empty() && !go.is_empty());
+    go.iter().for_each(|&(block, _)| free(from, heap, block));
+    from.abandon::<Checked>(heap, ThreadId::new(1));
+    from.tick::<Checked>(helper);
+    assert!(from.hollow().get() == 0 && cached(from, helper) > 0);
+    look(&stay.into_iter().collect());
+}
+
+/// What some sizes needed at the peak, and what others need after it, are not both resident.
+#[test]
+fn a_heap_that_grows_gives_back_first_what_it_has_in_free_blocks() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let mut blocks = build(from, heap, 8_000);
+    let highest = from.live_bytes();
+    thin(from, heap, &mut blocks);
+    from.trim::<Checked>(possess(from, 2));
+    let (before, calls, room) = (cached(from, heap), purges(from), highest - from.live_bytes());
+    assert!(before > 40 * MIB && room > 20 * MIB, "{before} {room}");
+    let small = |bytes: usize| (0..bytes / 1_000).map(|_| get(from, heap, 1_000)).collect::<Vec<_>>();
+    let mut others = small(room * 3 / 4);
+    assert_eq!(purges(from), calls, "use is not higher than ever");
+    others.extend(small(room * 3 / 4));
+    let after = cached(from, heap);
+    assert!(after < before / 2, "{after} of {before}");
+    look(&blocks);
+    // Use that stays where it is asks for nothing.
+    let (more, hollow) = (build(from, heap, 1_000), from.hollow().get());
+    more.keys().for_each(|&block| free(from, heap, block));
+    for _ in 0..4 {
+        others.drain(..).for_each(|block| free(from, heap, block));
+        others = small(room * 5 / 4);
+    }
+    assert!(from.hollow().get() <= hollow);
+}
+
+#[test]
+fn near_a_limit_nothing_waits_for_a_peak() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let mut blocks = build(from, heap, 8_000);
+    thin(from, heap, &mut blocks);
+    let before = cached(from, heap);
+    from.settings().set_memory(from.live_bytes() + from.live_bytes() / 8);
+    let _others: Vec<usize> = (0..before / 4_000).map(|_| get(from, heap, 1_000)).collect();
+    let after = cached(from, heap);
+    assert!(after < before / 2, "{after} of {before}");
+    look(&blocks);
+}
+
+#[test]
+fn what_the_system_does_not_take_is_not_offered_again_at_once() {
+    let from = allocator(GRANULE);
+    let (heap, os) = (possess(from, 1), from.space().os());
+    let mut blocks = build(from, heap, 4_000);
+    thin(from, heap, &mut blocks);
+    heap.collect::<Checked, _>(from);
+    os.advance_ms(1_000);
+    let before = cached(from, heap);
+    os.fail_kind(CallKind::Purge, Errno(22));
+    let calls = os.calls().failed;
+    (0..9).for_each(|_| heap.hollow_out::<Checked, _>(from, 1));
+    assert_eq!((os.calls().failed, cached(from, heap)), (calls + 1, before));
+    os.heal();
+    os.advance_ms(1_000);
+    heap.hollow_out::<Checked, _>(from, 1);
+    assert!(cached(from, heap) < before * 2 / 5);
+    look(&blocks);
+}
+
+/// Frees come in front of what is hollow, a heap that counts takes some of the list, and slabs change hands.
+#[test]
+fn what_is_hollow_is_known_through_all_that_a_slab_may_meet() {
+    let from = allocator(GRANULE);
+    let (one, two) = (possess(from, 1), possess(from, 2));
+    let mut blocks = build(from, one, 4_000);
+    thin(from, one, &mut blocks);
+    one.collect::<Checked, _>(from);
+    one.hollow_out::<Checked, _>(from, 1);
+    let hollow = cached(from, one);
+    // Another heap frees what the first one has, and takes its slabs over.
+    from.give_up(one);
+    let (gone, mut left) = blocks.into_iter().partition::<BTreeMap<_, _>, _>(|&(block, _)| block % 3 == 0);
+    gone.keys().for_each(|&block| free(from, two, block));
+    two.settle_all::<Checked, _>(from);
+    from.audit::<Checked>();
+    let more = build(from, two, 500);
+    from.audit::<Checked>();
+    look(&left);
+    // A child goes on with it.
+    // SAFETY: this thread is the only one.
+    unsafe { from.child_after_fork(ThreadId::new(2), 0) };
+    from.audit::<Checked>();
+    left.extend(more);
+    look(&left);
+    left.keys().for_each(|&block| free(from, two, block));
+    from.trim::<Checked>(two);
+    assert!(hollow > 0);
+    assert_eq!((from.claimed_slices(), from.live_bytes()), (0, 0));
+}
