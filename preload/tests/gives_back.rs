@@ -44,3 +44,15 @@ fn huge_blocks_leave_at_once_but_for_a_few() {
 fn huge_blocks_leave_with_a_helper() {
     case_with("huge_blocks_two_threads", "");
 }
+
+/// Slabs that are used in part give back what their free blocks hold.
+#[test]
+fn middling_blocks_go_but_for_the_pages_they_begin_in() {
+    case_with("middling_blocks_trimmed", "");
+    case_with("middling_blocks_idle", "");
+}
+
+#[test]
+fn what_middling_blocks_held_goes_before_other_sizes_take_more() {
+    case_with("other_sizes_follow", "");
+}

@@ -145,5 +145,73 @@ static void huge_blocks_two_threads(void)
     CHECK(resident() <= before + 4 * MIB);
 }
 
-MAIN(CASE(one_thread), CASE(two_threads), CASE(owner_exits), CASE(huge_blocks_one_thread),
+enum { MIDDLING = 10000 };
+static size_t sizes[MIDDLING];
+
+/* Middling blocks, of which one in eight stays: hardly any slab is empty. Returns what is live. */
+static size_t thin_out(void)
+{
+    uint64_t state = 88172645463325252;
+    size_t live = 0;
+    for (size_t i = 0; i < MIDDLING; i++) {
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        sizes[i] = 8 * KIB + state % (22 * KIB);
+        CHECK((blocks[i] = malloc(sizes[i])) != NULL);
+        memset(blocks[i], (int)i, sizes[i]);
+    }
+    for (size_t i = 0; i < MIDDLING; i++) {
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        if (state % 8 != 0) {
+            free(blocks[i]);
+            sizes[i] = 0;
+        }
+        live += sizes[i];
+    }
+    return live;
+}
+
+/* What stays holds what was written there. */
+static void look_at_middling(void)
+{
+    for (size_t i = 0; i < MIDDLING; i++) {
+        for (size_t at = 0; at < sizes[i]; at++) CHECK(((unsigned char *)blocks[i])[at] == (unsigned char)i);
+    }
+}
+
+/* Pages inside of free blocks: what stays are the pages that these begin in, and what lies about the live ones. */
+static void middling_blocks_trimmed(void)
+{
+    size_t before = resident(), live = thin_out();
+    CHECK(resident() - before > 5 * live);
+    malloc_trim(0);
+    CHECK(resident() - before < 2 * live + MIDDLING / 8 * 7 * 4 * KIB);
+    look_at_middling();
+}
+
+static void middling_blocks_idle(void)
+{
+    start_another();
+    size_t before = resident(), live = thin_out();
+    size_t most = before + 2 * live + MIDDLING / 8 * 7 * 4 * KIB;
+    /* Looking takes blocks, too: a thread that looks all the time is not idle. */
+    for (int look = 0; look < SECONDS && resident() > most; look++) sleep(3);
+    CHECK(resident() <= most);
+    look_at_middling();
+}
+
+/* Other sizes follow: what the first ones needed at their height, and what the next ones do, are not both resident. */
+static void other_sizes_follow(void)
+{
+    static void *others[3 * COUNT / 4];
+    size_t before = resident(), live = thin_out(), height = resident() - before;
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        CHECK((others[i] = malloc(SIZE)) != NULL);
+        memset(others[i], 1, SIZE);
+    }
+    size_t all = live + sizeof others / sizeof *others * SIZE;
+    CHECK(all > height * 3 / 4 && resident() - before < all + all / 4 + MIDDLING / 8 * 7 * 4 * KIB / 2);
+    look_at_middling();
+}
+
+MAIN(CASE(middling_blocks_trimmed), CASE(middling_blocks_idle), CASE(other_sizes_follow), CASE(one_thread), CASE(two_threads), CASE(owner_exits), CASE(huge_blocks_one_thread),
      CASE(huge_blocks_two_threads))

@@ -22,8 +22,11 @@ pub(in crate::heap) const LEAST_IDLE: usize = 256 << 10;
 /// A heap that takes slices looks at what it has when they have come to this share of all that is live, and these bytes.
 const LOOK_SHARE: usize = 32;
 const LOOK_BYTES: usize = 1 << 20;
-/// Slabs looked at in one look while a program waits for a block.
-const SLABS_AT_ONCE: usize = 1024;
+/// Slabs looked at in one look while a program waits for a block; and those of them that are made hollow, about a system
+/// call for each 16 KiB. If there are more the next look comes after so many bytes.
+const LOOKED_AT_ONCE: usize = 1024;
+const HOLLOWED_AT_ONCE: usize = 32;
+const GO_ON_BYTES: usize = 256 << 10;
 /// Part of what a heap holds that is too much in free blocks when it grows; and bytes that always are.
 const MOST_SHARE: usize = 8;
 const MOST_BYTES: usize = 32 << 20;
@@ -36,11 +39,13 @@ pub(super) struct Heights {
     left: Cell<usize>,
     /// The most that was live in the process at a look of this heap.
     highest: Cell<usize>,
+    /// Whether the last look has left something to the next.
+    goes_on: Cell<bool>,
 }
 
 impl Heights {
     pub const fn new() -> Heights {
-        Heights { left: Cell::new(0), highest: Cell::new(0) }
+        Heights { left: Cell::new(0), highest: Cell::new(0), goes_on: Cell::new(false) }
     }
 }
 
@@ -127,7 +132,7 @@ impl Heap {
     pub(in crate::heap) fn hollow_out<C: Checks, P: Platform>(&self, from: &Heaps<P>, least: usize) {
         let page = from.page_size();
         if self.solid_bytes(page, usize::MAX) >= least {
-            self.hollow_slabs::<C, P>(from, usize::MAX);
+            let _all = self.hollow_slabs::<C, P>(from, usize::MAX, usize::MAX);
         }
         self.heights.highest.set(from.live_bytes());
     }
@@ -137,16 +142,18 @@ impl Heap {
         self.growth.tell(from.hollow());
     }
 
-    fn hollow_slabs<C: Checks, P: Platform>(&self, from: &Heaps<P>, most: usize) {
-        let now = || from.os().now_ms();
-        let mut refused = from.refusals().wait(now()) > 0;
-        self.each_roomy(from.page_size(), most, |slab| {
-            if !refused && slab.solid_bytes() > 0 && !self.hollow_slab::<C, P>(from, slab) {
-                from.refusals().note(true, now());
-                refused = true;
+    /// Makes `most` slabs hollow, looking at `looks` of them. Returns whether there were no more.
+    fn hollow_slabs<C: Checks, P: Platform>(&self, from: &Heaps<P>, looks: usize, most: usize) -> bool {
+        // What the system refuses once, as it does of locked memory, it is not asked again in this look.
+        let (mut refused, mut left) = (false, most);
+        self.each_roomy(from.page_size(), looks, |slab| {
+            if !refused && left > 0 && slab.solid_bytes() > 0 {
+                refused = !self.hollow_slab::<C, P>(from, slab);
+                left -= 1;
             }
         });
         self.tell_hollow(from);
+        refused || left > 0
     }
 
     /// Gives back the pages inside the free blocks of a slab that are not hollow. `false` if the system refused some.
@@ -195,7 +202,7 @@ impl Heap {
     #[cold]
     fn look_for_hollow<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
         self.tell_hollow(from);
-        let Heights { left, highest } = &self.heights;
+        let Heights { left, highest, goes_on } = &self.heights;
         let held = self.growth.held();
         if held < LOOK_BYTES {
             return left.set(LOOK_BYTES);
@@ -203,13 +210,16 @@ impl Heap {
         let (live, page) = (from.live_bytes(), from.page_size());
         left.set((live / LOOK_SHARE).max(LOOK_BYTES));
         let is_near = from.settings().memory_left(live) < live / NEAR_SHARE;
-        if !is_near && live <= highest.get() {
+        if !is_near && !goes_on.get() && live <= highest.get() {
             return;
         }
         highest.set(live.max(highest.get()));
-        let solid = self.solid_bytes(page, SLABS_AT_ONCE);
-        if is_near && solid > 0 || solid >= (held / MOST_SHARE).clamp(LOOK_BYTES, MOST_BYTES) {
-            self.hollow_slabs::<C, P>(from, SLABS_AT_ONCE);
+        let solid = self.solid_bytes(page, LOOKED_AT_ONCE);
+        let is_much = solid >= (held / MOST_SHARE).clamp(LOOK_BYTES, MOST_BYTES);
+        let goes = is_near && solid > 0 || goes_on.get() || is_much;
+        goes_on.set(goes && !self.hollow_slabs::<C, P>(from, LOOKED_AT_ONCE, HOLLOWED_AT_ONCE));
+        if goes_on.get() {
+            left.set(GO_ON_BYTES);
         }
     }
 }

@@ -11,13 +11,13 @@
 
 use super::Heaps;
 use crate::base::SLICE;
-use crate::const_unless_model;
 use crate::heap::record::Slab;
 #[cfg(any(test, feature = "simulated"))]
 use crate::heap::record::Usage;
 use crate::pal::Platform;
 use crate::region::{Link, Linked, STACK_ALIGN, Stack};
 use crate::sync::{Cell, ZERO_IS_VALID, signal_fence};
+use crate::{atomic_array, const_unless_model};
 use core::ptr;
 
 /// A slab of the heap, or the one without blocks.
@@ -229,18 +229,20 @@ impl Tables {
     const_unless_model! {
         /// None yet.
         pub fn new() -> Tables {
-            Tables { unused: [const { Stack::new() }; SIZES] }
+            Tables { unused: atomic_array!(Stack::new(); SIZES) }
         }
     }
 
-    fn of(&self, count: usize) -> &Stack<Table> {
-        &self.unused[(count.ilog2() - FIRST.ilog2()) as usize - 1]
+    /// Those of `count` entries: there is a stack for each power of two above [`FIRST`].
+    fn of(&self, count: usize) -> Option<&Stack<Table>> {
+        let doublings = count.trailing_zeros() - FIRST.trailing_zeros();
+        self.unused.get(doublings as usize - 1)
     }
 
     /// A table of `count` entries, a power of two above [`FIRST`], for the caller alone; `None` if there is no memory for
     /// one. What is in it is old.
     fn take<P: Platform>(&self, from: &Heaps<P>, count: usize) -> Option<*mut Entry> {
-        if let Some(table) = self.of(count).take() {
+        if let Some(table) = self.of(count)?.take() {
             return Some(Tables::entries(ptr::from_ref(table)));
         }
         let (os, bytes) = (from.os(), size_of::<Table>() + count * size_of::<Entry>());
@@ -259,7 +261,10 @@ impl Tables {
     unsafe fn give(&self, entries: *const Entry, count: usize) {
         let head = entries.expose_provenance() - size_of::<Table>();
         // SAFETY: it lies behind its head, which lives forever.
-        self.of(count).give(unsafe { &*ptr::with_exposed_provenance::<Table>(head) });
+        let table = unsafe { &*ptr::with_exposed_provenance::<Table>(head) };
+        if let Some(unused) = self.of(count) {
+            unused.give(table);
+        }
     }
 
     /// The entries behind a head, by the exposed provenance of the memory that holds both.
