@@ -22,6 +22,11 @@ fn threads_with_few_blocks_share_no_cache_lines() {
 }
 
 #[test]
+fn a_thread_that_goes_on_has_a_heap_of_its_own() {
+    case("more_blocks", "");
+}
+
+#[test]
 fn a_sleeping_thread_that_used_every_class_keeps_little() {
     case("every_class", "");
 }

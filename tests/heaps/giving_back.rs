@@ -147,3 +147,35 @@ fn what_may_stay_stays() {
     let rest = resident(&keeps_nothing, &blocks);
     assert!(rest <= MIB, "{rest} bytes stayed");
 }
+
+/// What one call frees is looked at in that call, whatever makes it free.
+#[test]
+fn what_keeps_nothing_gives_back_in_the_call_that_frees() {
+    let heap = HeapOptions::new().dirty_max(0).in_memory().unwrap();
+    let dirty = || heap.statistics().dirty_bytes;
+    // The end of a large block that becomes shorter. (Half of an eighth of what is held stays.)
+    let large = fill(&heap, 3 * MIB, &[3 * MIB]);
+    let block = NonNull::new(std::ptr::with_exposed_provenance_mut(large[0].0)).unwrap();
+    // SAFETY: allocated by `fill`.
+    let shorter = unsafe { heap.shrink(block, layout(3 * MIB), layout(MIB)) }.unwrap().cast::<u8>();
+    assert!(shorter == block && dirty() <= MIB / 16, "{} bytes stayed", dirty());
+    // The rest of it.
+    free(&heap, [(large[0].0, MIB)]);
+    assert_eq!((dirty(), heap.held_bytes()), (0, 0));
+    // Slabs that blocks are taken from, and that have none.
+    let small = fill(&heap, 100_000, &[16, 200, 1000, 5000, 20_000]);
+    free(&heap, small.iter().copied());
+    let large = fill(&heap, 3 * MIB, &[3 * MIB]);
+    free(&heap, large.iter().copied());
+    assert_eq!((dirty(), heap.held_bytes()), (0, 0));
+    // A slab whose last block is freed, in the call that frees that.
+    let small = fill(&heap, 600_000, &[20_000]);
+    let held = heap.held_bytes();
+    let last = (1..=small.len()).find(|&count| {
+        free(&heap, [small[count - 1]]);
+        heap.held_bytes() < held
+    });
+    let slab = held - heap.held_bytes();
+    assert!(last.is_some_and(|count| count * 20_000 <= slab), "{last:?} blocks of a slab of {slab}");
+    free(&heap, small[last.unwrap()..].iter().copied());
+}

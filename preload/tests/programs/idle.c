@@ -282,4 +282,27 @@ static void few_blocks(void)
     CHECK(mallinfo2().uordblks < 512 * KIB);
 }
 
-MAIN(CASE(one_block), CASE(few_blocks), CASE(every_class), CASE(every_class_trimmed), CASE(freed_for), CASE(held_back), CASE(visited))
+/* A thread that goes on has a heap of its own soon: what it is given then need not lie on lines of its own. */
+enum { GOES_ON = 16 };
+
+static void *with_many(void *unused)
+{
+    (void)unused;
+    size_t beside = 0;
+    for (size_t i = 0; i < GOES_ON; i++) {
+        char *block = malloc(16);
+        CHECK(block != NULL);
+        beside += (uintptr_t)block % LINE != 0;
+    }
+    CHECK(beside >= GOES_ON / 4);
+    return NULL;
+}
+
+static void more_blocks(void)
+{
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, with_many, NULL) == 0 && pthread_join(thread, NULL) == 0);
+}
+
+MAIN(CASE(one_block), CASE(few_blocks), CASE(more_blocks),
+     CASE(every_class), CASE(every_class_trimmed), CASE(freed_for), CASE(held_back), CASE(visited))

@@ -378,6 +378,18 @@ mod tests {
         assert!(second.is_some_and(Heap::is_lent) && !ptr::eq(first.unwrap(), second.unwrap()));
     }
 
+    /// Whoever was making a heap may vanish in a fork.
+    #[test]
+    fn a_child_makes_the_heap_that_was_to_be_lent() {
+        let from = allocator(GRANULE);
+        let pool = from.pool();
+        pool.lent[0].store(BEING_MADE, Ordering::Relaxed);
+        // SAFETY: there is no other thread.
+        unsafe { from.child_after_fork(THREAD, 0) };
+        let heap = pool.lend(from, THREAD).expect("memory");
+        assert_eq!(pool.lent[0].load(Ordering::Relaxed), heap.index() + 1);
+    }
+
     #[test]
     fn a_thread_that_wants_a_heap_gets_it_if_it_is_idle() {
         let from = allocator(GRANULE);

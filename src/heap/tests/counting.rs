@@ -157,6 +157,58 @@ fn a_sample_takes_no_room_for_good() {
     assert!(clipped > 100, "{clipped} times next to a sample");
 }
 
+/// The first block of a class that is freed stays at hand, also where samples are far away.
+#[test]
+fn what_is_freed_first_stays_at_hand() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    from.settings().set_sample_rate(1 << 30);
+    from.follow_sample_rate::<Checked>(heap);
+    for size in [16, 100, 1_000] {
+        let block = get(from, heap, size);
+        let before = heap.uncounted::<Checked>(class_of(size));
+        free(from, heap, block);
+        assert_eq!(heap.uncounted::<Checked>(class_of(size)), before + 1, "{size}");
+    }
+}
+
+/// A bin of which nothing is freed is filled with many blocks until the next sample is near; one of which something is, with
+/// few.
+#[test]
+fn what_is_built_up_is_filled_with_many() {
+    let filled = |frees: bool| {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        let class = class_of(100);
+        let block = get(from, heap, 100);
+        free(from, heap, block);
+        from.settings().set_sample_rate(64 << 10);
+        from.follow_sample_rate::<Checked>(heap);
+        let (mut fills, mut blocks, mut block) = (0, 0, 0);
+        for _ in 0..6_000 {
+            let was_sample = heap.counts_as_sample(Some(class), 100);
+            let left = heap.left_with(class, 0).unwrap();
+            if left > 0 {
+                block = get(from, heap, 100);
+                if !was_sample && (150..300).contains(&left) {
+                    fills += 1;
+                    blocks += heap.uncounted::<Checked>(class) + 1;
+                }
+            }
+            while !heap.has_none(class) {
+                if frees {
+                    free(from, heap, block);
+                }
+                block = get(from, heap, 100);
+            }
+        }
+        assert!(fills > 30, "{fills} times");
+        blocks / fills
+    };
+    let (built, replaced) = (filled(false), filled(true));
+    assert!(built >= 2 * replaced, "{built} and {replaced} blocks");
+}
+
 /// A large block's record keeps its sample where that of a slab has something else; a huge one's region serves another.
 #[test]
 fn a_block_is_no_sample_until_somebody_says_so() {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::pal::Errno;
 use crate::pal::simulated::CallKind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Builds up 64 MiB in blocks of `size` bytes and tears them down.
 fn cycle(from: &Allocator<Os>, heap: &Heap, size: usize) {
@@ -286,4 +287,18 @@ fn what_is_lent_to_a_heap_is_taken_back() {
         held.into_iter().for_each(|block| free(from, heap, block));
         from.audit::<Checked>();
     }
+}
+
+/// Whoever asks for the time may vanish in a fork: the child asks itself.
+#[test]
+fn a_child_goes_on_giving_back() {
+    let from = allocator(GRANULE);
+    let excess =
+        |now: &dyn Fn() -> u64| from.retention().excess(from.settings(), 100 << 20, 30 << 20, 0, now);
+    let vanishes = || excess(&|| resume_unwind(Box::new("vanished")));
+    assert!(catch_unwind(AssertUnwindSafe(vanishes)).is_err());
+    assert_eq!(excess(&|| unreachable!()), 0, "somebody else asks");
+    // SAFETY: there is no other thread.
+    unsafe { from.child_after_fork(ThreadId::new(1), 0) };
+    assert!(excess(&|| 5_000) > 0);
 }
