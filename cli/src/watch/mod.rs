@@ -13,7 +13,7 @@ mod threads;
 mod view;
 
 use crate::Failure;
-use crate::terminal::{is_terminal, width};
+use crate::terminal::{is_dumb, is_terminal, width};
 use clap::Args;
 use process::Watched;
 use sample::Looks;
@@ -68,6 +68,10 @@ pub(crate) fn top(arguments: &Top) -> Result<ExitCode, Failure> {
     if !arguments.once {
         if !is_terminal(&io::stdout()) || !is_terminal(&io::stdin()) {
             let message = "there is no terminal to show it in: use --once, with --json if you like";
+            return Err(Failure::own(message.to_owned()));
+        }
+        if is_dumb() {
+            let message = "TERM is dumb, and nothing can be drawn on such a terminal: use --once";
             return Err(Failure::own(message.to_owned()));
         }
         return screen::show(&watched, arguments.delay);
