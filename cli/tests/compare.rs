@@ -1,6 +1,9 @@
 //! `specmalloc compare` as a user meets it. The allocators are glibc and copies of it, so nothing depends on what is
 //! installed, and no test looks at a time.
 
+#[path = "common/documented.rs"]
+mod documented;
+
 use serde_json::Value;
 use std::fs;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -70,6 +73,7 @@ fn two_allocators_are_measured_and_shown_in_every_form() {
     }
     assert!(!table.contains('\x1b') && table.lines().all(|line| line.chars().count() <= 80), "{table}");
     let document: Value = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    documented::documented(&document);
     let results = document["results"].as_array().unwrap();
     assert_eq!((results.len(), &document["reference"]), (2, &Value::from("other")));
     for (result, name) in results.iter().zip(["glibc", "other"]) {

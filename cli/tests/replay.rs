@@ -1,5 +1,8 @@
 //! `specmalloc replay`, by itself and under `compare`.
 
+#[path = "common/documented.rs"]
+mod documented;
+
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -25,6 +28,7 @@ fn a_trace_is_gone_through_and_measured() {
     let output = specmalloc(&["replay", "--json", "--times", "3", file]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    documented::documented(&document);
     assert_eq!((&document["calls"], &document["skipped"]), (&4500.into(), &0.into()));
     assert_eq!(document["peak_live_bytes"], 4_995_000);
     assert!(document["peak_resident_bytes"].as_u64().unwrap() > 4_995_000 / 2);

@@ -1,6 +1,8 @@
 //! `specmalloc top` and `maps` beside a process that runs under the real library.
 
 mod common;
+#[path = "common/documented.rs"]
+mod documented;
 
 use common::library;
 use serde_json::Value;
@@ -51,6 +53,7 @@ fn a_process_is_looked_at_while_it_runs() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((document["pid"].to_string(), document["name"].as_str()), (waiting.pid.clone(), Some("sh")));
+    documented::documented(&document);
     let live = document["bytes"]["live"].as_u64().unwrap();
     let (heaps, arenas) = (document["heaps"].as_array().unwrap(), document["arenas"].as_array().unwrap());
     assert!(live > 0 && heaps[0]["held"] == true, "{document:#}");
@@ -70,6 +73,7 @@ fn a_process_is_looked_at_while_it_runs() {
 
     let maps = specmalloc(&["maps", &waiting.pid, "--json"]);
     let document: Value = serde_json::from_slice(&maps.stdout).unwrap();
+    documented::documented(&document);
     let arena = &document["arenas"][0];
     assert!(arena["resident_bytes"].as_u64().unwrap() > 0, "{document:#}");
     assert!(arena["bytes"].as_u64().unwrap() >= arena["resident_bytes"].as_u64().unwrap(), "{document:#}");

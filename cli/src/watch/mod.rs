@@ -28,6 +28,8 @@ and the like. It publishes from its slow paths, at most fifty times a second: th
 that sleeps are those of its last such moment, whose age is shown. Heaps are held by a thread, shown
 with its name, number and state (R runs, S waits), where the kernel tells us where its stack is.
 
+docs/json.md names the fields of the JSON and their units.
+
 Keys: Tab and 1 to 5 choose a table, < and > the column to sort by, R turns the order, / filters, d sets
 the delay, Space stops and goes on, the arrows scroll, q leaves.
 
