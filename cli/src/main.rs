@@ -4,13 +4,14 @@
 //! where one allocates, `record` and `replay` are its malloc calls, `top` and
 //! `maps` (in `watch`) look at one that runs, `doctor` at what stands in an allocator's way; `manual` is their manual.
 //! Below them `library` finds libspecmalloc.so; `target` and `elf` tell whether a program will be served; `child` runs
-//! it and ends as it ended; `report` shows the statistics. Uses of `specmalloc` its statistics and the record that
+//! it and ends as it ended; `interrupted` has the command itself end in order; `report` shows the statistics. Uses of `specmalloc` its statistics and the record that
 //! processes share, and nothing else.
 
 mod child;
 mod compare;
 mod doctor;
 mod elf;
+mod interrupted;
 mod library;
 mod manual;
 mod profile;
@@ -23,7 +24,7 @@ mod terminal;
 mod text;
 mod watch;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 use std::ffi::OsStr;
 use std::io;
 use std::process::ExitCode;
@@ -76,7 +77,9 @@ enum Action {
 fn main() -> ExitCode {
     compare::launcher::launch_if_asked();
     // clap's own status for wrong usage is 2, which could be the program's.
-    let arguments = Arguments::try_parse().unwrap_or_else(|error| {
+    let parsed =
+        manual::command().try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = parsed.unwrap_or_else(|error| {
         // Nothing is left to tell if even this fails.
         let _ = error.print();
         std::process::exit(if error.use_stderr() { i32::from(OWN_FAILURE) } else { 0 })

@@ -1,6 +1,10 @@
-//! The manual pages and the completions for shells, made from what the command says of itself.
+//! The manual pages, the help and the completions for shells, made from what the command says of itself.
+//!
+//! The texts below the options stand in the source in lines; those that begin with a space stay lines, and the others are
+//! paragraphs, which are broken where the reader's terminal ends.
 
 use crate::{Arguments, Failure};
+use clap::builder::Resettable;
 use clap::{Args, CommandFactory};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -42,9 +46,84 @@ pub(crate) struct Completions {
     shell: clap_complete::Shell,
 }
 
+/// Columns that lines of help have at most.
+const WIDEST: usize = 100;
+
+/// The command as it reads its arguments and shows its help.
+pub(crate) fn command() -> clap::Command {
+    flowing(Arguments::command())
+}
+
+fn flowing(command: clap::Command) -> clap::Command {
+    let text = command.get_after_help().map(|text| joined(&text.to_string()));
+    let command = command.max_term_width(WIDEST).mut_subcommands(flowing);
+    match text {
+        Some(text) => command.after_help(text),
+        None => command,
+    }
+}
+
+/// Whether a line of a text is part of a paragraph.
+fn flows(line: &str) -> bool {
+    !line.is_empty() && !line.starts_with(' ')
+}
+
+/// The text with each of its paragraphs in one line.
+fn joined(text: &str) -> String {
+    let mut joined = String::with_capacity(text.len());
+    let mut before = None;
+    for line in text.lines() {
+        let goes_on = before.is_some_and(flows) && flows(line);
+        if before.is_some() {
+            joined.push(if goes_on { ' ' } else { '\n' });
+        }
+        joined.push_str(line);
+        before = Some(line);
+    }
+    joined
+}
+
+/// The text below the options as sections of a manual page.
+fn sections(text: &str) -> String {
+    let (mut page, mut heading) = (String::new(), "");
+    for part in text.split("\n\n") {
+        let of_part = match part {
+            _ if part.starts_with("Examples:") => "EXAMPLES",
+            _ if part.starts_with("Exit status") || part.starts_with("Ends ") => "EXIT STATUS",
+            _ => "NOTES",
+        };
+        if heading != of_part {
+            heading = of_part;
+            page += &format!(".SH \"{heading}\"\n");
+        }
+        page += ".PP\n";
+        // Commands and tables are not to be filled up with spaces, nor broken at hyphens; what goes on in another line
+        // is indented.
+        let mut lines = part.lines().filter(|line| *line != "Examples:").peekable();
+        while let Some(line) = lines.next() {
+            if flows(line) {
+                page += &format!("{}\n", escaped(line));
+                continue;
+            }
+            page += &format!(".na\n.nh\n.in +8n\n.ti -4n\n{}\n", escaped(line.trim_start()));
+            while let Some(line) = lines.next_if(|line| !flows(line)) {
+                page += &format!(".br\n.ti -4n\n{}\n", escaped(line.trim_start()));
+            }
+            page += ".in\n.hy\n.ad\n";
+        }
+    }
+    page
+}
+
+/// A line as roff shows it.
+fn escaped(line: &str) -> String {
+    let line = line.replace('\\', "\\e").replace('-', "\\-");
+    if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line }
+}
+
 /// The whole command, and below it all others with their full names.
 fn whole() -> clap::Command {
-    let mut command = Arguments::command();
+    let mut command = command();
     command.build();
     command
 }
@@ -58,8 +137,11 @@ fn all(command: &clap::Command) -> Vec<&clap::Command> {
 /// A page, with the name that its file has.
 fn page(command: &clap::Command) -> io::Result<(String, Vec<u8>)> {
     let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
+    let below = command.get_after_help().map(|text| sections(&text.to_string())).unwrap_or_default();
     let mut text = Vec::new();
-    clap_mangen::Man::new(command.clone()).render(&mut text)?;
+    let man = clap_mangen::Man::new(command.clone().after_help(Resettable::Reset));
+    man.source(concat!("specmalloc ", env!("CARGO_PKG_VERSION"))).manual("specmalloc").render(&mut text)?;
+    text.extend(below.into_bytes());
     Ok((format!("{name}.1"), text))
 }
 
@@ -108,6 +190,31 @@ fn failed(path: &Path, error: &io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paragraphs_flow_and_what_is_indented_stays_in_its_lines() {
+        let text = "One\ntwo\n\nExamples:\n  a -b \\\n  c\n\nExit status: 0,\nor 1.\n";
+        let joined = joined(text);
+        assert_eq!(joined, "One two\n\nExamples:\n  a -b \\\n  c\n\nExit status: 0, or 1.");
+        let page = sections(&joined);
+        for part in [
+            ".SH \"NOTES\"\n.PP\nOne two\n",
+            ".SH \"EXAMPLES\"\n.PP\n.na\n.nh\n.in +8n\n.ti -4n\na \\-b \\e\n.br\n.ti -4n\nc\n.in\n.hy\n.ad\n",
+            ".SH \"EXIT STATUS\"\n.PP\nExit status: 0, or 1.\n",
+        ] {
+            assert!(page.contains(part), "{part}\n{page}");
+        }
+        assert_eq!((escaped(".x"), escaped("'x")), ("\\&.x".to_owned(), "\\&'x".to_owned()));
+    }
+
+    #[test]
+    fn help_is_broken_between_words() {
+        for one in all(&whole()) {
+            let help = one.clone().term_width(80).render_long_help().to_string();
+            let long: Vec<_> = help.lines().filter(|line| line.chars().count() > 80).collect();
+            assert!(long.is_empty(), "{long:?}");
+        }
+    }
 
     #[test]
     fn the_command_is_put_together_well_and_each_part_has_examples_and_statuses() {

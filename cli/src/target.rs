@@ -95,9 +95,12 @@ fn resolve(name: &OsStr, path: Option<OsString>) -> Option<PathBuf> {
     }
     // What execvp takes for a missing PATH.
     let path = path.unwrap_or_else(|| "/bin:/usr/bin".into());
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| {
-        fs::metadata(file).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
-    })
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| can_run(file))
+}
+
+/// Whether the file is one to be run.
+pub(crate) fn can_run(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
 /// The program that `#!` in the first line names; for `#!/usr/bin/env NAME`, NAME.

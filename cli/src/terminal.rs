@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 /// When there are colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Colour {
-    /// On a terminal, unless NO_COLOR is set.
+    /// On a terminal, unless NO_COLOR is set or TERM is dumb.
     Auto,
     /// Always.
     Always,
@@ -19,6 +19,11 @@ pub(crate) enum Colour {
 /// Whether the stream is a terminal.
 pub(crate) fn is_terminal(stream: &impl IsTerminal) -> bool {
     stream.is_terminal()
+}
+
+/// Whether the terminal knows nothing but lines.
+pub(crate) fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 /// Columns of the terminal that standard output is, else what COLUMNS says, else 80.
@@ -40,8 +45,7 @@ pub(crate) struct Colours(bool);
 impl Colours {
     /// As `when` says, for a stream that is a terminal or not.
     pub(crate) fn new(when: Colour, terminal: bool) -> Self {
-        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-            && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && !is_dumb();
         Self(match when {
             Colour::Auto => terminal && wanted,
             Colour::Always => true,

@@ -44,6 +44,21 @@ pub(crate) fn bytes(bytes: u64) -> String {
     if unit == 0 { format!("{bytes}") } else { format!("{}{}", digits(value), UNITS[unit]) }
 }
 
+/// `facts` in lines of at most `width`, with a comma between two.
+pub(crate) fn joined(facts: &[String], width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for fact in facts {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 2 + fact.chars().count() <= width => {
+                line.push_str(", ");
+                line.push_str(fact);
+            }
+            _ => lines.push(fact.clone()),
+        }
+    }
+    lines
+}
+
 /// How a column stands in its width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {

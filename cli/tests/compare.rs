@@ -1,8 +1,12 @@
 //! `specmalloc compare` as a user meets it. The allocators are glibc and copies of it, so nothing depends on what is
 //! installed, and no test looks at a time.
 
+#[path = "common/documented.rs"]
+mod documented;
+
 use serde_json::Value;
 use std::fs;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -69,6 +73,7 @@ fn two_allocators_are_measured_and_shown_in_every_form() {
     }
     assert!(!table.contains('\x1b') && table.lines().all(|line| line.chars().count() <= 80), "{table}");
     let document: Value = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    documented::documented(&document);
     let results = document["results"].as_array().unwrap();
     assert_eq!((results.len(), &document["reference"]), (2, &Value::from("other")));
     for (result, name) in results.iter().zip(["glibc", "other"]) {
@@ -82,6 +87,11 @@ fn two_allocators_are_measured_and_shown_in_every_form() {
         }
         assert!(result["memory_usage_byte"][0].as_u64().unwrap() > 500_000, "{result}");
         assert!(result["page_faults"][0].as_u64().unwrap() > 10, "{result}");
+        // As later versions of hyperfine have it.
+        let runs = result["measurements"].as_array().unwrap();
+        let times: Vec<&Value> = runs.iter().map(|run| &run["time_wall_clock"]["value"]).collect();
+        assert_eq!(times, result["times"].as_array().unwrap().iter().collect::<Vec<_>>());
+        assert_eq!(result["summary"]["time_wall_clock"]["median"], result["median"]);
     }
     assert_eq!(fs::read_to_string(csv).unwrap().lines().count(), 3);
     assert!(fs::read_to_string(markdown).unwrap().contains("| Allocator |"));
@@ -122,6 +132,9 @@ fn what_cannot_be_measured_is_told_by_the_status() {
     {
         assert_eq!(status(wrong).0, 125, "{wrong:?}");
     }
+    let unwritten = scratch().join("unwritten.json");
+    assert_eq!(status(&["--export-json", unwritten.to_str().unwrap(), "--", "false"]).0, 125);
+    assert!(!unwritten.exists(), "nothing was measured");
     let (code, message) = status(&["--export-json", "/no/such/folder/x", "true"]);
     assert!(code == 125 && message.contains("/no/such/folder/x: No such file"), "{message}");
     let (code, message) = status(&["--input", "/no/such/file", "true"]);
@@ -146,6 +159,49 @@ fn shell_commands_run_before_and_after_and_the_last_one_also_after_a_failure() {
     let output = compare(&["--setup", "exit 9", "--", "true"]);
     assert_eq!(output.status.code(), Some(125));
     assert!(text(&output.stderr).contains("--setup 'exit 9': exit status 9"));
+}
+
+#[test]
+fn what_is_ended_by_a_signal_cleans_up_and_leaves_nothing() {
+    // From a terminal it reaches everybody; from another process only the command. And while a shell command runs.
+    let program = ["--", "sh", "-c"];
+    for (case, signal, everybody) in
+        [("run", libc::SIGINT, true), ("run", libc::SIGTERM, false), ("prepare", libc::SIGHUP, false)]
+    {
+        let (begun, cleaned, json) =
+            (scratch().join("begun"), scratch().join("cleaned"), scratch().join("early.json"));
+        let [_, _] = [&begun, &cleaned].map(|file| fs::remove_file(file));
+        // Its number, which it keeps as it becomes something that takes long.
+        let long = format!("echo $$ > '{0}.new'; mv '{0}.new' '{0}'; exec sleep 1000", begun.display());
+        let (prepare, run) = if case == "run" { ("true", &*long) } else { (&*long, "true") };
+        let cleanup = format!("touch '{}'", cleaned.display());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_specmalloc"));
+        command.args(["compare", "--only", "glibc", "--prepare", prepare, "--cleanup", &cleanup]);
+        command.arg("--export-json").arg(&json).args(program).arg(run);
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut compare = command.spawn().unwrap();
+        while !begun.exists() {
+            assert!(compare.try_wait().unwrap().is_none(), "{case}: ended by itself");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let pid = compare.id() as i32;
+        // SAFETY: no memory is involved; the process has not been waited for.
+        assert_eq!(unsafe { libc::kill(if everybody { -pid } else { pid }, signal) }, 0);
+        assert_eq!(compare.wait().unwrap().signal(), Some(signal), "{case}");
+        assert!(cleaned.exists() && !json.exists(), "{case}");
+        let program = fs::read_to_string(&begun).unwrap();
+        // It may be waited for by nobody yet.
+        let runs = || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", program.trim())).unwrap_or_default();
+            stat.contains("(sleep)") && !stat.contains(") Z ")
+        };
+        let mut looks = 0;
+        while runs() {
+            looks += 1;
+            assert!(looks < 2000, "{case}: the program goes on");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! `specmalloc doctor` as a user meets it, on whatever machine the tests run.
 
+#[path = "common/documented.rs"]
+mod documented;
+
 use serde_json::Value;
 use std::process::{Command, Output, Stdio};
 
@@ -22,6 +25,7 @@ fn the_lines_and_the_document_say_the_same_and_so_does_the_status() {
     );
     let output = doctor(&["--json"]);
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    documented::documented(&document);
     let findings = document["findings"].as_array().unwrap();
     for topic in
         ["kernel", "membarrier", "RLIMIT_AS", "RLIMIT_MEMLOCK", "mappings", "cgroup memory", "processors"]

@@ -2,6 +2,9 @@
 //!
 //! The library is a stand-in that publishes known figures (examples/stand_in.rs), so nothing here depends on malloc.
 
+#[path = "common/documented.rs"]
+mod documented;
+
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -275,6 +278,7 @@ fn document(arguments: &[&str]) -> Value {
 #[test]
 fn figures_survive_every_kind_of_end() {
     let ended = document(&["false"]);
+    documented::documented(&ended);
     assert_eq!(ended["program"]["end"], "exit status 1");
     assert_eq!(ended["program"]["statistics"]["bytes"]["live"], 1001);
     assert_eq!(ended["program"]["statistics"]["classes"][0]["live_blocks"], 7);

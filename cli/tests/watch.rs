@@ -1,10 +1,15 @@
 //! `specmalloc top` and `maps` beside a process that runs under the real library.
 
 mod common;
+#[path = "common/documented.rs"]
+mod documented;
 
 use common::library;
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::FromRawFd;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 
 /// A program that waits for a line, under the command with `options`; its number as it says it.
@@ -48,6 +53,7 @@ fn a_process_is_looked_at_while_it_runs() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((document["pid"].to_string(), document["name"].as_str()), (waiting.pid.clone(), Some("sh")));
+    documented::documented(&document);
     let live = document["bytes"]["live"].as_u64().unwrap();
     let (heaps, arenas) = (document["heaps"].as_array().unwrap(), document["arenas"].as_array().unwrap());
     assert!(live > 0 && heaps[0]["held"] == true, "{document:#}");
@@ -67,6 +73,7 @@ fn a_process_is_looked_at_while_it_runs() {
 
     let maps = specmalloc(&["maps", &waiting.pid, "--json"]);
     let document: Value = serde_json::from_slice(&maps.stdout).unwrap();
+    documented::documented(&document);
     let arena = &document["arenas"][0];
     assert!(arena["resident_bytes"].as_u64().unwrap() > 0, "{document:#}");
     assert!(arena["bytes"].as_u64().unwrap() >= arena["resident_bytes"].as_u64().unwrap(), "{document:#}");
@@ -74,6 +81,49 @@ fn a_process_is_looked_at_while_it_runs() {
     let plain = text(&specmalloc(&["maps", &waiting.pid]).stdout);
     assert!(plain.contains("\narenas ") && plain.lines().all(|line| line.chars().count() <= 80), "{plain}");
     assert_eq!(waiting.end().code(), Some(3));
+}
+
+/// `top` in a terminal of its own, whose name is `term`; what it wrote and how it ended, a signal having been sent when it
+/// had drawn.
+fn in_terminal(pid: &str, term: &str) -> (String, std::process::ExitStatus) {
+    let (mut master, mut slave) = (0, 0);
+    let size = libc::winsize { ws_row: 40, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the numbers and the size are valid; the descriptors are nobody else's.
+    let (mut master, slave) = unsafe {
+        let null = std::ptr::null_mut();
+        assert_eq!(libc::openpty(&mut master, &mut slave, null, std::ptr::null(), &raw const size), 0);
+        (File::from_raw_fd(master), File::from_raw_fd(slave))
+    };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_specmalloc"));
+    command.args(["top", pid, "--delay", "1000"]).env("TERM", term).env_remove("NO_COLOR");
+    let [input, output, error] = [(); 3].map(|()| Stdio::from(slave.try_clone().unwrap()));
+    let mut top = command.stdin(input).stdout(output).stderr(error).spawn().unwrap();
+    drop((command, slave));
+    let (mut text, mut sent) = (Vec::new(), false);
+    let mut part = [0; 4096];
+    // An error is the end of a terminal.
+    while let Ok(len @ 1..) = master.read(&mut part) {
+        text.extend(&part[..len]);
+        if !sent && text.windows(5).any(|word| word == b"leave") {
+            sent = true;
+            // SAFETY: no memory is involved; the process has not been waited for.
+            unsafe { libc::kill(top.id() as i32, libc::SIGTERM) };
+        }
+    }
+    (String::from_utf8_lossy(&text).into_owned(), top.wait().unwrap())
+}
+
+#[test]
+fn the_terminal_is_as_it_was_also_after_a_signal_and_one_that_cannot_be_drawn_on_is_told() {
+    let waiting = Waiting::start(&["--watch"], "echo $$; read line");
+    let (shown, status) = in_terminal(&waiting.pid, "xterm");
+    assert!(shown.contains("\x1b[?1049h") && shown.contains("classes"), "{shown}");
+    assert!(shown.trim_end().ends_with("\x1b[?25h") && shown.contains("\x1b[?1049l"), "{shown}");
+    assert_eq!(status.signal(), Some(libc::SIGTERM), "{shown}");
+    let (shown, status) = in_terminal(&waiting.pid, "dumb");
+    assert!(shown.contains("TERM is dumb") && !shown.contains('\x1b'), "{shown}");
+    assert_eq!(status.code(), Some(125));
+    waiting.end();
 }
 
 #[test]

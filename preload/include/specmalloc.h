@@ -21,7 +21,7 @@ struct specmalloc_statistics {
     uint64_t cached_bytes;        /* free blocks inside slabs, ends of blocks' pages, and huge blocks kept for reuse */
     uint64_t dirty_bytes;         /* free slices that may still be resident */
     uint64_t reserved_bytes;      /* address space mapped */
-    uint64_t resident_bytes;      /* of it thought resident: an estimate, the kernel is not asked */
+    uint64_t resident_bytes;      /* of it thought resident: an estimate; untouched pages of huge blocks are not in it */
     uint64_t peak_live_bytes;     /* most live bytes seen */
     uint64_t peak_reserved_bytes; /* most reserved bytes seen */
     uint64_t purged_bytes;        /* given back to the system by purging, in all */
@@ -55,7 +55,8 @@ struct specmalloc_statistics {
 
 /*
  * Stores the figures of this moment in the first SIZE bytes of *OUT and returns how many bytes this library knows;
- * fields beyond that are set to zero. Call with sizeof *out.
+ * fields beyond that are set to zero. Call with sizeof *out. The kernel is asked which pages of huge blocks are resident
+ * (mincore), at most a thousand times: a filter of system calls that kills for that kills here.
  */
 size_t specmalloc_get_statistics(struct specmalloc_statistics *out, size_t size);
 

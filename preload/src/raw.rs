@@ -89,6 +89,10 @@ pub fn statistics() -> Statistics {
     raw::statistics::<PreloadThread>()
 }
 
+pub fn exact_statistics() -> Statistics {
+    raw::exact_statistics::<PreloadThread>()
+}
+
 /// Opens the shared file of figures when the library is loaded, and closes the account when the process ends by itself.
 pub mod account {
     use super::{PreloadThread, raw};

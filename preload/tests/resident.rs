@@ -8,5 +8,6 @@ passing_cases! { "resident.c":
     large_blocks,
     huge_blocks,
     phases,
+    sparse_blocks,
     never_negative,
 }

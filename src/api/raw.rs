@@ -436,7 +436,7 @@ pub fn page_size() -> usize {
     process().space().os().page_size()
 }
 
-pub use super::figures::{finish_shared, open_shared, statistics};
+pub use super::figures::{exact_statistics, finish_shared, open_shared, statistics};
 pub use super::lookup::{heap_of, usable_size};
 pub use super::resizing::realloc;
 pub use super::walk::walk;

@@ -180,9 +180,10 @@ impl SpecMalloc {
         self
     }
 
-    /// The process's figures now.
+    /// The process's figures now. The kernel is asked which pages of huge blocks are resident (mincore): a call for a
+    /// thousand pages, and a thousand calls at most.
     pub fn statistics(&self) -> Statistics {
-        figures::statistics::<RustThread>()
+        figures::exact_statistics::<RustThread>()
     }
 
     /// Gives back to the system what is free in whole slices and huge blocks. Returns whether anything was.

@@ -65,7 +65,8 @@ pub struct Statistics {
     pub dirty_bytes: u64,
     /// Bytes of address space mapped, for regions and for the allocator's own records.
     pub reserved_bytes: u64,
-    /// Bytes of mapped memory thought resident: an estimate, since the kernel is not asked.
+    /// Bytes of mapped memory thought resident: an estimate. The kernel is asked about live huge blocks alone, and only
+    /// where the program itself asks for its figures: what it never touched of those is not in it.
     pub resident_bytes: u64,
     /// Largest `live_bytes` seen.
     pub peak_live_bytes: u64,

@@ -20,6 +20,11 @@ use crate::region::{KINDS, Kind};
 /// Regions that a look for huge ones meets at most.
 const MOST_MET: usize = 1024;
 
+/// Pages that the system is asked about at a time; and how often at most, for a block and for all.
+const ASKED_PAGES: usize = 1024;
+const MOST_ASKED_OF_ONE: usize = 256;
+const MOST_ASKED: usize = 1024;
+
 /// The figures of one size class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClassCensus {
@@ -261,6 +266,33 @@ impl<P: Platform> Heaps<P> {
             }
             at = region.base() + region.named();
         }
+    }
+
+    /// Bytes of live huge blocks that are not resident, for the program never touched them: as the system says, which is
+    /// asked a bounded number of times. Of a very large block parts are looked at, one as far from the next as all others,
+    /// and stand for the whole; what nobody is asked about counts as touched. `heap` is the caller's.
+    pub fn untouched_bytes(&self, heap: &Heap) -> usize {
+        let page = self.page_size();
+        let (mut untouched, mut left) = (0, MOST_ASKED);
+        self.each_huge(heap, |[base, _, used, _]| {
+            let pages = used.checked_div(page).unwrap_or(0);
+            let parts = pages.div_ceil(ASKED_PAGES);
+            let asked = parts.min(MOST_ASKED_OF_ONE).min(left);
+            left -= asked;
+            let (mut looked, mut absent) = (0, 0);
+            for turn in 0..asked {
+                let first = turn * parts / asked * ASKED_PAGES;
+                let mut told = [0; ASKED_PAGES];
+                let told = &mut told[..ASKED_PAGES.min(pages - first)];
+                if self.os().are_resident(base + first * page, told).is_ok() {
+                    looked += told.len();
+                    absent += told.iter().filter(|page| **page & 1 == 0).count();
+                }
+            }
+            untouched += (pages * absent).checked_div(looked).unwrap_or(0) * page;
+            left > 0
+        });
+        untouched
     }
 
     /// How the bets have gone.

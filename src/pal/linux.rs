@@ -277,6 +277,12 @@ unsafe impl Platform for Linux {
         done(|| unsafe { libc::madvise(addr as *mut c_void, len, advice) })
     }
 
+    fn are_resident(&self, addr: usize, pages: &mut [u8]) -> Result<(), Errno> {
+        let len = pages.len().saturating_mul(self.page_size());
+        // SAFETY: the kernel writes a byte for each page of the range; what it does not know of it refuses.
+        done(|| unsafe { libc::syscall(libc::SYS_mincore, addr, len, pages.as_mut_ptr()) as c_int })
+    }
+
     fn name(&self, addr: usize, len: usize, name: &'static CStr) {
         if !self.gives_names() {
             return;

@@ -113,6 +113,13 @@ pub unsafe trait Platform: Send + Sync + 'static {
     /// ones again (MADV_HUGEPAGE, MADV_NOHUGEPAGE). A hint: may do nothing.
     fn prefer_huge_pages(&self, addr: usize, len: usize, preferred: bool) -> Result<(), Errno>;
 
+    /// Says of each page of the range in the lowest bit of a byte of `pages` whether it is resident; fails where the system
+    /// does not tell.
+    fn are_resident(&self, addr: usize, pages: &mut [u8]) -> Result<(), Errno> {
+        let (_, _) = (addr, pages);
+        Err(Errno(libc::ENOSYS))
+    }
+
     /// Names the range in /proc/self/maps. A hint: may do nothing.
     fn name(&self, addr: usize, len: usize, name: &'static CStr);
 

@@ -3,7 +3,7 @@
 //! Of an allocator hyperfine's `command` is the name, as if `--command-name` had given it, and so is the parameter
 //! `allocator`: scripts that plot hyperfine's results label them with it.
 
-use super::results::{Figure, Results, Row, is_noise};
+use super::results::{Figure, Results, Row, Run, is_noise};
 use super::table::ratio;
 use crate::text::{bytes, duration, grouped};
 use serde_json::{Value, json};
@@ -27,6 +27,18 @@ fn least(values: &[f64]) -> f64 {
 
 fn most(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+}
+
+/// A run as later versions of hyperfine have it, which say units.
+fn measurement(run: &Run) -> Value {
+    let seconds = |value: f64| json!({ "value": value, "unit": "second" });
+    json!({
+        "time_wall_clock": seconds(run.seconds),
+        "time_user": seconds(run.usage.user),
+        "time_system": seconds(run.usage.system),
+        "peak_memory_usage": { "value": run.usage.peak_kib * 1024, "unit": "byte" },
+        "exit_code": run.exit,
+    })
 }
 
 /// The JSON document. Times are in seconds, memory in bytes.
@@ -57,6 +69,8 @@ pub(super) fn json(results: &Results) -> String {
             "memory_usage_byte": row.values(Figure::Peak).iter().map(|bytes| *bytes as u64).collect::<Vec<_>>(),
             "exit_codes": row.runs.iter().map(|run| run.exit).collect::<Vec<_>>(),
             "parameters": { "allocator": row.allocator.name },
+            "measurements": row.runs.iter().map(measurement).collect::<Vec<_>>(),
+            "summary": { "time_wall_clock": { "median": row.median(Figure::Time) } },
             "program": results.command,
             "library": row.allocator.library.to_string_lossy(),
             "user_times": row.values(Figure::User),

@@ -8,6 +8,7 @@
 //! The launcher writes what it found as lines of words to a pipe, whose number is its first argument.
 
 use crate::child::Inherited;
+use crate::interrupted;
 use specmalloc_measure::usage::Usage;
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt::Write as _;
@@ -86,7 +87,10 @@ pub(crate) fn launch(job: Job<'_>) -> io::Result<Outcome> {
     let mut child = unsafe { command.pre_exec(inherit) }.spawn()?;
     drop(writer);
     let mut text = Vec::new();
-    reader.read_to_end(&mut text)?;
+    {
+        let _taken_along = interrupted::take_along(child.id());
+        reader.read_to_end(&mut text)?;
+    }
     child.wait()?;
     read(&text).unwrap_or_else(|| Err(io::Error::other("the launcher was killed")))
 }

@@ -11,15 +11,16 @@ mod results;
 mod rounds;
 mod table;
 
-use crate::Failure;
 use crate::terminal::{Colour, Colours, is_terminal, width};
+use crate::{Failure, child, interrupted};
 use allocators::Allocator;
 use clap::Args;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 
 const HELP: &str = "\
 Each allocator is first tried once, without being counted: what does not load, does not serve the
@@ -69,7 +70,7 @@ pub(crate) struct Compare {
     /// A shell command to run before the first run of all.
     #[arg(short, long, value_name = "COMMAND")]
     setup: Option<String>,
-    /// A shell command to run after the last run of all.
+    /// A shell command to run after the last run of all, also when something failed, or Ctrl-C ended it.
     #[arg(short, long, value_name = "COMMAND")]
     cleanup: Option<String>,
     /// Count runs that end with an exit status other than 0, too. (A signal is always a failure.)
@@ -116,13 +117,20 @@ pub(crate) fn execute(arguments: &Compare) -> Result<ExitCode, Failure> {
     let exports =
         [&arguments.export_json, &arguments.export_csv, &arguments.export_markdown, &arguments.plot];
     for path in exports.into_iter().flatten() {
-        fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(path)
-            .map_err(|error| unwritten(path, &error))?;
+        let was_there = path.exists();
+        let opened = fs::OpenOptions::new().append(true).create(true).open(path);
+        opened.map_err(|error| unwritten(path, &error))?;
+        if !was_there {
+            // Until there is something to write nothing is left behind, however this ends.
+            fs::remove_file(path).map_err(|error| unwritten(path, &error))?;
+        }
     }
-    let results = rounds::measure(arguments, found, missing)?;
+    interrupted::watch();
+    let measured = rounds::measure(arguments, found, missing);
+    if let Some(signal) = interrupted::signal() {
+        return child::end_as(ExitStatus::from_raw(signal)).map(|never| match never {});
+    }
+    let results = measured?;
     let colours = Colours::new(arguments.color, is_terminal(&io::stdout()));
     let text = table::table(&results, width(), colours);
     // Whoever reads the table may have gone; the files are written all the same.

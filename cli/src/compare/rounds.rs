@@ -4,7 +4,7 @@ use super::Compare;
 use super::allocators::{Allocator, Missing};
 use super::launcher::{Job, Outcome, launch};
 use super::results::{Results, Row, Run};
-use crate::{Failure, child, target};
+use crate::{Failure, child, interrupted, target};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek};
@@ -13,6 +13,9 @@ use std::process::{Command, ExitStatus, Stdio};
 
 /// As many runs as take so long, unless the user says how many.
 const SECONDS: f64 = 3.0;
+
+/// The option whose command runs whatever happens.
+const CLEANUP: &str = "cleanup";
 
 /// Measures the program under each of `found`.
 pub(super) fn measure(
@@ -26,7 +29,7 @@ pub(super) fn measure(
     shell(arguments.setup.as_deref(), "setup")?;
     let done = all_runs(arguments, &mut results);
     // Whatever became of the runs.
-    let cleaned = shell(arguments.cleanup.as_deref(), "cleanup");
+    let cleaned = shell(arguments.cleanup.as_deref(), CLEANUP);
     done.and(cleaned)?;
     let measured = |row: &Row| row.trouble.is_none();
     let wanted = |row: &&Row| arguments.reference.as_ref().is_none_or(|name| row.allocator.name == *name);
@@ -103,6 +106,7 @@ fn all_runs(arguments: &Compare, results: &mut Results) -> Result<(), Failure> {
 /// is looked at more closely.
 fn one_run(arguments: &Compare, allocator: &Allocator, tried: bool) -> Result<Result<Run, String>, Failure> {
     shell(arguments.prepare.as_deref(), "prepare")?;
+    ended_early()?;
     let input = File::open(&arguments.input)
         .map_err(|error| Failure::own(format!("{}: {error}", arguments.input.display())))?;
     let mut errors = tried.then(memory_file).transpose().map_err(|error| Failure::own(error.to_string()))?;
@@ -118,7 +122,9 @@ fn one_run(arguments: &Compare, allocator: &Allocator, tried: bool) -> Result<Re
         watched: tried,
         streams: [input.into(), output, error],
     };
-    let outcome = launch(job).map_err(|error| Failure::start(&arguments.command[0], &error))?;
+    let outcome = launch(job).map_err(|error| Failure::start(&arguments.command[0], &error));
+    ended_early()?;
+    let outcome = outcome?;
     let Outcome { status, seconds, usage, seen } = outcome;
     // That it was not served comes before that it failed, which may be why.
     let unserved = match seen {
@@ -135,6 +141,11 @@ fn one_run(arguments: &Compare, allocator: &Allocator, tried: bool) -> Result<Re
         return Ok(Err(ended(status) + &said));
     }
     Ok(Ok(Run { seconds, usage, exit: status.code().unwrap_or(0) }))
+}
+
+/// Whether a signal asked for the end: whoever asked for the runs ends by it.
+fn ended_early() -> Result<(), Failure> {
+    interrupted::signal().map_or(Ok(()), |signal| Err(Failure::own(format!("ended by signal {signal}"))))
 }
 
 fn ended(status: ExitStatus) -> String {
@@ -185,7 +196,11 @@ fn shell(command: Option<&str>, what: &str) -> Result<(), Failure> {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::null());
     child::Inherited::read().hand_down(&mut shell);
-    let status = shell.status().map_err(|error| Failure::own(format!("/bin/sh: {error}")))?;
+    let failed = |error: io::Error| Failure::own(format!("/bin/sh: {error}"));
+    let mut shell = shell.spawn().map_err(failed)?;
+    // What cleans up is needed all the more then.
+    let waited = if what == CLEANUP { shell.wait() } else { interrupted::wait(&mut shell) };
+    let status = waited.map_err(failed)?;
     if status.success() {
         return Ok(());
     }

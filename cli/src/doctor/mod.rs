@@ -26,7 +26,7 @@ Examples:
   specmalloc doctor --json | jq '.findings[] | select(.state == \"act\")'
 
 Exit status: 0 if there is nothing to do, 1 if there is, 125 if specmalloc itself failed or there is no
-such process, 127 if there is no such program.";
+such process, 126 if the program could not be run, 127 if there is none.";
 
 #[derive(Args)]
 #[command(after_help = HELP)]

@@ -46,6 +46,9 @@ pub(super) fn check(name: &OsStr) -> Result<Vec<Finding>, Failure> {
         return Err(Failure::start(name, &error));
     };
     let file = File::open(&path).map_err(|error| Failure::start(name, &error))?;
+    if !target::can_run(&path) {
+        return Err(Failure::start(name, &io::Error::from_raw_os_error(libc::EACCES)));
+    }
     let notices = target::notices(name);
     if !notices.is_empty() {
         let advice = "LD_PRELOAD changes nothing here. Build the program with specmalloc, or without an allocator of its own.";
@@ -118,6 +121,8 @@ mod tests {
         let finding = check("sh".as_ref()).ok().unwrap().remove(0);
         assert!(finding.found.starts_with("the C library in /"), "{finding:?}");
         assert_eq!(check("no such program".as_ref()).err().unwrap().status, 127);
+        assert_eq!(check("/proc/self/status".as_ref()).err().unwrap().status, 126);
+        assert_eq!(check("/proc".as_ref()).err().unwrap().status, 126);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What a replay cost, and what a trace has in it, as text and as JSON.
 
 use super::Replay;
-use crate::text::{bytes, duration, grouped};
+use crate::terminal::width;
+use crate::text::{bytes, duration, grouped, joined};
 use serde_json::{Map, Value, json};
 use specmalloc_measure::usage::Usage;
 use specmalloc_trace::{Call, Trace};
@@ -59,30 +60,37 @@ pub(super) fn told(trace: &Trace, arguments: &Replay, before: &Cost, allocator: 
         });
         return format!("{document:#}\n");
     }
-    let kinds: Vec<_> = kinds.map(|(name, count)| format!("{} {name}", grouped(count))).collect();
+    let kinds = kinds.map(|(name, count)| format!("{} {name}", grouped(count))).collect();
     let threads = match trace.threads() {
         1 => "1 thread".to_owned(),
         threads => format!("{} threads", grouped(threads as u64)),
     };
-    let mut text = format!(
-        "{} calls by {threads} in {}: {each:.1} ns each, {} user, {} system\n{}\n\
-         peak live {}, peak resident {} ({} of it were there before, with the trace), {} page faults\n\
-         served by {}\n",
-        grouped(made),
-        duration(seconds),
-        duration(user),
-        duration(system),
-        kinds.join(", "),
-        bytes(trace.peak_live()),
-        bytes(after.usage.peak_kib * 1024),
-        bytes(before.usage.peak_kib * 1024),
-        grouped(faults),
-        allocator.display(),
-    );
+    let mut lines: Vec<Vec<String>> = vec![
+        vec![
+            format!("{} calls by {threads} in {}: {each:.1} ns each", grouped(made), duration(seconds)),
+            format!("{} user", duration(user)),
+            format!("{} system", duration(system)),
+        ],
+        kinds,
+        vec![
+            format!("peak live {}", bytes(trace.peak_live())),
+            format!(
+                "peak resident {} ({} of it were there before, with the trace)",
+                bytes(after.usage.peak_kib * 1024),
+                bytes(before.usage.peak_kib * 1024)
+            ),
+            format!("{} page faults", grouped(faults)),
+        ],
+        vec![format!("served by {}", allocator.display())],
+    ];
     if trace.skipped > 0 {
-        text += &format!("{} calls were about blocks that the trace does not know\n", grouped(trace.skipped));
+        lines.push(vec![format!(
+            "{} calls were about blocks that the trace does not know",
+            grouped(trace.skipped)
+        )]);
     }
-    text
+    let width = width();
+    lines.iter().flat_map(|facts| joined(facts, width)).map(|line| line + "\n").collect()
 }
 
 /// A line for each call: `0 malloc 24 = 7`, `1 free 7`, `0 aligned 100 64 = 8`, `0 realloc 8 200`, after the thread.

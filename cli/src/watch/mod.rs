@@ -13,7 +13,7 @@ mod threads;
 mod view;
 
 use crate::Failure;
-use crate::terminal::{is_terminal, width};
+use crate::terminal::{is_dumb, is_terminal, width};
 use clap::Args;
 use process::Watched;
 use sample::Looks;
@@ -27,6 +27,8 @@ The process has to publish its figures: start it with specmalloc run --watch -- 
 and the like. It publishes from its slow paths, at most fifty times a second: the figures of a process
 that sleeps are those of its last such moment, whose age is shown. Heaps are held by a thread, shown
 with its name, number and state (R runs, S waits), where the kernel tells us where its stack is.
+
+docs/json.md names the fields of the JSON and their units.
 
 Keys: Tab and 1 to 5 choose a table, < and > the column to sort by, R turns the order, / filters, d sets
 the delay, Space stops and goes on, the arrows scroll, q leaves.
@@ -68,6 +70,10 @@ pub(crate) fn top(arguments: &Top) -> Result<ExitCode, Failure> {
     if !arguments.once {
         if !is_terminal(&io::stdout()) || !is_terminal(&io::stdin()) {
             let message = "there is no terminal to show it in: use --once, with --json if you like";
+            return Err(Failure::own(message.to_owned()));
+        }
+        if is_dumb() {
+            let message = "TERM is dumb, and nothing can be drawn on such a terminal: use --once";
             return Err(Failure::own(message.to_owned()));
         }
         return screen::show(&watched, arguments.delay);

@@ -29,6 +29,10 @@ impl Told {
             io::ErrorKind::PermissionDenied => {
                 Failure::own(format!("process {pid} is not ours to look at: ask as its user, or as root"))
             }
+            // So the kernel says of its own threads, and of what has ended and is not waited for yet.
+            _ if error.raw_os_error() == Some(libc::ESRCH) => {
+                Failure::own(format!("process {pid} has no memory: it is the kernel's own, or has ended"))
+            }
             _ => Failure::own(format!("process {pid}: {error}")),
         };
         let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed)?;

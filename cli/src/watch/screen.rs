@@ -4,7 +4,7 @@ use super::process::Watched;
 use super::sample::Looks;
 use super::tables::{Tab, head, table};
 use super::view::{Input, Key, View};
-use crate::Failure;
+use crate::{Failure, child, interrupted};
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -12,16 +12,27 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 use std::io;
-use std::process::ExitCode;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
+
+/// After so long one looks whether a signal has come.
+const SOON: Duration = Duration::from_millis(200);
 
 /// Shows the process until the user leaves, or it ends.
 pub(super) fn show(watched: &Watched, delay: f64) -> Result<ExitCode, Failure> {
     let failed = |error: io::Error| Failure::own(format!("the terminal: {error}"));
     let mut looks = Looks::new(watched.look()?);
+    // The terminal is to be as it was, whatever ends this.
+    interrupted::watch();
     let mut terminal = ratatui::try_init().map_err(failed)?;
     let ended = run(&mut terminal, watched, &mut looks, View::new(delay.max(0.05)));
     ratatui::restore();
+    // It shows the cursor again.
+    drop(terminal);
+    if let Some(signal) = interrupted::signal() {
+        return child::end_as(ExitStatus::from_raw(signal)).map(|never| match never {});
+    }
     match ended.map_err(failed)? {
         // Told below what was on the screen before.
         Some(failure) => {
@@ -44,7 +55,10 @@ fn run(
         let mut columns = 0;
         terminal.draw(|frame| columns = draw(frame, watched, looks, &mut view))?;
         let until = Duration::from_secs_f64(view.delay).saturating_sub(looked.elapsed());
-        if event::poll(if view.paused { Duration::from_secs(3600) } else { until })? {
+        if interrupted::signal().is_some() {
+            return Ok(None);
+        }
+        if event::poll(if view.paused { SOON } else { until.min(SOON) })? {
             if let Event::Key(key) = event::read()?
                 && key.kind == KeyEventKind::Press
                 && !pressed(&mut view, key, columns)
@@ -53,7 +67,7 @@ fn run(
             }
             continue;
         }
-        if !view.paused {
+        if !view.paused && looked.elapsed().as_secs_f64() >= view.delay {
             match watched.look() {
                 Ok(sample) => looks.add(sample),
                 Err(failure) => return Ok(Some(failure)),

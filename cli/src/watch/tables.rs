@@ -4,7 +4,7 @@ use super::process::Watched;
 use super::sample::Looks;
 use super::threads::{Thread, holder};
 use crate::report;
-use crate::text::{Column, Side, bytes, duration, grouped, lines};
+use crate::text::{Column, Side, bytes, duration, grouped, joined, lines};
 use serde_json::{Value, json};
 
 /// Which table.
@@ -234,21 +234,6 @@ fn facts(pid: u32, looks: &Looks) -> [Vec<String>; 3] {
         rate("grace periods", looks.figure_rate(|figures| figures.grace_periods), grouped),
     ];
     [first, second, third]
-}
-
-/// `facts` in lines of at most `width`, with a comma between two.
-fn joined(facts: &[String], width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for fact in facts {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 2 + fact.chars().count() <= width => {
-                line.push_str(", ");
-                line.push_str(fact);
-            }
-            _ => lines.push(fact.clone()),
-        }
-    }
-    lines
 }
 
 /// Everything as a JSON document. Rates are in a second.
