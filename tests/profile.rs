@@ -3,8 +3,10 @@
 
 #[path = "../examples/debug_pprof.rs"]
 mod debug_pprof;
+#[path = "profile/pprof.rs"]
+mod pprof;
 
-use pprof::protos::{Message, Profile};
+use pprof::Profile;
 use specmalloc::profile;
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -45,7 +47,7 @@ fn fetch(target: &str) -> Profile {
     assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
     let mut plain = Vec::new();
     flate2::read::GzDecoder::new(&*body).read_to_end(&mut plain).expect("gzip");
-    Profile::decode(&*plain).expect("a profile")
+    Profile::decode(&plain)
 }
 
 /// Values of each sample type, of all stacks that come by a function whose name contains `name`.

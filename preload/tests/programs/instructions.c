@@ -4,6 +4,7 @@
  * in their place. ORDER says which: the `oldest`, the `newest`, or `random` ones.
  */
 #include "support.h"
+#include <valgrind/callgrind.h>
 
 enum { MOST_BLOCKS = 1 << 16 };
 static void *blocks[MOST_BLOCKS];
@@ -29,6 +30,7 @@ int main(int argc, char **argv)
     CHECK(table >= 1 && table <= MOST_BLOCKS && least <= most && batch >= 1 && batch <= table);
     for (size_t i = 0; i < table; i++) CHECK((blocks[i] = malloc(least + next() % (most - least + 1))) != NULL);
     size_t oldest = 0;
+    CALLGRIND_START_INSTRUMENTATION;
     for (size_t done = 0; done < pairs; done += batch) {
         for (size_t i = 0; i < batch; i++) {
             size_t at = table - 1 - i;
@@ -43,5 +45,6 @@ int main(int argc, char **argv)
             CHECK((blocks[places[i]] = malloc(size)) != NULL);
         }
     }
+    CALLGRIND_STOP_INSTRUMENTATION;
     return 0;
 }

@@ -4,6 +4,7 @@
  * were made or a `random` one.
  */
 #include "support.h"
+#include <valgrind/callgrind.h>
 
 enum { MOST_OWNERS = 64, MOST_BLOCKS = 1 << 16 };
 static void *blocks[MOST_BLOCKS];
@@ -39,6 +40,8 @@ int main(int argc, char **argv)
         blocks[i] = blocks[at];
         blocks[at] = block;
     }
+    CALLGRIND_START_INSTRUMENTATION;
     for (size_t i = 0; i < frees; i++) free(blocks[i % owners * each + i / owners]);
+    CALLGRIND_STOP_INSTRUMENTATION;
     _exit(0);
 }
