@@ -170,7 +170,7 @@ fn what_is_ended_by_a_signal_cleans_up_and_leaves_nothing() {
     {
         let (begun, cleaned, json) =
             (scratch().join("begun"), scratch().join("cleaned"), scratch().join("early.json"));
-        let [_, _] = [&begun, &cleaned].map(|file| fs::remove_file(file));
+        let [_, _] = [&begun, &cleaned].map(fs::remove_file);
         // Its number, which it keeps as it becomes something that takes long.
         let long = format!("echo $$ > '{0}.new'; mv '{0}.new' '{0}'; exec sleep 1000", begun.display());
         let (prepare, run) = if case == "run" { ("true", &*long) } else { (&*long, "true") };
