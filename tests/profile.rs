@@ -3,10 +3,8 @@
 
 #[path = "../examples/debug_pprof.rs"]
 mod debug_pprof;
-#[path = "profile/pprof.rs"]
-mod pprof;
 
-use pprof::Profile;
+use pprof::protos::{Message, Profile};
 use specmalloc::profile;
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -47,7 +45,7 @@ fn fetch(target: &str) -> Profile {
     assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
     let mut plain = Vec::new();
     flate2::read::GzDecoder::new(&*body).read_to_end(&mut plain).expect("gzip");
-    Profile::decode(&plain)
+    Profile::decode(&*plain).expect("a profile")
 }
 
 /// Values of each sample type, of all stacks that come by a function whose name contains `name`.
