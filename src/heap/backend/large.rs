@@ -90,7 +90,7 @@ impl<P: Platform> Backend<P> {
         let slab = unsafe { &*Slab::of(base) };
         slab.open_large(size.max(1).div_ceil(SLICE) as u32, size);
         by.tails().allocated(size);
-        let soiled = self.bound_tail(by, slab, tail, fresh);
+        let soiled = self.bound_tail(by, slab, tail, fresh, false);
         self.count_soiled(by, 0, soiled);
         ptr::with_exposed_provenance_mut(base)
     }
@@ -143,9 +143,12 @@ impl<P: Platform> Backend<P> {
             // It was made a large one before it had to be, and that was worth it.
             by.growers().early().prove(1);
         }
-        let before = self.soiled(slab);
+        let (before, shrinks) = (self.soiled(slab), size < slab.requested());
+        if !shrinks {
+            by.tails().grown();
+        }
         resize();
-        let after = self.bound_tail(by, slab, slab.tail(self.page_size()), fresh);
+        let after = self.bound_tail(by, slab, slab.tail(self.page_size()), fresh, shrinks);
         self.count_soiled(by, before, after);
     }
 
@@ -226,9 +229,9 @@ impl<P: Platform> Backend<P> {
     }
 
     /// Notes how much of the last slice of a large block is not resident, and gives back what is, behind the block, if
-    /// that is much. The slice was claimed just now if `fresh`. The caller holds the block, and counts what is soiled then,
-    /// which is returned.
-    fn bound_tail(&self, by: &Claimant, slab: &Slab, tail: Tail, fresh: bool) -> usize {
+    /// that is much. The slice was claimed just now if `fresh`; the block was longer just now if it `shrinks`. The caller
+    /// holds the block, and counts what is soiled then, which is returned.
+    fn bound_tail(&self, by: &Claimant, slab: &Slab, tail: Tail, fresh: bool, shrinks: bool) -> usize {
         let last = slab.last();
         let mut soiled = tail.soiled(last.spared());
         if soiled == 0 {
@@ -239,7 +242,11 @@ impl<P: Platform> Backend<P> {
             soiled = 0;
         }
         if tail.is_too_soiled(soiled)
-            && by.tails().take(self.settings().has_helper())
+            && (if shrinks {
+                by.tails().take_shrunk()
+            } else {
+                by.tails().take(self.settings().has_helper())
+            })
             && self.purge_tail(slab.base() + slab.bytes() - tail.bytes(), soiled)
         {
             soiled = 0;

@@ -131,17 +131,19 @@ const MOST_OWED: usize = MOST + 256 * PRICE;
 
 /// How many tails a heap may purge: what it has spent, in bytes. A large block that it allocates pays for its length,
 /// and for a purge, which its free takes back. So a heap that builds up may purge a tail with each block; one that
-/// replaces its blocks does one with some hundred of them, which is little work beside theirs. Touched by its possessor
-/// only.
+/// replaces its blocks does one with some hundred of them, which is little work beside theirs. A block that shrinks pays
+/// for a purge, too, which is taken back when a block grows again or is freed. Touched by its possessor only.
 pub struct Tails {
     spent: Cell<usize>,
+    /// Tails purged of blocks that shrank, for which nothing was taken back yet.
+    shrunk: Cell<usize>,
 }
 
 impl Tails {
     const_unless_model! {
         /// Nothing was spent.
         fn new() -> Tails {
-            Tails { spent: Cell::new(0) }
+            Tails { spent: Cell::new(0), shrunk: Cell::new(0) }
         }
     }
 
@@ -152,7 +154,27 @@ impl Tails {
 
     /// Notes that a large block was freed.
     pub(in crate::heap) fn freed(&self) {
+        self.owe();
+        self.grown();
+    }
+
+    /// Notes that a large block grew where it is.
+    pub(in crate::heap) fn grown(&self) {
+        if let Some(left) = self.shrunk.get().checked_sub(1) {
+            self.shrunk.set(left);
+            self.owe();
+        }
+    }
+
+    fn owe(&self) {
         self.spent.set((self.spent.get() + PRICE).min(MOST_OWED));
+    }
+
+    /// Whether the tail of a block that shrank may be purged, which the block pays for.
+    pub(in crate::heap) fn take_shrunk(&self) -> bool {
+        let may = self.spent.get() < MOST;
+        self.shrunk.set(self.shrunk.get() + usize::from(may));
+        may
     }
 
     /// Whether one may be purged, which is spent then; less often where others are `interrupted`.

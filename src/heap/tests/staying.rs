@@ -113,6 +113,40 @@ fn a_block_that_shrinks_gives_its_tail_back() {
     free(from, heap, block);
 }
 
+fn resize(from: &Allocator<Os>, heap: &Heap, block: usize, size: usize) {
+    let place = from.place(block).unwrap();
+    // SAFETY: the block is live, and large before and after.
+    assert!(unsafe { from.resize(heap, place, size, 1) }.is_some());
+}
+
+/// Many at a time, beside a helper, too; and one that shrinks and grows, or comes and goes, does so without the system.
+#[test]
+fn blocks_that_shrink_together_give_their_tails_back() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    from.settings().set_helper(true);
+    let blocks: Vec<usize> = (0..300).map(|_| get(from, heap, 200_000)).collect();
+    blocks.iter().for_each(|&block| resize(from, heap, block, 35_000));
+    let soiled = from.tally().sum(crate::heap::ground::Count::Soiled);
+    assert!(soiled <= blocks.len() * 35_000 / 8, "{soiled} bytes behind {} blocks", blocks.len());
+    blocks.iter().for_each(|&block| resize(from, heap, block, 65_000));
+    blocks.iter().for_each(|&block| free(from, heap, block));
+    let turns = |turn: &dyn Fn()| {
+        let before = from.space().os().calls().purge;
+        (0..3_000).for_each(|_| turn());
+        from.space().os().calls().purge - before
+    };
+    let block = get(from, heap, 60_000);
+    let calls = turns(&|| [34_000, 60_000].into_iter().for_each(|size| resize(from, heap, block, size)));
+    assert!(calls < 300, "{calls} calls for one that shrinks and grows");
+    let calls = turns(&|| {
+        let block = get(from, heap, 60_000);
+        resize(from, heap, block, 34_000);
+        free(from, heap, block);
+    });
+    assert!(calls < 600, "{calls} calls for one that comes, shrinks and goes");
+}
+
 #[test]
 fn large_blocks_by_turns_purge_few_tails() {
     let from = allocator(GRANULE);
