@@ -202,6 +202,10 @@ impl<P: Platform> Heaps<P> {
             !tidies || self.is_untidied(other) && (round == Round::Untidied || other.gate().is_probed())
         };
         let mark = |gate: &Gate| if tidies { gate.mark_and_probe() } else { gate.mark() };
+        if seeded("heap.hollow_unvisited") {
+            let others = self.pool().each().filter(|other| wants(other));
+            others.for_each(|other| other.hollow_out::<C, P>(self, 1));
+        }
         self.visit::<C>(heap.caller(), mark, wants, |other| match tidies {
             true => self.tidy::<C>(other),
             false => {

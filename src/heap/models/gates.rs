@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::heap::lives::Round;
+use crate::pal::Access;
 use crate::pal::simulated::Barrier;
 use crate::sync::checker::{explore, models};
 use loom::cell::UnsafeCell;
@@ -29,6 +30,7 @@ const SEEDED: &[SeededBug] = &[
     ),
     SeededBug::new("heap.tidied_unprobed", "the probe that is set with the mark", "used_after_tidied"),
     SeededBug::new("heap.post_undisturbed", "the look whether the owner was tidied", "sent_to_a_tidied"),
+    SeededBug::new("heap.hollow_unvisited", "that free blocks are given back in a visit only", "hollowed"),
 ];
 
 const OWNER: ThreadId = ThreadId::new(2);
@@ -202,4 +204,44 @@ fn used_after_tidied() {
     }
 }
 
-models! { visited handed_over gone sent_to_a_tidied used_after_tidied }
+/// An owner takes a free block of two pages again while another thread gives back what such blocks hold: what it writes
+/// there stays.
+fn hollowed() {
+    explore(2, || {
+        let gated = Gated::new(Barrier::Works);
+        let (from, heap) = (gated.base.get(), gated.heap);
+        // SAFETY: this thread plays the owner.
+        let take = || unsafe { from.allocate::<Checked>(heap, 8 << 10, 1, false) };
+        let (_stays, block) = (take(), take().expose_provenance());
+        let place = from.place(block).expect("a live block");
+        // SAFETY: as above.
+        unsafe { from.free::<Checked>(heap, ptr::with_exposed_provenance_mut(block), place) };
+        heap.empty_bins::<Checked, _>(from);
+        let visitors = gated.base.possess_as(VISITOR);
+        let owner = {
+            let gated = Arc::clone(&gated);
+            thread::spawn(move || {
+                let (from, heap) = (gated.base.get(), gated.heap);
+                if !heap.gate().enter() && !from.readmit(heap, OWNER) {
+                    return None;
+                }
+                // SAFETY: the owner is inside.
+                let block = unsafe { from.allocate::<Checked>(heap, 8 << 10, 1, false) };
+                // SAFETY: the block is the owner's, and has a second page.
+                unsafe { block.add(4096).cast::<usize>().write(1) };
+                // For the checker, which knows nothing of what is in memory: system calls come in one order or another.
+                let _mapped = from.space().os().map(None, 4096, Access::ReadWrite);
+                heap.gate().leave();
+                Some(block.expose_provenance() + 4096)
+            })
+        };
+        from.make_round::<Checked>(visitors, Round::All);
+        if let Some(word) = owner.join().unwrap() {
+            // SAFETY: the block is live.
+            let kept = unsafe { ptr::with_exposed_provenance::<usize>(word).read() };
+            assert_eq!(kept, 1, "given back though live");
+        }
+    });
+}
+
+models! { visited handed_over gone sent_to_a_tidied used_after_tidied hollowed }

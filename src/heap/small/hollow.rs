@@ -2,7 +2,7 @@
 //!
 //! A free block needs no more than its first two words: by them it is linked, and known to be free. The whole pages
 //! behind those are given back where memory is wanted more than speed: when the heap idles, when all that is free is
-//! asked back, near a limit, and when the heap grows higher than ever though much of it is such blocks.
+//! asked back, near a limit, and when the process grows higher than ever though much of the heap is such blocks.
 //!
 //! *Hollow* blocks lie at the end of their slab's list, and the slab says how many these are: what is freed comes in
 //! front of them, and who takes the list takes them last. So none is given back twice, and nothing is asked on the fast
@@ -122,9 +122,10 @@ impl Heap {
         bytes
     }
 
-    /// Whether an idle heap has more in free blocks than it may keep.
+    /// Whether an idle heap has more in free blocks than it may keep, as far as a look at some slabs tells: those that
+    /// became available last come first.
     pub(super) fn is_roomy(&self, page: usize) -> bool {
-        self.solid_bytes(page, usize::MAX) >= LEAST_IDLE
+        self.solid_bytes(page, LOOKED_AT_ONCE) >= LEAST_IDLE
     }
 
     /// Gives back the pages inside free blocks that lie on their slabs' lists, if these have `least` bytes. The caller
