@@ -56,7 +56,7 @@ struct specmalloc_statistics {
 /*
  * Stores the figures of this moment in the first SIZE bytes of *OUT and returns how many bytes this library knows;
  * fields beyond that are set to zero. Call with sizeof *out. The kernel is asked which pages of huge blocks are resident
- * (mincore), at most a thousand times: a filter of system calls that kills for that kills here.
+ * (mincore), at most a thousand times, and not once the program has announced a filter of system calls (prctl).
  */
 size_t specmalloc_get_statistics(struct specmalloc_statistics *out, size_t size);
 

@@ -3,7 +3,7 @@
 use super::detail::{ArenaDetail, HugeDetail};
 use super::shared_record::{SharedRecord, VARIABLE};
 use super::statistics::{Statistics, SystemCalls};
-use crate::global::{Options, Thread, environment, process, sample_at, with_heap_to_free};
+use crate::global::{Options, Thread, environment, is_shut_off, process, sample_at, with_heap_to_free};
 use crate::heap::{ArenaCensus, Census, Heap, HeapCensus};
 use crate::pal::Platform;
 use crate::region::Kind;
@@ -25,11 +25,12 @@ pub fn statistics<T: Thread>() -> Statistics {
 }
 
 /// As [`statistics`]; and the system is asked what of live huge blocks is not resident: a call for a thousand pages, and
-/// a thousand calls at most.
+/// a thousand calls at most, and none once the process has shut itself off from such.
 pub fn exact_statistics<T: Thread>() -> Statistics {
     let take = |heap: Option<&Heap>| {
         let process = process();
-        heap.map(|heap| (process.census::<T::Checks>(heap), process.untouched_bytes(heap)))
+        let untouched = |heap| if is_shut_off() { 0 } else { process.untouched_bytes(heap) };
+        heap.map(|heap| (process.census::<T::Checks>(heap), untouched(heap)))
     };
     with_heap_to_free::<T, _>(Options::NONE, take).map_or(Statistics::new(), |(census, untouched)| {
         let mut figures = figures(&census);

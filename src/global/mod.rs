@@ -26,6 +26,7 @@ pub use heaps::{
     with_heap_to_free, with_relief,
 };
 pub use helper::{dismiss_helper, start_helper, thread_found, thread_made};
+pub use lookout::is_shut_off;
 pub use options::{OptionError, Options, limit, sample_at};
 pub use pressure::{OnPressure, Pressure, on_pressure, tell_if_due};
 pub use process::{adapt_to_late_limit, environment, learn_limits, process, reserve_nothing};

@@ -1,6 +1,8 @@
 /* A program that shuts itself off once it has started, as a network service does: from then on only the kinds of system call
  * that glibc's malloc makes are allowed, and those that end it. Any other kills it. */
+#include "specmalloc.h"
 #include "support.h"
+#include <dlfcn.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -76,10 +78,15 @@ static void alone(void)
 /* The figures need nothing else either. */
 static void reports(void)
 {
-    char *block = malloc(40);
+    char *block = malloc(40), *sparse = calloc(1, 80 * MIB);
+    size_t (*get)(struct specmalloc_statistics *, size_t);
+    get = (typeof(get))dlsym(RTLD_DEFAULT, "specmalloc_get_statistics");
+    struct specmalloc_statistics now;
     shut_off();
     free(block);
     malloc_stats();
+    CHECK(get == NULL || (get(&now, sizeof now) > 0 && now.live_bytes >= 80 * MIB));
+    free(sparse);
     _exit(0);
 }
 

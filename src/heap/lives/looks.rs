@@ -37,6 +37,12 @@ impl Looks {
         seen
     }
 
+    /// Whether no look begins any more. Already old.
+    pub fn are_forbidden(&self) -> bool {
+        // Relaxed: a hint; who forbids them and then shuts the process off does so in its own time.
+        self.forbidden.load(Ordering::Relaxed)
+    }
+
     /// No look begins from here on, and none is going on any more. Calls `pause` while one is.
     pub fn forbid(&self, pause: impl Fn()) {
         // Relaxed: the fence orders it before the look at who is looking.
