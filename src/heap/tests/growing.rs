@@ -119,6 +119,11 @@ fn a_block_that_keeps_its_slices_is_told_its_size() {
     // Its end is resident: it was the block's.
     assert!(from.tally().sum(Count::Soiled) > 0 || from.purged_bytes() > 0);
     assert!(in_run(3 * SLICE) && from.tally().sum(Count::Soiled) == 0);
+    // Little may stay there.
+    let few = 3 * from.page_size();
+    assert!(in_run(3 * SLICE - few) && from.tally().sum(Count::Soiled) == few);
+    from.audit::<Checked>();
+    assert!(in_run(3 * SLICE) && from.tally().sum(Count::Soiled) == 0);
     free(from, heap, block);
     let census = from.census::<Checked>(heap);
     assert_eq!((census.large.blocks, census.large.bytes), (0, 0));
