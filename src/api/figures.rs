@@ -20,21 +20,22 @@ const INTERVAL_MS: u64 = 20;
 /// blocks in the bins of another live thread, and those on their way to it, count as live. What other threads do
 /// meanwhile may be seen half done.
 pub fn statistics<T: Thread>() -> Statistics {
-    let take = |heap: Option<&Heap>| heap.map(|heap| process().census::<T::Checks>(heap));
-    with_heap_to_free::<T, _>(Options::NONE, take).map_or(Statistics::new(), |census| figures(&census))
+    counted::<T>(|_| 0)
 }
 
 /// As [`statistics`]; and the system is asked what of live huge blocks is not resident: a call for a thousand pages, and
 /// a thousand calls at most, and none once the process has shut itself off from such.
 pub fn exact_statistics<T: Thread>() -> Statistics {
-    let take = |heap: Option<&Heap>| {
-        let process = process();
-        let untouched = |heap| if is_shut_off() { 0 } else { process.untouched_bytes(heap) };
-        heap.map(|heap| (process.census::<T::Checks>(heap), untouched(heap)))
-    };
+    counted::<T>(|heap| if is_shut_off() { 0 } else { process().untouched_bytes(heap) })
+}
+
+/// The figures, where so many bytes of live huge blocks as `untouched` says are known not to be resident.
+fn counted<T: Thread>(untouched: impl Fn(&Heap) -> usize) -> Statistics {
+    let take =
+        |heap: Option<&Heap>| heap.map(|heap| (process().census::<T::Checks>(heap), untouched(heap) as u64));
     with_heap_to_free::<T, _>(Options::NONE, take).map_or(Statistics::new(), |(census, untouched)| {
         let mut figures = figures(&census);
-        figures.resident_bytes -= (untouched as u64).min(census.huge.bytes);
+        figures.resident_bytes -= untouched.min(census.huge.bytes);
         figures
     })
 }

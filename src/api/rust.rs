@@ -181,7 +181,7 @@ impl SpecMalloc {
     }
 
     /// The process's figures now. The kernel is asked which pages of huge blocks are resident (mincore): a call for a
-    /// thousand pages, and a thousand calls at most.
+    /// thousand pages, and a thousand calls at most. A filter of system calls that kills for that kills here.
     pub fn statistics(&self) -> Statistics {
         figures::exact_statistics::<RustThread>()
     }
