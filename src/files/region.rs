@@ -86,7 +86,8 @@ impl FileRegion {
         Ok(FileRegion { current: Current::new(region), mode, source: Arc::new(source), manager })
     }
 
-    /// The bytes, for a moment.
+    /// The bytes, for a moment: whoever unmaps a region, this one or another, waits for each guard that is held. To work
+    /// for longer, as on bytes that must be read from a disk first, take a [`FileRegion::pin`].
     ///
     /// # Errors
     /// [`Error::Closed`], or [`Error::Fault`] if a page was found missing since the region was opened.

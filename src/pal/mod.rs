@@ -93,7 +93,7 @@ pub unsafe trait Platform: Send + Sync + 'static {
     /// Gives the pages of the range back: they read as zero afterwards (MADV_DONTNEED).
     ///
     /// # Safety
-    /// The range lies inside one mapping of this platform and nobody uses its contents any more.
+    /// The range was mapped by this platform, can be used, and nobody uses its contents any more.
     unsafe fn purge(&self, addr: usize, len: usize) -> Result<(), Errno>;
 
     /// Grows or shrinks a mapping from `old` to `new` bytes where it is; fails with `ENOMEM` if what follows is taken.

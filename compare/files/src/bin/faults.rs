@@ -5,9 +5,10 @@
 //! cargo run --release --manifest-path compare/files/Cargo.toml --bin faults -- [ROUNDS [MAPPINGS]]
 //! ```
 //!
-//! Each thread maps 128 MiB of a file of its own that has no name, writes one byte of each page, and unmaps it, again and
-//! again. *page_fault2* maps it privately, so each page is copied; *page_fault3* maps it shared. Faults per second, of the
-//! clock and of the processor (in user and system together); medians of the rounds, and what they are of bare mmap's.
+//! Each thread maps 128 MiB of a file of its own (the same for all ways) that has no name, writes one byte of each page,
+//! and unmaps it, again and again. *page_fault2* maps it privately, so each page is copied; *page_fault3* maps it shared.
+//! Faults per second, of the clock and of the processor (in user and system together); medians of the rounds, and what
+//! they are of bare mmap's.
 
 use memmap2::MmapOptions;
 use specmalloc::files::FileOptions;
@@ -58,9 +59,10 @@ fn region(file: &File, is_shared: bool, page: usize) -> io::Result<()> {
     let options = FileOptions::new();
     // SAFETY: nobody else has the file.
     let region = unsafe { if is_shared { options.map_mut(file)? } else { options.map_copy(file)? } };
-    let guard = region.guard()?;
+    // For longer than a moment: whoever unmaps any region would wait for a guard.
+    let pin = region.pin()?;
     touch(region.as_mut_ptr(), page);
-    drop(guard);
+    drop(pin);
     region.unmap()?;
     Ok(())
 }
@@ -79,20 +81,21 @@ fn processor() -> Duration {
         .sum()
 }
 
-/// Faults per second of the clock, and of the processor.
-fn run(once: Once, is_shared: bool, threads: usize, mappings: usize) -> [f64; 2] {
+/// Faults per second of the clock, and of the processor. A thread for each file.
+fn run(once: Once, is_shared: bool, files: &[File], mappings: usize) -> [f64; 2] {
+    let threads = files.len();
     // SAFETY: reads a constant of the system.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize };
     let (before, after) = (Barrier::new(threads + 1), Barrier::new(threads + 1));
     std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let file = unnamed().expect("a file");
-                // The first time the file's pages are made.
-                once(&file, is_shared, page).expect("is mapped");
+        for file in files {
+            let (before, after) = (&before, &after);
+            scope.spawn(move || {
+                // The first time what is clean becomes dirty.
+                once(file, is_shared, page).expect("is mapped");
                 before.wait();
                 for _ in 0..mappings {
-                    once(&file, is_shared, page).expect("is mapped");
+                    once(file, is_shared, page).expect("is mapped");
                 }
                 after.wait();
             });
@@ -133,10 +136,12 @@ fn main() {
     println!("|---|--:|---|--:|--:|--:|--:|");
     for (workload, is_shared) in [("page_fault2", false), ("page_fault3", true)] {
         for threads in THREADS {
+            // The same for all: which pages a file has is worth more than what is to be seen here.
+            let files: Vec<File> = (0..threads).map(|_| unnamed().expect("a file")).collect();
             let mut figures = [const { Vec::new() }; 3];
             for _ in 0..rounds {
                 for (way, figures) in ways.iter().zip(&mut figures) {
-                    figures.push(run(way.1, is_shared, threads, mappings));
+                    figures.push(run(way.1, is_shared, &files, mappings));
                 }
             }
             let medians = figures.map(|figures| {
