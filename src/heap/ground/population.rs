@@ -3,8 +3,8 @@
 //! That saves nine tenths of what faulting costs, and misses of the translation cache later; it costs memory wherever
 //! less than all of a region is touched, and time where the system has no 2 MiB in one piece: it looks for them each
 //! time, and finds none. So the bet is taken late and on proof, and looked at at once:
-//! - *An arena*: when [`ENOUGH`] bytes are live, hardly anything was purged lately, and nearly all of the arena that was
-//!   mapped last was handed out.
+//! - *An arena*: when [`ENOUGH`] bytes are live, hardly anything was purged lately, or nothing since that much less was
+//!   live, and nearly all of the arena that was mapped last was handed out.
 //! - *A huge block*: when of those that were freed lately nearly all was touched, as a few pages of each show.
 //! - *Won or lost*: some of the region is touched, and a clock tells whether huge pages came, and sooner than as many
 //!   single ones would have. If not, the region goes back to single pages, and the bet is not taken for a while, each
@@ -67,6 +67,8 @@ pub struct Population {
     /// those before that, and so on.
     purged: Counter,
     lately: Counter,
+    /// Bytes that were live when as much as a slice was purged last.
+    live_then: Counter,
     /// Whether an arena is populated by huge pages.
     in_arenas: AtomicBool,
     /// By an option.
@@ -94,6 +96,7 @@ impl Population {
                 next_pause: Counter::new(),
                 purged: Counter::new(),
                 lately: Counter::new(),
+                live_then: Counter::new(),
                 in_arenas: AtomicBool::new(false),
                 forbidden: AtomicBool::new(false),
             }
@@ -125,12 +128,20 @@ impl Population {
     }
 
     /// An arena is about to be mapped beside `live` bytes in use, while `purged` bytes have been given back ever:
-    /// whether use grows steadily.
+    /// whether use grows steadily. So it does in a program, too, that has torn down what it had, and builds up again:
+    /// what was purged on the way down is nothing against that.
     pub(in crate::heap) fn is_steady(&self, live: usize, purged: usize) -> bool {
         let lately = self.lately.get() / 2 + purged.wrapping_sub(self.purged.get());
         self.purged.set(purged);
         self.lately.set(lately);
-        live >= ENOUGH && lately <= live / 32
+        live >= ENOUGH && (lately <= live / 32 || live.saturating_sub(self.live_then.get()) >= ENOUGH)
+    }
+
+    /// So many `bytes` were purged while `live` ones are in use.
+    pub(in crate::heap) fn note_purge(&self, bytes: usize, live: usize) {
+        if bytes >= SLICE {
+            self.live_then.set(live);
+        }
     }
 
     /// Whether nearly all of what was freed of a kind lately had been touched.
@@ -255,7 +266,11 @@ impl Population {
         // Relaxed: a guess.
         let pages = HUGE_PAGE.checked_div(os.page_size()).unwrap_or(0);
         let fault = self.fault.load(Ordering::Relaxed);
-        let won = pieces.all(|piece| comes_at_once(touch_piece(os, piece), fault, pages));
+        let end = at + len;
+        let comes = |piece| comes_at_once(touch_piece(os, piece), fault, pages);
+        // A second look behind the first: that one may have been held up by something else.
+        let won =
+            pieces.all(|piece| comes(piece) || piece + 2 * HUGE_PAGE <= end && comes(piece + HUGE_PAGE));
         self.settle(won);
         if won && region.kind() == Kind::Arena {
             region.arena().begin_huge_pages();
@@ -457,9 +472,22 @@ mod tests {
     #[test]
     fn growth_is_steady_while_hardly_anything_goes_back() {
         let population = Population::new();
+        population.note_purge(SLICE, ENOUGH);
         assert!(!population.is_steady(ENOUGH - 1, 0) && population.is_steady(ENOUGH, 0));
         assert!(!population.is_steady(ENOUGH, ENOUGH / 10), "something was purged since");
         assert!(!population.is_steady(ENOUGH, ENOUGH / 10), "and not long ago");
         assert!(population.is_steady(ENOUGH, ENOUGH / 10));
+    }
+
+    #[test]
+    fn growth_from_a_low_is_steady_whatever_went_back_before() {
+        let population = Population::new();
+        population.note_purge(SLICE, ENOUGH);
+        assert!(!population.is_steady(2 * ENOUGH - 1, 100 * ENOUGH));
+        assert!(population.is_steady(2 * ENOUGH, 100 * ENOUGH));
+        population.note_purge(SLICE - 1, 2 * ENOUGH);
+        assert!(population.is_steady(2 * ENOUGH, 101 * ENOUGH), "a page or two");
+        population.note_purge(SLICE, 2 * ENOUGH);
+        assert!(!population.is_steady(2 * ENOUGH, 102 * ENOUGH));
     }
 }

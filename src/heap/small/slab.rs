@@ -28,6 +28,9 @@ const UNCOUNTED: u32 = u32::MAX;
 /// Bytes of blocks that a slab is extended by at most.
 const EXTENSION: usize = 16 << 10;
 
+/// Blocks that are linked at once for the sake of fewer slow events only.
+const MOST_LINKED: usize = 64;
+
 /// What a local free brought about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -190,8 +193,9 @@ impl Slab {
     /// Links never used blocks into a list, which it puts into `list`, and returns how many: none when the slab has
     /// none left. As many as a `page` holds, one at least; and more in a slab that has been used for some time: a third
     /// of what it has handed out, up to [`EXTENSION`] bytes, so that not every fourth block is a slow event, and most
-    /// pages are touched when they are needed and not before; but no more than `most`. A thread that vanishes in between
-    /// leaves a list that begins with a block that was never handed out: see [`Slab::is_unborn`].
+    /// pages are touched when they are needed and not before; and [`MOST_LINKED`] where those pages were resident when the
+    /// slab was opened; but no more than `most`. A thread that vanishes in between leaves a list that begins with a block
+    /// that was never handed out: see [`Slab::is_unborn`].
     ///
     /// # Safety
     /// The caller possesses the owning heap, of which `list` is an empty list; `base` is the address of the slab's
@@ -206,7 +210,8 @@ impl Slab {
     ) -> u32 {
         let info = self.info();
         let (size, from) = (info.size as usize, self.handed_out() as usize);
-        let long = (from / 3).min((EXTENSION / size).max(1));
+        let resident = self.requested().saturating_sub(from * size) / size;
+        let long = (from / 3).min(EXTENSION / size).max(resident.min(MOST_LINKED));
         let count = (page / size).max(1).max(long).min(info.capacity as usize - from).min(most as usize);
         if count == 0 {
             return 0;

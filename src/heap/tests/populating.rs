@@ -46,6 +46,18 @@ fn a_heap_that_gives_back_on_its_way_is_not() {
     }
 }
 
+#[test]
+fn a_heap_that_gave_back_all_is_populated_again() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    // (From the third cycle on the memory stays.)
+    for (huge, bets) in [(4, 4), (4, 8), (4, 8)] {
+        let held = grow(from, heap, 1_000, 130);
+        assert_eq!((huge_arenas(from, &held), taken(from)), (huge, bets));
+        held.into_iter().for_each(|block| free(from, heap, block));
+    }
+}
+
 /// How many of the arenas in which these blocks lie are populated by huge pages.
 fn huge_arenas(from: &Allocator<Os>, blocks: &[usize]) -> usize {
     let arenas: BTreeSet<usize> = blocks.iter().map(|block| block / GRANULE * GRANULE).collect();

@@ -23,6 +23,25 @@ fn a_cycle_makes_no_system_call_from_the_third_on() {
     }
 }
 
+/// How many blocks of its slab have been linked.
+fn linked(block: usize) -> u32 {
+    // SAFETY: the block is live, and its record with it.
+    unsafe { Slab::first_of(Slab::of(block)) }.handed_out()
+}
+
+#[test]
+fn blocks_are_linked_page_by_page_unless_the_pages_are_there() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let blocks: Vec<usize> = (0..400).map(|_| get(from, heap, 3_000)).collect();
+    assert_eq!((linked(blocks[399]), from.dirty_slices()), (1, 0), "one to a page");
+    blocks.iter().for_each(|&block| free(from, heap, block));
+    assert!(from.dirty_slices() > 0);
+    for (size, all) in [(1_000, 64), (2_000, 32), (100, 64)] {
+        assert_eq!(linked(get(from, heap, size)), all);
+    }
+}
+
 #[test]
 fn what_cannot_be_purged_is_not_tried_again_and_again() {
     let from = allocator(GRANULE);
