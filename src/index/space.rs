@@ -82,15 +82,6 @@ pub struct Space<P: Platform> {
     index: Index,
 }
 
-/// Bytes that are unmapped in one call, with their pages.
-const UNMAPPED_AT_ONCE: usize = 8 << 20;
-
-/// Bytes of a longer region whose pages are given back in one call: a few milliseconds, if all are there.
-const PIECE: usize = GRANULE;
-
-/// Pieces into which a longer region is cut at most, to give its pages back.
-const MOST_PIECES: usize = 1024;
-
 impl<P: Platform> Space<P> {
     crate::const_unless_model! {
         /// A space without regions; [`Space::start`] comes before the first.
@@ -392,9 +383,8 @@ impl<P: Platform> Space<P> {
     fn finish(&self, region: &'static Region) -> Result<(), Errno> {
         let (base, mapped, held) = (region.base(), region.left(), region.held());
         let _locked = twin::growing();
-        self.empty(base, region.len().min(mapped - self.os.page_size()));
         // SAFETY: the law of the space: excluded, unlinked, a grace period, drained. Nobody uses the memory.
-        if let Err(error) = unsafe { self.os.unmap(base, mapped) } {
+        if let Err(error) = unsafe { self.os.unmap_used(base, mapped) } {
             self.failed_unmaps.add(1);
             return Err(error);
         }
@@ -406,22 +396,6 @@ impl<P: Platform> Space<P> {
         self.descriptors.recycle(region);
         self.placement.give_back(&self.os, &self.metadata, base, held);
         Ok(())
-    }
-
-    /// Gives the pages of what is unmapped next back, a piece at a time, guard (or last page) left out. The process's map is locked
-    /// for as long as a munmap takes, and others who map or unmap wait; here it is for one piece, and since Linux 6.17
-    /// not at all where a piece lies in one mapping. What the system refuses goes with the mapping.
-    fn empty(&self, base: usize, len: usize) {
-        if len < UNMAPPED_AT_ONCE {
-            return;
-        }
-        let piece = PIECE.max((len / MOST_PIECES).next_multiple_of(PIECE));
-        for at in (0..len).step_by(piece) {
-            // SAFETY: as in `finish`, which asks for it.
-            if unsafe { self.os.purge(base + at, piece.min(len - at)) }.is_err() {
-                return;
-            }
-        }
     }
 
     /// Unmaps a region, waiting for the sections and pins of others. The caller holds no pin on it: it would wait for

@@ -61,6 +61,24 @@ fn mapping(platform: &impl Platform, page: usize) {
     unsafe { platform.unmap(addr + 5 * page, 3 * page).unwrap() };
     let after = platform.calls();
     assert_eq!((after.map - before.map, after.unmap - before.unmap, after.failed - before.failed), (1, 3, 0));
+    // What is long, and has a guard.
+    let len = (70 << 20) + page;
+    let addr = platform.map(None, len, Access::ReadWrite).unwrap();
+    fill(platform, addr, len - page, 1);
+    // SAFETY: mapped above; nobody looks any more.
+    unsafe { platform.protect(addr + len - page, page, Access::None).unwrap() };
+    let before = platform.calls();
+    // SAFETY: as above.
+    unsafe { platform.unmap_used(addr, len).unwrap() };
+    let after = platform.calls();
+    assert_eq!(
+        (after.unmap - before.unmap, after.purge - before.purge, after.failed - before.failed),
+        (1, 0, 0)
+    );
+    assert_eq!(platform.map(Some(addr), len, Access::ReadWrite), Ok(addr), "all of it is gone");
+    assert!(zero(addr, len - page));
+    // SAFETY: as above.
+    unsafe { platform.unmap(addr, len).unwrap() };
 }
 
 fn placing(platform: &impl Platform, page: usize) {

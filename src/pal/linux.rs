@@ -4,6 +4,7 @@
 //! `errno` as it was whatever happens: the caller is inside malloc or free, and only the C interface above decides
 //! what `errno` becomes.
 
+use super::emptying::pieces;
 use super::errno::kept_errno;
 use super::{Access, CallCounts, Errno, Platform, limits};
 use crate::const_unless_model;
@@ -227,6 +228,19 @@ unsafe impl Platform for Linux {
         // SAFETY: the caller vouches that the range is ours and unused.
         let outcome = done(|| unsafe { libc::munmap(addr as *mut c_void, len) });
         self.counted(&self.counters.unmap, outcome)
+    }
+
+    unsafe fn unmap_used(&self, addr: usize, len: usize) -> Result<(), Errno> {
+        for piece in pieces(len, self.page_size()) {
+            let at = (addr + piece.start) as *mut c_void;
+            // SAFETY: the caller vouches that the range is ours and unused.
+            if done(|| unsafe { libc::madvise(at, piece.len(), libc::MADV_DONTNEED) }).is_err() {
+                // Locked memory, for one: it goes with the mapping.
+                break;
+            }
+        }
+        // SAFETY: passed on.
+        unsafe { self.unmap(addr, len) }
     }
 
     unsafe fn protect(&self, addr: usize, len: usize, access: Access) -> Result<(), Errno> {

@@ -9,6 +9,7 @@
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod conformance;
+mod emptying;
 mod errno;
 mod limits;
 mod linux;
@@ -84,6 +85,16 @@ pub unsafe trait Platform: Send + Sync + 'static {
     /// The range was mapped by this platform and nobody uses it any more.
     unsafe fn unmap(&self, addr: usize, len: usize) -> Result<(), Errno>;
 
+    /// As [`Platform::unmap`], of what was in use. Whoever maps or unmaps something beside it does not wait for its pages
+    /// to go, as far as the system knows how.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn unmap_used(&self, addr: usize, len: usize) -> Result<(), Errno> {
+        // SAFETY: passed on.
+        unsafe { self.unmap(addr, len) }
+    }
+
     /// Changes what the range may be used for.
     ///
     /// # Safety
@@ -93,7 +104,7 @@ pub unsafe trait Platform: Send + Sync + 'static {
     /// Gives the pages of the range back: they read as zero afterwards (MADV_DONTNEED).
     ///
     /// # Safety
-    /// The range was mapped by this platform, can be used, and nobody uses its contents any more.
+    /// The range lies inside one mapping of this platform and nobody uses its contents any more.
     unsafe fn purge(&self, addr: usize, len: usize) -> Result<(), Errno>;
 
     /// Grows or shrinks a mapping from `old` to `new` bytes where it is; fails with `ENOMEM` if what follows is taken.

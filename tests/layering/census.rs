@@ -38,6 +38,7 @@ const FENCES: [&str; 5] = ["fence", "acquire_fence", "release_fence", "full_fenc
 const CALLS: [&str; 11] = [
     "map",
     "unmap",
+    "unmap_used",
     "protect",
     "purge",
     "resize",

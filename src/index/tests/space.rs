@@ -99,25 +99,6 @@ fn places_are_used_again() {
 }
 
 #[test]
-fn what_is_long_goes_in_pieces_and_whole_where_the_system_refuses() {
-    let (os, space) = space_on(Config::default());
-    // Bytes, and calls that give pages back before the mapping goes. (Of more than 32 GiB pieces are longer.)
-    for (len, pieces) in
-        [(1 << 20, 0), (7 << 20, 0), (20 << 20, 1), (70 << 20, 3), (1 << 30, 32), (33 << 30, 528)]
-    {
-        let region = space.map_region(Kind::Huge, len, 1, 0).unwrap();
-        let before = os.calls();
-        assert_eq!(space.unmap_now(region, None), Ok(()));
-        let after = os.calls();
-        assert_eq!((after.purge - before.purge, after.unmap - before.unmap), (pieces, 1), "{len:#x}");
-    }
-    let region = space.map_region(Kind::Huge, 32 << 20, 1, 0).unwrap();
-    os.fail_kind(CallKind::Purge, Errno(libc::EINVAL));
-    assert_eq!(space.unmap_now(region, None), Ok(()));
-    assert_eq!(region_bytes(&os, &space), 0);
-}
-
-#[test]
 fn on_linux_a_hint_places_an_arena() {
     let space = Space::new(crate::pal::Linux::new());
     space.start();

@@ -79,11 +79,6 @@ impl AddressSpace {
         self.pieces(range).iter().map(|(part, _)| part.len()).sum::<usize>() == range.len()
     }
 
-    /// Whether every byte of `range` is mapped, and no guard.
-    pub(super) fn is_accessible(&self, range: &Range<usize>) -> bool {
-        self.is_mapped(range) && self.pieces(range).iter().all(|(_, kind)| kind.access != Access::None)
-    }
-
     /// The kind of the one mapping that holds all of `range`.
     pub(super) fn single(&self, range: &Range<usize>) -> Option<Kind> {
         match self.pieces(range).as_slice() {

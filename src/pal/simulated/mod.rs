@@ -295,7 +295,10 @@ unsafe impl Platform for Simulated {
     unsafe fn purge(&self, addr: usize, len: usize) -> Result<(), Errno> {
         let range = self.range_of(addr, len);
         let outcome = self.call(CallKind::Purge, addr, len, |state, reserve| {
-            assert!(state.space.is_accessible(&range), "purging {range:x?}, of which not all can be used");
+            assert!(
+                state.space.single(&range).is_some(),
+                "purging {range:x?}, which is not inside one mapping"
+            );
             reserve.purge(&range);
             Ok(addr)
         });
