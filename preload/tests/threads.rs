@@ -13,6 +13,7 @@ passing_cases! { "threads.c":
     the_first_thread_exits,
     the_last_thread_ends_the_process,
     handlers_before_threads_begin,
+    what_is_buffered_is_written_at_the_end,
     threads_that_only_free,
     key_destructors_allocate_and_free,
     constructors_and_exit_handlers,

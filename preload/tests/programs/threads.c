@@ -320,6 +320,35 @@ static void handlers_before_threads_begin(void)
     CHECK(status == 0);
 }
 
+static void *keeps_the_helper_busy(void *unused)
+{
+    for (int i = 0; i < 30; i++) {
+        char *block = opaque(malloc(100000));
+        block[5000] = 1;
+        usleep(100000);
+        free(block);
+    }
+    return unused;
+}
+
+/* After a second the helper looks at files, from a table of its own: it must not be who writes out what is buffered. */
+static void what_is_buffered_is_written_at_the_end(void)
+{
+    FILE *file = tmpfile();
+    CHECK(file != NULL);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        pthread_t threads[3];
+        for (int i = 0; i < 3; i++) start(&threads[i], keeps_the_helper_busy, NULL);
+        CHECK(fputs("all", file) >= 0);
+        pthread_exit(NULL);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(lseek(fileno(file), 0, SEEK_END) == 3);
+}
+
 static void *only_frees(void *unused)
 {
     (void)unused;
@@ -449,5 +478,5 @@ static void plugins_come_and_go(void)
 MAIN(CASE(malloc_in_signal_handlers), CASE(fork_while_64_threads_allocate),
      CASE(bare_fork_while_64_threads_allocate), CASE(grandchildren), CASE(spawn_while_threads_allocate),
      CASE(thousands_of_threads_leave_little_behind), CASE(the_first_thread_exits), CASE(the_last_thread_ends_the_process),
-     CASE(handlers_before_threads_begin),
+     CASE(handlers_before_threads_begin), CASE(what_is_buffered_is_written_at_the_end),
      CASE(threads_that_only_free), CASE(key_destructors_allocate_and_free), CASE(constructors_and_exit_handlers), CASE(plugins_come_and_go))
