@@ -13,7 +13,7 @@ use core::mem::transmute;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use specmalloc::internals::global::{
-    ExitKey, Main, NOBODY, Sample, Stray, Thread, exit_thread, exit_value, was_counted,
+    ExitKey, Main, NOBODY, Sample, Stray, Thread, end_thread, exit_value, was_counted,
 };
 use specmalloc::internals::heap::{Checked, Heap, ThreadId};
 
@@ -172,7 +172,7 @@ unsafe impl Thread for PreloadThread {
 pub static EXIT: ExitKey = ExitKey::new(at_exit);
 
 unsafe extern "C" fn at_exit(counted: *mut c_void) {
-    exit_thread::<PreloadThread>(was_counted(counted));
+    end_thread::<PreloadThread>(was_counted(counted));
 }
 
 type Create = unsafe extern "C" fn(

@@ -12,6 +12,8 @@ passing_cases! { "threads.c":
     spawn_while_threads_allocate,
     the_first_thread_exits,
     the_last_thread_ends_the_process,
+    handlers_before_threads_begin,
+    what_is_buffered_is_written_at_the_end,
     threads_that_only_free,
     key_destructors_allocate_and_free,
     constructors_and_exit_handlers,

@@ -195,16 +195,16 @@ pub(super) fn arm<T: Thread>(counted: bool) {
     if counted && (T::GUARDED || process().pool().left_by(T::id()).is_none()) {
         presence::thread_begins();
     }
-    if !hook::<T>(counted, T::call_at_exit) && !is_first {
+    // (A handler may have done all of it.)
+    if make_armed::<T>() && !T::call_at_exit(counted) && !is_first {
         exit_thread::<T>(counted);
     }
 }
 
-/// Makes the thread an armed one if `call_at_exit` can; returns whether it could.
-fn hook<T: Thread>(counted: bool, call_at_exit: fn(bool) -> bool) -> bool {
+/// Makes the thread an armed one, unless it is or was: before its exit is hooked, which may allocate and so come back.
+fn make_armed<T: Thread>() -> bool {
     fork::learn::<T>();
-    // Before the hook is set, which may allocate and so come back here. (A handler may have done all of it.)
-    !T::change_heap(&raw const NOBODY, &raw const ARMED) || call_at_exit(counted)
+    T::change_heap(&raw const NOBODY, &raw const ARMED)
 }
 
 /// At load, in the first thread: arms it, even if it never allocates.
@@ -217,7 +217,11 @@ pub fn begin_process<T: Thread>() {
 /// In a thread that was announced by [`thread_made`](super::thread_made), before anything else of the program's.
 pub fn begin_thread<T: Thread>() {
     T::set_guest_steps(GUEST_STEPS);
-    if !hook::<T>(true, |counted| T::call_at_exit(counted) || T::call_at_exit_with_locks(counted)) {
+    if !make_armed::<T>() && ptr::eq(T::heap(), &raw const EXITED) {
+        // A signal handler came first and found no way to hook the exit.
+        presence::thread_ends();
+    } else if !T::call_at_exit(true) && !T::call_at_exit_with_locks(true) {
+        // (What a handler has hooked says that the thread is not counted.)
         exit_thread::<T>(true);
     }
 }

@@ -9,8 +9,8 @@
 //! [`HelperState`](crate::heap::HelperState).
 
 use super::fork;
-use super::heaps::{arm, with_heap};
-use super::lookout::Lookout;
+use super::heaps::{arm, exit_thread, with_heap};
+use super::lookout::{self, Lookout};
 use super::options::Options;
 use super::presence::{self, NUMBER, is_allowed};
 use super::process::{learn_limits, process};
@@ -76,6 +76,16 @@ pub fn thread_made<T: Thread, R>(make: impl FnOnce() -> R, is_made: impl FnOnce(
         presence::thread_ends();
     }
     made
+}
+
+/// At the end of a thread of the program: [`exit_thread`]. The last one waits for a helper that has a table of files of
+/// its own to be gone: whichever thread is the last of all runs what the program has registered for its end, which may
+/// write to the program's files.
+pub fn end_thread<T: Thread>(counted: bool) {
+    exit_thread::<T>(counted);
+    if counted && process().helper().has_nobody() && lookout::has_own_files() {
+        dismiss_helper();
+    }
 }
 
 /// In a thread that was not announced, where nothing can be held: arms it, and starts the helper if need be.

@@ -5,7 +5,7 @@
 //! And no file is opened once a filter of system calls may be there, which may kill for it.
 
 use crate::heap::Looks;
-use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use core::ffi::c_ulong;
 
 /// What the options say.
@@ -15,6 +15,15 @@ const OFF: u8 = 1;
 const ON: u8 = 2;
 
 static LOOKS: Looks = Looks::new();
+
+/// Whether a helper of this process has ever had a table of files of its own.
+static HAS_OWN_FILES: AtomicBool = AtomicBool::new(false);
+
+/// Whether the helper may have a table of files of its own. Asked when the last thread of the program is about to end.
+pub(super) fn has_own_files() -> bool {
+    // Relaxed: set before a helper takes it, which is a second after that has begun.
+    HAS_OWN_FILES.load(Ordering::Relaxed)
+}
 
 /// Says whether pressure is heeded.
 pub(super) fn heed(on: bool) {
@@ -72,6 +81,8 @@ impl Lookout {
     /// Gives the calling thread an empty table of files of its own (Linux 5.9), or has done so.
     fn opens_own_files(&mut self) -> bool {
         if !self.has_own_files {
+            // Relaxed: as in `has_own_files`.
+            HAS_OWN_FILES.store(true, Ordering::Relaxed);
             let unshare = libc::CLOSE_RANGE_UNSHARE;
             // SAFETY: closes no file but in the copy of the table that becomes this thread's, which uses none.
             self.has_own_files =

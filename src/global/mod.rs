@@ -25,7 +25,7 @@ pub use heaps::{
     attach_to, begin_process, begin_thread, enter_or_readmit, exit_thread, trim, with_heap,
     with_heap_to_free, with_relief,
 };
-pub use helper::{dismiss_helper, start_helper, thread_found, thread_made};
+pub use helper::{dismiss_helper, end_thread, start_helper, thread_found, thread_made};
 pub use lookout::is_shut_off;
 pub use options::{OptionError, Options, limit, sample_at};
 pub use pressure::{OnPressure, Pressure, on_pressure, tell_if_due};

@@ -99,8 +99,8 @@ pub unsafe trait Thread: 'static {
     }
     /// The sample that is known as `number` is about to be freed.
     fn freed(_number: u32, _sample: &Sample) {}
-    /// Sees to it that [`exit_thread`](super::exit_thread) runs when this thread exits, with the same argument. Returns
-    /// whether it will. May allocate; takes no lock of the C library's.
+    /// Sees to it that [`exit_thread`](super::exit_thread) runs when this thread exits, with the same argument, the
+    /// last one if this is called again. Returns whether it will. May allocate; takes no lock of the C library's.
     fn call_at_exit(counted: bool) -> bool;
     /// The same at the start of a thread, where nothing is held: where the other has failed.
     fn call_at_exit_with_locks(_counted: bool) -> bool {

@@ -275,6 +275,80 @@ static void the_last_thread_ends_the_process(void)
     pthread_exit(NULL);
 }
 
+static void allocates_once(int signal)
+{
+    (void)signal;
+    free(opaque(malloc(10)));
+    handled++;
+}
+
+static void *does_nothing(void *unused) { return unused; }
+
+/* Threads in which a handler allocates before they have begun, and then the first thread exits. */
+static void is_over_with_its_last_thread(void)
+{
+    pthread_t thread;
+    pthread_attr_t attributes;
+    sigset_t none, one;
+    sigemptyset(&none);
+    sigemptyset(&one);
+    sigaddset(&one, SIGUSR1);
+    signal(SIGUSR1, allocates_once);
+    pthread_sigmask(SIG_BLOCK, &one, NULL);
+    pthread_attr_init(&attributes);
+    CHECK(pthread_attr_setsigmask_np(&attributes, &none) == 0);
+    for (int i = 1; i <= 3; i++) {
+        /* It waits for a thread that has it not blocked, and comes before anything that this one does. */
+        kill(getpid(), SIGUSR1);
+        CHECK(pthread_create(&thread, &attributes, does_nothing, NULL) == 0);
+        CHECK(pthread_join(thread, NULL) == 0 && handled == i);
+    }
+    pthread_exit(NULL);
+}
+
+/* In a child: a library's thread that is left alone has signals blocked, and no alarm would end it. */
+static void handlers_before_threads_begin(void)
+{
+    int status = 0;
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) is_over_with_its_last_thread();
+    for (int looks = 0; waitpid(child, &status, WNOHANG) == 0; looks++) {
+        if (looks == 6000) kill(child, SIGKILL);
+        usleep(10000);
+    }
+    CHECK(status == 0);
+}
+
+static void *keeps_the_helper_busy(void *unused)
+{
+    for (int i = 0; i < 30; i++) {
+        char *block = opaque(malloc(100000));
+        block[5000] = 1;
+        usleep(100000);
+        free(block);
+    }
+    return unused;
+}
+
+/* After a second the helper looks at files, from a table of its own: it must not be who writes out what is buffered. */
+static void what_is_buffered_is_written_at_the_end(void)
+{
+    FILE *file = tmpfile();
+    CHECK(file != NULL);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        pthread_t threads[3];
+        for (int i = 0; i < 3; i++) start(&threads[i], keeps_the_helper_busy, NULL);
+        CHECK(fputs("all", file) >= 0);
+        pthread_exit(NULL);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(lseek(fileno(file), 0, SEEK_END) == 3);
+}
+
 static void *only_frees(void *unused)
 {
     (void)unused;
@@ -404,4 +478,5 @@ static void plugins_come_and_go(void)
 MAIN(CASE(malloc_in_signal_handlers), CASE(fork_while_64_threads_allocate),
      CASE(bare_fork_while_64_threads_allocate), CASE(grandchildren), CASE(spawn_while_threads_allocate),
      CASE(thousands_of_threads_leave_little_behind), CASE(the_first_thread_exits), CASE(the_last_thread_ends_the_process),
+     CASE(handlers_before_threads_begin), CASE(what_is_buffered_is_written_at_the_end),
      CASE(threads_that_only_free), CASE(key_destructors_allocate_and_free), CASE(constructors_and_exit_handlers), CASE(plugins_come_and_go))

@@ -75,6 +75,12 @@ impl HelperState {
         self.threads.load(Ordering::Relaxed) % BEGUN <= 1
     }
 
+    /// Whether no thread of the program is left: asked by one that has ended.
+    pub fn has_nobody(&self) -> bool {
+        // Relaxed: of two that end at once the later one sees its own step behind the other's.
+        self.threads.load(Ordering::Relaxed) % BEGUN == 0
+    }
+
     /// How many threads of the program have begun, ever: where that goes on, the first is alone for moments only.
     pub fn begun(&self) -> u32 {
         // Relaxed: a hint.
