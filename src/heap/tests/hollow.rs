@@ -157,6 +157,83 @@ fn a_heap_that_grows_gives_back_first_what_it_has_in_free_blocks() {
     assert!(from.hollow().get() <= hollow);
 }
 
+/// Use is measured by what it was when all that is free was given back last, not by what it has ever been.
+#[test]
+fn a_heap_that_was_tidied_grows_from_there() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let mut blocks = build(from, heap, 8_000);
+    let peak = from.live_bytes();
+    thin(from, heap, &mut blocks);
+    from.trim::<Checked>(heap);
+    let least = from.live_bytes();
+    let more = build(from, heap, 1_500);
+    more.keys().for_each(|&block| free(from, heap, block));
+    heap.settle_all::<Checked, _>(from);
+    let calls = purges(from);
+    let _others: Vec<usize> = (0..12 * MIB / 4_000).map(|_| get(from, heap, 4_000)).collect();
+    assert!((least..peak).contains(&from.live_bytes()), "the peak is not reached again");
+    assert!(purges(from) > calls, "use is higher than at the last look");
+    look(&blocks);
+}
+
+/// Large blocks are what grows, too; and between two looks there is room for some.
+#[test]
+fn a_heap_that_grows_by_large_blocks_gives_back_first_what_it_has_in_free_blocks() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let mut blocks = build(from, heap, 8_000);
+    thin(from, heap, &mut blocks);
+    let before = cached(from, heap);
+    let calls = purges(from);
+    let others: Vec<usize> = (0..before / 60_000).map(|_| get(from, heap, 60_000)).collect();
+    assert!(purges(from) > calls);
+    let after = cached(from, heap);
+    assert!(after < before / 2, "{after} of {before}");
+    look(&blocks);
+    others.iter().chain(blocks.keys()).for_each(|&block| free(from, heap, block));
+    from.trim::<Checked>(heap);
+    assert_eq!((from.claimed_slices(), from.live_bytes()), (0, 0));
+}
+
+/// In whatever way a heap is tidied: by its thread, by another one's trim or the helper while that lives, or idle.
+#[test]
+fn what_is_at_hand_goes_home_before_free_blocks_are_given_back() {
+    type Way = fn(&Allocator<Os>, &Heap, &Heap);
+    let ways: [Way; 4] = [
+        |from, owner, _| from.trim::<Checked>(owner),
+        |from, owner, other| {
+            from.open_gate(owner);
+            from.trim::<Checked>(other);
+        },
+        |from, owner, other| {
+            from.open_gate(owner);
+            (0..2).for_each(|_| from.watch_heaps::<Checked>(other));
+        },
+        |from, owner, _| {
+            from.give_up(owner);
+            from.collect_idle::<Checked>(ThreadId::new(2));
+        },
+    ];
+    for (way, tidy) in ways.iter().enumerate() {
+        let from = allocator(GRANULE);
+        let (owner, other) = (possess(from, 1), possess(from, 2));
+        let mut blocks = build(from, owner, 4_000);
+        thin(from, owner, &mut blocks);
+        // In one slab all blocks but one are free, and some of them at hand.
+        let last = fill(from, owner, 12_288);
+        last[1..].iter().for_each(|&block| free(from, owner, block));
+        let before = from.live_bytes();
+        tidy(from, owner, other);
+        let (hollow, slab) = (from.hollow().get() * from.page_size(), slab_of(from, last[0]));
+        assert!(hollow > 20 * MIB && before - from.live_bytes() >= hollow, "{way}: {hollow}");
+        assert_eq!(slab.hollow_pages(), 2 * (last.len() - 1), "{way}: all but the first pages");
+        assert!(!owner.needs_collecting(), "{way}");
+        from.audit::<Checked>();
+        look(&blocks);
+    }
+}
+
 #[test]
 fn near_a_limit_nothing_waits_for_a_peak() {
     let from = allocator(GRANULE);

@@ -166,6 +166,42 @@ fn blocks_that_shrink_together_give_their_tails_back() {
     assert!(calls < 600, "{calls} calls for one that comes, shrinks and goes");
 }
 
+/// What a block that shrinks pays for, the heap owes once that grows again or goes: where nothing was owed before.
+#[test]
+fn a_block_that_shrinks_again_and_again_is_purged_few_times() {
+    let calls = |turn: &dyn Fn(&Allocator<Os>, &Heap, usize)| {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        let block = get(from, heap, 60_000);
+        (0..3_000).for_each(|_| turn(from, heap, block));
+        from.space().os().calls().purge
+    };
+    let grows = calls(&|from, heap, block| {
+        [34_000, 60_000].into_iter().for_each(|size| resize(from, heap, block, size));
+    });
+    assert!((1..300).contains(&grows), "{grows} calls for one that grows again");
+    let goes = calls(&|from, heap, _| {
+        let block = get(from, heap, 60_000);
+        resize(from, heap, block, 34_000);
+        free(from, heap, block);
+    });
+    assert!((1..300).contains(&goes), "{goes} calls for one that goes");
+}
+
+/// One purge is owed once, however often blocks grow after it.
+#[test]
+fn blocks_that_only_grow_owe_nothing() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let blocks: Vec<usize> = (0..300).map(|_| get(from, heap, 200_000)).collect();
+    let block = get(from, heap, 60_000);
+    resize(from, heap, block, 34_000);
+    (0..1_000).for_each(|_| [60_000, 61_000].into_iter().for_each(|size| resize(from, heap, block, size)));
+    blocks.iter().for_each(|&block| resize(from, heap, block, 35_000));
+    let soiled = from.tally().sum(crate::heap::ground::Count::Soiled);
+    assert!(soiled <= blocks.len() * 35_000 / 8, "{soiled} bytes behind {} blocks", blocks.len());
+}
+
 #[test]
 fn large_blocks_by_turns_purge_few_tails() {
     let from = allocator(GRANULE);
