@@ -338,6 +338,8 @@ fn what_cannot_be_profiled_is_told_and_nothing_is_left_behind() {
             "{messages}"
         );
     }
+    let killed = folder.record(&["sh", "-c", "kill -9 $PPID"]);
+    assert_eq!(killed.status.signal(), Some(libc::SIGKILL));
     assert!(!folder.names().contains(&"specmalloc.pb.gz".to_owned()), "{:?}", folder.names());
     let little = folder.profile(&["record", "--rate", "1G", "true"]);
     assert!(stderr(&little).contains("no samples"), "{}", stderr(&little));

@@ -37,6 +37,30 @@ fn an_empty_file_is_a_region_without_bytes() {
     assert_eq!(&*region.guard().unwrap(), [0; 10]);
 }
 
+/// Sparse: only the pages that are read have memory.
+#[test]
+fn a_file_may_be_larger_than_memory() {
+    // SAFETY: asks for numbers.
+    let memory = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) * libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    let len = memory.next_power_of_two() * 2 + 1;
+    let folder = Folder::new();
+    let path = folder.file("data", b"first");
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    if file.set_len(len as u64).is_err() {
+        return println!("skipped: the file system has no files of that size");
+    }
+    std::os::unix::fs::FileExt::write_all_at(&file, b"last", len as u64 - 4).unwrap();
+    // SAFETY: nobody changes the file.
+    let region = unsafe { FileRegion::open(&path).unwrap() };
+    let guard = region.guard().unwrap();
+    assert_eq!(
+        (guard.len(), &guard[..5], &guard[len - 4..], guard[len / 2]),
+        (len, &b"first"[..], &b"last"[..], 0)
+    );
+    let mut word = [0; 4];
+    assert_eq!((region.read_at(len - 4, &mut word).unwrap(), &word), (4, b"last"));
+}
+
 #[test]
 fn files_by_name_descriptor_and_for_writing() {
     let folder = Folder::new();

@@ -5,7 +5,7 @@ use super::allocators::{Allocator, Missing};
 use super::launcher::{Job, Outcome, launch};
 use super::results::{Results, Row, Run};
 use crate::{Failure, child, interrupted, target};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek};
 use std::os::unix::process::ExitStatusExt;
@@ -54,7 +54,8 @@ fn nothing(results: &Results) -> Failure {
 }
 
 fn all_runs(arguments: &Compare, results: &mut Results) -> Result<(), Failure> {
-    let bar = ProgressBar::no_length();
+    // However the runs end, by a signal, too.
+    let bar = ProgressBar::no_length().with_finish(ProgressFinish::AndClear);
     if !io::stderr().is_terminal() || arguments.show_output {
         bar.set_draw_target(ProgressDrawTarget::hidden());
     }

@@ -62,16 +62,17 @@ pub(super) struct Output<'a> {
 
 impl<'a> Output<'a> {
     /// Opened before the program runs: a file that cannot be written is told now, not after an hour's work. What it has
-    /// stays until there is something else.
+    /// stays until there is something else, and what was not there is not there until then: this command may be killed.
     pub(super) fn new(path: &'a Path) -> Result<Self, Failure> {
-        let is_new = fs::symlink_metadata(path).is_err();
+        let output = Self { path, is_new: fs::symlink_metadata(path).is_err() };
         fs::OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .open(path)
             .map_err(|error| Failure::own(format!("{}: {error}", path.display())))?;
-        Ok(Self { path, is_new })
+        output.discard();
+        Ok(output)
     }
 
     pub(super) fn discard(&self) {
