@@ -35,7 +35,7 @@ const ORDERINGS: [&str; 7] = ["Relaxed", "Acquire", "Release", "AcqRel", "SeqCst
 const FENCES: [&str; 5] = ["fence", "acquire_fence", "release_fence", "full_fence", "light_barrier"];
 
 /// The calls of a platform that change anything, or wait.
-const CALLS: [&str; 11] = [
+const CALLS: [&str; 12] = [
     "map",
     "unmap",
     "unmap_used",

@@ -78,7 +78,7 @@ impl HelperState {
     /// Whether no thread of the program is left: asked by one that has ended.
     pub fn has_nobody(&self) -> bool {
         // Relaxed: of two that end at once the later one sees its own step behind the other's.
-        self.threads.load(Ordering::Relaxed) % BEGUN == 0
+        self.threads.load(Ordering::Relaxed).is_multiple_of(BEGUN)
     }
 
     /// How many threads of the program have begun, ever: where that goes on, the first is alone for moments only.
