@@ -105,6 +105,9 @@ pub(super) struct Shared {
     pub(super) requested: AtomicUsize,
     /// Which slab's this is, among those whose record it was: odd while that is open.
     life: AtomicU32,
+    /// Bytes at its start that the slab which has the slice, or had it last, has found resident or touched; zero where a
+    /// large block had it. See [`Slab::note_resident`].
+    touched: AtomicU32,
 }
 
 /// The part that only the owner touches.
@@ -148,6 +151,7 @@ impl Slab {
                 spared: AtomicU32::new(0),
                 requested: AtomicUsize::new(0),
                 life: AtomicU32::new(0),
+                touched: AtomicU32::new(0),
             };
             let owned = Owned {
                 free: Cell::new(ptr::null_mut()),
@@ -204,6 +208,7 @@ impl Slab {
         self.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
         self.shared.slices.store(slices, Ordering::Relaxed);
         self.shared.requested.store(requested, Ordering::Relaxed);
+        self.shared.touched.store(0, Ordering::Relaxed);
         self.set_sample(0);
         // One block, at the start: so that a second free of it is recognised after the run was closed.
         self.shared.reciprocal.store(1, Ordering::Relaxed);
@@ -299,6 +304,7 @@ impl Slab {
             record.shared.slices.store(back, Ordering::Relaxed);
             record.shared.usage.store(Usage::Later as u32, Ordering::Relaxed);
             record.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
+            record.shared.touched.store(0, Ordering::Relaxed);
             // The slice before it is used to its end.
             // SAFETY: as above.
             unsafe { &*ptr::from_ref(record).sub(1) }.spare(0);
@@ -322,13 +328,31 @@ impl Slab {
         Tail::of(self.slices() as usize, self.requested(), page)
     }
 
-    /// Notes how much of `slices` slices, of which so many are `dirty`, is resident before a slab is opened there.
+    /// Notes how much of `slices` slices, of which so many are `dirty`, is resident before a slab is opened there: what
+    /// may be, and what is, because slabs had all of them last, and none was purged since. (Programs do not touch all of
+    /// their large blocks.)
     pub(super) fn note_resident(&self, slices: usize, dirty: usize) {
         // SAFETY: as in `close`.
-        let last = unsafe { &*ptr::from_ref(self).add(slices - 1) };
-        let resident = (dirty * SLICE).saturating_sub(last.spared());
-        // Relaxed: a figure.
+        let record = |slice| unsafe { &*ptr::from_ref(self).add(slice) };
+        let resident = (dirty * SLICE).saturating_sub(record(slices - 1).spared());
+        let mut touched = 0;
+        // Relaxed (all): figures; what is touched was noted by who held the slice before.
+        if dirty == slices {
+            for slice in 0..slices {
+                touched += record(slice).shared.touched.load(Ordering::Relaxed);
+                if touched as usize != (slice + 1) * SLICE {
+                    break;
+                }
+            }
+        }
+        self.shared.touched.store(touched, Ordering::Relaxed);
         self.shared.requested.store(resident, Ordering::Relaxed);
+    }
+
+    /// Bytes at the start of a slab's run that were resident when it was opened.
+    pub(super) fn found_resident(&self) -> usize {
+        // Relaxed: its own.
+        self.shared.touched.load(Ordering::Relaxed) as usize
     }
 
     /// Bytes of a slab's run that may be resident: what has been handed out, in whole pages, or what was when it was
@@ -337,13 +361,19 @@ impl Slab {
         align_up(self.bytes_in_use(), page).unwrap_or(0).max(self.requested()).min(self.bytes())
     }
 
-    /// Notes what of a slab that is about to be closed was never touched.
+    /// Notes what of a slab that is about to be closed was never touched, and what was.
     pub(super) fn spare_unborn(&self, page: usize) {
         let touched = self.bytes_touched(page);
+        // What was handed out, but for what was given back inside of free blocks: whoever knows where that is.
+        let surely = self.bytes_in_use().max(self.found_resident());
+        let surely = if self.hollow_pages() == 0 { surely } else { 0 };
         for slice in 0..self.slices() as usize {
             // SAFETY: as in `close`.
             let record = unsafe { &*ptr::from_ref(self).add(slice) };
-            record.spare(SLICE - touched.saturating_sub(slice * SLICE).min(SLICE));
+            let part = |bytes: usize| bytes.saturating_sub(slice * SLICE).min(SLICE);
+            record.spare(SLICE - part(touched));
+            // Relaxed: as in `spare`.
+            record.shared.touched.store(part(surely) as u32, Ordering::Relaxed);
         }
     }
 

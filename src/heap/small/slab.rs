@@ -210,7 +210,7 @@ impl Slab {
     ) -> u32 {
         let info = self.info();
         let (size, from) = (info.size as usize, self.handed_out() as usize);
-        let resident = self.requested().saturating_sub(from * size) / size;
+        let resident = self.found_resident().saturating_sub(from * size) / size;
         let long = (from / 3).min(EXTENSION / size).max(resident.min(MOST_LINKED));
         let count = (page / size).max(1).max(long).min(info.capacity as usize - from).min(most as usize);
         if count == 0 {

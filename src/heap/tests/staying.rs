@@ -37,8 +37,18 @@ fn blocks_are_linked_page_by_page_unless_the_pages_are_there() {
     assert_eq!((linked(blocks[399]), from.dirty_slices()), (1, 0), "one to a page");
     blocks.iter().for_each(|&block| free(from, heap, block));
     assert!(from.dirty_slices() > 0);
-    for (size, all) in [(1_000, 64), (2_000, 32), (100, 64)] {
+    for (size, all) in [(1_000, 63), (2_000, 31), (100, 64)] {
         assert_eq!(linked(get(from, heap, size)), all);
+    }
+    // What a program has of a large block it need not have touched.
+    let other = allocator(GRANULE);
+    let heap = possess(other, 1);
+    let large: Vec<usize> = (0..64).map(|_| get(other, heap, 100_000)).collect();
+    large.iter().for_each(|&block| free(other, heap, block));
+    for (size, some) in [(1_000, 4), (2_000, 2), (100, 36)] {
+        let block = get(other, heap, size);
+        assert!(large.iter().any(|&large| (large..large + 2 * SLICE).contains(&block)));
+        assert_eq!(linked(block), some);
     }
 }
 
