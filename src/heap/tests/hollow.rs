@@ -17,11 +17,13 @@ fn build(from: &Allocator<Os>, heap: &Heap, count: usize) -> BTreeMap<usize, usi
     let made =
         (0..count).map(|index| (get(from, heap, SIZES[index % SIZES.len()]), SIZES[index % SIZES.len()]));
     let blocks: BTreeMap<usize, usize> = made.collect();
-    for (&block, &size) in &blocks {
-        // SAFETY: the block is the test's, and holds that much.
-        unsafe { (0..size / 8).for_each(|at| word(block, 8 * at).write(block + at)) };
-    }
+    blocks.iter().for_each(|(&block, &size)| write_all(block, size));
     blocks
+}
+
+fn write_all(block: usize, size: usize) {
+    // SAFETY: the block is the test's, and holds that much.
+    unsafe { (0..size / 8).for_each(|at| word(block, 8 * at).write(block + at)) };
 }
 
 /// Demands that nothing has touched what is in the blocks.
@@ -234,6 +236,29 @@ fn what_is_at_hand_goes_home_before_free_blocks_are_given_back() {
     }
 }
 
+/// Slices that a heap takes, which was let alone while it grew and has many free blocks since, before it gives any back.
+fn taken_before_a_purge(count: usize) -> usize {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let mut blocks = build(from, heap, count);
+    assert_eq!(purges(from), 0);
+    thin(from, heap, &mut blocks);
+    heap.collect::<Checked, _>(from);
+    let calls = purges(from);
+    let claimed = from.claimed_slices();
+    while purges(from) == calls {
+        get(from, heap, 4_000);
+    }
+    from.claimed_slices() - claimed
+}
+
+#[test]
+fn a_heap_that_grows_looks_once_in_a_while() {
+    // How far it is to the next look depends on the last, which nobody knows: a thirty-second of what is live, at most.
+    let taken: Vec<usize> = (0..5).map(|step| taken_before_a_purge(6_000 + 50 * step)).collect();
+    assert!(taken.iter().any(|&slices| slices * SLICE >= MIB), "{taken:?}");
+}
+
 #[test]
 fn near_a_limit_nothing_waits_for_a_peak() {
     let from = allocator(GRANULE);
@@ -276,6 +301,20 @@ fn what_is_hollow_is_known_through_all_that_a_slab_may_meet() {
     one.collect::<Checked, _>(from);
     one.hollow_out::<Checked, _>(from, 1);
     let hollow = cached(from, one);
+    let count_at = |rate| {
+        from.settings().set_sample_rate(rate);
+        from.follow_sample_rate::<Checked>(one);
+    };
+    count_at(1 << 20);
+    for size in (0..200).map(|at| SIZES[at % SIZES.len()]) {
+        if !one.counts_as_sample(Some(class_of(size)), size) {
+            let block = get(from, one, size);
+            write_all(block, size);
+            blocks.insert(block, size);
+            from.audit::<Checked>();
+        }
+    }
+    count_at(0);
     // Another heap frees what the first one has, and takes its slabs over.
     from.give_up(one);
     let (gone, mut left) = blocks.into_iter().partition::<BTreeMap<_, _>, _>(|&(block, _)| block % 3 == 0);
