@@ -90,6 +90,7 @@ pub unsafe trait Platform: Send + Sync + 'static {
     ///
     /// # Safety
     /// As there.
+    #[track_caller] // Simulated, who asks is noted.
     unsafe fn unmap_used(&self, addr: usize, len: usize) -> Result<(), Errno> {
         // SAFETY: passed on.
         unsafe { self.unmap(addr, len) }
