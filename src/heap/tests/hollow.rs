@@ -340,3 +340,49 @@ fn what_is_hollow_is_known_through_all_that_a_slab_may_meet() {
     assert!(hollow > 0);
     assert_eq!((from.claimed_slices(), from.live_bytes()), (0, 0));
 }
+
+#[test]
+fn a_child_knows_what_is_hollow_of_a_list_that_was_being_taken_over() {
+    let from = allocator(GRANULE);
+    let (_mine, theirs) = (possess(from, 1), possess(from, 2));
+    let mut blocks = build(from, theirs, 1_000);
+    thin(from, theirs, &mut blocks);
+    theirs.collect::<Checked, _>(from);
+    theirs.hollow_out::<Checked, _>(from, 1);
+    let slab = blocks.keys().map(|&block| slab_of(from, block)).find(|slab| slab.hollow_pages() > 0).unwrap();
+    // SAFETY: what the slab says of its bin.
+    unsafe { theirs.bin_at(slab.bin()) }.list().set(slab.free_list());
+    // SAFETY: this thread is the only one.
+    unsafe { from.child_after_fork(ThreadId::new(1), 0) };
+    assert_eq!(slab.hollow_pages(), 0);
+    from.audit_child::<Checked>();
+    look(&blocks);
+}
+
+/// Blocks that were hollow are in use again: all heaps know when theirs is collected, or looks before it grows.
+#[test]
+fn what_is_filled_again_is_known_before_long() {
+    let ways: [fn(&Allocator<Os>, &Heap); 2] = [
+        |from, heap| heap.collect::<Checked, _>(from),
+        |from, heap| drop(fill_up(from, heap, 4_000, 2 * MIB)),
+    ];
+    for tell in ways {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        let mut blocks = build(from, heap, 2_000);
+        thin(from, heap, &mut blocks);
+        heap.collect::<Checked, _>(from);
+        heap.hollow_out::<Checked, _>(from, 1);
+        let told = from.hollow().get();
+        let claimed = from.claimed_slices();
+        fill_up(from, heap, 30_000, 3 * MIB);
+        assert_eq!((from.claimed_slices(), from.hollow().get()), (claimed, told), "what is there does");
+        tell(from, heap);
+        assert!(from.hollow().get() < told - MIB / from.page_size());
+    }
+}
+
+/// Blocks of `size` bytes, `bytes` together.
+fn fill_up(from: &Allocator<Os>, heap: &Heap, size: usize, bytes: usize) -> Vec<usize> {
+    (0..bytes / size).map(|_| get(from, heap, size)).collect()
+}
