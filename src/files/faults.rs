@@ -87,6 +87,15 @@ static INSTALL: Once = Once::new();
 /// The error of the installation, if it failed.
 static FAILED: AtomicUsize = AtomicUsize::new(0);
 
+/// Which stack a handler before `previous` runs on: the same one. A handler that looks for stack overflows asks for the
+/// thread's other stack; that of a Java virtual machine for the thread's own, and the other may be too small for it.
+fn stack_of(previous: &libc::sigaction) -> c_int {
+    match previous.sa_sigaction {
+        libc::SIG_DFL | libc::SIG_IGN => libc::SA_ONSTACK,
+        _ => previous.sa_flags & libc::SA_ONSTACK,
+    }
+}
+
 /// Installs the handlers, once.
 #[inline]
 fn install() -> Result<()> {
@@ -98,11 +107,11 @@ fn install() -> Result<()> {
                 let previous = PREVIOUS.0.get().cast::<libc::sigaction>().add(index);
                 let mut ours: libc::sigaction = std::mem::zeroed();
                 ours.sa_sigaction = handler as extern "C" fn(_, _, _) as usize;
-                // On the thread's other stack: a stack overflow is one of the faults that are handed on.
-                ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
                 libc::sigemptyset(&mut ours.sa_mask);
-                libc::sigaction(signal, ptr::null(), previous) == 0
-                    && libc::sigaction(signal, &ours, ptr::null_mut()) == 0
+                libc::sigaction(signal, ptr::null(), previous) == 0 && {
+                    ours.sa_flags = libc::SA_SIGINFO | stack_of(&*previous);
+                    libc::sigaction(signal, &ours, ptr::null_mut()) == 0
+                }
             };
             if !done {
                 let code = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL);
