@@ -28,6 +28,36 @@ extern "C" fn plain(_: libc::c_int) {
     }
 }
 
+/// Ends the process with 8 if it runs on the thread's other stack, with 9 if on its own.
+extern "C" fn which_stack(_: libc::c_int) {
+    // SAFETY: asks and exits, as a handler may.
+    unsafe {
+        let mut other: libc::stack_t = std::mem::zeroed();
+        libc::sigaltstack(std::ptr::null(), &mut other);
+        libc::_exit(if other.ss_flags & libc::SS_ONSTACK != 0 { 8 } else { 9 });
+    }
+}
+
+/// A Java virtual machine handles stack overflows on the thread's own stack; the other one may be too small for that.
+#[test]
+fn a_handler_runs_on_the_stack_that_it_asked_for() {
+    let Some(case) = case() else {
+        for (case, code) in [("own", 9), ("other", 8)] {
+            let told = child("a_handler_runs_on_the_stack_that_it_asked_for", case);
+            assert_eq!(told.status.code(), Some(code), "{told:?}");
+        }
+        return;
+    };
+    // SAFETY: a handler that only asks and exits.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = which_stack as extern "C" fn(_) as usize;
+        action.sa_flags = if case == "own" { 0 } else { libc::SA_ONSTACK };
+        assert_eq!(libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut()), 0);
+    }
+    println!("{}", broken()[5000]);
+}
+
 #[test]
 fn what_is_not_ours_goes_to_whoever_was_there() {
     let Some(case) = case() else {
