@@ -9,8 +9,8 @@ use crate::base::{SLICE, SMALL_MAX};
 #[cfg(feature = "profile")]
 use crate::global::Sample;
 use crate::global::{
-    ExitKey, NOBODY, Options, Thread, exit_thread, process, tell_if_due, thread_found, was_counted,
-    with_heap, with_heap_to_free, with_relief,
+    ExitKey, NOBODY, Options, Thread, end_thread, process, tell_if_due, thread_found, was_counted, with_heap,
+    with_heap_to_free, with_relief,
 };
 use crate::heap::{Bin, Block, BlockKind, Checks, Heap, Place, Slab, ThreadId};
 use core::alloc::{GlobalAlloc, Layout};
@@ -49,7 +49,7 @@ static EXIT: ExitKey = ExitKey::new(at_exit);
 /// At the end of a thread, where no lock of the C library's is held: so the helper may be started, should it not have
 /// been when the threads that are left began.
 unsafe extern "C" fn at_exit(counted: *mut c_void) {
-    exit_thread::<RustThread>(was_counted(counted));
+    end_thread::<RustThread>(was_counted(counted));
     crate::global::start_helper::<RustThread>();
 }
 

@@ -56,6 +56,8 @@ pub fn is_shut_off() -> bool {
 
 /// In the child of a fork, which has no helper.
 pub(super) fn forget() {
+    // Relaxed: the child has one thread.
+    HAS_OWN_FILES.store(false, Ordering::Relaxed);
     LOOKS.forget();
 }
 

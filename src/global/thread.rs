@@ -99,7 +99,7 @@ pub unsafe trait Thread: 'static {
     }
     /// The sample that is known as `number` is about to be freed.
     fn freed(_number: u32, _sample: &Sample) {}
-    /// Sees to it that [`exit_thread`](super::exit_thread) runs when this thread exits, with the same argument, the
+    /// Sees to it that [`end_thread`](super::end_thread) runs when this thread exits, with the same argument, the
     /// last one if this is called again. Returns whether it will. May allocate; takes no lock of the C library's.
     fn call_at_exit(counted: bool) -> bool;
     /// The same at the start of a thread, where nothing is held: where the other has failed.

@@ -49,6 +49,11 @@ pub(super) fn get(from: &Allocator<Os>, heap: &Heap, size: usize) -> usize {
     block.expose_provenance()
 }
 
+/// As many blocks of `size` bytes as there are in so many MiB.
+pub(super) fn build_up(from: &Allocator<Os>, heap: &Heap, size: usize, mib: usize) -> Vec<usize> {
+    (0..(mib << 20) / size).map(|_| get(from, heap, size)).collect()
+}
+
 pub(super) fn free(from: &Allocator<Os>, heap: &Heap, address: usize) {
     let place = from.place(address).expect("a live block");
     // SAFETY: the test possesses its heaps, and the block is live.

@@ -93,6 +93,28 @@ impl Linux {
         counter.fetch_add(1, Ordering::Relaxed);
         outcome
     }
+
+    /// What [`Platform::purge`] does, not counted.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn drop_pages(&self, addr: usize, len: usize) -> Result<(), Errno> {
+        // SAFETY: the caller vouches that the range is ours and its contents are not needed.
+        let advise = |advice| done(|| unsafe { libc::madvise(addr as *mut c_void, len, advice) });
+        // Relaxed: a hint which of the two is likely to do.
+        if self.locked.load(Ordering::Relaxed) {
+            advise(MADV_DONTNEED_LOCKED)
+        } else {
+            match advise(libc::MADV_DONTNEED) {
+                Err(Errno(libc::EINVAL)) => {
+                    let purged = advise(MADV_DONTNEED_LOCKED);
+                    self.locked.store(purged.is_ok(), Ordering::Relaxed);
+                    purged
+                }
+                outcome => outcome,
+            }
+        }
+    }
 }
 
 impl Default for Linux {
@@ -232,10 +254,9 @@ unsafe impl Platform for Linux {
 
     unsafe fn unmap_used(&self, addr: usize, len: usize) -> Result<(), Errno> {
         for piece in pieces(len, self.page_size()) {
-            let at = (addr + piece.start) as *mut c_void;
             // SAFETY: the caller vouches that the range is ours and unused.
-            if done(|| unsafe { libc::madvise(at, piece.len(), libc::MADV_DONTNEED) }).is_err() {
-                // Locked memory, for one: it goes with the mapping.
+            if unsafe { self.drop_pages(addr + piece.start, piece.len()) }.is_err() {
+                // It goes with the mapping.
                 break;
             }
         }
@@ -250,21 +271,8 @@ unsafe impl Platform for Linux {
     }
 
     unsafe fn purge(&self, addr: usize, len: usize) -> Result<(), Errno> {
-        // SAFETY: the caller vouches that the range is ours and its contents are not needed.
-        let advise = |advice| done(|| unsafe { libc::madvise(addr as *mut c_void, len, advice) });
-        // Relaxed: a hint which of the two is likely to do.
-        let outcome = if self.locked.load(Ordering::Relaxed) {
-            advise(MADV_DONTNEED_LOCKED)
-        } else {
-            match advise(libc::MADV_DONTNEED) {
-                Err(Errno(libc::EINVAL)) => {
-                    let purged = advise(MADV_DONTNEED_LOCKED);
-                    self.locked.store(purged.is_ok(), Ordering::Relaxed);
-                    purged
-                }
-                outcome => outcome,
-            }
-        };
+        // SAFETY: passed on.
+        let outcome = unsafe { self.drop_pages(addr, len) };
         self.counted(&self.counters.purge, outcome)
     }
 

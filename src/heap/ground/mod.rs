@@ -145,7 +145,7 @@ impl<P: Platform> Ground<P> {
     /// Counts bytes given back by purging.
     pub(in crate::heap) fn count_purged(&self, bytes: usize) {
         self.space.count_purged(bytes);
-        self.population.note_purge(bytes, self.live_bytes());
+        self.population.note_purge(bytes, || self.live_bytes());
     }
 
     /// Gives back `len` bytes at `at`, a part of `arena`: see [`Population::end`].

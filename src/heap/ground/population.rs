@@ -137,10 +137,10 @@ impl Population {
         live >= ENOUGH && (lately <= live / 32 || live.saturating_sub(self.live_then.get()) >= ENOUGH)
     }
 
-    /// So many `bytes` were purged while `live` ones are in use.
-    pub(in crate::heap) fn note_purge(&self, bytes: usize, live: usize) {
+    /// So many `bytes` were purged while `live` ones are in use, which is asked if it matters.
+    pub(in crate::heap) fn note_purge(&self, bytes: usize, live: impl FnOnce() -> usize) {
         if bytes >= SLICE {
-            self.live_then.set(live);
+            self.live_then.set(live());
         }
     }
 
@@ -472,7 +472,7 @@ mod tests {
     #[test]
     fn growth_is_steady_while_hardly_anything_goes_back() {
         let population = Population::new();
-        population.note_purge(SLICE, ENOUGH);
+        population.note_purge(SLICE, || ENOUGH);
         assert!(!population.is_steady(ENOUGH - 1, 0) && population.is_steady(ENOUGH, 0));
         assert!(!population.is_steady(ENOUGH, ENOUGH / 10), "something was purged since");
         assert!(!population.is_steady(ENOUGH, ENOUGH / 10), "and not long ago");
@@ -482,12 +482,12 @@ mod tests {
     #[test]
     fn growth_from_a_low_is_steady_whatever_went_back_before() {
         let population = Population::new();
-        population.note_purge(SLICE, ENOUGH);
+        population.note_purge(SLICE, || ENOUGH);
         assert!(!population.is_steady(2 * ENOUGH - 1, 100 * ENOUGH));
         assert!(population.is_steady(2 * ENOUGH, 100 * ENOUGH));
-        population.note_purge(SLICE - 1, 2 * ENOUGH);
+        population.note_purge(SLICE - 1, || 2 * ENOUGH);
         assert!(population.is_steady(2 * ENOUGH, 101 * ENOUGH), "a page or two");
-        population.note_purge(SLICE, 2 * ENOUGH);
+        population.note_purge(SLICE, || 2 * ENOUGH);
         assert!(!population.is_steady(2 * ENOUGH, 102 * ENOUGH));
     }
 }

@@ -131,6 +131,7 @@ impl Heap {
     /// Gives back the pages inside free blocks that lie on their slabs' lists, if these have `least` bytes. The caller
     /// possesses the heap.
     pub(in crate::heap) fn hollow_out<C: Checks, P: Platform>(&self, from: &Heaps<P>, least: usize) {
+        // What is to go whole is not counted first.
         if least <= 1 || self.solid_bytes(from.page_size(), usize::MAX) >= least {
             let _all = self.hollow_slabs::<C, P>(from, usize::MAX, usize::MAX);
         }

@@ -47,6 +47,15 @@ fn thin(from: &Allocator<Os>, heap: &Heap, blocks: &mut BTreeMap<usize, usize>) 
     });
 }
 
+/// Blocks that are left of so many, and all that others held is hollow.
+fn hollowed(from: &Allocator<Os>, heap: &Heap, count: usize) -> BTreeMap<usize, usize> {
+    let mut blocks = build(from, heap, count);
+    thin(from, heap, &mut blocks);
+    heap.collect::<Checked, _>(from);
+    heap.hollow_out::<Checked, _>(from, 1);
+    blocks
+}
+
 /// Bytes inside of slabs that are free, and resident as far as the figures go.
 fn cached(from: &Allocator<Os>, heap: &Heap) -> usize {
     from.audit::<Checked>();
@@ -301,10 +310,7 @@ fn what_the_system_does_not_take_stays_as_it_is() {
 fn what_is_hollow_is_known_through_all_that_a_slab_may_meet() {
     let from = allocator(GRANULE);
     let (one, two) = (possess(from, 1), possess(from, 2));
-    let mut blocks = build(from, one, 4_000);
-    thin(from, one, &mut blocks);
-    one.collect::<Checked, _>(from);
-    one.hollow_out::<Checked, _>(from, 1);
+    let mut blocks = hollowed(from, one, 4_000);
     let hollow = cached(from, one);
     let count_at = |rate| {
         from.settings().set_sample_rate(rate);
@@ -345,10 +351,7 @@ fn what_is_hollow_is_known_through_all_that_a_slab_may_meet() {
 fn a_child_knows_what_is_hollow_of_a_list_that_was_being_taken_over() {
     let from = allocator(GRANULE);
     let (_mine, theirs) = (possess(from, 1), possess(from, 2));
-    let mut blocks = build(from, theirs, 1_000);
-    thin(from, theirs, &mut blocks);
-    theirs.collect::<Checked, _>(from);
-    theirs.hollow_out::<Checked, _>(from, 1);
+    let blocks = hollowed(from, theirs, 1_000);
     let slab = blocks.keys().map(|&block| slab_of(from, block)).find(|slab| slab.hollow_pages() > 0).unwrap();
     // SAFETY: what the slab says of its bin.
     unsafe { theirs.bin_at(slab.bin()) }.list().set(slab.free_list());
@@ -362,27 +365,17 @@ fn a_child_knows_what_is_hollow_of_a_list_that_was_being_taken_over() {
 /// Blocks that were hollow are in use again: all heaps know when theirs is collected, or looks before it grows.
 #[test]
 fn what_is_filled_again_is_known_before_long() {
-    let ways: [fn(&Allocator<Os>, &Heap); 2] = [
-        |from, heap| heap.collect::<Checked, _>(from),
-        |from, heap| drop(fill_up(from, heap, 4_000, 2 * MIB)),
-    ];
+    let ways: [fn(&Allocator<Os>, &Heap); 2] =
+        [|from, heap| heap.collect::<Checked, _>(from), |from, heap| drop(build_up(from, heap, 4_000, 2))];
     for tell in ways {
         let from = allocator(GRANULE);
         let heap = possess(from, 1);
-        let mut blocks = build(from, heap, 2_000);
-        thin(from, heap, &mut blocks);
-        heap.collect::<Checked, _>(from);
-        heap.hollow_out::<Checked, _>(from, 1);
+        let _blocks = hollowed(from, heap, 2_000);
         let told = from.hollow().get();
         let claimed = from.claimed_slices();
-        fill_up(from, heap, 30_000, 3 * MIB);
+        build_up(from, heap, 30_000, 3);
         assert_eq!((from.claimed_slices(), from.hollow().get()), (claimed, told), "what is there does");
         tell(from, heap);
         assert!(from.hollow().get() < told - MIB / from.page_size());
     }
-}
-
-/// Blocks of `size` bytes, `bytes` together.
-fn fill_up(from: &Allocator<Os>, heap: &Heap, size: usize, bytes: usize) -> Vec<usize> {
-    (0..bytes / size).map(|_| get(from, heap, size)).collect()
 }

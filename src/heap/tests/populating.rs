@@ -11,11 +11,6 @@ fn taken(from: &Allocator<Os>) -> u64 {
     bet.taken
 }
 
-/// As many blocks of `size` bytes as there are in so many MiB.
-fn grow(from: &Allocator<Os>, heap: &Heap, size: usize, mib: usize) -> Vec<usize> {
-    (0..mib * MIB / size).map(|_| get(from, heap, size)).collect()
-}
-
 fn touch(block: usize, len: usize) {
     for page in (block..block + len).step_by(4096) {
         // SAFETY: inside the block.
@@ -27,9 +22,9 @@ fn touch(block: usize, len: usize) {
 fn a_heap_that_grows_steadily_is_populated_from_its_second_arena_on() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
-    let _held = grow(from, heap, 1_000, 30);
+    let _held = build_up(from, heap, 1_000, 30);
     assert_eq!(taken(from), 0, "a small one");
-    let _more = grow(from, heap, 1_000, 130);
+    let _more = build_up(from, heap, 1_000, 130);
     assert_eq!(taken(from), 5);
 }
 
@@ -37,10 +32,10 @@ fn a_heap_that_grows_steadily_is_populated_from_its_second_arena_on() {
 fn a_heap_that_gives_back_on_its_way_is_not() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
-    let mut held = grow(from, heap, 1_000, 20);
+    let mut held = build_up(from, heap, 1_000, 20);
     for _ in 0..5 {
-        held.extend(grow(from, heap, 1_000, 10));
-        grow(from, heap, 3_000_000, 20).iter().for_each(|&block| free(from, heap, block));
+        held.extend(build_up(from, heap, 1_000, 10));
+        build_up(from, heap, 3_000_000, 20).iter().for_each(|&block| free(from, heap, block));
         assert!(taken(from) <= 1, "before anything was given back");
         from.give_back_all(heap.claimant());
     }
@@ -52,7 +47,7 @@ fn a_heap_that_gave_back_all_is_populated_again() {
     let heap = possess(from, 1);
     // (From the third cycle on the memory stays.)
     for (huge, bets) in [(4, 4), (4, 8), (4, 8)] {
-        let held = grow(from, heap, 1_000, 130);
+        let held = build_up(from, heap, 1_000, 130);
         assert_eq!((huge_arenas(from, &held), taken(from)), (huge, bets));
         held.into_iter().for_each(|block| free(from, heap, block));
     }
@@ -68,7 +63,7 @@ fn huge_arenas(from: &Allocator<Os>, blocks: &[usize]) -> usize {
 fn what_an_arena_gives_back_stays_given_back() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
-    let mut held = grow(from, heap, 1_000, 130);
+    let mut held = build_up(from, heap, 1_000, 130);
     assert_eq!((taken(from), huge_arenas(from, &held)), (4, 4));
     // One block in each ten slabs stays.
     let kept: Vec<usize> = held.iter().copied().step_by(650).collect();
@@ -84,7 +79,7 @@ fn so_does_what_is_behind_a_large_block() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
     from.settings().set_dirty(Some(1000), Some(1 << 30));
-    let held = grow(from, heap, 1_000, 130);
+    let held = build_up(from, heap, 1_000, 130);
     assert_eq!(huge_arenas(from, &held), 4);
     held.iter().for_each(|&block| free(from, heap, block));
     let purged = from.purged_bytes();
@@ -97,15 +92,15 @@ fn so_does_what_is_behind_a_large_block() {
 fn large_blocks_count_if_those_that_were_freed_were_touched() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
-    let _held = grow(from, heap, MIB - 4096, 90);
+    let _held = build_up(from, heap, MIB - 4096, 90);
     assert_eq!(taken(from), 0, "nobody knows");
     from.settings().set_dirty(Some(1000), Some(1 << 30));
     for _ in 0..80 {
-        let blocks = grow(from, heap, MIB - 4096, 20);
+        let blocks = build_up(from, heap, MIB - 4096, 20);
         blocks.iter().for_each(|&block| touch(block, MIB - 4096));
         blocks.iter().for_each(|&block| free(from, heap, block));
     }
-    let _more = grow(from, heap, MIB - 4096, 150);
+    let _more = build_up(from, heap, MIB - 4096, 150);
     assert!(taken(from) >= 3, "{}", taken(from));
 }
 
@@ -132,6 +127,6 @@ fn nobody_bets_where_it_is_switched_off() {
     let from = allocator(GRANULE);
     from.population().allow(false);
     let heap = possess(from, 1);
-    let _held = grow(from, heap, 1_000, 100);
+    let _held = build_up(from, heap, 1_000, 100);
     assert_eq!(taken(from), 0);
 }
