@@ -1,10 +1,10 @@
 //! Reads per second of a mapped file under a remapper, each way by turns.
 //!
 //! ```text
-//! cargo run --release --manifest-path compare/files/Cargo.toml -- [ROUNDS [MILLISECONDS]]
+//! cargo run --release --manifest-path compare/files/Cargo.toml -- [ROUNDS [MILLISECONDS [THREADS ...]]]
 //! ```
 //!
-//! For 1, 2, 4 and 16 reader threads: each reads words at random places for the time, while one more thread puts another
+//! For 1, 2, 4 and 16 reader threads, or those numbers that are named: each reads words at random places for the time, while one more thread puts another
 //! file in the old one's place and maps it anew every millisecond. Medians of the rounds, in which the ways take turns.
 //! mmap-sync copies the file each time, and so does that far less often: see `ways.rs`. The longest read is of one in 64 that is timed; in brackets, without the remapper.
 
@@ -96,6 +96,8 @@ fn main() {
         std::env::args().nth(nth).map_or(default, |text| text.parse::<u64>().expect("a number"))
     };
     let (rounds, time) = (number(1, 3), Duration::from_millis(number(2, 500)));
+    let named: Vec<usize> =
+        std::env::args().skip(3).map(|text| text.parse().expect("a number of threads")).collect();
     let ways = each_way!(run);
     let folder: PathBuf = std::env::temp_dir().join(format!("compare-files-{}", std::process::id()));
     fs::create_dir(&folder).expect("a folder");
@@ -103,7 +105,7 @@ fn main() {
         "| threads | way | million reads/s | of the first | longest read, µs (without remapper) | remaps |"
     );
     println!("|--:|---|--:|--:|--:|--:|");
-    for threads in THREADS {
+    for threads in if named.is_empty() { THREADS.to_vec() } else { named } {
         let mut figures = vec![Vec::new(); ways.len()];
         for _ in 0..rounds {
             for (way, figures) in ways.iter().zip(&mut figures) {
