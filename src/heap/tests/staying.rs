@@ -23,6 +23,21 @@ fn a_cycle_makes_no_system_call_from_the_third_on() {
     }
 }
 
+#[test]
+fn what_the_options_let_be_dirty_stays_in_arenas_that_are_empty() {
+    let from = allocator(16 << 20);
+    from.settings().set_dirty(None, Some(80 << 20));
+    let heap = possess(from, 1);
+    (0..2).for_each(|_| cycle(from, heap, 60_000));
+    let before = from.space().os().calls();
+    cycle(from, heap, 60_000);
+    assert_eq!((from.space().os().calls(), purged(from)), (before, 0));
+    assert!(from.dirty_slices() * SLICE > 16 << 20, "not all of it is the heap's");
+    // And they go with the last of it.
+    from.trim::<Checked>(heap);
+    assert_eq!((from.dirty_slices(), leaving::arenas(from)), (0, 0));
+}
+
 /// How many blocks of its slab have been linked.
 fn linked(block: usize) -> u32 {
     // SAFETY: the block is live, and its record with it.
