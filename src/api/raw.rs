@@ -124,11 +124,23 @@ unsafe fn free_own<T: Thread>(heap: *const Heap, slab: &Slab, block: *mut Block,
 }
 
 /// The rest of a free for which there was no room at hand, and the end of the step. Out of line and called last, so
-/// that `free` needs no stack.
-#[cold]
+/// that `free` needs no stack; nor does this.
 #[inline(never)]
 fn free_beyond<T: Thread>(block: *mut Block, slab: &Slab, heap: *const Heap) {
     // SAFETY: the thread possesses its heap, which lives forever and owns the slab, and the block; and it is inside.
+    unsafe {
+        if !(*heap).free_home::<T::Checks>(slab, block) {
+            return free_with_care::<T>(block, slab, heap);
+        }
+        leave_step::<T>(heap);
+    }
+}
+
+/// The rest of that, if something is to be done beside.
+#[cold]
+#[inline(never)]
+fn free_with_care<T: Thread>(block: *mut Block, slab: &Slab, heap: *const Heap) {
+    // SAFETY: as above.
     unsafe {
         (*heap).free_beyond::<T::Checks, _>(process(), slab, block);
         leave_step::<T>(heap);

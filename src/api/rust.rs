@@ -280,11 +280,14 @@ impl SpecMalloc {
 
     /// # Safety
     /// The thread possesses `heap`, which owns `slab`, and the block, which lies there.
-    #[cold]
     #[inline(never)]
     unsafe fn free_beyond(&self, heap: *const Heap, slab: &Slab, block: *mut u8) {
         // SAFETY: the caller's; heaps live forever.
-        unsafe { (*heap).free_beyond::<RustChecks, _>(process(), slab, block.cast()) };
+        unsafe {
+            if !(*heap).free_home::<RustChecks>(slab, block.cast()) {
+                (*heap).free_beyond::<RustChecks, _>(process(), slab, block.cast());
+            }
+        }
     }
 }
 

@@ -40,6 +40,9 @@ const GROWTH_SHARE: usize = 32;
 /// that it seldom goes.
 const SHED: (usize, usize) = (2, 32);
 
+/// Of so many blocks that miss a bin one looks what is to be done: whether the list goes home, what was sent.
+const LOOK: u16 = 8;
+
 /// Set in a bound while the list goes home, a part with each free that finds no room: see [`Bin::goes_on_shrinking`].
 const SHRINKING: u16 = 1 << 15;
 
@@ -351,6 +354,21 @@ impl Bin {
         room_for(least(class))
     }
 
+    /// A free has found no room: whether its block is one of those that are counted and go home, as it is nearly always
+    /// while much is torn down. If not, which is so every [`LOOK`]th time at least, nothing has happened, and
+    /// [`Bin::miss`] is to be called.
+    #[inline(always)]
+    pub fn misses_quietly(&self) -> bool {
+        let (bound, missed) = (self.bound.get(), self.missed.get().wrapping_add(1));
+        let is_steady = bound.wrapping_sub(1) < SHRINKING - 1;
+        if !is_steady || self.room.get() == EBB || missed % LOOK == 0 {
+            return false;
+        }
+        self.room.set(room_for(0));
+        self.missed.set(missed);
+        true
+    }
+
     /// A free has found no room.
     #[inline(always)]
     pub(in crate::heap) fn miss(&self, class: usize) -> Missed {
@@ -395,4 +413,5 @@ impl Bin {
 }
 
 const _: () = assert!(size_of::<Bin>() == 2 * size_of::<usize>());
+const _: () = assert!(SHED.0 * LEAST.0 + SHED.1 > LOOK as usize && LOOK.is_power_of_two());
 const _: () = assert!(SHED.0 * MOST + SHED.1 <= 1 << 15 && MOST < SHRINKING as usize);

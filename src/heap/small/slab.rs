@@ -31,6 +31,9 @@ const EXTENSION: usize = 16 << 10;
 /// Blocks that are linked at once for the sake of fewer slow events only.
 const MOST_LINKED: usize = 64;
 
+/// Bytes between two blocks that are freed one after the other, at most, if the next is expected as far away.
+const MOST_STEP: usize = 4096;
+
 /// What a local free brought about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -161,6 +164,23 @@ impl Slab {
         let left = self.owned.countdown.load(Ordering::Relaxed).wrapping_sub(1);
         self.owned.countdown.store(left, Ordering::Relaxed);
         if left == 0 { Freed::Event } else { Freed::Quietly }
+    }
+
+    /// Has the words of the block fetched that is freed next, if blocks are freed in steps: as far behind `block` as that
+    /// is behind the one that was freed before. A free has to read them first.
+    #[inline(always)]
+    pub fn expect_next(&self, block: *mut Block) {
+        let step = block.addr().wrapping_sub(self.owned.free.get().addr());
+        if step <= MOST_STEP {
+            Block::expect(block.wrapping_byte_add(step));
+        }
+    }
+
+    /// Whether the countdown ends with the next block that is freed.
+    #[inline(always)]
+    pub fn is_last_of_countdown(&self) -> bool {
+        // Relaxed: the owner's own store.
+        self.owned.countdown.load(Ordering::Relaxed) == 1
     }
 
     /// Empties the free list: its blocks are on another list.

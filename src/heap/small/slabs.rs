@@ -8,7 +8,7 @@ use super::bin::Missed;
 use super::exchange::AT_ONCE;
 use super::meter::Counted;
 use super::slab::{Freed, Standing};
-use crate::base::{CLASSES, SLICE, class_size};
+use crate::base::{CLASSES, SLICE};
 use crate::heap::block::{Block, Checks};
 use crate::heap::ground::MOST_SPARE_OF_SLABS;
 use crate::heap::record::Slab;
@@ -181,10 +181,33 @@ impl Heap {
         if bin.take_room() {
             // SAFETY: the caller's.
             unsafe { bin.push::<C>(block, Block::key(block, self.secret.get())) };
-        } else {
-            // SAFETY: the caller's.
-            unsafe { self.free_beyond::<C, P>(from, slab, block) };
+            return;
         }
+        // SAFETY: the caller's.
+        unsafe {
+            if !self.free_home::<C>(slab, block) {
+                self.free_beyond::<C, P>(from, slab, block);
+            }
+        }
+    }
+
+    /// Frees a block of a slab that this heap owns, for which the bin had no room, if it goes home and nothing is to be
+    /// done beside, as it is nearly always where much is torn down. `false` if not: then nothing has happened, and
+    /// [`Heap::free_beyond`] is to be called. Each block that is freed there misses the cache, and the fewer instructions
+    /// lie between one and the next, the more of these misses overlap.
+    ///
+    /// # Safety
+    /// As for [`Heap::free_local`].
+    #[inline(always)]
+    pub unsafe fn free_home<C: Checks>(&self, slab: &Slab, block: *mut Block) -> bool {
+        // SAFETY: a slab's own.
+        let bin = unsafe { self.bin_at(slab.bin()) };
+        if self.has_meter() || slab.is_last_of_countdown() || !bin.misses_quietly() {
+            return false;
+        }
+        // SAFETY: the caller's.
+        let _quietly = unsafe { self.push_home::<C>(slab, block) };
+        true
     }
 
     /// Frees a block of a slab that this heap owns, for which the bin had no room.
@@ -216,7 +239,6 @@ impl Heap {
     #[cold]
     #[inline(never)]
     unsafe fn free_uncounted<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, block: *mut Block) {
-        expect_next(slab, block);
         let bin = self.bin(slab.class());
         let missed = bin.miss(slab.class());
         if missed == Missed::Welcome {
@@ -242,7 +264,6 @@ impl Heap {
             // SAFETY: the caller's.
             return unsafe { self.free_first::<C, P>(from, slab, block) };
         }
-        expect_next(slab, block);
         match self.counts_miss(class) {
             // SAFETY: the caller's.
             Counted::Missed(room) => unsafe { self.free_missed::<C, P>(from, slab, block, room) },
@@ -354,6 +375,7 @@ impl Heap {
     /// As for [`Heap::free_local`].
     #[inline(always)]
     unsafe fn push_home<C: Checks>(&self, slab: &Slab, block: *mut Block) -> Freed {
+        slab.expect_next(block);
         #[cfg(any(loom, shuttle))]
         assert!(ptr::eq(slab.owner(), self), "freed into a slab of another heap");
         // SAFETY: the caller's.
@@ -466,11 +488,4 @@ impl Heap {
         self.own.shrink(from, &self.own_first, self.growth.held() / SLICE);
         from.give_back_kept_slices(&self.claimant);
     }
-}
-
-/// What is torn down goes in the order in which it was built, as a rule: the next of the class is its neighbour, whose words
-/// a free has to read first.
-#[inline(always)]
-fn expect_next(slab: &Slab, block: *mut Block) {
-    Block::expect(block.wrapping_byte_add(class_size(slab.class())));
 }
