@@ -286,14 +286,14 @@ impl<P: Platform> Ground<P> {
 
     /// Whether an arena that has just become empty stays mapped: the helper thread unmaps it when it has been empty for
     /// a while; without one, it goes at once if the other arenas have a quarter of its room free, so that a program at
-    /// the edge does not map and unmap with every slab, and if nothing in it is dirty: what may not stay has been purged
-    /// before, and the purge that takes the last of the rest comes here, too.
+    /// the edge does not map and unmap with every slab, and if nothing in it is dirty that may stay (the purge that takes
+    /// the last of that comes here, too).
     pub(in crate::heap) fn keeps_empty_arena(&self, arena: &Region) -> bool {
         let here = arena.slices().usable().len();
         let free = self.tally.sum(Count::Usable).saturating_sub(self.claimed_slices());
         self.settings.has_helper()
             || free.saturating_sub(here) < arena.len() / SLICE / 4
-            || arena.slices().dirty_count() > 0
+            || arena.slices().dirty_count() > 0 && self.excess(0) == 0
     }
 
     /// Bytes of address space for a new arena.

@@ -95,6 +95,20 @@ fn what_cannot_be_purged_is_not_tried_again_and_again() {
     assert_eq!(from.dirty_slices(), 0);
 }
 
+#[test]
+fn what_cannot_be_purged_goes_with_its_arena() {
+    let from = allocator(1 << 20);
+    let (heap, os) = (possess(from, 1), from.space().os());
+    from.settings().set_dirty(Some(0), Some(0));
+    os.fail_kind(CallKind::Purge, Errno(22));
+    let blocks: Vec<usize> = (0..64).map(|_| get(from, heap, 60_000)).collect();
+    assert!(leaving::arenas(from) >= 4);
+    blocks.into_iter().for_each(|block| free(from, heap, block));
+    heap.collect::<Checked, _>(from);
+    assert!(leaving::arenas(from) <= 2, "{} arenas", leaving::arenas(from));
+    from.audit::<Checked>();
+}
+
 /// Bytes purged so far.
 fn purged(from: &Allocator<Os>) -> u64 {
     from.purged_bytes()
