@@ -12,6 +12,8 @@ use crate::next::Next;
 use crate::thread::{EXIT, PTHREAD_CREATE, PreloadThread, create};
 use crate::{errno, raw};
 use core::ffi::{c_int, c_void};
+use core::mem::MaybeUninit;
+use core::ptr;
 use specmalloc::internals::global;
 
 /// What a thread is to run. Two words, returned in two registers.
@@ -57,12 +59,17 @@ extern "C" fn loaded() {
 static LOADED: extern "C" fn() = loaded;
 
 /// Makes a thread of the program by `create`, which is given what to start and with what argument. Returns `no_memory`
-/// if there is not even memory for that.
-fn launch(
+/// if there is not even memory for that. Where the system has no addresses left for the thread's stack, those of what is
+/// free are given back first.
+///
+/// # Safety
+/// `attributes` are a thread's, or null.
+unsafe fn launch(
     start: *const c_void,
     argument: *mut c_void,
+    attributes: *const libc::pthread_attr_t,
     no_memory: c_int,
-    create: impl FnOnce(*const c_void, *mut c_void) -> c_int,
+    create: impl Fn(*const c_void, *mut c_void) -> c_int,
 ) -> c_int {
     let before = errno::get();
     let record = raw::malloc(size_of::<Launch>()).cast::<Launch>();
@@ -73,7 +80,14 @@ fn launch(
     // SAFETY: the record is large enough and nobody else's.
     unsafe { record.write(Launch { start, argument }) };
     let made = global::thread_made::<PreloadThread, _>(
-        || create(trampoline as *const c_void, record.cast()),
+        || {
+            let made = create(trampoline as *const c_void, record.cast());
+            // SAFETY: the caller's.
+            if made == 0 || !unsafe { makes_room(attributes) } {
+                return made;
+            }
+            create(trampoline as *const c_void, record.cast())
+        },
         |&error| error == 0,
     );
     if made != 0 {
@@ -82,6 +96,30 @@ fn launch(
     }
     errno::set(before);
     made
+}
+
+/// Gives back what is free if there is no room for the stack of a thread with these attributes. Returns whether anything
+/// was given back.
+///
+/// # Safety
+/// They are a thread's, or null.
+#[cold]
+unsafe fn makes_room(attributes: *const libc::pthread_attr_t) -> bool {
+    let (mut usual, mut stack, mut guard) = (MaybeUninit::uninit(), 0, 0);
+    // SAFETY: the caller's; what is initialised here is used only after that, and each size is written by its call.
+    unsafe {
+        let is_usual = attributes.is_null();
+        if is_usual && libc::pthread_attr_init(usual.as_mut_ptr()) != 0 {
+            return false;
+        }
+        let attributes = if is_usual { usual.as_ptr() } else { attributes };
+        libc::pthread_attr_getstacksize(attributes, &raw mut stack);
+        libc::pthread_attr_getguardsize(attributes, &raw mut guard);
+        if is_usual {
+            libc::pthread_attr_destroy(usual.as_mut_ptr());
+        }
+    }
+    !global::has_room(stack.saturating_add(guard)) && global::trim::<PreloadThread>()
 }
 
 /// The first function of a new thread, called by the trampoline.
@@ -147,10 +185,12 @@ pub unsafe extern "C" fn pthread_create(
     start: *const c_void,
     argument: *mut c_void,
 ) -> c_int {
-    launch(start, argument, libc::EAGAIN, |start, argument| {
+    let create = |start, argument| {
         // SAFETY: the caller's; the trampoline is a thread's function, and the record its argument.
         unsafe { create(thread, attributes, start, argument) }
-    })
+    };
+    // SAFETY: the caller's.
+    unsafe { launch(start, argument, attributes, libc::EAGAIN, create) }
 }
 
 /// C11: makes a thread. Fails as the C library's does. (That does not call the `pthread_create` which programs see.)
@@ -167,11 +207,13 @@ pub unsafe extern "C" fn thrd_create(
     if next.is_null() {
         return THRD_ERROR;
     }
-    launch(start, argument, THRD_NOMEM, |start, argument| {
+    let create = |start, argument| {
         // SAFETY: as in `create`. The trampoline's result is its thread's function's, whose int it leaves where it is.
         unsafe {
             let next = core::mem::transmute::<*mut c_void, CreateC11>(next);
             next(thread, start, argument)
         }
-    })
+    };
+    // SAFETY: no attributes.
+    unsafe { launch(start, argument, ptr::null(), THRD_NOMEM, create) }
 }

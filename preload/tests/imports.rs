@@ -41,6 +41,10 @@ const REASONS: &[(&str, &str)] = &[
         "pthread_attr_init pthread_attr_setdetachstate pthread_attr_setstacksize pthread_attr_destroy",
     ),
     (
+        "where a thread could not be made: reads the object that the program gave, or a new one",
+        "pthread_attr_getstacksize pthread_attr_getguardsize",
+    ),
+    (
         "at the start of a thread, where the program has taken all keys: takes the lock of the dynamic linker, and allocates; \
          nothing of libc's is held before a thread's own function",
         "__cxa_thread_atexit_impl",

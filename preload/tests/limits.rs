@@ -9,6 +9,7 @@ passing_cases! { "limits.c":
     exhaust_the_data_segment,
     from_small_to_huge_and_back,
     threads_exhaust_together,
+    a_thread_after_all_was_freed,
     limits_are_learned_on_a_small_stack,
 }
 

@@ -31,6 +31,11 @@ pub fn adapt_to_late_limit() {
     process().adapt_to_late_limit();
 }
 
+/// Whether the system would map `len` bytes somewhere at this moment.
+pub fn has_room(len: usize) -> bool {
+    process().space().has_room(len)
+}
+
 /// What the process maps is memory from then on: no address space is reserved.
 pub fn reserve_nothing() {
     process().settings().set_reserve(false);

@@ -1,5 +1,6 @@
 /* What happens when memory runs out, and after. */
 #include "support.h"
+#include <threads.h>
 #include <ucontext.h>
 
 static void limit(int resource, size_t bytes)
@@ -142,6 +143,36 @@ static void threads_exhaust_together(void)
     free(block);
 }
 
+static void *does_nothing(void *unused)
+{
+    return unused;
+}
+
+/* What is free may be mapped: not where that leaves no addresses for a stack. */
+static void a_thread_after_all_was_freed(void)
+{
+    enum { COUNT = 100 };
+    char *blocks[COUNT];
+    for (int i = 0; i < COUNT; i++) memset(blocks[i] = malloc(MIB), 1, MIB);
+    limit(RLIMIT_AS, 300 * MIB);
+    size_t count;
+    void **list = exhaust(3000, &count);
+    for (int i = 0; i < COUNT; i++) free(blocks[i]);
+    release(list);
+    release(exhaust(3000, &count));
+    pthread_t thread;
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, 64 * MIB);
+    CHECK(pthread_create(&thread, &attributes, does_nothing, NULL) == 0);
+    pthread_join(thread, NULL);
+    thrd_t another;
+    list = exhaust(3000, &count);
+    release(list);
+    CHECK(thrd_create(&another, (thrd_start_t)does_nothing, NULL) == thrd_success);
+    thrd_join(another, NULL);
+}
+
 /* Run with an address space that was small from the start. */
 static void works_in_64_mib(void)
 {
@@ -206,5 +237,6 @@ static void limits_are_learned_on_a_small_stack(void)
 
 MAIN(CASE(exhaust_once_with_the_smallest_huge), CASE(exhaust_the_data_segment_once_with_the_smallest_huge),
      CASE(limits_are_learned_on_a_small_stack), CASE(exhaust_with_large), CASE(exhaust_with_small), CASE(exhaust_with_huge), CASE(exhaust_the_data_segment),
-     CASE(from_small_to_huge_and_back), CASE(threads_exhaust_together), CASE(works_in_64_mib),
+     CASE(from_small_to_huge_and_back), CASE(threads_exhaust_together), CASE(a_thread_after_all_was_freed),
+     CASE(works_in_64_mib),
      CASE(locked_memory_stays_small), CASE(locked_huge_blocks_have_nothing_behind_them))
