@@ -26,7 +26,9 @@ mod watch;
 
 use clap::{FromArgMatches, Parser, Subcommand};
 use std::ffi::OsStr;
+use std::fs;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Exit status when the command itself fails, as `env` and `timeout` have it.
@@ -99,6 +101,16 @@ fn main() -> ExitCode {
     done.unwrap_or_else(|failure| {
         eprintln!("specmalloc: {}", failure.message);
         ExitCode::from(failure.status)
+    })
+}
+
+/// Writes a file as a whole: what could be written in part only is not left behind, unless it was there before.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let was_there = path.exists();
+    fs::write(path, bytes).inspect_err(|_| {
+        if !was_there {
+            let _gone_already = fs::remove_file(path);
+        }
     })
 }
 

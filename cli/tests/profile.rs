@@ -343,7 +343,7 @@ fn what_cannot_be_profiled_is_told_and_nothing_is_left_behind() {
     assert!(!folder.names().contains(&"specmalloc.pb.gz".to_owned()), "{:?}", folder.names());
     let little = folder.profile(&["record", "--rate", "1G", "true"]);
     assert!(stderr(&little).contains("no samples"), "{}", stderr(&little));
-    assert!(folder.report(&[]).contains("live at the end: 0 in 0 blocks"));
+    assert!(folder.report(&[]).contains("live at the end: 0 in 0 blocks, no samples"));
     // An older profile stays if there is nothing new.
     let before = fs::read(folder.file("specmalloc.pb.gz")).unwrap();
     assert_eq!(folder.record(&["no such program"]).status.code(), Some(127));
@@ -353,6 +353,19 @@ fn what_cannot_be_profiled_is_told_and_nothing_is_left_behind() {
     {
         assert_eq!(folder.profile(wrong).status.code(), Some(125), "{wrong:?}");
     }
+}
+
+#[test]
+fn what_cannot_be_written_as_a_whole_is_not_left_behind() {
+    let folder = Folder::new();
+    assert!(folder.record(&[&program("sites.c")]).status.success());
+    // A file may have a block or two, and more is an error.
+    let script =
+        "ulimit -f 1; trap '' XFSZ; exec \"$0\" profile report --format flamegraph --output part.svg";
+    let mut shell = Command::new("sh");
+    let output = shell.args(["-c", script]).arg(command_path()).current_dir(&folder.0).output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{}", stderr(&output));
+    assert!(!folder.names().contains(&"part.svg".to_owned()), "{:?}", folder.names());
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod documented;
 
 use common::library;
 use serde_json::Value;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::FromRawFd;
 use std::os::unix::process::ExitStatusExt;
@@ -54,6 +54,8 @@ fn a_process_is_looked_at_while_it_runs() {
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((document["pid"].to_string(), document["name"].as_str()), (waiting.pid.clone(), Some("sh")));
     documented::documented(&document);
+    let (pressure, tells) = (&document["memory_pressure"], fs::exists("/proc/pressure/memory").unwrap());
+    assert_eq!(tells || pressure.is_object(), pressure["some_percent"].is_number(), "{pressure}");
     let live = document["bytes"]["live"].as_u64().unwrap();
     let (heaps, arenas) = (document["heaps"].as_array().unwrap(), document["arenas"].as_array().unwrap());
     assert!(live > 0 && heaps[0]["held"] == true, "{document:#}");

@@ -32,11 +32,17 @@ fn inside(program: &str, arguments: &[String]) -> u64 {
 
 /// Instructions in the run of a program, as far as `options` have them counted.
 fn counted(program: &str, options: &[&str], arguments: &[String]) -> u64 {
-    counted_on(None, program, options, arguments)
+    counted_on(None, None, program, options, arguments)
 }
 
-/// The same on the processors of a list as `taskset` takes it.
-fn counted_on(processors: Option<&str>, program: &str, options: &[&str], arguments: &[String]) -> u64 {
+/// The same on the processors of a list as `taskset` takes it, and with samples for so many bytes.
+fn counted_on(
+    processors: Option<&str>,
+    rate: Option<&str>,
+    program: &str,
+    options: &[&str],
+    arguments: &[String],
+) -> u64 {
     if let Err(error) = Command::new("valgrind").arg("--version").output() {
         panic!("valgrind does not run ({error}): install the Debian package `valgrind`");
     }
@@ -48,7 +54,16 @@ fn counted_on(processors: Option<&str>, program: &str, options: &[&str], argumen
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--fair-sched=yes"]);
     valgrind.args(options);
     valgrind.arg(common::compile(program, &[])).args(arguments);
-    let outcome = common::run(&mut valgrind);
+    let outcome = match rate {
+        None => common::run(&mut valgrind),
+        Some(rate) => {
+            let profiler =
+                common::library::build("preload", "specmalloc-profile", "libspecmalloc_profile.so");
+            let libraries = format!("{}:{}", common::library().display(), profiler.display());
+            valgrind.env("LD_PRELOAD", libraries).env("SPECMALLOC_CONF", format!("profile:{rate}"));
+            common::outcome(&mut valgrind)
+        }
+    };
     assert_eq!((outcome.code, outcome.signal), (Some(0), None), "{}", outcome.stderr);
     outcome
         .stderr
@@ -224,11 +239,45 @@ fn a_short_thread_opens_no_slabs() {
     let first = first_processor();
     for processors in [None, Some(first.as_str())] {
         let [few, many] = [THREADS / 10, THREADS + THREADS / 10]
-            .map(|threads| counted_on(processors, "short_threads.c", &[], &[threads.to_string()]));
+            .map(|threads| counted_on(processors, None, "short_threads.c", &[], &[threads.to_string()]));
         let figure = (many - few) / THREADS;
         println!("{figure} instructions for a thread, on {}", processors.unwrap_or("any processor"));
         assert!(figure >= 1_000, "{figure} instructions: nothing was counted");
         assert!(figure <= 25_000, "{figure} instructions for a thread, 25,000 allowed");
+    }
+}
+
+/// What is built up and torn down takes no more while it is sampled, once for 512 KiB, than the samples themselves: 7,000 or
+/// so each, which is a part of a pair that its size tells.
+#[test]
+fn samples_cost_little() {
+    const PAIRS: u64 = 1 << 18;
+    for (table, size) in [(1_u64 << 14, 100), (1 << 12, 400)] {
+        let arguments = [table, size, size, PAIRS].map(|number| number.to_string());
+        let arguments = [&arguments[..], &["oldest".to_owned(), table.to_string()]].concat();
+        let cost = |rate| {
+            let options = ["--instr-atstart=no", "--toggle-collect=malloc", "--toggle-collect=free"];
+            counted_on(None, rate, "instructions.c", &options, &arguments) as f64 / PAIRS as f64
+        };
+        let (without, with) = (cost(None), cost(Some("512K")));
+        println!("{table} of {size} bytes: {without:.1} instructions for a pair, {with:.1} with samples");
+        let most = without + 8_000.0 * size as f64 / f64::from(512 << 10);
+        assert!(without >= 10.0 && with <= most, "{with:.1} instructions, {most:.1} allowed");
+    }
+}
+
+/// A buffer that grows does so as well where there are samples.
+#[test]
+fn what_is_sampled_grows_in_its_place() {
+    const ROUNDS: u64 = 100;
+    for (kind, most) in [("doubling", 24_000), ("Steps", 36_000), ("two", 50_000)] {
+        let [few, many] = [ROUNDS / 10, ROUNDS + ROUNDS / 10].map(|rounds| {
+            counted_on(None, Some("4G"), "growing.c", &[], &[kind.to_owned(), rounds.to_string()])
+        });
+        let figure = (many - few) / ROUNDS;
+        println!("{kind}: {figure} instructions");
+        assert!(figure >= 10_000, "{kind}: {figure} instructions: nothing was counted");
+        assert!(figure <= most, "{kind}: {figure} instructions, {most} allowed");
     }
 }
 

@@ -9,5 +9,6 @@ passing_cases! { "resident.c":
     huge_blocks,
     phases,
     sparse_blocks,
+    locked_blocks,
     never_negative,
 }

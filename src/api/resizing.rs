@@ -60,7 +60,11 @@ pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
     }
     samples::put_back(place, sample);
     let with_room = if size > usable && !matches!(place, Place::Huge(_)) {
-        to_grow::<T>(Options::NONE, size, matches!(place, Place::Large(_)))
+        let block = to_grow::<T>(Options::NONE, size, matches!(place, Place::Large(_)));
+        if !block.is_null() && process().settings().sample_rate() != 0 {
+            samples::resized::<T>(None, block, size, samples::NO_CALLER);
+        }
+        block
     } else {
         ptr::null_mut()
     };
@@ -74,8 +78,11 @@ pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
 /// Whether the block is a large one that stays one in the slices that it has; then it has been told its size.
 #[inline(always)]
 fn stays_large<T: Thread>(block: *mut u8, size: usize) -> bool {
-    if size > LARGE_MAX || process().settings().sample_rate() != 0 {
+    if size > LARGE_MAX {
         return false;
+    }
+    if process().settings().sample_rate() != 0 {
+        return samples::stays_large::<T>(block, size);
     }
     let stays = |heap: &Heap, slab: &Slab| {
         let may_stay = size > SMALL_MAX || size >= slab.requested();
@@ -89,8 +96,7 @@ fn stays_large<T: Thread>(block: *mut u8, size: usize) -> bool {
 #[cold]
 #[inline(never)]
 pub(super) fn to_grow<T: Thread>(options: &Options, size: usize, was_large: bool) -> *mut u8 {
-    let may = size > SMALL_MAX / 2 && size <= LARGE_MAX && process().settings().sample_rate() == 0;
-    if !may {
+    if size <= SMALL_MAX / 2 || size > LARGE_MAX {
         return ptr::null_mut();
     }
     let block = with_heap::<T, _>(options, |heap| match heap {

@@ -397,6 +397,11 @@ impl SpecMalloc {
             let mut moved = ptr::null_mut();
             if size > layout.size() && layout.align() <= SLICE && size > SMALL_MAX {
                 moved = to_grow::<RustThread>(&self.options, size, same_kind);
+                #[cfg(feature = "profile")]
+                if !moved.is_null() && process().settings().sample_rate() != 0 {
+                    let frame = 0_u8;
+                    samples::resized::<RustThread>(None, moved, size, (&raw const frame).addr());
+                }
             }
             if moved.is_null() {
                 moved = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));

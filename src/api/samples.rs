@@ -4,12 +4,13 @@
 //! Blocks of slabs are freed without a look at what they are. So a sample, however small, has a run of slices of its
 //! own, whose free asks the record anyway: it costs a page, and 64 KiB of address space.
 
+use super::lookup::in_large;
 use super::{figures, probes, raw};
-use crate::base::class_size;
+use crate::base::{SMALL_MAX, class_of_aligned, class_size};
 use crate::global::{
     Caller, Options, Sample, Thread, leave_step, process, tell_if_due, with_heap, with_relief,
 };
-use crate::heap::{Heap, Place};
+use crate::heap::{Heap, Place, Slab};
 use core::ptr;
 
 /// Where the object that functions belong to tells who has called.
@@ -30,22 +31,60 @@ pub(super) unsafe fn are_counted(heap: *const Heap) -> bool {
 #[inline(never)]
 pub(super) fn malloc_counted<T: Thread>(size: usize, class: usize, heap: *const Heap) -> *mut u8 {
     // SAFETY: the thread possesses its heap and is inside, or it is one that stands for none, which is never sampled.
-    let (is_sample, block) = unsafe {
+    let (is_sample, follows, block) = unsafe {
         let own = &*heap;
         let follows = own.sample_rate() == process().settings().sample_rate();
         let is_sample = follows && own.counts_as_sample(Some(class), size);
         let is_filled = follows
             && !is_sample
             && (!own.has_none(class) || !own.has_mail() && own.take_counted::<T::Checks>(class));
-        (is_sample, if is_filled { own.pop::<T::Checks>(class) } else { ptr::null_mut() })
+        (is_sample, follows, if is_filled { own.pop::<T::Checks>(class) } else { ptr::null_mut() })
     };
     // SAFETY: as above.
     unsafe { leave_step::<T>(heap) };
-    match (is_sample, block.is_null()) {
-        (true, _) => allocate_sample::<T>(size, 1, false, class_size(class), NO_CALLER),
-        (_, true) => allocate::<T>(size, 1, false, NO_CALLER),
-        _ => block.cast(),
+    if is_sample {
+        return allocate_sample::<T>(size, 1, false, class_size(class), NO_CALLER);
     }
+    match (block.is_null(), follows) {
+        (false, _) => block.cast(),
+        (true, true) => allocate_small::<T>(size, class),
+        (true, false) => allocate::<T>(size, 1, false, NO_CALLER),
+    }
+}
+
+/// A block of `class`, which serves `size` bytes, by a thread that has none at hand, for an allocation that has turned out
+/// to be no sample; null without memory.
+#[inline(never)]
+fn allocate_small<T: Thread>(size: usize, class: usize) -> *mut u8 {
+    let block = with_heap::<T, _>(Options::NONE, |heap| {
+        let Some(heap) = heap else { return ptr::null_mut() };
+        let class = class_of_aligned(size, raw::apart::<T>(heap)).unwrap_or(class);
+        // SAFETY: the heap is possessed here.
+        unsafe { process().try_allocate_small::<T::Checks>(heap, class) }
+    });
+    if block.is_null() {
+        return uncounted::<T>(size, 1, false);
+    }
+    tell_if_due::<T>(size);
+    figures::pulse::<T>();
+    block
+}
+
+/// Whether the block is a large one that stays one in the slices that it has; then it has been told its size, and the
+/// allocation that this is has been counted. Not if it is a sample, or is to be one.
+#[cold]
+#[inline(never)]
+pub(super) fn stays_large<T: Thread>(block: *mut u8, size: usize) -> bool {
+    if size <= SMALL_MAX {
+        return false;
+    }
+    let stays = |heap: &Heap, slab: &Slab| {
+        let follows = heap.sample_rate() == process().settings().sample_rate();
+        let is_none = follows && heap.bytes_before_sample() >= size;
+        (is_none && process().resize_in_run(heap.claimant(), slab, size))
+            .then(|| heap.counts_as_sample(None, size))
+    };
+    in_large::<T, _>(block, stays).is_some()
 }
 
 /// A block of a heap that is sampled, or was; null without memory.
@@ -108,7 +147,7 @@ enum Asked {
     Uncounted,
     /// A block that is a sample.
     Apart,
-    /// Whether this allocation is a sample.
+    /// Whether this allocation, whose block is there already and is none of a slab, is a sample.
     Count,
 }
 
@@ -124,10 +163,19 @@ fn ask<T: Thread>(asked: Asked, size: usize, align: usize, zero: bool) -> (*mut 
         let align = align.max(raw::apart::<T>(heap));
         if matches!(asked, Asked::Counted | Asked::Count) {
             process().follow_sample_rate::<T::Checks>(heap);
-            let counted = process().counts_as_sample(heap, size, align);
-            if counted != 0 || matches!(asked, Asked::Count) {
+        }
+        match asked {
+            Asked::Count => {
+                let counted = if heap.counts_as_sample(None, size) { size } else { 0 };
                 return (ptr::null_mut(), counted);
             }
+            Asked::Counted => {
+                let counted = process().counts_as_sample(heap, size, align);
+                if counted != 0 {
+                    return (ptr::null_mut(), counted);
+                }
+            }
+            Asked::Uncounted | Asked::Apart => {}
         }
         let block = match asked {
             Asked::Apart => process().allocate_apart(heap, size, align, zero),

@@ -12,7 +12,7 @@ mod rounds;
 mod table;
 
 use crate::terminal::{Colour, Colours, is_terminal, width};
-use crate::{Failure, child, interrupted};
+use crate::{Failure, child, interrupted, write_whole};
 use allocators::Allocator;
 use clap::Args;
 use std::ffi::OsString;
@@ -137,7 +137,7 @@ pub(crate) fn execute(arguments: &Compare) -> Result<ExitCode, Failure> {
     let _ = io::stdout().write_all(text.as_bytes());
     let write = |path: &Option<PathBuf>, text: &dyn Fn() -> Result<String, Failure>| match path {
         None => Ok(()),
-        Some(path) => fs::write(path, text()?).map_err(|error| unwritten(path, &error)),
+        Some(path) => write_whole(path, text()?.as_bytes()).map_err(|error| unwritten(path, &error)),
     };
     write(&arguments.export_json, &|| Ok(export::json(&results)))?;
     write(&arguments.export_csv, &|| Ok(export::csv(&results)))?;

@@ -99,11 +99,37 @@ fn high(machine: &Machine) -> Option<Finding> {
     Some(Finding::new("cgroup memory.high", State::Act, found, advice))
 }
 
-fn group_pressure(machine: &Machine) -> Option<Finding> {
-    // The root's is the machine's, which is told already.
+/// The pressure file of the group that the process is in. (The root's is the machine's.)
+fn pressure_file(machine: &Machine) -> Option<String> {
     let folder =
         folders(machine, &UNIFIED).into_iter().find(|folder| !UNIFIED.mounts.contains(&folder.as_str()))?;
-    let some = stalled(&machine.read(&format!("{folder}/memory.pressure"))?, "some")?;
+    Some(format!("{folder}/memory.pressure"))
+}
+
+/// How much of the last ten seconds was waited for memory, in percent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Pressure {
+    /// By something.
+    pub(crate) some: f64,
+    /// By everything that wanted to run.
+    pub(crate) full: f64,
+    /// Whether it is that of the process's group, not of the machine.
+    pub(crate) of_group: bool,
+}
+
+/// The pressure on the memory of the process; none where the kernel does not tell.
+pub(crate) fn memory_pressure(machine: &Machine) -> Option<Pressure> {
+    let told = |file: &str, of_group: bool| {
+        let text = machine.read(file)?;
+        let some = stalled(&text, "some")?;
+        Some(Pressure { some, full: stalled(&text, "full").unwrap_or(0.0), of_group })
+    };
+    let group = pressure_file(machine).and_then(|file| told(&file, true));
+    group.or_else(|| told("/proc/pressure/memory", false))
+}
+
+fn group_pressure(machine: &Machine) -> Option<Finding> {
+    let some = stalled(&machine.read(&pressure_file(machine)?)?, "some")?;
     let found = format!("something waited in {some:.1} % of the last ten seconds");
     if some < 5.0 {
         return Some(Finding::fine("cgroup pressure", found));
@@ -200,5 +226,19 @@ mod tests {
         ];
         assert_eq!(of(&high, "cgroup memory.high").state, State::Act);
         assert_eq!(of(&high, "cgroup pressure").state, State::Act);
+    }
+
+    #[test]
+    fn pressure_is_that_of_the_group_or_else_of_the_machine() {
+        let machine = "some avg10=2.50 avg60=1.00 avg300=0.10 total=5\nfull avg10=1.25 avg60=0.00 total=3\n";
+        let files = [
+            GROUP,
+            ("/proc/pressure/memory", machine),
+            ("/sys/fs/cgroup/a/b/memory.pressure", "some avg10=40.00 avg60=1.00\n"),
+        ];
+        let of = |files: &[(&str, &str)]| memory_pressure(&made(files).0);
+        assert_eq!(of(&files), Some(Pressure { some: 40.0, full: 0.0, of_group: true }));
+        assert_eq!(of(&files[..2]), Some(Pressure { some: 2.5, full: 1.25, of_group: false }));
+        assert_eq!(of(&files[..1]), None);
     }
 }

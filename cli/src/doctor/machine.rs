@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// A machine, and the process that is asked about.
-pub(super) struct Machine {
+pub(crate) struct Machine {
     root: PathBuf,
     /// The name of the process's folder in /proc.
     process: String,
@@ -29,7 +29,7 @@ pub(super) struct Kernel {
 
 impl Machine {
     /// This one, and the process `pid`, or this process.
-    pub(super) fn this(pid: Option<u32>) -> Result<Self, Failure> {
+    pub(crate) fn this(pid: Option<u32>) -> Result<Self, Failure> {
         let process = pid.map_or("self".to_owned(), |pid| pid.to_string());
         let machine = Self { root: "/".into(), process, kernel: Kernel::ask() };
         match (pid, fs::read_to_string(machine.path("/proc/PROCESS/limits"))) {

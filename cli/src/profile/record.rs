@@ -1,6 +1,6 @@
 //! `specmalloc profile record`.
 
-use crate::{Failure, child, library, run, target};
+use crate::{Failure, child, library, run, target, write_whole};
 use clap::Args;
 use specmalloc_samples::pprof::{self, Profile};
 use specmalloc_samples::{Image, ProfileFile};
@@ -141,7 +141,7 @@ fn write(record: &Record, output: &Output<'_>, name: &OsStr, pid: u32, file: &Pr
 /// Whether that went well.
 pub(super) fn save(path: &Path, profile: &Profile) -> bool {
     let shown = path.display();
-    if let Err(error) = fs::write(path, profile.bytes()) {
+    if let Err(error) = write_whole(path, &profile.bytes()) {
         eprintln!("specmalloc: {shown}: {error}");
         return false;
     }

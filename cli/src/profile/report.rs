@@ -2,11 +2,10 @@
 
 use super::view::{View, What};
 use super::{firefox, flame, text};
-use crate::Failure;
 use crate::terminal::{is_terminal, width};
+use crate::{Failure, write_whole};
 use clap::{Args, ValueEnum};
 use specmalloc_samples::pprof::{self, Profile};
-use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -103,7 +102,7 @@ pub(super) fn execute(report: &Report) -> Result<ExitCode, Failure> {
     let failed = |name: &str, error: io::Error| Failure::own(format!("{name}: {error}"));
     match &report.output {
         Some(path) => {
-            fs::write(path, &text).map_err(|error| failed(&path.display().to_string(), error))?;
+            write_whole(path, &text).map_err(|error| failed(&path.display().to_string(), error))?;
         }
         None => match io::stdout().write_all(&text) {
             // Whoever reads it may have gone.

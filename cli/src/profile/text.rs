@@ -29,7 +29,9 @@ fn mean(sum: i64, objects: i64) -> i64 {
 /// What the figures are of.
 pub(super) fn head(profile: &Profile, view: &View) -> String {
     let (objects, bytes) = view.sum();
-    let rate = if profile.rate <= 1 {
+    let rate = if profile.stacks.is_empty() {
+        "no samples".to_owned()
+    } else if profile.rate <= 1 {
         "every allocation".to_owned()
     } else {
         format!("one sample for {}", size(profile.rate))

@@ -27,6 +27,8 @@ The process has to publish its figures: start it with specmalloc run --watch -- 
 and the like. It publishes from its slow paths, at most fifty times a second: the figures of a process
 that sleeps are those of its last such moment, whose age is shown. Heaps are held by a thread, shown
 with its name, number and state (R runs, S waits), where the kernel tells us where its stack is.
+\"Waits for memory\" is how much of the last ten seconds something in the process's control group, or
+on the machine, waited for memory.
 
 docs/json.md names the fields of the JSON and their units.
 

@@ -3,6 +3,7 @@
 use super::sample::Sample;
 use super::threads::Stacks;
 use crate::Failure;
+use crate::doctor::{Machine, memory_pressure};
 use specmalloc::internals::api::shared_record::{StatisticsFile, VARIABLE};
 use std::cell::RefCell;
 use std::ffi::{CStr, CString};
@@ -75,6 +76,7 @@ pub(super) struct Watched {
     own_pid: u32,
     file: StatisticsFile,
     stacks: RefCell<Stacks>,
+    machine: Machine,
 }
 
 impl Watched {
@@ -85,7 +87,8 @@ impl Watched {
             if let Ok(file) = StatisticsFile::open(&path)
                 && file.records().any(|record| record.pid == told.own_pid)
             {
-                return Ok(Self { pid, own_pid: told.own_pid, file, stacks: RefCell::default() });
+                let (own_pid, stacks) = (told.own_pid, RefCell::default());
+                return Ok(Self { pid, own_pid, file, stacks, machine: Machine::this(Some(pid))? });
             }
         }
         let why = if told.is_served() { "publishes no figures" } else { "does not run under specmalloc" };
@@ -115,6 +118,7 @@ impl Watched {
             detail: self.file.detail(self.own_pid),
             resident_bytes: field("VmRSS:").unwrap_or(0) * 1024,
             threads: self.stacks.borrow_mut().look(self.pid),
+            pressure: memory_pressure(&self.machine),
             processor_seconds: self.processor_seconds().unwrap_or(0.0),
         })
     }

@@ -1,6 +1,7 @@
 //! A look at a process, and what has changed between two.
 
 use super::threads::Thread;
+use crate::doctor::Pressure;
 use specmalloc::Statistics;
 use specmalloc::internals::api::detail::Detail;
 use std::time::Instant;
@@ -21,6 +22,8 @@ pub(super) struct Sample {
     pub(super) detail: Option<Detail>,
     /// Resident memory, as the kernel has it.
     pub(super) resident_bytes: u64,
+    /// How long memory was waited for, if the kernel tells.
+    pub(super) pressure: Option<Pressure>,
     /// Threads, the allocator's helper among them.
     pub(super) threads: Vec<Thread>,
     /// Processor time used so far.
@@ -93,6 +96,7 @@ pub(super) mod tests {
                 statistics,
                 detail: None,
                 resident_bytes: 3 << 20,
+                pressure: Some(Pressure { some: 12.5, full: 0.0, of_group: true }),
                 threads: Vec::new(),
                 processor_seconds: 1.0,
             }

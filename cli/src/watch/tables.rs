@@ -211,6 +211,9 @@ fn facts(pid: u32, looks: &Looks) -> [Vec<String>; 3] {
     if let Some(share) = looks.rate(|sample| Some(sample.processor_seconds)) {
         first.push(format!("processor {:.0} %", share * 100.0));
     }
+    if let Some(pressure) = last.pressure {
+        first.push(format!("waits for memory {:.1} %", pressure.some));
+    }
     if let Some(age) = looks.age() {
         first.push(format!("figures {} old", duration(age)));
     }
@@ -244,6 +247,10 @@ pub(super) fn json(watched: &Watched, looks: &Looks) -> String {
     document["name"] = json!(last.name);
     document["threads"] = json!(last.threads.len());
     document["resident_bytes"] = json!(last.resident_bytes);
+    document["memory_pressure"] = last.pressure.map_or(Value::Null, |pressure| {
+        let of = if pressure.of_group { "group" } else { "machine" };
+        json!({ "of": of, "some_percent": pressure.some, "full_percent": pressure.full })
+    });
     document["age_seconds"] = json!(looks.age());
     document["interval_seconds"] = json!(looks.seconds());
     document["rates"] = json!({
@@ -307,6 +314,7 @@ mod tests {
     fn the_head_is_broken_between_facts() {
         let facts = facts(17, &looks());
         assert!(facts[0][0] == "program (17)" && facts[0][1] == "up 60.0s", "{facts:?}");
+        assert!(facts[0].contains(&"waits for memory 12.5 %".to_owned()), "{facts:?}");
         assert!(
             facts[2].contains(&"live 1.00M".to_owned())
                 && facts[2].contains(&"remote frees 1,024".to_owned())

@@ -265,6 +265,21 @@ static void sparse_blocks(void)
     free(table);
 }
 
+/* Memory that is locked block by block, and freed as it is. */
+static void locked_blocks(void)
+{
+    begin();
+    size_t count = take(64 * KIB, 8 * MIB, 60 * MIB);
+    for (size_t i = 0; i < count; i += 2) mlock(blocks[i], malloc_usable_size(blocks[i]));
+    check_all("locked");
+    drop(count, 3);
+    check_all("two thirds freed");
+    drop(count, MANY);
+    check_all("freed");
+    malloc_trim(0);
+    check_all("trimmed");
+}
+
 static atomic_int busy;
 
 /* Takes blocks, and frees those of whoever comes by. */
@@ -304,4 +319,4 @@ static void never_negative(void)
 }
 
 MAIN(CASE(small_blocks), CASE(medium_blocks), CASE(large_blocks), CASE(huge_blocks), CASE(phases),
-     CASE(sparse_blocks), CASE(never_negative))
+     CASE(sparse_blocks), CASE(locked_blocks), CASE(never_negative))

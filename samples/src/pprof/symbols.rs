@@ -66,8 +66,7 @@ fn by_debug_information(loader: &Loader, address: u64) -> Option<Vec<Line>> {
     let mut frames = loader.find_frames(address).ok()?;
     let mut lines = Vec::new();
     while let Ok(Some(frame)) = frames.next() {
-        let name =
-            frame.function.as_ref().and_then(|function| Some(short(function.demangle().ok()?.into_owned())));
+        let name = frame.function.as_ref().and_then(|function| Some(demangled(&function.raw_name().ok()?)));
         // A line of the source without a function: the symbol table may know more.
         let function = match name {
             Some(name) => name,
@@ -86,9 +85,11 @@ fn by_symbol(loader: &Loader, address: u64) -> Option<Vec<Line>> {
     Some(vec![Line { function, ..Line::default() }])
 }
 
-/// As its author wrote it.
+/// As its author wrote it. Only what begins as mangled names do is one: else a function `f` would be `float`.
 fn demangled(symbol: &str) -> String {
-    short(demangle_auto(Cow::from(symbol), None).into_owned())
+    let is_mangled = ["_Z", "__Z", "_R", "__R"].iter().any(|start| symbol.starts_with(start));
+    let name = Cow::from(symbol);
+    short(if is_mangled { demangle_auto(name, None) } else { name }.into_owned())
 }
 
 /// Without the hash that Rust puts behind its names, and without a symbol's version.
@@ -117,6 +118,8 @@ mod tests {
             "std::vector<int, std::allocator<int> >::push_back(int const&)"
         );
         assert_eq!(demangled("malloc@@GLIBC_2.2.5"), "malloc");
-        assert_eq!(demangled("main"), "main");
+        for plain in ["main", "f", "i", "v", "_start", "St"] {
+            assert_eq!(demangled(plain), plain);
+        }
     }
 }

@@ -54,7 +54,7 @@ const POPPED: i32 = 20;
 const EBB: i32 = -1;
 
 /// Room for `frees` frees without an allocation.
-fn room_for(frees: usize) -> i32 {
+const fn room_for(frees: usize) -> i32 {
     frees as i32 * PUSHED + PUSHED - 2
 }
 
@@ -209,6 +209,9 @@ impl Bin {
     /// What a block of the list counts in a bin's reach: the room that its free took.
     pub(super) const BLOCK: i32 = PUSHED;
 
+    /// Its room after a free that found none.
+    pub(super) const AFTER_MISS: i32 = room_for(0);
+
     /// Nothing at hand.
     pub(in crate::heap) const fn new() -> Bin {
         Bin {
@@ -324,6 +327,11 @@ impl Bin {
         self.room.get()
     }
 
+    /// The room that it has when it is filled, without samples.
+    pub(super) fn room_when_filled(&self) -> i32 {
+        room_for(usize::from(self.bound.get() & !SHRINKING))
+    }
+
     /// Gives the bin more room, or less.
     pub(super) fn add_room(&self, more: i32) {
         self.room.set(self.room.get() + more);
@@ -384,7 +392,7 @@ impl Bin {
     pub(in crate::heap) fn miss_again(&self) -> Missed {
         let bound = usize::from(self.bound.get());
         let left = self.room.get();
-        self.room.set(room_for(0));
+        self.room.set(Bin::AFTER_MISS);
         if self.bound.get() & SHRINKING != 0 {
             return Missed::TooMany;
         }

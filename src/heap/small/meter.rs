@@ -45,27 +45,33 @@ const NOT_SO: i32 = i32::MIN;
 
 /// What is kept of a class.
 struct Count {
-    /// What is left beyond the reach of the bin.
+    /// What is left beyond the reach of the bin. Below zero nothing is, and the bin has so much less room than it would have
+    /// without samples.
     slack: Cell<i64>,
-    /// How much less room the bin has than it would have without samples.
-    clip: Cell<i32>,
     /// Its room when all blocks that it was filled with have been handed out, and none was freed.
     unfreed: Cell<i32>,
 }
 
 impl Count {
     const fn new() -> Count {
-        Count { slack: Cell::new(0), clip: Cell::new(0), unfreed: Cell::new(0) }
+        Count { slack: Cell::new(0), unfreed: Cell::new(0) }
+    }
+
+    /// How much less room the bin has than it would have without samples.
+    fn clip(&self) -> i32 {
+        -self.slack.get().min(0) as i32
     }
 
     /// The bin, which has the room that it would have without samples and `blocks` blocks, is to reach no further than
     /// `left`.
     fn fit(&self, bin: &Bin, left: i64, blocks: u32) {
-        let slack = left - bin.reach(blocks);
-        let clip = (-slack).clamp(0, i64::from(i32::MAX / 2)) as i32;
-        self.slack.set(slack.max(0));
-        self.clip.set(clip);
-        bin.add_room(-clip);
+        self.slack.set((left - bin.reach(blocks)).max(i64::from(i32::MIN / 2)));
+        bin.add_room(-self.clip());
+    }
+
+    /// Allocations that are left before the next sample; there are so many blocks in the bin.
+    fn left(&self, bin: &Bin, blocks: u32) -> i64 {
+        self.slack.get().max(0) + bin.reach(blocks)
     }
 }
 
@@ -82,12 +88,10 @@ pub(super) struct Meter {
 /// What becomes of a freed block for which a bin had no room, where it is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
-    /// There is room after all.
-    Room,
-    /// Only because of the next sample.
+    /// There is no room only because of the next sample.
     Clipped,
-    /// There would have been none without samples. The room that there was is given.
-    Missed(i32),
+    /// There would have been none without samples, either.
+    Missed,
 }
 
 impl Meter {
@@ -114,7 +118,7 @@ impl Meter {
     #[inline(never)]
     fn draw(&self, bin: &Bin, class: usize) {
         let count = self.count(class);
-        bin.add_room(count.clip.get());
+        bin.add_room(count.clip());
         count.fit(bin, self.bytes() / class_size(class) as i64, 0);
     }
 
@@ -166,6 +170,11 @@ impl Heap {
         !self.meter.get().is_null()
     }
 
+    /// Bytes of blocks of no class before the next sample; if nobody counts, none.
+    pub fn bytes_before_sample(&self) -> usize {
+        self.meter().map_or(0, |meter| meter.left_bytes.get() as usize)
+    }
+
     /// One allocation, of `class` or, if that is `None`, of `size` bytes: whether it is a sample. (What comes from a bin
     /// that is not empty is none, and counts itself.)
     #[inline(never)]
@@ -181,7 +190,7 @@ impl Heap {
 
     /// Allocations of `class`, whose bin is empty, before the next sample.
     fn left(&self, meter: &Meter, class: usize) -> i64 {
-        meter.count(class).slack.get() + self.bin(class).reach(0)
+        meter.count(class).left(self.bin(class), 0)
     }
 
     /// How many blocks the bin of `class`, which is empty, may be filled with; and of how many a list may be that is taken
@@ -189,7 +198,9 @@ impl Heap {
     pub(super) fn most(&self, class: usize) -> (u32, u32) {
         let Some(meter) = self.meter() else { return (u32::MAX, u32::MAX) };
         let left = self.left(meter, class);
-        let most = (left / PARTS).max(left.min(FEW));
+        // Where that is more, as many as leave it the room that it has without samples.
+        let beside = (left - i64::from(self.bin(class).room_when_filled())) / i64::from(Bin::BLOCK);
+        let most = (left / PARTS).max(beside).max(left.min(FEW));
         let is_built = self.bin(class).room() == meter.count(class).unfreed.get();
         let number = |most: i64| u32::try_from(most).unwrap_or(u32::MAX).max(1);
         if !is_built {
@@ -204,40 +215,52 @@ impl Heap {
         if let Some(meter) = self.meter() {
             let count = meter.count(class);
             let bin = self.bin(class);
-            count.fit(bin, count.slack.get() + i64::from(room), blocks);
+            count.fit(bin, count.slack.get().max(0) + i64::from(room), blocks);
             count.unfreed.set(bin.room().saturating_add((Bin::BLOCK - 1).saturating_mul(blocks as i32)));
         }
     }
 
-    /// A block of `class` is freed for the first time, and has found no room.
-    pub(super) fn begins_to_miss(&self, class: usize) {
+    /// A block of `class` is freed for the first time, and has found no room. Whether there is room after all.
+    pub(super) fn begins_to_miss(&self, class: usize) -> bool {
         let bin = self.bin(class);
         if let Some((meter, first)) = self.meter().zip(bin.begin(class)) {
-            meter.count(class).clip.set(first - bin.room() - Bin::BLOCK);
+            let slack = &meter.count(class).slack;
+            let more = i64::from(first - bin.room() - Bin::BLOCK);
+            bin.add_room(slack.get().clamp(0, more) as i32);
+            slack.set(slack.get().max(0) - more);
         }
+        bin.room() >= 0
     }
 
-    /// A free has found no room in the bin of `class`, and was not the first.
+    /// A free has found no room in the bin of `class`. What is clipped is left as it was.
     #[inline(always)]
     pub(super) fn counts_miss(&self, class: usize) -> Counted {
-        let Some(meter) = self.meter() else { return Counted::Missed(0) };
+        let Some(meter) = self.meter() else { return Counted::Missed };
+        let (bin, count) = (self.bin(class), meter.count(class));
+        let (room, slack) = (bin.room(), count.slack.get());
+        if slack >= 0 || i64::from(room) < slack {
+            return Counted::Missed;
+        }
+        bin.add_room(Bin::BLOCK);
+        count.unfreed.set(NOT_SO);
+        Counted::Clipped
+    }
+
+    /// The same where there would have been no room without samples, either: if the next sample is so far away that the bin
+    /// may have as much room as after a miss, that is counted, and `None` returned. Otherwise the bin has the room that it
+    /// would have had without samples, and that which it had is returned.
+    #[inline(always)]
+    pub(super) fn counts_as_missed(&self, class: usize) -> Option<i32> {
+        let meter = self.meter()?;
         let (bin, count) = (self.bin(class), meter.count(class));
         let room = bin.room() + Bin::BLOCK;
-        let (clip, slack) = (count.clip.get(), count.slack.get());
-        if room + clip < Bin::BLOCK {
-            bin.add_room(clip);
-            return Counted::Missed(room);
+        let after = count.slack.get() + i64::from(room - Bin::AFTER_MISS);
+        if count.slack.get() >= 0 && after >= 0 {
+            count.slack.set(after);
+            return None;
         }
-        let more = slack.min(i64::from(clip)) as i32;
-        if room + more < Bin::BLOCK {
-            bin.add_room(Bin::BLOCK);
-            count.unfreed.set(NOT_SO);
-            return Counted::Clipped;
-        }
-        count.clip.set(clip - more);
-        count.slack.set(slack - i64::from(more));
-        bin.add_room(more);
-        Counted::Room
+        bin.add_room(count.clip());
+        Some(room)
     }
 
     /// After a miss: the bin of `class` had `room`, and has as much as without samples now. And so many of its blocks
@@ -246,7 +269,7 @@ impl Heap {
     pub(super) fn was_changed(&self, class: usize, room: i32, blocks: u32) {
         if let Some(meter) = self.meter() {
             let (bin, count) = (self.bin(class), meter.count(class));
-            let left = count.slack.get() + i64::from(room) + i64::from(blocks) * i64::from(Bin::BLOCK);
+            let left = count.slack.get().max(0) + i64::from(room) + i64::from(blocks) * i64::from(Bin::BLOCK);
             count.fit(bin, left, 0);
         }
     }
@@ -254,7 +277,7 @@ impl Heap {
     /// All blocks of the bin of `class`, which had `room`, went home.
     pub(super) fn was_emptied(&self, class: usize, room: i32, blocks: u32) {
         if let Some(meter) = self.meter() {
-            self.bin(class).add_room(meter.count(class).clip.get());
+            self.bin(class).add_room(meter.count(class).clip());
             self.was_changed(class, room, blocks);
         }
     }
@@ -264,21 +287,18 @@ impl Heap {
 impl Heap {
     /// Allocations of `class`, in whose bin are so many blocks, before the next sample; `None` if nobody counts.
     pub(in crate::heap) fn left_with(&self, class: usize, blocks: u32) -> Option<i64> {
-        let slack = self.meter()?.count(class).slack.get();
-        Some(slack + self.bin(class).reach(blocks))
+        Some(self.meter()?.count(class).left(self.bin(class), blocks))
     }
 
     /// Room that the bin of `class` would have without samples.
     #[cfg(all(test, not(any(loom, shuttle))))]
     pub(in crate::heap) fn room_unsampled(&self, class: usize) -> i32 {
-        self.bin(class).room() + self.meter().map_or(0, |meter| meter.count(class).clip.get())
+        self.bin(class).room() + self.meter().map_or(0, |meter| meter.count(class).clip())
     }
 
     /// Demands that the slow path comes in time.
     pub(super) fn audit_meter(&self, class: usize, blocks: u32) {
-        let Some((left, meter)) = self.left_with(class, blocks).zip(self.meter()) else { return };
-        let count = meter.count(class);
-        assert!(count.slack.get() >= 0 && count.clip.get() >= 0, "a bin reaches too far");
+        let Some(left) = self.left_with(class, blocks) else { return };
         assert!(left >= i64::from(blocks), "{blocks} blocks at hand, and {left} left");
     }
 }

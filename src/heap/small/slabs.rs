@@ -4,7 +4,7 @@
 
 use super::Heap;
 use super::Heaps;
-use super::bin::Missed;
+use super::bin::{Bin, Missed};
 use super::exchange::AT_ONCE;
 use super::meter::Counted;
 use super::slab::{Freed, Standing};
@@ -64,14 +64,17 @@ impl Heap {
     /// As for [`Heap::take_over`].
     #[inline(never)]
     pub unsafe fn take_counted<C: Checks>(&self, class: usize) -> bool {
-        let ((most, list_most), room) = (self.most(class), self.bin(class).room());
         // SAFETY: as in `take_over`.
         let slab = |list: &Cell<*const Slab>| unsafe { list.get().as_ref() }.filter(has_free);
-        let first = slab(self.current(class)).or_else(|| slab(self.available(class)));
-        let count = match first.filter(|slab| slab.free_count() > list_most) {
-            Some(slab) => Some(self.take_some::<C>(slab, class, most)),
+        let Some(first) = slab(self.current(class)).or_else(|| slab(self.available(class))) else {
+            return false;
+        };
+        let ((most, list_most), room) = (self.most(class), self.bin(class).room());
+        let count = if first.free_count() > list_most {
+            Some(self.take_some::<C>(first, class, most))
+        } else {
             // SAFETY: the caller's.
-            None => unsafe { self.take_over(class) },
+            unsafe { self.take_over(class) }
         };
         count.inspect(|&count| self.was_filled(class, room, count)).is_some()
     }
@@ -259,25 +262,37 @@ impl Heap {
     #[cold]
     #[inline(never)]
     unsafe fn free_counted<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, block: *mut Block) {
+        if self.counts_miss(slab.class()) == Counted::Missed {
+            // SAFETY: the caller's.
+            return unsafe { self.free_missed::<C, P>(from, slab, block) };
+        }
+        // SAFETY: the caller's.
+        let freed = unsafe { self.push_home::<C>(slab, block) };
+        if freed == Freed::Event || self.has_mail() {
+            self.went_home_clipped::<C, P>(from, slab, freed);
+        }
+    }
+
+    /// The same where there would be no room without samples, either.
+    ///
+    /// # Safety
+    /// As for [`Heap::free_local`].
+    #[inline(never)]
+    unsafe fn free_missed<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, block: *mut Block) {
         let class = slab.class();
         if !self.bin(class).has_begun() {
             // SAFETY: the caller's.
             return unsafe { self.free_first::<C, P>(from, slab, block) };
         }
-        match self.counts_miss(class) {
+        if let Some(room) = self.counts_as_missed(class) {
             // SAFETY: the caller's.
-            Counted::Missed(room) => unsafe { self.free_missed::<C, P>(from, slab, block, room) },
-            Counted::Room => {
-                // SAFETY: the caller's.
-                unsafe { self.bin(class).push::<C>(block, Block::key(block, self.secret.get())) };
-            }
-            Counted::Clipped => {
-                // SAFETY: the caller's.
-                let freed = unsafe { self.push_home::<C>(slab, block) };
-                if freed == Freed::Event || self.has_mail() {
-                    self.went_home_clipped::<C, P>(from, slab, freed);
-                }
-            }
+            return unsafe { self.free_missed_near::<C, P>(from, slab, block, room) };
+        }
+        let missed = self.bin(class).miss_again();
+        // SAFETY: the caller's.
+        let freed = unsafe { self.push_home::<C>(slab, block) };
+        if freed == Freed::Event || missed == Missed::TooMany || self.has_mail() {
+            self.went_home::<C, P>(from, slab, freed, missed, Bin::AFTER_MISS);
         }
     }
 
@@ -288,17 +303,22 @@ impl Heap {
     #[cold]
     #[inline(never)]
     unsafe fn free_first<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, block: *mut Block) {
-        self.begins_to_miss(slab.class());
         // SAFETY: the caller's.
-        unsafe { self.free_counted::<C, P>(from, slab, block) };
+        unsafe {
+            if self.begins_to_miss(slab.class()) {
+                self.bin(slab.class()).push::<C>(block, Block::key(block, self.secret.get()));
+            } else {
+                self.free_counted::<C, P>(from, slab, block);
+            }
+        }
     }
 
-    /// The same where there would be no room without samples, either; there was `room`.
+    /// The same near the next sample; there was `room`.
     ///
     /// # Safety
     /// As for [`Heap::free_local`].
     #[inline(never)]
-    unsafe fn free_missed<C: Checks, P: Platform>(
+    unsafe fn free_missed_near<C: Checks, P: Platform>(
         &self,
         from: &Heaps<P>,
         slab: &Slab,
