@@ -28,6 +28,7 @@ use crate::base::{CLASSES, class_size};
 use crate::heap::block::Checks;
 use crate::pal::Platform;
 use crate::sync::{Cell, ZERO_IS_VALID};
+use core::ptr;
 
 /// Of the allocations that are left a bin is filled with one part of so many: half of its reach is that of its blocks.
 const PARTS: i64 = 2 * Bin::BLOCK as i64;
@@ -69,6 +70,13 @@ impl Count {
         bin.add_room(-self.clip());
     }
 
+    /// A block that finds no room in the bin only because of the next sample goes home.
+    #[inline(always)]
+    fn leave_clipped(&self, bin: &Bin) {
+        bin.add_room(Bin::BLOCK);
+        self.unfreed.set(NOT_SO);
+    }
+
     /// Allocations that are left before the next sample; there are so many blocks in the bin.
     fn left(&self, bin: &Bin, blocks: u32) -> i64 {
         self.slack.get().max(0) + bin.reach(blocks)
@@ -85,6 +93,8 @@ pub(super) struct Meter {
     random: Cell<u64>,
 }
 
+const _: () = assert!(cfg!(any(loom, shuttle)) || size_of::<Count>() == size_of::<Bin>());
+
 /// What becomes of a freed block for which a bin had no room, where it is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
@@ -97,6 +107,16 @@ pub(super) enum Counted {
 impl Meter {
     fn count(&self, class: usize) -> &Count {
         of_class(&self.counts, class)
+    }
+
+    /// The same by where the bin of the class lies: counts are as long as bins.
+    ///
+    /// # Safety
+    /// As for [`Heap::bin_at`].
+    #[inline(always)]
+    unsafe fn count_at(&self, at: usize) -> &Count {
+        // SAFETY: by the caller's promise a class times the words of a bin.
+        unsafe { &*ptr::from_ref(&self.counts).cast::<usize>().add(at).cast::<Count>() }
     }
 
     /// Bytes before the next sample: exponentially distributed.
@@ -241,8 +261,7 @@ impl Heap {
         if slack >= 0 || i64::from(room) < slack {
             return Counted::Missed;
         }
-        bin.add_room(Bin::BLOCK);
-        count.unfreed.set(NOT_SO);
+        count.leave_clipped(bin);
         Counted::Clipped
     }
 
@@ -261,6 +280,32 @@ impl Heap {
         }
         bin.add_room(count.clip());
         Some(room)
+    }
+
+    /// Both of these, if nothing is to be done beside: what [`Bin::misses_quietly`] is without samples. If not, nothing has
+    /// happened.
+    ///
+    /// # Safety
+    /// As for [`Heap::bin_at`].
+    #[inline(always)]
+    pub(super) unsafe fn counts_quiet_miss(&self, at: usize) -> bool {
+        let Some(meter) = self.meter() else { return false };
+        // SAFETY: the caller's.
+        let (bin, count) = unsafe { (self.bin_at(at), meter.count_at(at)) };
+        let (room, slack) = (bin.room(), count.slack.get());
+        if slack < 0 {
+            let is_clipped = i64::from(room) >= slack && !self.has_mail();
+            if is_clipped {
+                count.leave_clipped(bin);
+            }
+            return is_clipped;
+        }
+        let after = slack + i64::from(room + Bin::BLOCK - Bin::AFTER_MISS);
+        if after < 0 || !bin.misses_quietly() {
+            return false;
+        }
+        count.slack.set(after);
+        true
     }
 
     /// After a miss: the bin of `class` had `room`, and has as much as without samples now. And so many of its blocks

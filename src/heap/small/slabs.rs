@@ -203,9 +203,17 @@ impl Heap {
     /// As for [`Heap::free_local`].
     #[inline(always)]
     pub unsafe fn free_home<C: Checks>(&self, slab: &Slab, block: *mut Block) -> bool {
+        if slab.is_last_of_countdown() {
+            return false;
+        }
         // SAFETY: a slab's own.
-        let bin = unsafe { self.bin_at(slab.bin()) };
-        if self.has_meter() || slab.is_last_of_countdown() || !bin.misses_quietly() {
+        let quietly = unsafe {
+            match self.has_meter() {
+                true => self.counts_quiet_miss(slab.bin()),
+                false => self.bin_at(slab.bin()).misses_quietly(),
+            }
+        };
+        if !quietly {
             return false;
         }
         // SAFETY: the caller's.
