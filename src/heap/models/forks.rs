@@ -376,4 +376,15 @@ fn forked_in_visits() {
     explore(prepare, [visitor, owner]);
 }
 
-models! { forked_in_visits forked_in_slabs forked_in_take_over forked_in_exchange forked_in_adoption forked_in_receive forked_in_runs }
+/// A heap's table of slabs, which is left for larger ones, and for the first when what is free goes back: the audit of the
+/// child sees whether one was another heap's next too early, or the mask too long for a moment.
+fn forked_in_tables() {
+    let body = |actor: Actor| {
+        let blocks = [16, 48, 128, 512, MEDIUM].map(|bytes| actor.get(bytes, false));
+        blocks.into_iter().for_each(|at| actor.free(at));
+        actor.heap.collect::<Checked, _>(actor.from);
+    };
+    explore(|_, _| {}, [body, body]);
+}
+
+models! { forked_in_tables forked_in_visits forked_in_slabs forked_in_take_over forked_in_exchange forked_in_adoption forked_in_receive forked_in_runs }
