@@ -133,9 +133,10 @@ impl Growth {
         self.hollowed(slab.hollow_pages());
     }
 
-    /// The heap has one slab less.
+    /// The heap has one slab less. (Slabs in an arena that found no place in the table are not counted in the child of a
+    /// fork: there it may have more than the figures say, and those stay at nothing.)
     pub fn lost(&self, slab: &Slab) {
-        self.held.set(self.held.get() - slab.bytes());
+        self.held.set(self.held.get().saturating_sub(slab.bytes()));
         self.filled(slab.hollow_pages());
     }
 
@@ -146,7 +147,7 @@ impl Growth {
 
     /// So many pages fewer are not: the blocks that they lie in are about to be handed out.
     pub fn filled(&self, pages: usize) {
-        self.hollow.set(self.hollow.get() - pages);
+        self.hollow.set(self.hollow.get().saturating_sub(pages));
     }
 
     /// Tells how many `pages` of the slabs of all heaps are not resident.
