@@ -627,7 +627,7 @@ def tell(out, listing=None):
         few[plain] = few.get(plain, 0) - is_listed
         counts["mutants"] += 1
         counts[kind] += 1
-        counts["listed"] += is_listed
+        counts["listed"] += is_listed and kind != "not tried"
         if not is_listed:
             lines[kind].append(f"{plain.replace(': ', ': step ', 1)}{done.get(name, '').removeprefix(outcome)}")
     for layer in sorted(layers, key=LAYERS.index):

@@ -139,7 +139,12 @@ fn what_no_address_space_can_hold_is_refused_at_once_and_costs_no_free_memory() 
 }
 
 /// A huge block of which the machine populates no more than is touched: the pages `from..to`.
-fn get_touched(from: &Allocator<Simulated>, heap: &Heap, size: usize, pages: core::ops::Range<usize>) -> usize {
+fn get_touched(
+    from: &Allocator<Simulated>,
+    heap: &Heap,
+    size: usize,
+    pages: core::ops::Range<usize>,
+) -> usize {
     let block = get(from, heap, size);
     // SAFETY: the advice changes no contents.
     let answer = unsafe { libc::madvise(word(block).cast(), size, libc::MADV_NOHUGEPAGE) };
@@ -174,7 +179,11 @@ fn what_was_never_touched_of_huge_blocks_is_known() {
     write(block, part, 2 * part);
     assert_eq!(other.untouched_bytes(heap), (2 << 30) - 2 * part, "nobody asks about the second part");
     write(block, 510 * part, 511 * part);
-    assert_eq!(other.untouched_bytes(heap), (2 << 30) - 4 * part, "nor is it the last but one that is left out");
+    assert_eq!(
+        other.untouched_bytes(heap),
+        (2 << 30) - 4 * part,
+        "nor is it the last but one that is left out"
+    );
     // At most 1,024 calls for all blocks: the highest is not asked about, so it counts as touched.
     let more = [(); 4].map(|()| (get_touched(other, heap, 1 << 30, 0..0), 1 << 30));
     let all = more.into_iter().chain([(block, (2 << 30) - 4 * part)]);

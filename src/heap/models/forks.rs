@@ -59,6 +59,17 @@ const SEEDED: &[SeededBug] = &[
     ),
     SeededBug::new("heap.child_keeps_count", "the counting anew of what is kept", "forked_in_runs"),
     SeededBug::new("heap.child_keeps_spare_count", "the counting anew of spare slices", "forked_in_runs"),
+    SeededBug::new(
+        "heap.table_given_early",
+        "the order of leaving a table and of giving it to others",
+        "forked_in_tables",
+    ),
+    SeededBug::new("heap.table_mask_kept", "the mask that suits both tables", "forked_in_tables"),
+    SeededBug::new(
+        "heap.child_lost_uncounted",
+        "the look whether a slab that is closed was counted",
+        "forked_beyond_the_table",
+    ),
     SeededBug::new("heap.child_keeps_visits", "the end of a vanished visitor's visit", "forked_in_visits"),
     SeededBug::new(
         "heap.child_keeps_torn",
@@ -394,7 +405,7 @@ fn forked_in_tables() {
 fn forked_beyond_the_table() {
     let prepare = |own: &Actor, actors: [&Actor; VICTIMS]| {
         // Two arenas of six slices are all that the table has.
-        (0..2).for_each(|_| _ = own.get(6 * SLICE, false));
+        (0..6).for_each(|_| _ = own.get(2 * SLICE, false));
         actors.into_iter().for_each(|actor| actor.free(actor.get(MEDIUM, false)));
     };
     let body = |actor: Actor| actor.free(actor.get(MEDIUM, false));

@@ -24,7 +24,7 @@
 use crate::base::{MIN_BLOCK, SMALL_MAX, class_of, class_size};
 use crate::heap::block::{Block, Checks};
 use crate::heap::record::Slab;
-use crate::sync::{Cell, Counter, signal_fence};
+use crate::sync::{Cell, Counter, seeded, signal_fence};
 use core::ptr;
 
 /// Bytes of blocks that a bound begins with; and how many blocks that may be.
@@ -136,7 +136,12 @@ impl Growth {
     /// The heap has one slab less. (Slabs in an arena that found no place in the table are not counted in the child of a
     /// fork: there it may have more than the figures say, and those stay at nothing.)
     pub fn lost(&self, slab: &Slab) {
-        self.held.set(self.held.get().saturating_sub(slab.bytes()));
+        let (held, bytes) = (self.held.get(), slab.bytes());
+        self.held.set(if seeded("heap.child_lost_uncounted") {
+            held - bytes
+        } else {
+            held.saturating_sub(bytes)
+        });
         self.filled(slab.hollow_pages());
     }
 

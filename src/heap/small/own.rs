@@ -16,7 +16,7 @@ use crate::heap::record::Slab;
 use crate::heap::record::Usage;
 use crate::pal::Platform;
 use crate::region::{Link, Linked, STACK_ALIGN, Stack};
-use crate::sync::{Cell, ZERO_IS_VALID, signal_fence};
+use crate::sync::{Cell, ZERO_IS_VALID, in_order, seeded, signal_fence};
 use crate::{atomic_array, const_unless_model};
 use core::ptr;
 
@@ -88,7 +88,9 @@ impl OwnSlabs {
     /// A thread that vanishes in between (fork) leaves a table of which only the first part is looked at: where it is the
     /// larger of the two, some slabs are not in their places, and are found the long way.
     fn change_to(&self, entries: *const Entry, count: usize) {
-        self.mask.set(self.mask.get().min(count - 1));
+        if !seeded("heap.table_mask_kept") {
+            self.mask.set(self.mask.get().min(count - 1));
+        }
         signal_fence();
         self.entries.set(entries);
         signal_fence();
@@ -170,11 +172,13 @@ impl OwnSlabs {
             }
         }
         let (left, had) = (self.entries.get(), self.count());
-        self.change_to(entries, count);
-        if had > FIRST {
-            // SAFETY: of more than the first entries, so it was taken there; this heap has just left it.
-            unsafe { from.tables().give(left, had) };
-        }
+        let give = || {
+            if had > FIRST {
+                // SAFETY: of more than the first entries, so it was taken there; this heap has just left it.
+                unsafe { from.tables().give(left, had) };
+            }
+        };
+        in_order(|| self.change_to(entries, count), give, "heap.table_given_early");
         true
     }
 
@@ -192,7 +196,11 @@ impl OwnSlabs {
             // SAFETY: any other comes from `Tables`.
             (Some(entries.addr()), unsafe { Tables::head(entries) }.count)
         };
-        assert!(self.count() <= most, "the table of own slabs has {most} places, and {} are used", self.count());
+        assert!(
+            self.count() <= most,
+            "the table of own slabs has {most} places, and {} are used",
+            self.count()
+        );
         for at in (0..self.count()).filter(|&at| !ptr::eq(self.at(at).get(), none())) {
             // SAFETY: a record of an arena that is mapped, or this fails.
             let slab = unsafe { &*self.at(at).get() };
