@@ -152,7 +152,10 @@ impl Growth {
 
     /// So many pages fewer are not: the blocks that they lie in are about to be handed out.
     pub fn filled(&self, pages: usize) {
-        self.hollow.set(self.hollow.get().saturating_sub(pages));
+        // Mostly none, which costs nothing so.
+        if pages > 0 {
+            self.hollow.set(self.hollow.get().saturating_sub(pages));
+        }
     }
 
     /// Tells how many `pages` of the slabs of all heaps are not resident.
