@@ -11,9 +11,17 @@
 # A change that runs into the timeout is caught. Results: target/mutants/LAYER, where mutants.out/missed.txt has
 # the survivors with their lines.
 #
-#   ci/mutants.sh steps [FILE ...]  the changes of ci/steps.py instead: two statements swapped, a call left out; in all five
-#                                   layers by default, some hours; src/heaps and src/paging, too,
-#                                   if their files are named. The same list, where such a name begins with `step `.
+#   ci/mutants.sh steps [LAYER|FILE ...]
+#                                   the changes of ci/steps.py instead: two statements swapped, a call left out; in all five
+#                                   layers by default, overnight; src/heaps and src/paging, too, if they are named. The same
+#                                   list, where such a name begins with `step `. It may be killed at any time: the next call
+#                                   for the same files goes on where it stopped, as long as no source has changed.
+#
+# Of `steps`: STEP_BUDGET says how many seconds of tests (as they take without a mutant) are spent on one mutant (12; 0: on
+# each as many as there are). What is not noticed within it, though other tests come past it, is told apart, as out of
+# budget. STEP_SECONDS ends it after so many, with status 3 while there is more to do. 1: something survived that is not
+# listed; 4: something is out of budget, and not listed. Results: target/mutants/steps, or steps-LAYER where one layer or
+# file is named, with a line for each mutant in results.txt.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$PWD/target/mutants
@@ -41,19 +49,6 @@ stage() {
 # Names without line and column, which change with every edit.
 names() { sed -E 's/^([^:]+):[0-9]+:[0-9]+: /\1: /' "$@" | sort; }
 
-# All step mutants of the files in one build for each checker; each is tried against the tests that come past it.
-steps() {
-    local tree=$out/steps
-    rm -rf "$tree/results.txt" "$tree/reach.json"
-    mkdir -p "$tree"
-    python3 ci/steps.py make "$tree" "$@"
-    python3 ci/steps.py reach "$tree"
-    python3 ci/steps.py try "$tree"
-    sed -En 's/^(SURVIVED|UNREACHED) \| ([^:]+): /\2: step /p' "$tree/results.txt" | sort > "$tree/survivors.txt"
-    accepted=$(for file; do sed -n "s|^\($file: step .*[^ ]\) *  -- .*|\1|p" "$list"; done | sort)
-    compare steps "$tree/survivors.txt"
-}
-
 # compare TITLE SURVIVORS: fails if any is not in `accepted`. As often as a name is listed, so many may survive.
 compare() {
     local unlisted dead
@@ -65,10 +60,13 @@ compare() {
 
 if [ "${1-}" = steps ]; then
     shift
+    tree=$out/steps
+    [ $# -ne 1 ] || tree=$out/steps-$(basename "$1" .rs)
+    [ $# -gt 0 ] || set -- rcu region index heap global
     # shellcheck disable=SC2046
-    [ $# -gt 0 ] || set -- $(git ls-files src/{rcu,region,index,heap,global} | grep -Ev '/(models|tests|huge_tests|[a-z]+_models|audit|interrupt)(/|\.rs)')
-    steps "$@"
-    exit
+    exec python3 ci/steps.py run "$tree" "$list" $(for what; do
+        case $what in src/*.rs) echo "$what" ;; *) git ls-files "src/${what#src/}" ;; esac
+    done | grep -Ev '/(models|tests|huge_tests|[a-z]+_models|audit|interrupt)(/|\.rs)')
 fi
 
 [ $# -gt 0 ] || set -- rcu region index heap

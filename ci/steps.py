@@ -6,13 +6,23 @@
                                     when a test starts, and builds its tests: plain, for loom, for shuttle, and those of real
                                     programs, which have the mutant, too; or those builds that STEP_BUILDS names. With STEP_ONLY=NAMES,
                                     a file, of the mutants those with the names in it
-    ci/steps.py reach OUT [SECONDS] runs every test once, and notes how long it takes and which mutants it comes past
-    ci/steps.py try OUT [SECONDS [BUDGET]]
-                                    tries those not yet in OUT/results.txt, against the tests that come past them, the most
-                                    likely ones first, until one notices; and against no more than take BUDGET seconds without a mutant
+    ci/steps.py reach OUT           runs every test once, and notes how long it takes and which mutants it comes past
+    ci/steps.py try OUT             tries those not yet in OUT/results.txt, against the tests that come past them, the most
+                                    likely ones first, until one notices; and against no more than take STEP_BUDGET seconds
+                                    without a mutant (12 if it is not said, 0 for all). Where that leaves tests out and none
+                                    of the others notices, the mutant is UNFINISHED: neither noticed nor a survivor
+    ci/steps.py tell OUT [LIST]     what became of them, by layer; what survived and is not in LIST, what is there and is
+                                    noticed, and what is not judged
+    ci/steps.py run OUT LIST FILE ...
+                                    all of these; what was done before and is still true is not done again
     ci/steps.py again OUT           takes those that nothing noticed out of OUT/results.txt
 
-`reach` and `try` stop after so many seconds, with status 3 if there is more to do; the next call goes on.
+`reach`, `try` and `run` stop after STEP_SECONDS, if they are said, with status 3 if there is more to do. They may be killed at any
+time, too: the next call goes on. STEP_JOBS tests run at a time (1).
+
+What has become of a mutant is true as long as no source and no test has changed. When some have, what was noticed stays noticed where
+the text of the mutant's own file is the same, and everything else is tried again. (Without OUT all begins anew.) `tell` and `run` end
+with status 1 if anything survived that is not listed, 4 if else something is not judged and not listed.
 
 Two kinds, in functions outside tests: two statements that follow each other change places, and a statement that only calls
 something is left out. Which ones there are depends on the text alone: `list` always answers the same.
@@ -21,7 +31,9 @@ A block with mutants becomes `match mutant(N) { 0 => { .. } 1 => { .. } .. _ => 
 What does not compile is no mutant, and left out of the next attempt.
 """
 
+import ctypes
 import filecmp
+import hashlib
 import json
 import os
 import re
@@ -51,6 +63,8 @@ BUILDS = {
 }
 # A test that takes so many times as long as usual, and as many seconds more, hangs.
 PATIENCE, GRACE = 8, 5
+# What becomes of a mutant that no test noticed: all that come past it were asked, there are none, or some were left out.
+UNNOTICED = ["SURVIVED", "UNREACHED", "UNFINISHED"]
 # Bytes that a test may have resident.
 MEMORY = 3 << 30
 
@@ -81,7 +95,7 @@ pub fn mutant(first: u32) -> u32 {
         }
         IN_FORCE.store(number, Relaxed);
     }
-    if number == NOTING && NOTED[first as usize].swap(1, Relaxed) == 0 {
+    if number == NOTING && NOTED[first as usize].load(Relaxed) == 0 && NOTED[first as usize].swap(1, Relaxed) == 0 {
         unsafe {
             let path = libc::getenv(c"STEP_REACH".as_ptr());
             let file = libc::open(path, libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND, 0o644);
@@ -236,6 +250,11 @@ def mutants(text):
         yield from all_of(tree)
 
 
+def identity(path, mutant):
+    """What tells a mutant from all others, whatever stands in other blocks."""
+    return f"{path}: {mutant.name}: {hashlib.sha256(mutant.block.encode()).hexdigest()[:16]}"
+
+
 def short(statement):
     """A statement on one line, cut."""
     line = re.sub(r"\s+", " ", re.sub(r"//[^\n]*", "", statement)).strip()
@@ -251,8 +270,10 @@ def write(path, text):
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     if os.path.exists(path) and read(path) == text:
         return
-    with open(path, "w", encoding="utf-8") as file:
+    # At once: whoever is killed in between leaves what was there.
+    with open(path + ".new", "w", encoding="utf-8") as file:
         file.write(text)
+    os.replace(path + ".new", path)
 
 
 class Writer:
@@ -297,6 +318,36 @@ def builds_for(paths):
     return os.environ.get("STEP_BUILDS", " ".join(fit)).split()
 
 
+def fingerprints(paths):
+    """What the results depend on: of each file with mutants, and of all sources and tests together."""
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout.splitlines()
+    sources = [path for path in tracked if re.search(r"\.(rs|toml|lock|c|h|sh)$", path) and not path.startswith("ci/") and os.path.exists(path)]
+    own = {path: hashlib.sha256(read(path).encode()).hexdigest() for path in sources}
+    chosen = os.environ.get("STEP_ONLY"), os.environ.get("STEP_BUILDS"), sorted(paths), MUTANT
+    of_all = hashlib.sha256(json.dumps([sorted(own.items()), chosen]).encode()).hexdigest()
+    return dict({path: own[path] for path in paths}, all=of_all)
+
+
+def keep_what_is_true(out, paths):
+    """Forgets the results that may not be true any more. Whether the tests that are built are those of the sources."""
+    target, results = os.path.join(out, "of.json"), os.path.join(out, "results.txt")
+    before, now = json.loads(read(target)) if os.path.exists(target) else {}, fingerprints(paths)
+    if before.get("all") != now["all"]:
+        kept = []
+        for line in read(results).splitlines() if os.path.exists(results) else []:
+            path = line.split(" | ", 1)[1].split(": ")[0]
+            if not re.match("|".join(UNNOTICED), line) and path in now and before.get(path) == now[path]:
+                kept.append(line)
+        for old in ["reach.json", "made.json"]:
+            if os.path.exists(os.path.join(out, old)):
+                os.remove(os.path.join(out, old))
+        write(results, "".join(line + "\n" for line in kept))
+        if kept:
+            print(f"sources or tests have changed: {len(kept)} mutants were noticed before, in files that have not", flush=True)
+        write(target, json.dumps(now))
+    return os.path.exists(os.path.join(out, "made.json"))
+
+
 def make(out, paths):
     tree, only = os.path.join(out, "tree"), os.environ.get("STEP_ONLY")
     names = only and read(only).splitlines()
@@ -328,6 +379,11 @@ def make(out, paths):
                 if only and f"{path}: {mutant.name}" not in names:
                     dropped.add(mutant.number)
     left_out, binaries = len(dropped), {}
+    # What did not compile in a file whose text is the same does not compile now.
+    uncompiled = os.path.join(out, "uncompiled.json")
+    known = json.loads(read(uncompiled)) if os.path.exists(uncompiled) else {}
+    ids = {mutant.number: identity(path, mutant) for path, (_, ts) in files.items() for tree_ in ts for mutant in all_of(tree_)}
+    dropped.update(number for number, name in ids.items() if name in known)
     while True:
         places = {}
         for path, (text, functions_of) in files.items():
@@ -354,12 +410,19 @@ def make(out, paths):
                 sys.exit(f"{path}:{line}: {message}: in no mutant")
             around = min(around, key=lambda place: place[1] - place[0])
             dropped.update(around[2])
+            known.update((ids[number], message) for number in around[2])
+        write(uncompiled, json.dumps(known))
         print(f"{build}: {len(failed)} errors; {len(dropped) - left_out} mutants do not compile", flush=True)
         assert len(dropped) > before
     table = {}
     for path, (_, functions_of) in files.items():
         for function in functions_of:
             note(table, path, function, dropped)
+    # Mutants of one name are told apart by which of them it is.
+    times = {}
+    for number, (name, block) in table.items():
+        times[name] = times.get(name, 0) + 1
+        table[number] = (name if times[name] == 1 else f"{name} ~{times[name]}", block)
     write(os.path.join(out, "made.json"), json.dumps({"mutants": table, "binaries": binaries, "dropped": len(dropped) - left_out}, indent=1))
     print(f"{len(table)} mutants, {len(dropped) - left_out} more do not compile")
 
@@ -408,6 +471,15 @@ def target_of(out, build):
     return os.path.join(os.path.abspath(out), "target", build)
 
 
+def with_parent():
+    """Of a test: it ends with whoever started it, and leaves no dump."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    PRCTL(1, signal.SIGKILL)
+
+
+PRCTL = ctypes.CDLL(None).prctl
+
+
 def execute(program, test, out, limit, **more):
     """Whether a test fails, and how long it takes; one that hangs or swells fails."""
     environment = dict(os.environ, PROPTEST_CASES="16", **more)
@@ -416,7 +488,7 @@ def execute(program, test, out, limit, **more):
     child = subprocess.Popen(
         [program, "--exact", test, "--test-threads=1"], cwd=os.path.join(out, "tree"), env=environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
+        preexec_fn=with_parent,
     )
     pause, look = 0.002, begun + 1
     while (status := child.poll()) is None:
@@ -448,12 +520,11 @@ def resident(group):
     return pages * resource.getpagesize()
 
 
-def reach(out, seconds):
+def reach(out, until):
     """Runs each test of each program, and writes down what it comes past."""
     made = json.loads(read(os.path.join(out, "made.json")))
     target = os.path.join(out, "reach.json")
     found = json.loads(read(target)) if os.path.exists(target) else {}
-    until = time.monotonic() + seconds
     # A lower layer's tests come past nothing of an upper one.
     lowest = min(LAYERS.index(name.split("/")[1]) for name, _ in made["mutants"].values())
     for build, programs in made["binaries"].items():
@@ -471,8 +542,7 @@ def reach(out, seconds):
                 open(notes, "w", encoding="utf-8").close()
                 # Some tests are not root's for long.
                 os.chmod(notes, 0o666)
-                execute(program, test, out, 300, STEP_REACH=notes)
-                status, took = execute(program, test, out, 300)
+                status, took = execute(program, test, out, 300, STEP_REACH=notes)
                 if status != 0:
                     print(f"fails without a mutant: {key}: {status}", flush=True)
                 blocks = sorted({int(line) for line in read(notes).split()})
@@ -481,25 +551,24 @@ def reach(out, seconds):
     return 0
 
 
-def attempt(out, seconds, budget=float("inf")):
+def results_of(out):
+    """What was found out before: the outcome by the name."""
+    results = os.path.join(out, "results.txt")
+    lines = read(results).splitlines() if os.path.exists(results) else []
+    return {name: outcome for outcome, name in (line.split(" | ", 1) for line in lines if " | " in line)}
+
+
+def attempt(out, until):
     """Tries those that were not tried yet, `STEP_JOBS` at a time."""
+    budget = float(os.environ.get("STEP_BUDGET", "12")) or float("inf")
     made = json.loads(read(os.path.join(out, "made.json")))["mutants"]
     tests = {key: test for key, test in json.loads(read(os.path.join(out, "reach.json"))).items() if test["passes"]}
-    results = os.path.join(out, "results.txt")
-    done, kills = {}, {}
-    if os.path.exists(results):
-        for line in read(results).splitlines():
-            outcome, name = line.split(" | ", 1)
-            done[name] = done.get(name, 0) + 1
-            of_file = kills.setdefault(name.split(": ")[0], {})
-            of_file[outcome.split(" (")[0]] = of_file.get(outcome.split(" (")[0], 0) + 1
-    until = time.monotonic() + seconds
-    left = []
-    for number, (name, block) in sorted(made.items(), key=lambda item: LAYERS.index(item[1][0].split("/")[1])):
-        if done.get(name, 0) > 0:
-            done[name] -= 1
-        else:
-            left.append((number, name, block))
+    results, done, kills = os.path.join(out, "results.txt"), results_of(out), {}
+    for name, outcome in done.items():
+        of_file = kills.setdefault(name.split(": ")[0], {})
+        of_file[outcome.split(" (")[0]] = of_file.get(outcome.split(" (")[0], 0) + 1
+    left = [(number, name, block) for number, (name, block) in made.items() if name not in done]
+    left.sort(key=lambda mutant: LAYERS.index(mutant[1].split("/")[1]))
 
     def judge(mutant):
         number, name, block = mutant
@@ -509,13 +578,14 @@ def attempt(out, seconds, budget=float("inf")):
         past = [key for key, test in tests.items() if block in test["blocks"]]
         # Quick ones first, those that come past little else, and those that have noticed others of the file.
         past.sort(key=lambda key: tests[key]["seconds"] * len(tests[key]["blocks"]) / (1 + before.get(key, 0)))
-        outcome, spent, budget_left = "SURVIVED" if past else "UNREACHED", 0, budget
+        outcome, spent, budget_left, left_out = "SURVIVED" if past else "UNREACHED", 0, budget, 0
         for key in past:
             test = tests[key]
+            if budget_left < test["seconds"]:
+                left_out += 1
+                outcome = f"UNFINISHED ({left_out} of {len(past)} tests left out)"
+                continue
             budget_left -= test["seconds"]
-            if budget_left < 0:
-                outcome = "SURVIVED" if budget == float("inf") else "UNFINISHED"
-                break
             # What fails on the real thing fails again, and what hangs hangs again, if the mutant was why.
             for _ in range(2):
                 status, took = execute(test["program"], test["test"], out, PATIENCE * test["seconds"] + GRACE, STEP_MUTANT=number)
@@ -535,21 +605,85 @@ def attempt(out, seconds, budget=float("inf")):
         return 0 if all(list(workers.map(judge, left))) else 3
 
 
+def tell(out, listing=None):
+    """What became of the mutants; 1 if anything survived that is not listed, 4 if anything is not judged and not listed."""
+    made = json.loads(read(os.path.join(out, "made.json")))
+    names, done = [name for name, _ in made["mutants"].values()], results_of(out)
+    files = {name.split(": ")[0] for name in names}
+    listed = {}
+    for line in read(listing).splitlines() if listing else []:
+        found = re.match(r"([^:#]+): step (.*\S) +-- ", line)
+        if found and found.group(1) in files:
+            name = f"{found.group(1)}: {found.group(2)}"
+            listed[name] = listed.get(name, 0) + 1
+    kinds = ["noticed", *(kind.lower() for kind in UNNOTICED), "not tried", "listed"]
+    layers, lines, few = {}, {kind: [] for kind in kinds}, dict(listed)
+    for name in names:
+        outcome = done.get(name, "NOT TRIED").split(" (")[0]
+        kind = outcome.lower() if outcome in [*UNNOTICED, "NOT TRIED"] else "noticed"
+        counts = layers.setdefault(name.split("/")[1], dict.fromkeys(["mutants", *kinds], 0))
+        plain = re.sub(r" ~\d+$", "", name)
+        is_listed = kind != "noticed" and few.get(plain, 0) > 0
+        few[plain] = few.get(plain, 0) - is_listed
+        counts["mutants"] += 1
+        counts[kind] += 1
+        counts["listed"] += is_listed and kind != "not tried"
+        if not is_listed:
+            lines[kind].append(f"{plain.replace(': ', ': step ', 1)}{done.get(name, '').removeprefix(outcome)}")
+    for layer in sorted(layers, key=LAYERS.index):
+        print(f"{layer}: " + ", ".join(f"{count} {kind}" for kind, count in layers[layer].items()))
+    reached = os.path.join(out, "reach.json")
+    failing = [key for key, test in (json.loads(read(reached)) if os.path.exists(reached) else {}).items() if not test["passes"]]
+    dead = [name for name, count in few.items() for _ in range(count)]
+    for title, which in [
+        ("fails without a mutant, so it is not asked", failing),
+        ("listed, but noticed now, or no mutant any more", dead),
+        ("out of budget, and not listed", lines["unfinished"]),
+        ("no test comes past, and not listed", lines["unreached"]),
+        ("survived, and not listed", lines["survived"]),
+    ]:
+        if which:
+            print(f"== {title}: {len(which)}", *sorted(which), sep="\n")
+    if lines["survived"] or lines["unreached"]:
+        return 1
+    return 4 if lines["unfinished"] or lines["not tried"] else 0
+
+
+def run(out, listing, paths, until):
+    """All there is to do, and what came of it; goes on where the last one stopped."""
+    os.makedirs(out, exist_ok=True)
+    if not keep_what_is_true(out, paths):
+        make(out, paths)
+    if status := reach(out, until) or attempt(out, until):
+        print(f"{len(results_of(out))} mutants were tried; the next call goes on")
+        return status
+    return tell(out, listing)
+
+
 def main(arguments):
+    until = time.monotonic() + float(os.environ.get("STEP_SECONDS", "inf"))
+    # Whoever ends this ends the test that runs.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     match arguments:
         case ["list", *paths]:
             for path in paths:
                 for mutant in mutants(read(path)):
                     print(f"{path}: {mutant.name}")
         case ["make", out, *paths]:
+            os.makedirs(out, exist_ok=True)
+            keep_what_is_true(out, paths)
             make(out, paths)
-        case ["reach", out, *seconds]:
-            return reach(out, float(*(seconds or ["inf"])))
-        case ["try", out, *limits]:
-            return attempt(out, *map(float, limits or ["inf"]))
+        case ["reach", out]:
+            return reach(out, until)
+        case ["try", out]:
+            return attempt(out, until)
+        case ["tell", out, *listing]:
+            return tell(out, *listing)
+        case ["run", out, listing, *paths]:
+            return run(out, listing, paths, until)
         case ["again", out]:
             results = os.path.join(out, "results.txt")
-            write(results, "".join(line + "\n" for line in read(results).splitlines() if not re.match("SURVIVED|UNREACHED|UNFINISHED", line)))
+            write(results, "".join(line + "\n" for line in read(results).splitlines() if not re.match("|".join(UNNOTICED), line)))
         case _:
             print(__doc__, file=sys.stderr)
             return 2

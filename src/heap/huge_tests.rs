@@ -137,3 +137,62 @@ fn what_no_address_space_can_hold_is_refused_at_once_and_costs_no_free_memory() 
     assert!(record.len() - before <= 12 * 5, "{}", record.len() - before);
     assert_eq!((from.dirty_slices(), from.huge_figures().kept_bytes().get()), (dirty, kept));
 }
+
+/// A huge block of which the machine populates no more than is touched: the pages `from..to`.
+fn get_touched(
+    from: &Allocator<Simulated>,
+    heap: &Heap,
+    size: usize,
+    pages: core::ops::Range<usize>,
+) -> usize {
+    let block = get(from, heap, size);
+    // SAFETY: the advice changes no contents.
+    let answer = unsafe { libc::madvise(word(block).cast(), size, libc::MADV_NOHUGEPAGE) };
+    assert!(answer == 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL));
+    write(block, pages.start * 4096, pages.end * 4096);
+    block
+}
+
+#[test]
+fn what_was_never_touched_of_huge_blocks_is_known() {
+    const PAGE: usize = 4096;
+    let (from, other) = (allocator(GRANULE), allocator(GRANULE));
+    // It touches pages to see what comes.
+    [from, other].iter().for_each(|from| from.population().allow(false));
+    let heap = possess(from, 1);
+    assert_eq!(from.untouched_bytes(heap), 0);
+    // In parts of 1,024 pages, the last of them a short one.
+    let (len, kept) = (5 << 20, get_touched(from, heap, 9 << 20, 0..3));
+    let first = get_touched(from, heap, len, 7..300);
+    assert_eq!(from.untouched_bytes(heap), (9 << 20) - 3 * PAGE + len - 293 * PAGE);
+    write(first, 4 << 20, len);
+    assert_eq!(from.untouched_bytes(heap), (9 << 20) - 3 * PAGE + (4 << 20) - 293 * PAGE);
+    assert_eq!(calls(from, CallKind::Look), 2 * (3 + 2));
+    free(from, heap, kept);
+    assert_eq!(from.untouched_bytes(heap), (4 << 20) - 293 * PAGE, "of what is kept nothing counts");
+
+    // Of 2 GiB every second part is asked about, and stands for two.
+    let (heap, part) = (possess(other, 1), 4 << 20);
+    let block = get_touched(other, heap, 2 << 30, 0..1024);
+    assert_eq!(other.untouched_bytes(heap), (2 << 30) - 2 * part);
+    assert_eq!(calls(other, CallKind::Look), 256);
+    write(block, part, 2 * part);
+    assert_eq!(other.untouched_bytes(heap), (2 << 30) - 2 * part, "nobody asks about the second part");
+    write(block, 510 * part, 511 * part);
+    assert_eq!(
+        other.untouched_bytes(heap),
+        (2 << 30) - 4 * part,
+        "nor is it the last but one that is left out"
+    );
+    // At most 1,024 calls for all blocks: the highest is not asked about, so it counts as touched.
+    let more = [(); 4].map(|()| (get_touched(other, heap, 1 << 30, 0..0), 1 << 30));
+    let all = more.into_iter().chain([(block, (2 << 30) - 4 * part)]);
+    let highest = all.clone().max().unwrap();
+    let before = calls(other, CallKind::Look);
+    assert_eq!(other.untouched_bytes(heap), all.map(|(_, untouched)| untouched).sum::<usize>() - highest.1);
+    assert_eq!(calls(other, CallKind::Look) - before, 1024);
+
+    // What the system does not tell was touched.
+    other.space().os().fail_kind(CallKind::Look, Errno(libc::ENOSYS));
+    assert_eq!(other.untouched_bytes(heap), 0);
+}

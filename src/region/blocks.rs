@@ -242,3 +242,23 @@ impl Default for BlockMap {
         BlockMap::new()
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    /// The caller puts it back in its list; and when it is unused there, it is to be tried again.
+    #[test]
+    fn a_map_that_could_not_be_closed_is_as_it_was() {
+        let map = BlockMap::new();
+        map.open(1, BITS + 1);
+        let held: std::vec::Vec<usize> = std::iter::from_fn(|| map.take(1).unwrap()).collect();
+        assert!(!map.retire());
+        let last = held.len() - 1;
+        assert!(matches!(map.give(held[0]), Given::ToList));
+        held[1..last].iter().for_each(|&index| _ = map.give(index));
+        assert!(!map.close(), "one is held");
+        assert!(matches!(map.give(held[last]), Given::Free) && map.is_idle(held[last]));
+        assert!(map.close());
+    }
+}

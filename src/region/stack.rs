@@ -135,6 +135,18 @@ impl<T: Linked> Stack<T> {
         }
     }
 
+    /// What is in the stack, the top first, while nobody changes it.
+    #[cfg(any(test, feature = "simulated"))]
+    pub fn each(&self) -> impl Iterator<Item = &'static T> + use<T> {
+        let object = |address| {
+            // SAFETY: addresses in `head` and in links come from `give`, and objects live forever.
+            unsafe { at::<T>(address) }
+        };
+        // Relaxed (both): nobody changes them.
+        let top = object(Head(self.head.load(Relaxed)).address());
+        core::iter::successors(top, move |above| object(above.link().below.load(Relaxed)))
+    }
+
     /// Whether the stack is empty right now.
     pub fn is_empty(&self) -> bool {
         // Relaxed: an answer that is already old.

@@ -6,6 +6,7 @@
 
 use super::world::{Actor, HUGE, MEDIUM, World, join, spawn};
 use super::*;
+use crate::base::SMALL_MAX;
 use crate::sync::checker::{count_execution, models};
 use crate::sync::set_steps;
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
@@ -58,6 +59,17 @@ const SEEDED: &[SeededBug] = &[
     ),
     SeededBug::new("heap.child_keeps_count", "the counting anew of what is kept", "forked_in_runs"),
     SeededBug::new("heap.child_keeps_spare_count", "the counting anew of spare slices", "forked_in_runs"),
+    SeededBug::new(
+        "heap.table_given_early",
+        "the order of leaving a table and of giving it to others",
+        "forked_in_tables",
+    ),
+    SeededBug::new("heap.table_mask_kept", "the mask that suits both tables", "forked_in_tables"),
+    SeededBug::new(
+        "heap.child_lost_uncounted",
+        "the look whether a slab that is closed was counted",
+        "forked_beyond_the_table",
+    ),
     SeededBug::new("heap.child_keeps_visits", "the end of a vanished visitor's visit", "forked_in_visits"),
     SeededBug::new(
         "heap.child_keeps_torn",
@@ -376,4 +388,28 @@ fn forked_in_visits() {
     explore(prepare, [visitor, owner]);
 }
 
-models! { forked_in_visits forked_in_slabs forked_in_take_over forked_in_exchange forked_in_adoption forked_in_receive forked_in_runs }
+/// A heap's table of slabs, which is left for a larger one, and for the first when what is free goes back: the audit of the
+/// child sees whether one was another heap's next too early, or the mask too long for a moment.
+fn forked_in_tables() {
+    // A slab of four slices: more than a heap's first table has places.
+    let prepare = |_: &Actor, actors: [&Actor; VICTIMS]| {
+        actors.into_iter().for_each(|actor| actor.free(actor.get(SMALL_MAX, false)));
+    };
+    let growing = |actor: Actor| actor.free(actor.get(MEDIUM, false));
+    explore(prepare, [growing, growing]);
+    let shrinking = |actor: Actor| actor.heap.collect::<Checked, _>(actor.from);
+    explore(prepare, [shrinking, shrinking]);
+}
+
+/// What lies in an arena that found no place in the table is not counted anew, and goes back all the same.
+fn forked_beyond_the_table() {
+    let prepare = |own: &Actor, actors: [&Actor; VICTIMS]| {
+        // Two arenas of six slices are all that the table has.
+        (0..6).for_each(|_| _ = own.get(2 * SLICE, false));
+        actors.into_iter().for_each(|actor| actor.free(actor.get(MEDIUM, false)));
+    };
+    let body = |actor: Actor| actor.free(actor.get(MEDIUM, false));
+    explore(prepare, [body, body]);
+}
+
+models! { forked_in_tables forked_beyond_the_table forked_in_visits forked_in_slabs forked_in_take_over forked_in_exchange forked_in_adoption forked_in_receive forked_in_runs }

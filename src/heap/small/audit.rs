@@ -27,6 +27,8 @@ struct Holds {
 /// The free blocks that were come by: each is in one place.
 struct Found<C: Checks> {
     blocks: BTreeSet<usize>,
+    /// The tables of own slabs, each of them one heap's, or nobody's.
+    tables: BTreeSet<usize>,
     /// Whether a thread may have vanished in a fork: then a block or some slices are lost, and some figures are wrong
     /// that lead to nothing but a look more.
     in_child: bool,
@@ -114,7 +116,8 @@ impl Heap {
         if !found.in_child {
             self.growth.audit(&self.bins);
         }
-        self.own.audit(self);
+        let table = self.own.audit(self, &self.own_first);
+        assert!(table.is_none_or(|table| found.tables.insert(table)), "two heaps have one table");
         if let Some(outbox) = self.outbox() {
             outbox.audit::<C>(secret, !found.in_child, |block| found.enter(block));
         }
@@ -149,7 +152,8 @@ impl<P: Platform> Heaps<P> {
     fn audit_all<C: Checks>(&self, in_child: bool) -> Option<usize> {
         let is_whole = self.backend().audit();
         self.pool().audit();
-        let mut found = Found::<C> { blocks: BTreeSet::new(), in_child, checks: core::marker::PhantomData };
+        let (blocks, tables) = (BTreeSet::new(), self.tables().audit().collect());
+        let mut found = Found::<C> { blocks, tables, in_child, checks: core::marker::PhantomData };
         let mut holds = BTreeMap::<u32, Holds>::new();
         let (mut handed_out, mut slices) = (0, 0);
         let section = self.space().rcu().enter_guest();

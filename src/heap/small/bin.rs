@@ -24,7 +24,7 @@
 use crate::base::{MIN_BLOCK, SMALL_MAX, class_of, class_size};
 use crate::heap::block::{Block, Checks};
 use crate::heap::record::Slab;
-use crate::sync::{Cell, Counter, signal_fence};
+use crate::sync::{Cell, Counter, seeded, signal_fence};
 use core::ptr;
 
 /// Bytes of blocks that a bound begins with; and how many blocks that may be.
@@ -136,9 +136,15 @@ impl Growth {
         self.hollowed(slab.hollow_pages());
     }
 
-    /// The heap has one slab less.
+    /// The heap has one slab less. (Slabs in an arena that found no place in the table are not counted in the child of a
+    /// fork: there it may have more than the figures say, and those stay at nothing.)
     pub fn lost(&self, slab: &Slab) {
-        self.held.set(self.held.get() - slab.bytes());
+        let (held, bytes) = (self.held.get(), slab.bytes());
+        self.held.set(if seeded("heap.child_lost_uncounted") {
+            held - bytes
+        } else {
+            held.saturating_sub(bytes)
+        });
         self.filled(slab.hollow_pages());
     }
 
@@ -149,7 +155,10 @@ impl Growth {
 
     /// So many pages fewer are not: the blocks that they lie in are about to be handed out.
     pub fn filled(&self, pages: usize) {
-        self.hollow.set(self.hollow.get() - pages);
+        // Mostly none, which costs nothing so.
+        if pages > 0 {
+            self.hollow.set(self.hollow.get().saturating_sub(pages));
+        }
     }
 
     /// Tells how many `pages` of the slabs of all heaps are not resident.

@@ -16,7 +16,7 @@ use crate::heap::record::Slab;
 use crate::heap::record::Usage;
 use crate::pal::Platform;
 use crate::region::{Link, Linked, STACK_ALIGN, Stack};
-use crate::sync::{Cell, ZERO_IS_VALID, signal_fence};
+use crate::sync::{Cell, ZERO_IS_VALID, in_order, seeded, signal_fence};
 use crate::{atomic_array, const_unless_model};
 use core::ptr;
 
@@ -88,7 +88,9 @@ impl OwnSlabs {
     /// A thread that vanishes in between (fork) leaves a table of which only the first part is looked at: where it is the
     /// larger of the two, some slabs are not in their places, and are found the long way.
     fn change_to(&self, entries: *const Entry, count: usize) {
-        self.mask.set(self.mask.get().min(count - 1));
+        if !seeded("heap.table_mask_kept") {
+            self.mask.set(self.mask.get().min(count - 1));
+        }
         signal_fence();
         self.entries.set(entries);
         signal_fence();
@@ -170,17 +172,35 @@ impl OwnSlabs {
             }
         }
         let (left, had) = (self.entries.get(), self.count());
-        self.change_to(entries, count);
-        if had > FIRST {
-            // SAFETY: of more than the first entries, so it was taken there; this heap has just left it.
-            unsafe { from.tables().give(left, had) };
-        }
+        let give = || {
+            if had > FIRST {
+                // SAFETY: of more than the first entries, so it was taken there; this heap has just left it.
+                unsafe { from.tables().give(left, had) };
+            }
+        };
+        in_order(|| self.change_to(entries, count), give, "heap.table_given_early");
         true
     }
 
-    /// Demands that what the table knows are slabs of `owner`, each under the numbers of its slices.
+    /// Demands that what the table knows are slabs of `owner`, each under the numbers of its slices, and that it is no
+    /// shorter than its mask says. `first` is the table that the heap began with. Returns the one that it has, if that is
+    /// another.
     #[cfg(any(test, feature = "simulated"))]
-    pub fn audit(&self, owner: *const super::Heap) {
+    pub fn audit(&self, owner: *const super::Heap, first: &[Entry; FIRST]) -> Option<usize> {
+        let entries = self.entries.get();
+        let (taken, most) = if ptr::eq(entries, first.as_ptr()) {
+            (None, FIRST)
+        } else if ptr::eq(entries, &raw const NOTHING.0) {
+            (None, 1)
+        } else {
+            // SAFETY: any other comes from `Tables`.
+            (Some(entries.addr()), unsafe { Tables::head(entries) }.count)
+        };
+        assert!(
+            self.count() <= most,
+            "the table of own slabs has {most} places, and {} are used",
+            self.count()
+        );
         for at in (0..self.count()).filter(|&at| !ptr::eq(self.at(at).get(), none())) {
             // SAFETY: a record of an arena that is mapped, or this fails.
             let slab = unsafe { &*self.at(at).get() };
@@ -190,6 +210,7 @@ impl OwnSlabs {
             let mut places = (first..first + slab.slices() as usize).map(|slice| slice & self.mask.get());
             assert!(places.any(|place| place == at), "a slab in another's place");
         }
+        taken
     }
 
     /// Whether a slab is known under `address`.
@@ -210,12 +231,17 @@ const SIZES: usize = (MOST.ilog2() - FIRST.ilog2()) as usize;
 
 /// The head of a table that lies in metadata; its entries follow.
 #[repr(C, align(64))]
-struct Table(Link);
+struct Table {
+    link: Link,
+    /// How many follow, for the audit.
+    #[cfg(any(test, feature = "simulated"))]
+    count: usize,
+}
 
 // SAFETY: metadata is immortal, aligned as `Tables::take` asks and below 2^48; the entries lie behind the link.
 unsafe impl Linked for Table {
     fn link(&self) -> &Link {
-        &self.0
+        &self.link
     }
 }
 
@@ -247,9 +273,15 @@ impl Tables {
         }
         let (os, bytes) = (from.os(), size_of::<Table>() + count * size_of::<Entry>());
         let memory = from.space().metadata().allocate(os, bytes, STACK_ALIGN).ok()?.cast::<Table>();
-        if !ZERO_IS_VALID {
+        if !ZERO_IS_VALID || cfg!(any(test, feature = "simulated")) {
             // SAFETY: fresh memory for one.
-            unsafe { memory.write(Table(Link::new())) };
+            unsafe {
+                memory.write(Table {
+                    link: Link::new(),
+                    #[cfg(any(test, feature = "simulated"))]
+                    count,
+                });
+            }
         }
         Some(Tables::entries(memory.as_ptr()))
     }
@@ -259,12 +291,31 @@ impl Tables {
     /// # Safety
     /// [`Tables::take`] gave it, for as many, and nobody uses it any more.
     unsafe fn give(&self, entries: *const Entry, count: usize) {
-        let head = entries.expose_provenance() - size_of::<Table>();
-        // SAFETY: it lies behind its head, which lives forever.
-        let table = unsafe { &*ptr::with_exposed_provenance::<Table>(head) };
+        // SAFETY: the caller's.
+        let table = unsafe { Tables::head(entries) };
         if let Some(unused) = self.of(count) {
             unused.give(table);
         }
+    }
+
+    /// # Safety
+    /// [`Tables::take`] gave the entries.
+    unsafe fn head(entries: *const Entry) -> &'static Table {
+        let head = entries.expose_provenance() - size_of::<Table>();
+        // SAFETY: they lie behind their head, which lives forever.
+        unsafe { &*ptr::with_exposed_provenance::<Table>(head) }
+    }
+
+    /// The entries of each table that no heap uses, while nobody takes or gives any. Demands that none is taken for a
+    /// larger one than it is.
+    #[cfg(any(test, feature = "simulated"))]
+    pub fn audit(&self) -> impl Iterator<Item = usize> {
+        self.unused.iter().enumerate().flat_map(|(doublings, unused)| {
+            unused.each().map(move |table| {
+                assert!(table.count >= FIRST << (doublings + 1), "{} places are given as more", table.count);
+                Tables::entries(table).addr()
+            })
+        })
     }
 
     /// The entries behind a head, by the exposed provenance of the memory that holds both.

@@ -78,6 +78,9 @@ fn a_trim_gives_back_what_free_blocks_of_several_pages_hold() {
     from.trim::<Checked>(heap);
     look(&blocks);
     let after = cached(from, heap);
+    let mut of_heaps = 0;
+    from.each_share(heap, |_, _, free| of_heaps += free as usize);
+    assert_eq!(of_heaps, after, "of all heaps, and of each");
     // A free block keeps its first page, and one that does not begin with a page up to two more.
     assert!(after < before * 2 / 5, "{after} of {before}");
     let given_back = before - after;

@@ -58,3 +58,25 @@ fn a_child_keeps_no_promise_of_its_parent() {
     from.audit::<Checked>();
     from.give_up(heap);
 }
+
+/// The next thread of a heap uses it, whether it was tidied before or left warm.
+#[test]
+fn what_is_known_of_a_heap_ends_with_its_next_thread() {
+    let from = allocator(GRANULE);
+    let (owner, helpers, other) = (possess(from, 1), possess(from, 2), possess(from, 3));
+    let block = get(from, owner, 100);
+    from.open_gate(owner);
+    (0..2).for_each(|_| from.watch_heaps::<Checked>(helpers));
+    assert!(!from.has_untidied());
+    from.settings().set_helper(true);
+    free(from, owner, get(from, other, 100));
+    assert!(!other.has_mail() && !from.has_warm());
+    from.abandon::<Checked>(owner, ThreadId::new(1));
+    assert!(other.has_mail(), "what waits in the outbox would hold slabs of others");
+    assert!(from.has_warm() && !from.has_untidied());
+    let next = from.pool().possess_to_keep(from, ThreadId::new(4), Some(owner)).unwrap();
+    assert!(ptr::eq(next, owner) && !from.has_warm(), "the helper would not look after others");
+    from.open_gate(owner);
+    assert!(from.has_untidied(), "the helper would not look after this one");
+    free(from, owner, block);
+}

@@ -363,6 +363,18 @@ unsafe impl Platform for Simulated {
     }
 
     #[track_caller]
+    fn are_resident(&self, addr: usize, pages: &mut [u8]) -> Result<(), Errno> {
+        let len = pages.len() * self.0.page_size;
+        let range = self.range_of(addr, len);
+        let outcome = self.call(CallKind::Look, addr, len, |state, reserve| {
+            assert!(state.space.is_mapped(&range), "a look at {range:x?}, which is not mapped");
+            reserve.are_resident(&range, pages);
+            Ok(addr)
+        });
+        outcome.map(|_| ())
+    }
+
+    #[track_caller]
     fn name(&self, addr: usize, len: usize, name: &'static CStr) {
         let range = self.range_of(addr, len);
         self.0.turns.around(|| {

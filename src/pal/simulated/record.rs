@@ -22,6 +22,8 @@ pub enum CallKind {
     RegisterBarrier,
     /// `heavy_barrier`
     HeavyBarrier,
+    /// `are_resident`
+    Look,
 }
 
 /// One call that could fail and how it ended.
@@ -74,7 +76,7 @@ impl Record {
                 CallKind::Purge => &mut counts.purge,
                 CallKind::Resize | CallKind::Move => &mut counts.remap,
                 CallKind::HeavyBarrier => &mut counts.barrier,
-                CallKind::RegisterBarrier => continue,
+                CallKind::RegisterBarrier | CallKind::Look => continue,
             };
             *counter += 1;
         }

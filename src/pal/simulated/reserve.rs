@@ -85,6 +85,17 @@ impl Reserve {
         demand(answer == 0, "madvise");
     }
 
+    /// Says of each page of the range whether it is resident, as the machine has it.
+    pub(super) fn are_resident(&self, range: &Range<usize>, pages: &mut [u8]) {
+        self.check(range);
+        // SAFETY: sysconf reads a constant of the system.
+        let machine = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+        assert_eq!(pages.len() * machine, range.len(), "its pages are not the machine's");
+        // SAFETY: a byte for each page.
+        let answer = unsafe { libc::mincore(range.start as *mut c_void, range.len(), pages.as_mut_ptr()) };
+        demand(answer == 0, "mincore");
+    }
+
     /// Copies the contents of `from` to `to`; both are readable and writable.
     pub(super) fn copy(&self, from: &Range<usize>, to: usize) {
         self.check(from);
