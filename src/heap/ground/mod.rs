@@ -13,6 +13,7 @@ mod scarcity;
 mod settings;
 mod spare;
 mod tally;
+mod touches;
 
 pub use bell::Bell;
 pub use bets::{Bet, BetCount, Bets};

@@ -15,13 +15,15 @@
 //! again.
 
 use super::bets::{Bet, BetCount};
+use super::touches::{
+    MIXER, SAMPLES, comes_at_once, is_written, look_ahead, sampled_page, time, touch, touch_piece,
+};
 use crate::base::{SLICE, align_up};
 use crate::const_unless_model;
 use crate::pal::{Errno, Platform};
 use crate::region::{Kind, Region};
 use crate::sync::Counter;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use core::ptr;
 
 /// Bytes that are live before an arena is bet on: when the second one is mapped.
 const ENOUGH: usize = 24 << 20;
@@ -30,23 +32,16 @@ pub const HUGE_PAGE: usize = 2 << 20;
 /// A region is judged by a piece at its start and one every so many bytes, a few at most.
 const STEP: usize = 32 << 20;
 const MOST_LOOKED_AT: usize = 16;
-/// Pages of a piece that are touched behind its first.
-const TOUCHED: usize = 15;
 /// Pages that are touched to find out what a fault takes.
 const MEASURED: usize = 8;
 /// Regions that are passed over after the bet was lost again and again, at most.
 const LONGEST_PAUSE: usize = 64;
-/// Pages of a freed huge block that are looked at.
-const SAMPLES: usize = 16;
 /// Runs of slices that are given back for each one that is looked at.
 pub const UNSEEN: usize = 16;
 /// What [`Population::touched`] can be at most.
 const ALL: usize = 256;
 /// How much a new sample counts for: a quarter where one block gives many, so that one block may do.
 const WEIGHT: [usize; 2] = [4, 16];
-
-/// Close to the golden ratio of 2^64, and odd.
-const MIXER: usize = 0x9e37_79b9_7f4a_7c15;
 
 /// Whether so little of `all` is not among the `part` that nobody would miss it: one in sixteen.
 fn is_nearly_all(part: usize, all: usize) -> bool {
@@ -268,9 +263,10 @@ impl Population {
         let fault = self.fault.load(Ordering::Relaxed);
         let end = at + len;
         let comes = |piece| comes_at_once(touch_piece(os, piece), fault, pages);
+        // SAFETY: the region is nobody's yet, and the piece in it.
+        let look = |piece| unsafe { look_ahead(os, piece, comes) };
         // A second look behind the first: that one may have been held up by something else.
-        let won =
-            pieces.all(|piece| comes(piece) || piece + 2 * HUGE_PAGE <= end && comes(piece + HUGE_PAGE));
+        let won = pieces.all(|piece| comes(piece) || piece + 2 * HUGE_PAGE <= end && look(piece + HUGE_PAGE));
         self.settle(won);
         if won && region.kind() == Kind::Arena {
             region.arena().begin_huge_pages();
@@ -331,54 +327,13 @@ fn advise<P: Platform>(os: &P, region: &Region, preferred: bool) -> Result<(), E
     os.prefer_huge_pages(region.base(), mapping, preferred)
 }
 
-/// Which of the `pages` of a block at `at` is looked at for one of its parts. Not at equal distances: programs use tables
-/// and rows of buffers at distances of powers of two, and all looks would meet the pages that they touch, or none.
-fn sampled_page(at: usize, sample: usize, pages: usize) -> usize {
-    let (start, end) = (sample * pages / SAMPLES, (sample + 1) * pages / SAMPLES);
-    let mixed = (at / SLICE).wrapping_add(sample).wrapping_mul(MIXER) >> 32;
-    start + mixed.checked_rem(end - start).unwrap_or(0)
-}
-
-/// Nanoseconds that `access` takes.
-fn time<P: Platform>(os: &P, access: impl FnOnce()) -> u64 {
-    let start = os.now_ns();
-    access();
-    os.now_ns().saturating_sub(start)
-}
-
-/// Whether something is written in the line at `at`.
-fn is_written(at: usize) -> bool {
-    const WORDS: usize = 8;
-    let line = ptr::with_exposed_provenance::<u64>(at);
-    // SAFETY: memory of the caller's: fresh, or of a block whose contents nobody needs. Volatile: nobody knows what it is.
-    (0..WORDS).any(|word| unsafe { line.add(word).read_volatile() != 0 })
-}
-
-/// Writes to the page at `at`, whose first byte is zero and stays so.
-fn touch(at: usize) {
-    // SAFETY: as above. Volatile: it is for the access.
-    unsafe { ptr::with_exposed_provenance_mut::<u8>(at).write_volatile(0) };
-}
-
-/// Whether a huge page of so many `pages` was populated by one fault, and in less time than by as many faults of single
-/// pages: by what [`touch_piece`] said of it, and what a `fault` of those takes.
-fn comes_at_once([first, others]: [u64; 2], fault: u64, pages: usize) -> bool {
-    others < fault * TOUCHED as u64 / 4 && first < fault * pages as u64 / 4 * 3
-}
-
-/// Touches the first pages of the fresh piece at `at`, and says what the first one took, and the [`TOUCHED`] behind it
-/// together, in nanoseconds.
-fn touch_piece<P: Platform>(os: &P, at: usize) -> [u64; 2] {
-    let others = || (1..=TOUCHED).for_each(|number| touch(at + number * os.page_size()));
-    [time(os, || touch(at)), time(os, others)]
-}
-
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use crate::pal::Access;
     use crate::pal::simulated::{CallKind, Simulated};
     use core::ops::Range;
+    use core::ptr;
 
     #[test]
     fn blocks_that_are_touched_as_a_whole_are_told_from_others() {
@@ -421,36 +376,6 @@ mod tests {
         // SAFETY: as above.
         unsafe { population.sample_run(&os, &purge, at, len) };
         assert!(!population.touches_all(Sampled::Run), "nor here");
-    }
-
-    #[test]
-    fn looks_meet_few_of_the_pages_at_equal_distances() {
-        for mib in [8, 16, 24, 32, 40, 64, 1024] {
-            let pages = mib << 8;
-            for stride in [4, 16, 64, 128] {
-                let mut met = 0;
-                for at in (0..64).map(|number| number * HUGE_PAGE) {
-                    let mut last = None;
-                    for sample in 0..SAMPLES {
-                        let page = sampled_page(at, sample, pages);
-                        assert!(page < pages && Some(page) > last, "one of each part");
-                        last = Some(page);
-                        met += usize::from(page.is_multiple_of(stride));
-                    }
-                }
-                let even = 64 * SAMPLES / stride;
-                assert!((even / 2..=even * 2).contains(&met), "{met} at {stride} in {mib} MiB, for {even}");
-            }
-        }
-    }
-
-    #[test]
-    fn huge_pages_are_worth_it_where_they_come_and_come_soon() {
-        // A fault of 500 ns: 512 of them are 256 us.
-        assert!(comes_at_once([90_000, 300], 500, 512));
-        assert!(!comes_at_once([60_000, 7_500], 500, 512), "looked for, and none found");
-        assert!(!comes_at_once([500, 7_500], 500, 512), "forbidden");
-        assert!(!comes_at_once([6_000_000, 300], 500, 512), "the host had to find the memory");
     }
 
     #[test]

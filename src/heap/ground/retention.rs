@@ -130,7 +130,7 @@ impl Retention {
         let now = now();
         self.asking.store(false, Ordering::Relaxed);
         self.look(settings, live, now);
-        let height = self.height().max(live);
+        let height = self.height(settings).max(live);
         let limit = settings.dirty_limit(height);
         let most = (height - live + limit).min(left);
         if dirty + soiled <= most {
@@ -154,14 +154,18 @@ impl Retention {
         let unused = self.low_water.swap(dirty, Ordering::Relaxed).min(dirty);
         // Near the height nothing more is expected: use that stays there keeps what it does not need no longer, or the
         // helper would look at it for ever.
-        let height = self.height();
+        let height = self.height(settings);
         let expected = if is_near(live, height) { 0 } else { height.saturating_sub(live) };
         let old = unused.saturating_sub(expected);
         old.div_ceil(AGE_PARTS).max(AGE_LEAST).min(old)
     }
 
-    /// The height that use is expected to rise to again, as of the last look.
-    fn height(&self) -> usize {
+    /// The height that use is expected to rise to again, as of the last look. None where nothing is to be dirty.
+    fn height(&self, settings: &Settings) -> usize {
+        if settings.dirty() == (0, 0) { 0 } else { self.known_height() }
+    }
+
+    fn known_height(&self) -> usize {
         get(&self.proven).max(get(&self.believed))
     }
 
@@ -184,7 +188,7 @@ impl Retention {
         set(&self.believed, if settings.has_helper() { get(&self.believed).max(top) } else { 0 });
         set(&self.crest, crest.max(top));
         set(&self.trough, if top > crest { live } else { trough.min(live) });
-        let height = self.height();
+        let height = self.known_height();
         let away = now.saturating_sub(self.reached.load(Ordering::Relaxed));
         let hold = self.hold.load(Ordering::Relaxed).max(HOLD_MS);
         if is_near(top, height) {
@@ -212,7 +216,7 @@ impl Retention {
                 self.hold.store(0, Ordering::Relaxed);
             }
         }
-        let floor = floor.max(self.height());
+        let floor = floor.max(self.known_height());
         set(&self.crest, faded(get(&self.crest), floor, CREST_PARTS, steps));
     }
 }
@@ -458,6 +462,17 @@ mod tests {
         program.now += 10_000;
         program.bound();
         assert!(program.dirty <= 4 * MIB);
+    }
+
+    #[test]
+    fn where_nothing_is_to_be_dirty_nothing_is_kept_on_a_proof() {
+        let mut program = Program::new();
+        program.settings.set_dirty(Some(0), Some(0));
+        for _ in 0..4 {
+            program.go(200);
+            program.go(0);
+            assert_eq!(program.dirty, 0);
+        }
     }
 
     #[test]
