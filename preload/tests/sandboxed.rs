@@ -26,6 +26,11 @@ fn the_figures() {
     }
 }
 
+#[test]
+fn threads_that_are_made_later() {
+    lives("with_threads_later");
+}
+
 /// Of madvise, too, no other kind.
 #[test]
 fn advice_that_is_forbidden() {

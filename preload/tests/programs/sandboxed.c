@@ -90,6 +90,35 @@ static void reports(void)
     _exit(0);
 }
 
+/* Threads that are made behind a filter that knows what making threads takes, and no more than that, the barrier and the
+ * number of a thread beside: nobody is named, scheduled or bound to processors. */
+static void shut_off_from_scheduling(void)
+{
+    static const int forbidden[] = {SYS_prctl, SYS_sched_setscheduler, SYS_sched_setaffinity, SYS_sched_setattr,
+                                    SYS_setpriority, SYS_openat, SYS_close_range, SYS_timerfd_create};
+    enum { COUNT = sizeof forbidden / sizeof *forbidden };
+    struct sock_filter filter[2 * COUNT + 2];
+    size_t length = 0;
+    filter[length++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+    for (size_t i = 0; i < COUNT; i++) {
+        filter[length++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, forbidden[i], 0, 1);
+        filter[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+    }
+    filter[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    install(filter, length);
+}
+
+static void with_threads_later(void)
+{
+    shut_off_from_scheduling();
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++) CHECK(pthread_create(&threads[i], NULL, work, (void *)(uintptr_t)(i + 1)) == 0);
+    for (int i = 0; i < 2; i++) CHECK(pthread_join(threads[i], NULL) == 0);
+    /* The helper has come to its looks. */
+    nanosleep(&(struct timespec){.tv_sec = 2}, NULL);
+    _exit(0);
+}
+
 /* The only advice that glibc's malloc gives is MADV_DONTNEED. */
 static void shut_off_from_advice(void)
 {
@@ -166,4 +195,4 @@ static void without_the_barrier(void)
     if (stays > 60 * MIB) fprintf(stderr, "%zu MiB stay of %d\n", stays / MIB, 20 * BLOCKS), _exit(1);
 }
 
-MAIN(CASE(alone), CASE(reports), CASE(without_advice), CASE(without_advice_later), CASE(without_the_barrier))
+MAIN(CASE(alone), CASE(reports), CASE(with_threads_later), CASE(without_advice), CASE(without_advice_later), CASE(without_the_barrier))

@@ -285,16 +285,25 @@ impl<P: Platform> Ground<P> {
             && self.population.is_steady(self.live_bytes(), self.purged_bytes() as usize)
     }
 
+    /// Whether what is dirty in an arena that has just become empty may stay, and is likely to be wanted again: where use
+    /// has been higher more than once, or the options let as much be dirty as an arena.
+    fn is_wanted_again(&self, arena: &Region) -> bool {
+        let live = self.live_bytes();
+        self.excess(0) == 0
+            && (self.settings.dirty_limit(live) >= arena.len()
+                || self.retention.expects_rise(&self.settings, live, self.os().now_ms()))
+    }
+
     /// Whether an arena that has just become empty stays mapped: the helper thread unmaps it when it has been empty for
     /// a while; without one, it goes at once if the other arenas have a quarter of its room free, so that a program at
-    /// the edge does not map and unmap with every slab, and if nothing in it is dirty that may stay (the purge that takes
-    /// the last of that comes here, too).
+    /// the edge does not map and unmap with every slab, and if its pages are not likely to be wanted again. (The purge
+    /// that takes the last of these comes here, too.)
     pub(in crate::heap) fn keeps_empty_arena(&self, arena: &Region) -> bool {
         let here = arena.slices().usable().len();
         let free = self.tally.sum(Count::Usable).saturating_sub(self.claimed_slices());
         self.settings.has_helper()
             || free.saturating_sub(here) < arena.len() / SLICE / 4
-            || arena.slices().dirty_count() > 0 && self.excess(0) == 0
+            || arena.slices().dirty_count() > 0 && self.is_wanted_again(arena)
     }
 
     /// Bytes of address space for a new arena.

@@ -160,6 +160,12 @@ impl Retention {
         old.div_ceil(AGE_PARTS).max(AGE_LEAST).min(old)
     }
 
+    /// Whether use has fallen below a height to which it will rise again, as far as is known.
+    pub(in crate::heap) fn expects_rise(&self, settings: &Settings, live: usize, now: u64) -> bool {
+        self.look(settings, live, now);
+        self.height(settings) > live
+    }
+
     /// The height that use is expected to rise to again, as of the last look. None where nothing is to be dirty.
     fn height(&self, settings: &Settings) -> usize {
         if settings.dirty() == (0, 0) { 0 } else { self.known_height() }
