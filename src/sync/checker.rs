@@ -72,8 +72,14 @@ pub(crate) fn explore(schedules: usize, model: impl Fn() + Sync + Send + Clone +
         ),
         None => (RandomScheduler::new(schedules), PctScheduler::new(PREEMPTIONS, schedules)),
     };
-    Runner::new(random, shuttle::Config::new()).run(counted.clone());
-    Runner::new(priorities, shuttle::Config::new()).run(counted);
+    let config = || {
+        let mut config = shuttle::Config::new();
+        // A world is made on it: what it needs is the optimiser's affair.
+        config.stack_size = 1 << 18;
+        config
+    };
+    Runner::new(random, config()).run(counted.clone());
+    Runner::new(priorities, config()).run(counted);
 }
 
 /// How often the thread of the highest priority is made to wait.

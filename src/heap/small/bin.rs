@@ -381,7 +381,7 @@ impl Bin {
         if !is_steady || self.room.get() == EBB || missed % LOOK == 0 {
             return false;
         }
-        self.room.set(room_for(0));
+        self.room.set(Bin::AFTER_MISS);
         self.missed.set(missed);
         true
     }

@@ -246,7 +246,7 @@ impl Heap {
         if let Some((meter, first)) = self.meter().zip(bin.begin(class)) {
             let slack = &meter.count(class).slack;
             let more = i64::from(first - bin.room() - Bin::BLOCK);
-            bin.add_room(slack.get().clamp(0, more) as i32);
+            bin.add_room(slack.get().max(0).min(more) as i32);
             slack.set(slack.get().max(0) - more);
         }
         bin.room() >= 0
