@@ -340,9 +340,8 @@ fn allocate_small<T: Thread>(size: usize, class: usize) -> *mut u8 {
     let block = with_heap::<T, _>(Options::NONE, |heap| match heap {
         // (The first allocation of all finds out about sampling only now, and is counted below.)
         Some(heap) if process().settings().sample_rate() == 0 => {
-            let class = class_of_aligned(size, apart::<T>(heap)).unwrap_or(class);
             // SAFETY: the heap is possessed here.
-            unsafe { process().try_allocate_small::<T::Checks>(heap, class) }
+            unsafe { small_in::<T>(heap, size, class) }
         }
         _ => ptr::null_mut(),
     });
@@ -352,6 +351,17 @@ fn allocate_small<T: Thread>(size: usize, class: usize) -> *mut u8 {
     tell_if_due::<T>(size);
     figures::pulse::<T>();
     block
+}
+
+/// A block of `class`, or of the one for `size` bytes that lies apart if it is to; null without memory.
+///
+/// # Safety
+/// The heap is possessed by the caller.
+#[inline(always)]
+pub(super) unsafe fn small_in<T: Thread>(heap: &Heap, size: usize, class: usize) -> *mut u8 {
+    let class = class_of_aligned(size, apart::<T>(heap)).unwrap_or(class);
+    // SAFETY: the caller's.
+    unsafe { process().try_allocate_small::<T::Checks>(heap, class) }
 }
 
 #[inline(always)]

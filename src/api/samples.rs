@@ -6,7 +6,7 @@
 
 use super::lookup::in_large;
 use super::{figures, probes, raw};
-use crate::base::{SMALL_MAX, class_of_aligned, class_size};
+use crate::base::{SMALL_MAX, class_size};
 use crate::global::{
     Caller, Options, Sample, Thread, leave_step, process, tell_if_due, with_heap, with_relief,
 };
@@ -57,10 +57,8 @@ pub(super) fn malloc_counted<T: Thread>(size: usize, class: usize, heap: *const 
 #[inline(never)]
 fn allocate_small<T: Thread>(size: usize, class: usize) -> *mut u8 {
     let block = with_heap::<T, _>(Options::NONE, |heap| {
-        let Some(heap) = heap else { return ptr::null_mut() };
-        let class = class_of_aligned(size, raw::apart::<T>(heap)).unwrap_or(class);
         // SAFETY: the heap is possessed here.
-        unsafe { process().try_allocate_small::<T::Checks>(heap, class) }
+        heap.map_or(ptr::null_mut(), |heap| unsafe { raw::small_in::<T>(heap, size, class) })
     });
     if block.is_null() {
         return uncounted::<T>(size, 1, false);

@@ -70,6 +70,21 @@ impl Count {
         bin.add_room(-self.clip());
     }
 
+    /// Whether the bin, in which a free has found no room, would have had some without samples.
+    #[inline(always)]
+    fn is_clipped(&self, bin: &Bin) -> bool {
+        let slack = self.slack.get();
+        slack < 0 && i64::from(bin.room()) >= slack
+    }
+
+    /// The slack behind a miss that leaves the bin the room that it has after one: `None` if the next sample is too near.
+    #[inline(always)]
+    fn after_miss(&self, bin: &Bin) -> Option<i64> {
+        let slack = self.slack.get();
+        let after = slack + i64::from(bin.room() + Bin::BLOCK - Bin::AFTER_MISS);
+        (slack >= 0 && after >= 0).then_some(after)
+    }
+
     /// A block that finds no room in the bin only because of the next sample goes home.
     #[inline(always)]
     fn leave_clipped(&self, bin: &Bin) {
@@ -257,8 +272,7 @@ impl Heap {
     pub(super) fn counts_miss(&self, class: usize) -> Counted {
         let Some(meter) = self.meter() else { return Counted::Missed };
         let (bin, count) = (self.bin(class), meter.count(class));
-        let (room, slack) = (bin.room(), count.slack.get());
-        if slack >= 0 || i64::from(room) < slack {
+        if !count.is_clipped(bin) {
             return Counted::Missed;
         }
         count.leave_clipped(bin);
@@ -272,12 +286,11 @@ impl Heap {
     pub(super) fn counts_as_missed(&self, class: usize) -> Option<i32> {
         let meter = self.meter()?;
         let (bin, count) = (self.bin(class), meter.count(class));
-        let room = bin.room() + Bin::BLOCK;
-        let after = count.slack.get() + i64::from(room - Bin::AFTER_MISS);
-        if count.slack.get() >= 0 && after >= 0 {
+        if let Some(after) = count.after_miss(bin) {
             count.slack.set(after);
             return None;
         }
+        let room = bin.room() + Bin::BLOCK;
         bin.add_room(count.clip());
         Some(room)
     }
@@ -292,18 +305,14 @@ impl Heap {
         let Some(meter) = self.meter() else { return false };
         // SAFETY: the caller's.
         let (bin, count) = unsafe { (self.bin_at(at), meter.count_at(at)) };
-        let (room, slack) = (bin.room(), count.slack.get());
-        if slack < 0 {
-            let is_clipped = i64::from(room) >= slack && !self.has_mail();
-            if is_clipped {
+        if count.is_clipped(bin) {
+            let goes = !self.has_mail();
+            if goes {
                 count.leave_clipped(bin);
             }
-            return is_clipped;
+            return goes;
         }
-        let after = slack + i64::from(room + Bin::BLOCK - Bin::AFTER_MISS);
-        if after < 0 || !bin.misses_quietly() {
-            return false;
-        }
+        let Some(after) = count.after_miss(bin).filter(|_| bin.misses_quietly()) else { return false };
         count.slack.set(after);
         true
     }
