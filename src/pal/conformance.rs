@@ -69,7 +69,7 @@ fn mapping(platform: &impl Platform, page: usize) {
     unsafe { platform.protect(addr + len - page, page, Access::None).unwrap() };
     let before = platform.calls();
     // SAFETY: as above.
-    unsafe { platform.unmap_used(addr, len).unwrap() };
+    unsafe { platform.unmap_used(addr, len, len).unwrap() };
     let after = platform.calls();
     assert_eq!(
         (after.unmap - before.unmap, after.purge - before.purge, after.failed - before.failed),

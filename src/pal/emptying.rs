@@ -15,10 +15,10 @@ const PIECE: usize = 32 << 20;
 /// Pieces at most.
 const MOST_PIECES: usize = 1024;
 
-/// The pieces, as offsets in bytes, of a range of `len` bytes whose pages go before it is unmapped. The last `page` bytes
-/// are left out: with a guard there, another mapping.
-pub(super) fn pieces(len: usize, page: usize) -> impl Iterator<Item = Range<usize>> {
-    let end = if len < AT_ONCE { 0 } else { len - page };
+/// The pieces, as offsets in bytes, of a range of `len` bytes, all of which may be resident, whose pages go before it is
+/// unmapped.
+pub(super) fn pieces(len: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = if len < AT_ONCE { 0 } else { len };
     let step = PIECE.max((end / MOST_PIECES).next_multiple_of(PIECE));
     (0..end).step_by(step).map(move |start| start..end.min(start + step))
 }
@@ -33,11 +33,11 @@ mod tests {
         for (len, count) in
             [(PAGE, 0), (7 << 20, 0), (20 << 20, 1), (70 << 20, 3), (1 << 30, 32), (33 << 30, 528)]
         {
-            let pieces: Vec<Range<usize>> = pieces(len, PAGE).collect();
+            let pieces: Vec<Range<usize>> = pieces(len).collect();
             assert_eq!(pieces.len(), count, "of {len:#x}");
             assert!(pieces.windows(2).all(|pair| pair[0].end == pair[1].start));
             if let Some(last) = pieces.last() {
-                assert_eq!((pieces[0].start, last.end), (0, len - PAGE));
+                assert_eq!((pieces[0].start, last.end), (0, len));
             }
         }
     }

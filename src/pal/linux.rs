@@ -252,8 +252,9 @@ unsafe impl Platform for Linux {
         self.counted(&self.counters.unmap, outcome)
     }
 
-    unsafe fn unmap_used(&self, addr: usize, len: usize) -> Result<(), Errno> {
-        for piece in pieces(len, self.page_size()) {
+    unsafe fn unmap_used(&self, addr: usize, len: usize, used: usize) -> Result<(), Errno> {
+        // The last page may be a guard: another mapping.
+        for piece in pieces(used.min(len - self.page_size())) {
             // SAFETY: the caller vouches that the range is ours and unused.
             if unsafe { self.drop_pages(addr + piece.start, piece.len()) }.is_err() {
                 // It goes with the mapping.

@@ -85,13 +85,14 @@ pub unsafe trait Platform: Send + Sync + 'static {
     /// The range was mapped by this platform and nobody uses it any more.
     unsafe fn unmap(&self, addr: usize, len: usize) -> Result<(), Errno>;
 
-    /// As [`Platform::unmap`], of what was in use. Whoever maps or unmaps something beside it does not wait for its pages
-    /// to go, as far as the system knows how.
+    /// As [`Platform::unmap`], of what was in use: its first `used` bytes may be resident. Whoever maps or unmaps something
+    /// beside it does not wait for its pages to go, as far as the system knows how.
     ///
     /// # Safety
     /// As there.
     #[track_caller] // Simulated, who asks is noted.
-    unsafe fn unmap_used(&self, addr: usize, len: usize) -> Result<(), Errno> {
+    unsafe fn unmap_used(&self, addr: usize, len: usize, used: usize) -> Result<(), Errno> {
+        debug_assert!(used <= len);
         // SAFETY: passed on.
         unsafe { self.unmap(addr, len) }
     }

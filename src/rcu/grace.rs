@@ -24,6 +24,9 @@ const SPINS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 100 };
 /// Slots that a grace period looks at for each link of a batch that is worth it. Mapping and unmapping a region takes
 /// some microseconds; these looks take less than one.
 const SLOTS_A_LINK: usize = 64;
+/// Links that are worth a barrier, which interrupts every processor that runs a thread of the process, and takes as long
+/// as all else that unmapping a region does.
+const BARRIER_LINKS: usize = if cfg!(any(loom, shuttle)) { 2 } else { 8 };
 
 /// No batch is on its way; links may be ready to be handed over.
 const IDLE: u8 = 0;
@@ -174,10 +177,13 @@ impl Rcu {
         handed
     }
 
-    /// How many links are worth a grace period, which looks at every slot that there is, most of them of threads that
-    /// sleep. One, where there are few threads.
+    /// How many links are worth a grace period, which interrupts other threads and looks at every slot that there is, most
+    /// of them of threads that sleep. One, where no thread but one ever had a slot.
     pub fn batch(&self) -> usize {
-        self.slots.count().div_ceil(SLOTS_A_LINK)
+        match self.slots.count() {
+            0 | 1 => 1,
+            slots => slots.div_ceil(SLOTS_A_LINK).max(BARRIER_LINKS),
+        }
     }
 
     /// Whether a batch waits, or nothing does, so that there is nothing to put off.

@@ -44,11 +44,11 @@
 //!
 //! # What a grace period costs
 //!
-//! One barrier, and one look at every slot; a second look at those from the first that was found inside. Slots of
-//! sleeping threads cannot be told from others without a look: a section's entry is one plain store to the thread's own
-//! word, and whoever is to know of it has to read that. So whoever retires one thing after the other while thousands of
-//! threads sleep waits until there is a [`Rcu::batch`], if it can bear that: then each thing costs 64 looks, however
-//! many threads there are.
+//! One barrier, and one look at every slot; a second look at those from the first that was found inside. The barrier
+//! interrupts each processor that runs a thread of the process. And slots of sleeping threads cannot be told from others
+//! without a look: a section's entry is one plain store to the thread's own word, and whoever is to know of it has to read
+//! that. So whoever retires one thing after the other waits until there is a [`Rcu::batch`], if it can bear that: then
+//! eight things share a barrier, and each costs 64 looks at most, however many threads there are.
 
 mod grace;
 mod interrupt;

@@ -317,6 +317,11 @@ impl Region {
         }
     }
 
+    /// Bytes from the base that may be resident: all of it, but of a huge block whose holder knows better.
+    pub fn may_be_resident(&self) -> usize {
+        if self.kind() == Kind::Huge { self.huge().dirty() } else { self.mapped() }
+    }
+
     /// Which life this is.
     pub fn generation(&self) -> u64 {
         // Relaxed: a holder of a pin reads it after the Acquire of `try_pin`, which saw this life's `attach`.

@@ -13,6 +13,7 @@ use specmalloc::internals::index::Space;
 use specmalloc::internals::pal::Linux;
 use specmalloc::internals::rcu::ReaderSlot;
 use specmalloc::internals::region::{Kind, Region};
+use specmalloc::internals::sync::CachePadded;
 
 use crate::harness::{Job, Outcome, Table, beside, thread_time};
 
@@ -37,19 +38,20 @@ trait Map: Sync {
 }
 
 /// The index under test: a slot for each reader, and the last one for the other thread.
-struct Index(&'static [ReaderSlot]);
+struct Index(&'static [CachePadded<ReaderSlot>]);
 
 impl Index {
     fn of_readers(readers: usize) -> Index {
         SPACE.start();
-        let slots = Vec::leak((0..=readers).map(|_| ReaderSlot::new()).collect());
+        // As in the allocator, where each has a line of its own: the owner writes it at each look.
+        let slots = Vec::leak((0..=readers).map(|_| CachePadded::new(ReaderSlot::new())).collect());
         // SAFETY: fresh slots that live forever.
         slots.iter().for_each(|slot| unsafe { SPACE.rcu().attach(slot) });
         Index(slots)
     }
 
     fn unmap(&self, region: &'static Region) {
-        SPACE.unmap_now(region, self.0.last()).expect("nobody pins it, and this thread is in no section");
+        SPACE.unmap_now(region, self.0.last().map(|slot| &**slot)).expect("nobody pins it, and this thread is in no section");
     }
 }
 

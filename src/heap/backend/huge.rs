@@ -164,7 +164,12 @@ impl Huge {
         }
         let keep = || if self.keep(ground, region) { 0 } else { Huge::retire(ground, region) };
         let (waiting, ()) = in_order(keep, || ground.ring(), "heap.ring_before_keep");
-        ground.space().reap_in_time(Some(by.slot()), waiting);
+        if ground.settings().reserves_space() {
+            ground.space().reap_in_time(Some(by.slot()), waiting);
+        } else {
+            // Addresses are short.
+            ground.space().reap(Some(by.slot()));
+        }
     }
 
     /// Has `region`, whose block is freed, unmapped after a grace period. Where others wait for that already, or the
@@ -177,7 +182,7 @@ impl Huge {
             || rcu.stopped
             || rcu.pending > 0
             || ground.settings().has_limit();
-        let purge = || waits && purge(ground, region, 0, dirty).is_ok();
+        let purge = || waits && Huge::cut(ground, region, 0).is_ok();
         // What is retired may be another's at once.
         let retire = || ground.space().retire_region(region);
         let (is_bare, _retired) = in_order(purge, retire, "heap.purge_retired");
@@ -209,11 +214,11 @@ impl Huge {
         let stays = Huge::down_to_units(ground, region, dirty.saturating_sub(ground.excess(dirty)));
         // Without its pages the address space stays for a while: that saves the grace period of an unmap, and a second
         // free of the block is still recognised.
-        self.cut(ground, region, stays).is_ok() && self.put(ground, region)
+        Huge::cut(ground, region, stays).is_ok() && self.put(ground, region)
     }
 
     /// Gives back the pages of a region that the caller holds but for the first `stays` bytes.
-    fn cut<P: Platform>(&self, ground: &Ground<P>, region: &Region, stays: usize) -> Result<(), Errno> {
+    fn cut<P: Platform>(ground: &Ground<P>, region: &Region, stays: usize) -> Result<(), Errno> {
         if stays < region.huge().dirty() {
             purge(ground, region, stays, region.huge().dirty())?;
             region.huge().set_dirty(stays);
@@ -296,7 +301,7 @@ impl Huge {
             let most = Huge::whole_units(ground, region, used + used / 8);
             if fits(region) {
                 // Locked memory stays.
-                let _cut = self.cut(ground, region, most);
+                let _cut = Huge::cut(ground, region, most);
                 return Some(region);
             }
             if !seeded("heap.misfit_dropped") {
@@ -334,7 +339,7 @@ impl Huge {
             ground.huge_figures().kept_bytes().take_off(dirty);
             let stays = Huge::down_to_units(ground, region, dirty.saturating_sub(bytes));
             bytes = bytes.saturating_sub(dirty);
-            self.put_back(ground, region, stays > 0 && self.cut(ground, region, stays).is_ok());
+            self.put_back(ground, region, stays > 0 && Huge::cut(ground, region, stays).is_ok());
         }
         bytes
     }
@@ -360,7 +365,7 @@ impl Huge {
                 ground.space_bet().count(true);
             } else if dirty - used >= ground.page_size() * 16 {
                 // The block's holder gave the tail up; what is behind it was an earlier holder's.
-                let _refused = self.cut(ground, region, Huge::whole_units(ground, region, used));
+                let _refused = Huge::cut(ground, region, Huge::whole_units(ground, region, used));
             }
             Huge::change_live(ground, old, used);
             Huge::set_used(ground, region, used);

@@ -36,7 +36,7 @@ const MOST_LOOKED_AT: usize = 16;
 const MEASURED: usize = 8;
 /// Regions that are passed over after the bet was lost again and again, at most.
 const LONGEST_PAUSE: usize = 64;
-/// Runs of slices that are given back for each one that is looked at.
+/// Runs of slices that are given back for each one that is looked at, and huge blocks where none of the last was touched.
 pub const UNSEEN: usize = 16;
 /// What [`Population::touched`] can be at most.
 const ALL: usize = 256;
@@ -53,6 +53,8 @@ pub struct Population {
     bet: BetCount,
     /// How much of the huge blocks, and of the runs of slices, was touched when they were freed, out of [`ALL`].
     touched: [AtomicUsize; 2],
+    /// Huge blocks that were freed while none of those looked at was touched anywhere.
+    untouched: Counter,
     /// Nanoseconds that the fault of a single page takes; zero before that is known.
     fault: AtomicU64,
     /// Regions to be passed over before the bet is taken again, and how many after it is lost again.
@@ -86,6 +88,7 @@ impl Population {
             Population {
                 bet: BetCount::new(),
                 touched: [AtomicUsize::new(0), AtomicUsize::new(0)],
+                untouched: Counter::new(),
                 fault: AtomicU64::new(0),
                 pause: Counter::new(),
                 next_pause: Counter::new(),
@@ -147,7 +150,8 @@ impl Population {
 
     /// Looks at a page of each part of a huge block that is freed, `len` bytes at `at`: says whether all, or all but one,
     /// were touched. Each that was not costs two faults, and a call of `purge`, which gives it back; so the second
-    /// is the last, or the first, where none of the last blocks was touched anywhere.
+    /// is the last. Where none of the last blocks was touched anywhere it is the first, and one block in [`UNSEEN`] is
+    /// looked at.
     ///
     /// # Safety
     /// The caller holds the block.
@@ -158,7 +162,9 @@ impl Population {
         at: usize,
         len: usize,
     ) -> bool {
-        if !self.is_allowed() {
+        // Relaxed: a guess.
+        let none = self.touched[Sampled::Huge as usize].load(Ordering::Relaxed) == 0;
+        if !self.is_allowed() || none && self.passes_by() {
             return true;
         }
         let pages = len.checked_div(os.page_size()).unwrap_or(0);
@@ -169,8 +175,7 @@ impl Population {
             self.note(Sampled::Huge, touched);
             !touched
         });
-        // Relaxed: a guess.
-        let enough = if self.touched[Sampled::Huge as usize].load(Ordering::Relaxed) == 0 { 1 } else { 2 };
+        let enough = if none { 1 } else { 2 };
         untouched.take(enough).count() < enough
     }
 
@@ -217,6 +222,13 @@ impl Population {
             purge(at);
         }
         touched
+    }
+
+    /// Whether a huge block, of many that are not touched, is not looked at.
+    fn passes_by(&self) -> bool {
+        let before = self.untouched.get();
+        self.untouched.set(before.wrapping_add(1));
+        !before.is_multiple_of(UNSEEN)
     }
 
     fn note(&self, kind: Sampled, touched_now: bool) {
@@ -376,6 +388,29 @@ mod tests {
         // SAFETY: as above.
         unsafe { population.sample_run(&os, &purge, at, len) };
         assert!(!population.touches_all(Sampled::Run), "nor here");
+    }
+
+    #[test]
+    fn where_no_block_is_touched_few_are_looked_at() {
+        const PAGE: usize = 4096;
+        let os = Simulated::new();
+        let at = os.map(None, 64 * PAGE, Access::ReadWrite).unwrap();
+        let population = Population::new();
+        // By this clock, which stands, all writes are faults.
+        population.fault.store(1, Ordering::Relaxed);
+        let looks = Counter::new();
+        let purge = |_page| looks.add(1);
+        let free = |blocks: usize| {
+            let before = looks.get();
+            for _ in 0..blocks {
+                // SAFETY: the mapping is this test's.
+                unsafe { population.sample_huge(&os, &purge, at, 64 * PAGE) };
+            }
+            looks.get() - before
+        };
+        assert_eq!([free(1), free(UNSEEN - 1), free(1), free(UNSEEN)], [1, 0, 1, 1]);
+        population.touched[Sampled::Huge as usize].store(1, Ordering::Relaxed);
+        assert_eq!([free(1), free(1)], [2, 0], "one was touched lately: the next is looked at");
     }
 
     #[test]

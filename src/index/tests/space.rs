@@ -265,6 +265,29 @@ fn regions_share_a_grace_period_among_many_slots() {
     assert_eq!(region_bytes(&os, &space), 0);
 }
 
+/// A barrier interrupts the others, and takes as long as all else that unmapping a region does.
+#[test]
+fn regions_share_a_barrier_where_another_thread_has_a_slot() {
+    let (os, space) = space_on(Config::default());
+    let slot = || std::boxed::Box::leak(std::boxed::Box::new(ReaderSlot::new()));
+    let (own, other) = (slot(), slot());
+    // SAFETY: fresh slots that live forever.
+    unsafe { space.rcu().attach(own) };
+    let free = || {
+        let region = space.map_region(Kind::Huge, SLICE, 1, 0).unwrap();
+        assert!(space.retire_region(region));
+        space.reap_in_time(Some(own), 0)
+    };
+    let barriers = os.calls().barrier;
+    assert_eq!([free(), free()], [1, 1], "alone: there is nobody to interrupt");
+    assert_eq!(os.calls().barrier, barriers);
+    // SAFETY: as above.
+    unsafe { space.rcu().attach(other) };
+    assert_eq!([(); 16].map(|()| free()), [0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 8]);
+    assert_eq!(os.calls().barrier, barriers + 2);
+    assert_eq!(region_bytes(&os, &space), 0);
+}
+
 #[test]
 fn a_section_keeps_a_region() {
     let (os, space) = space_on(Config::default());
