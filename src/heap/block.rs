@@ -108,6 +108,37 @@ impl Block {
         let _elsewhere = block;
     }
 
+    /// Notes in the third word of a free block the address of one that is looked at some time after it.
+    ///
+    /// # Safety
+    /// The caller holds the block, which is three words long at least.
+    #[inline(always)]
+    pub unsafe fn note_later(block: *mut Block, later: usize) {
+        // SAFETY: the caller's.
+        unsafe { block.cast::<usize>().add(2).write(later) };
+    }
+
+    /// Has the processor fetch what was noted, or whatever the word says, for somebody who writes there soon.
+    ///
+    /// # Safety
+    /// As for [`Block::note_later`].
+    #[inline(always)]
+    pub unsafe fn expect_later(block: *mut Block) {
+        // SAFETY: the caller's.
+        let later = unsafe { block.cast::<usize>().add(2).read() };
+        #[cfg(all(target_arch = "x86_64", not(any(miri, loom, shuttle))))]
+        // SAFETY: an address that cannot be written is fetched by nobody, and nothing is told of it.
+        unsafe {
+            core::arch::asm!("prefetchw [{}]", in(reg) later, options(nostack, preserves_flags, readonly));
+        }
+        #[cfg(all(target_arch = "aarch64", not(any(miri, loom, shuttle))))]
+        // SAFETY: as above.
+        unsafe {
+            core::arch::asm!("prfm pstl1keep, [{}]", in(reg) later, options(nostack, preserves_flags, readonly));
+        }
+        let _elsewhere = later;
+    }
+
     /// Takes the mark of a free block off, so that the next free of it is no double free.
     ///
     /// # Safety

@@ -384,7 +384,8 @@ impl<P: Platform> Space<P> {
         let (base, mapped, held) = (region.base(), region.left(), region.held());
         let _locked = twin::growing();
         // SAFETY: the law of the space: excluded, unlinked, a grace period, drained. Nobody uses the memory.
-        if let Err(error) = unsafe { self.os.unmap_used(base, mapped, region.may_be_resident().min(mapped)) } {
+        if let Err(error) = unsafe { self.os.unmap_used(base, mapped, region.may_be_resident().min(mapped)) }
+        {
             self.failed_unmaps.add(1);
             return Err(error);
         }

@@ -51,7 +51,9 @@ impl Index {
     }
 
     fn unmap(&self, region: &'static Region) {
-        SPACE.unmap_now(region, self.0.last().map(|slot| &**slot)).expect("nobody pins it, and this thread is in no section");
+        SPACE
+            .unmap_now(region, self.0.last().map(|slot| &**slot))
+            .expect("nobody pins it, and this thread is in no section");
     }
 }
 

@@ -328,7 +328,13 @@ impl Heap {
             && let Some(block) = self.next_received::<C>()
         {
             // SAFETY: the block came to us with its chain. (If it is sent on: it was counted when it was freed.)
-            unsafe { self.return_block::<C, P>(from, block) };
+            unsafe {
+                let slab = Slab::of_live(block);
+                if slab.has_third_word() {
+                    Block::expect_later(block);
+                }
+                self.return_block::<C, P>(from, slab, block);
+            }
             count += 1;
         }
         count

@@ -256,16 +256,15 @@ impl Heap {
     /// among those that are to be sent, if the slab is another heap's by now.
     ///
     /// # Safety
-    /// The caller possesses the heap and the block, which is in no list.
+    /// The caller possesses the heap and the block, which is in no list, and lies in `slab`.
     pub(in crate::heap) unsafe fn return_block<C: Checks, P: Platform>(
         &self,
         from: &Heaps<P>,
+        slab: &Slab,
         block: *mut Block,
     ) {
         // SAFETY: the caller holds the block.
         unsafe { Block::move_on::<C>(block, self.secret.get()) };
-        // SAFETY: the block counts as live until it is on its slab's list, so its arena is there.
-        let slab = unsafe { Slab::first_of(Slab::of(block.addr())) };
         // SAFETY: the caller's.
         unsafe {
             if ptr::eq(slab.owner(), self) || seeded("heap.no_forward") {
@@ -296,7 +295,7 @@ impl Heap {
             // SAFETY: this heap is the caller's.
             let Some(block) = (unsafe { self.bin(class).take_out::<C>(self.secret.get()) }) else { break };
             // SAFETY: the possessor's own block, which has just left the bin.
-            unsafe { self.return_block::<C, P>(from, block) };
+            unsafe { self.return_block::<C, P>(from, Slab::of_live(block), block) };
             gone += 1;
         }
         gone

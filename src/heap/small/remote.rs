@@ -10,7 +10,7 @@
 //! and an owner that no longer has the slab of a block it received sends the block on.
 
 use super::Heap;
-use crate::base::SLICE;
+use crate::base::{MIN_BLOCK, SLICE};
 use crate::const_unless_model;
 use crate::heap::block::{Block, Checks, Trusting};
 use crate::heap::mend::Mend;
@@ -128,6 +128,8 @@ pub struct Piece {
     slab: Cell<*const Slab>,
     first: Cell<*mut Block>,
     last: Cell<*mut Block>,
+    /// Where the last four blocks lie in the slice, in granules, 16 bits each, the last one lowest.
+    recent: Cell<u64>,
 }
 
 impl Piece {
@@ -139,6 +141,7 @@ impl Piece {
             slab: Cell::new(ptr::null()),
             first: Cell::new(ptr::null_mut()),
             last: Cell::new(ptr::null_mut()),
+            recent: Cell::new(0),
         }
     }
 
@@ -175,9 +178,28 @@ impl Piece {
         unsafe { Block::link::<C>(block, self.first.get(), key) };
         signal_fence();
         self.first.set(block);
+        // SAFETY: the caller's, and the piece has blocks of the slab.
+        unsafe { self.note_later(block) };
         let left = self.left.get() - 1;
         self.left.set(left);
         left == 0
+    }
+
+    /// Notes in a block which the owner will come to a few blocks behind it: each is a miss, and leads to the next, so
+    /// the owner would wait for one after the other. (For the first ones it is a block that is not in the piece.)
+    ///
+    /// # Safety
+    /// The caller holds the block, which lies in the piece's slab.
+    #[inline(always)]
+    unsafe fn note_later(&self, block: *mut Block) {
+        let (at, recent) = (block.addr(), self.recent.get());
+        self.recent.set(recent << 16 | (at % SLICE / MIN_BLOCK) as u64);
+        // SAFETY: the caller's.
+        unsafe {
+            if self.slab().has_third_word() {
+                Block::note_later(block, at - at % SLICE + (recent >> 48) as usize * MIN_BLOCK);
+            }
+        }
     }
 
     /// Takes one block out.

@@ -176,6 +176,23 @@ impl Slab {
         }
     }
 
+    /// The slab of a block.
+    ///
+    /// # Safety
+    /// The block counts as live: so its arena is there.
+    #[inline(always)]
+    pub unsafe fn of_live(block: *mut Block) -> &'static Slab {
+        // SAFETY: the caller's.
+        unsafe { Slab::first_of(Slab::of(block.addr())) }
+    }
+
+    /// Whether its blocks have a word behind those that every free block has.
+    #[inline(always)]
+    pub fn has_third_word(&self) -> bool {
+        // The first class has blocks of two words.
+        self.class() > 0
+    }
+
     /// Whether the countdown ends with the next block that is freed.
     #[inline(always)]
     pub fn is_last_of_countdown(&self) -> bool {

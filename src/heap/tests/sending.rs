@@ -45,6 +45,40 @@ fn what_waits_does_not_become_more_while_its_heap_grows() {
     assert!(from.claimed_slices() <= slices + slices / 4, "{slices} slices at first");
 }
 
+/// Who receives a chain has the blocks fetched that come a few places on, by what the sender noted: in a word that no live
+/// block has.
+#[test]
+fn a_block_that_is_sent_leads_to_one_that_comes_later() {
+    let from = allocator(GRANULE);
+    let (owner, sender) = (possess(from, 1), possess(from, 2));
+    let word =
+        |block: usize, word: usize| ptr::with_exposed_provenance_mut::<usize>(block).wrapping_add(word);
+    for size in [48, 16] {
+        let blocks: Vec<usize> = (0..64).map(|_| get(from, owner, size)).collect();
+        let (sent, stay): (Vec<_>, Vec<_>) = blocks.iter().enumerate().partition(|(at, _)| at % 2 == 0);
+        for &(at, &block) in &stay {
+            // SAFETY: a live block of two words at least.
+            unsafe { (word(block, 0).write(at), word(block, 1).write(!at)) };
+        }
+        sent.iter().for_each(|&(_, &block)| free(from, sender, block));
+        sender.collect::<Checked, _>(from);
+        for &(at, &block) in &stay {
+            // SAFETY: as above.
+            assert_eq!(unsafe { [word(block, 0).read(), word(block, 1).read()] }, [at, !at]);
+        }
+        if size > 16 {
+            // The last one is received first.
+            for pair in sent.windows(5) {
+                // SAFETY: a free block of three words.
+                assert_eq!(unsafe { word(*pair[4].1, 2).read() }, *pair[0].1);
+            }
+        }
+        owner.settle::<Checked, _>(from);
+        stay.iter().for_each(|&(_, &block)| free(from, owner, block));
+        assert_eq!(owner.mail::<Checked>(), 0);
+    }
+}
+
 /// A heap that was borrowed for one operation is given up with what it has not received yet, and the helper is told.
 #[test]
 fn what_a_borrowed_heap_has_left_is_seen() {
