@@ -108,24 +108,31 @@ impl Block {
         let _elsewhere = block;
     }
 
-    /// Notes in the third word of a free block the address of one that is looked at some time after it.
-    ///
-    /// # Safety
-    /// The caller holds the block, which is three words long at least.
+    /// The block behind this one in its list, of a block that was put there just now.
     #[inline(always)]
-    pub unsafe fn note_later(block: *mut Block, later: usize) {
-        // SAFETY: the caller's.
-        unsafe { block.cast::<usize>().add(2).write(later) };
+    pub fn behind(&self) -> *mut Block {
+        self.next.get()
     }
 
-    /// Has the processor fetch what was noted, or whatever the word says, for somebody who writes there soon.
+    /// Notes in a block that is about to become free, `place` bytes from its start, which block somebody who reads its list
+    /// comes to some time after it.
     ///
     /// # Safety
-    /// As for [`Block::note_later`].
+    /// The caller holds the block, which has a word there.
     #[inline(always)]
-    pub unsafe fn expect_later(block: *mut Block) {
+    pub unsafe fn note(block: *mut Block, place: usize, later: *mut Block) {
         // SAFETY: the caller's.
-        let later = unsafe { block.cast::<usize>().add(2).read() };
+        unsafe { block.byte_add(place).cast::<*mut Block>().write(later) };
+    }
+
+    /// Has the processor fetch the block that was noted, or whatever the word says, for somebody who writes there soon.
+    ///
+    /// # Safety
+    /// As for [`Block::note`].
+    #[inline(always)]
+    pub unsafe fn expect_noted(block: *mut Block, place: usize) {
+        // SAFETY: the caller's.
+        let later = unsafe { block.byte_add(place).cast::<*mut Block>().read() };
         #[cfg(all(target_arch = "x86_64", not(any(miri, loom, shuttle))))]
         // SAFETY: an address that cannot be written is fetched by nobody, and nothing is told of it.
         unsafe {

@@ -330,8 +330,8 @@ impl Heap {
             // SAFETY: the block came to us with its chain. (If it is sent on: it was counted when it was freed.)
             unsafe {
                 let slab = Slab::of_live(block);
-                if slab.has_third_word() {
-                    Block::expect_later(block);
+                if slab.has_notes::<C>() {
+                    Block::expect_noted(block, slab.note_place::<C>());
                 }
                 self.return_block::<C, P>(from, slab, block);
             }

@@ -10,7 +10,7 @@
 //! and an owner that no longer has the slab of a block it received sends the block on.
 
 use super::Heap;
-use crate::base::{MIN_BLOCK, SLICE};
+use crate::base::SLICE;
 use crate::const_unless_model;
 use crate::heap::block::{Block, Checks, Trusting};
 use crate::heap::mend::Mend;
@@ -123,13 +123,15 @@ pub struct Piece {
     /// Blocks that it still takes before it is sent.
     left: Cell<u16>,
     /// Slices that it pins: those of its slab.
-    slices: Cell<u16>,
+    slices: Cell<u8>,
+    /// Where in a block the note for whoever receives it goes: [`Slab::note_place`].
+    note: Cell<u8>,
     /// The slab, which is open, and whose arena is mapped, as long as blocks of it are here.
     slab: Cell<*const Slab>,
     first: Cell<*mut Block>,
     last: Cell<*mut Block>,
-    /// Where the last four blocks lie in the slice, in granules, 16 bits each, the last one lowest.
-    recent: Cell<u64>,
+    /// The one behind the first, or the only one: what is behind that comes three places behind the next that is added.
+    second: Cell<*mut Block>,
 }
 
 impl Piece {
@@ -138,10 +140,11 @@ impl Piece {
             slice: Cell::new(0),
             left: Cell::new(0),
             slices: Cell::new(0),
+            note: Cell::new(0),
             slab: Cell::new(ptr::null()),
             first: Cell::new(ptr::null_mut()),
             last: Cell::new(ptr::null_mut()),
-            recent: Cell::new(0),
+            second: Cell::new(ptr::null_mut()),
         }
     }
 
@@ -174,32 +177,19 @@ impl Piece {
     #[inline(always)]
     #[must_use]
     pub unsafe fn add<C: Checks>(&self, block: *mut Block, key: usize) -> bool {
-        // SAFETY: the caller's.
-        unsafe { Block::link::<C>(block, self.first.get(), key) };
+        let first = self.first.get();
+        // SAFETY: the caller's; the block that is noted is one of the piece's, or none.
+        unsafe {
+            let later = (*self.second.get()).behind();
+            Block::note(block, usize::from(self.note.get()), later);
+            Block::link::<C>(block, first, key);
+        }
+        self.second.set(first);
         signal_fence();
         self.first.set(block);
-        // SAFETY: the caller's, and the piece has blocks of the slab.
-        unsafe { self.note_later(block) };
         let left = self.left.get() - 1;
         self.left.set(left);
         left == 0
-    }
-
-    /// Notes in a block which the owner will come to a few blocks behind it: each is a miss, and leads to the next, so
-    /// the owner would wait for one after the other. (For the first ones it is a block that is not in the piece.)
-    ///
-    /// # Safety
-    /// The caller holds the block, which lies in the piece's slab.
-    #[inline(always)]
-    unsafe fn note_later(&self, block: *mut Block) {
-        let (at, recent) = (block.addr(), self.recent.get());
-        self.recent.set(recent << 16 | (at % SLICE / MIN_BLOCK) as u64);
-        // SAFETY: the caller's.
-        unsafe {
-            if self.slab().has_third_word() {
-                Block::note_later(block, at - at % SLICE + (recent >> 48) as usize * MIN_BLOCK);
-            }
-        }
     }
 
     /// Takes one block out.
@@ -294,14 +284,20 @@ impl Outbox {
         self.used.set(self.used.get() | 1 << place_of(slice));
         piece.slab.set(slab);
         piece.last.set(block);
-        piece.left.set((PIECE_BYTES as u32).div_ceil(size) as u16);
-        piece.slices.set(slab.slices() as u16);
-        piece.first.set(ptr::null_mut());
-        // SAFETY: the caller's. (The block is the piece's once `slice` says so.)
-        let is_full = unsafe { piece.add::<C>(block, key) };
+        piece.left.set((PIECE_BYTES as u32).div_ceil(size) as u16 - 1);
+        piece.slices.set(slab.slices() as u8);
+        piece.note.set(slab.note_place::<C>() as u8);
+        // SAFETY: the caller's.
+        unsafe {
+            Block::note(block, slab.note_place::<C>(), ptr::null_mut());
+            Block::link::<C>(block, ptr::null_mut(), key);
+        }
+        piece.second.set(block);
+        piece.first.set(block);
+        // The block is the piece's once `slice` says so.
         signal_fence();
         piece.slice.set(slice as u32 + 1);
-        is_full
+        piece.left.get() == 0
     }
 
     /// Whether `piece` may begin to hold blocks of `slab`. `is_visited`: whether others tidy the heap when it idles.
@@ -439,6 +435,7 @@ impl Mend for Outbox {
                 piece.slice.set(0);
             }
             if !piece.is_empty() {
+                piece.second.set(piece.first.get());
                 self.used.set(self.used.get() | 1 << place);
                 self.pinned.set(self.pinned.get() + u32::from(piece.slices.get()));
             }

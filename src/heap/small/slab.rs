@@ -186,11 +186,16 @@ impl Slab {
         unsafe { Slab::first_of(Slab::of(block.addr())) }
     }
 
-    /// Whether its blocks have a word behind those that every free block has.
+    /// Whether its free blocks have a word for a note: with checks those of the first class, of two words, have none.
     #[inline(always)]
-    pub fn has_third_word(&self) -> bool {
-        // The first class has blocks of two words.
-        self.class() > 0
+    pub fn has_notes<C: Checks>(&self) -> bool {
+        !C::ON || self.class() > 0
+    }
+
+    /// Where that word is, in bytes from a block's start. Where there is none, that of the tag, which is written later.
+    #[inline(always)]
+    pub fn note_place<C: Checks>(&self) -> usize {
+        size_of::<usize>() * if C::ON && self.class() > 0 { 2 } else { 1 }
     }
 
     /// Whether the countdown ends with the next block that is freed.
