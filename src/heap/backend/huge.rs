@@ -9,7 +9,7 @@
 //! is how a second free of it is recognised.
 
 use crate::base::{SLICE, align_down, align_up, is_aligned};
-use crate::heap::ground::{Claimant, Ground, HUGE_PAGE, Sampled, clear};
+use crate::heap::ground::{Claimant, Ground, HUGE_PAGE, Sampled, clear, is_filled};
 use crate::index::Move;
 use crate::pal::{Call, Errno, Misuse, Platform, broken_contract};
 use crate::region::{Kind, Region};
@@ -90,11 +90,25 @@ impl Huge {
         let populated = used >= notes.dirty() * 2 + LEAST_POPULATED
             && notes.unit().is_none()
             && ground.population().touches_all(Sampled::Huge)
-            && ground.population().take(ground.os(), region, notes.dirty());
+            && ground.population().take(ground.os(), region, notes.dirty()..used);
         if populated {
             notes.set_unit(HUGE_PAGE);
         }
         populated
+    }
+
+    /// The same of a block that grows from `old` to `used` bytes in a region of which no more than `resident` are: what
+    /// it was tells.
+    fn populate_growth<P: Platform>(ground: &Ground<P>, region: &Region, [old, resident, used]: [usize; 3]) {
+        let notes = region.huge();
+        if used >= resident + LEAST_POPULATED
+            && old >= LEAST_POPULATED
+            && notes.unit().is_none()
+            && is_filled(ground.os(), region.base(), old)
+            && ground.population().take(ground.os(), region, resident..used)
+        {
+            notes.set_unit(HUGE_PAGE);
+        }
     }
 
     fn map<P: Platform>(ground: &Ground<P>, used: usize, align: usize) -> Option<&'static Region> {
@@ -363,6 +377,7 @@ impl Huge {
         if used <= region.len() {
             if used > old {
                 ground.space_bet().count(true);
+                Huge::populate_growth(ground, region, [old, dirty.max(old), used]);
             } else if dirty - used >= ground.page_size() * 16 {
                 // The block's holder gave the tail up; what is behind it was an earlier holder's.
                 let _refused = Huge::cut(ground, region, Huge::whole_units(ground, region, used));
@@ -394,6 +409,7 @@ impl Huge {
                 let _retired = ground.space().retire_region(longer);
                 continue;
             }
+            Huge::populate_growth(ground, longer, [old, old, used]);
             Huge::hand_out(ground, longer, used);
             let take_in = || {
                 if !Huge::take_in(ground, region) {

@@ -27,6 +27,7 @@ pub use scarcity::{Outside, Scarcity};
 pub use settings::Settings;
 pub use spare::{Kept, MOST_SPARE, MOST_SPARE_OF_SLABS};
 pub use tally::{Count, Tally};
+pub use touches::is_filled;
 
 use crate::base::{GRANULE, SLICE};
 use crate::const_unless_model;

@@ -5,7 +5,8 @@
 //! time, and finds none. So the bet is taken late and on proof, and looked at at once:
 //! - *An arena*: when [`ENOUGH`] bytes are live, hardly anything was purged lately, or nothing since that much less was
 //!   live, and nearly all of the arena that was mapped last was handed out.
-//! - *A huge block*: when of those that were freed lately nearly all was touched, as a few pages of each show.
+//! - *A huge block*: when of those that were freed lately nearly all was touched, as a few pages of each show; and when it
+//!   grows, and something is written in nearly all of what it was.
 //! - *Won or lost*: some of the region is touched, and a clock tells whether huge pages came, and sooner than as many
 //!   single ones would have. If not, the region goes back to single pages, and the bet is not taken for a while, each
 //!   time for twice as long.
@@ -24,6 +25,7 @@ use crate::pal::{Errno, Platform};
 use crate::region::{Kind, Region};
 use crate::sync::Counter;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::ops::Range;
 
 /// Bytes that are live before an arena is bet on: when the second one is mapped.
 const ENOUGH: usize = 24 << 20;
@@ -255,11 +257,11 @@ impl Population {
         pause > 0
     }
 
-    /// Takes the bet, if it may be taken now, on a region which is nobody else's yet, and has no pages behind the first
-    /// `old` bytes: says whether it is populated by huge pages from now on.
-    pub(in crate::heap) fn take<P: Platform>(&self, os: &P, region: &Region, old: usize) -> bool {
-        let (at, len) = (region.base(), region.len());
-        let fresh = align_up(old, HUGE_PAGE).unwrap_or(len);
+    /// Takes the bet, if it may be taken now, on the `fresh` bytes of a region, by their offsets: they are the caller's, and
+    /// not resident. What lies behind them is not touched. Says whether the region is populated by huge pages from now on.
+    pub(in crate::heap) fn take<P: Platform>(&self, os: &P, region: &Region, fresh: Range<usize>) -> bool {
+        let (at, len) = (region.base(), fresh.end);
+        let fresh = align_up(fresh.start, HUGE_PAGE).unwrap_or(len);
         if fresh + 3 * HUGE_PAGE > len || !self.is_allowed() || self.passes_over() {
             return false;
         }
@@ -275,7 +277,7 @@ impl Population {
         let fault = self.fault.load(Ordering::Relaxed);
         let end = at + len;
         let comes = |piece| comes_at_once(touch_piece(os, piece), fault, pages);
-        // SAFETY: the region is nobody's yet, and the piece in it.
+        // SAFETY: the piece is the caller's, and not resident.
         let look = |piece| unsafe { look_ahead(os, piece, comes) };
         // A second look behind the first: that one may have been held up by something else.
         let won = pieces.all(|piece| comes(piece) || piece + 2 * HUGE_PAGE <= end && look(piece + HUGE_PAGE));

@@ -36,6 +36,17 @@ pub(super) fn is_written(at: usize) -> bool {
     (0..WORDS).any(|word| unsafe { line.add(word).read_volatile() != 0 })
 }
 
+/// Whether something is written in nearly all pages of a live block, `len` bytes at `at`, as far as a few of them tell. They
+/// are read, and nothing else: the block is somebody's, and a page that was never touched reads as zeros.
+pub fn is_filled<P: Platform>(os: &P, at: usize, len: usize) -> bool {
+    let page = os.page_size();
+    let is_empty = |sample: &usize| {
+        let start = at + sampled_page(at, *sample, len.checked_div(page).unwrap_or(0)) * page;
+        !is_written(start) && !is_written(start + page / 2)
+    };
+    (0..SAMPLES).filter(is_empty).take(2).count() < 2
+}
+
 /// Writes to the page at `at`, whose first byte is zero and stays so.
 pub(super) fn touch(at: usize) {
     // SAFETY: as above. Volatile: it is for the access.

@@ -123,6 +123,59 @@ fn a_huge_block_is_populated_after_one_that_was_touched() {
 }
 
 #[test]
+fn a_block_that_grows_is_populated_if_it_was_filled() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let resize = |block: usize, size: usize| {
+        let Ok(place) = from.place(block) else { panic!("no block") };
+        // SAFETY: a live block, which the test holds.
+        unsafe { from.resize(heap, place, size, 1) }.expect("there is memory").addr()
+    };
+    // By so little that it is not worth it; in its region, which is twice as long; beyond it; and once more.
+    for (from_mib, to_mib, bets) in [(20, 22, 0), (20, 36, 1), (20, 90, 1), (36, 90, 1), (6, 40, 0)] {
+        for filled in [true, false] {
+            let before = taken(from);
+            let block = get(from, heap, from_mib * MIB);
+            if filled {
+                touch(block, from_mib * MIB);
+            }
+            let block = resize(block, to_mib * MIB);
+            let bets = if filled { bets } else { 0 };
+            assert_eq!(taken(from) - before, bets, "{from_mib} to {to_mib} MiB, filled: {filled}");
+            assert_eq!(from.os().prefers_huge_pages(block), bets > 0);
+            for page in (block..block + from_mib * MIB).step_by(4096) {
+                // SAFETY: inside the block.
+                let byte = unsafe { ptr::with_exposed_provenance::<u8>(page).read() };
+                assert_eq!(byte, u8::from(filled), "what it holds is as it was");
+            }
+            from.settings().set_keep_huge(false);
+            free(from, heap, block);
+        }
+    }
+}
+
+#[test]
+fn what_lies_behind_a_block_is_not_touched_for_a_bet() {
+    let from = allocator(GRANULE);
+    from.settings().set_keep_huge(false);
+    let heap = possess(from, 1);
+    let block = get(from, heap, 20 * MIB);
+    touch(block, 20 * MIB);
+    free(from, heap, block);
+    let block = get(from, heap, 70 * MIB);
+    assert_eq!(taken(from), 1);
+    let Ok(Place::Huge(region)) = from.place(block) else { panic!("not huge") };
+    let behind = region.len() - 70 * MIB;
+    assert!(behind >= 70 * MIB, "the reserve");
+    // The simulated system's memory is the real one's.
+    let mut resident = std::vec![0_u8; behind / 4096];
+    let at = ptr::with_exposed_provenance_mut(block + 70 * MIB);
+    // SAFETY: the range is mapped, and the vector has a byte for each of its pages.
+    assert_eq!(unsafe { libc::mincore(at, behind, resident.as_mut_ptr()) }, 0);
+    assert_eq!(resident.iter().filter(|&&page| page & 1 != 0).count(), 0, "pages that nobody has asked for");
+}
+
+#[test]
 fn nobody_bets_where_it_is_switched_off() {
     let from = allocator(GRANULE);
     from.population().allow(false);

@@ -266,7 +266,7 @@ impl Arenas {
             }
         };
         if is_steady {
-            ground.population().take(ground.os(), region, 0);
+            ground.population().take(ground.os(), region, 0..region.len());
         }
         if !ZERO_IS_VALID {
             for slice in 0..GRANULE_SLICES {
