@@ -109,7 +109,7 @@ impl Heap {
     #[cold]
     #[inline(never)]
     pub unsafe fn refill<C: Checks, P: Platform>(&self, from: &Heaps<P>, class: usize) -> bool {
-        let came = self.receive::<C, P>(from, AT_ONCE) != 0;
+        let came = self.has_mail() && self.receive::<C, P>(from, AT_ONCE) != 0;
         loop {
             // SAFETY: the caller's.
             if unsafe { self.take_counted::<C>(class) || self.extend_current::<C, P>(from, class) } {
