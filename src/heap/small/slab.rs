@@ -192,10 +192,15 @@ impl Slab {
         !C::ON || self.class() > 0
     }
 
-    /// Where that word is, in bytes from a block's start. Where there is none, that of the tag, which is written later.
+    /// Where that word is, in bytes from a block's start. Where there is none, that of the next block, which is written
+    /// later. Not that of the tag: a block that is sent on is marked there, for walks, until it is in its list.
     #[inline(always)]
     pub fn note_place<C: Checks>(&self) -> usize {
-        size_of::<usize>() * if C::ON && self.class() > 0 { 2 } else { 1 }
+        match (C::ON, self.has_notes::<C>()) {
+            (true, true) => 2 * size_of::<usize>(),
+            (true, false) => 0,
+            (false, _) => size_of::<usize>(),
+        }
     }
 
     /// Whether the countdown ends with the next block that is freed.

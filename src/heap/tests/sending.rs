@@ -1,7 +1,9 @@
 //! What one call may do for others, and what waits on its way between heaps.
 
 use super::*;
+use crate::heap::block::Block;
 use crate::heap::lives::Round;
+use crate::heap::record::Slab;
 use crate::heap::small::AT_ONCE;
 
 /// Frees `blocks` in the heap of another thread, which then sends them all.
@@ -76,6 +78,26 @@ fn a_block_that_is_sent_leads_to_one_that_comes_later() {
         owner.settle::<Checked, _>(from);
         stay.iter().for_each(|&(_, &block)| free(from, owner, block));
         assert_eq!(owner.mail::<Checked>(), 0);
+    }
+}
+
+/// A block that is sent on is free all along: what is noted in it leaves the mark that tells walks so.
+#[test]
+fn a_note_leaves_the_mark_of_a_block_that_is_sent_on() {
+    let from = allocator(GRANULE);
+    let owner = possess(from, 1);
+    for size in [16, 48] {
+        let address = get(from, owner, size);
+        let block = ptr::with_exposed_provenance_mut::<Block>(address);
+        let key = Block::key(block, owner.secret());
+        // SAFETY: a live block, which nobody else has; it is marked as one that leaves its list.
+        unsafe {
+            Block::move_on::<Checked>(block, owner.secret());
+            Block::note(block, Slab::of_live(block).note_place::<Checked>(), ptr::null_mut());
+            assert!(Block::is_free_meanwhile(block, key), "of {size} bytes");
+            Block::clear::<Checked>(block);
+        }
+        free(from, owner, address);
     }
 }
 
