@@ -38,8 +38,10 @@ const MOST_LOOKED_AT: usize = 16;
 const MEASURED: usize = 8;
 /// Regions that are passed over after the bet was lost again and again, at most.
 const LONGEST_PAUSE: usize = 64;
-/// Runs of slices that are given back for each one that is looked at, and huge blocks where none of the last was touched.
+/// Runs of slices that are given back for each one that is looked at.
 pub const UNSEEN: usize = 16;
+/// Bytes of huge blocks for each one that is looked at, where none of the last was touched anywhere.
+const UNSEEN_BYTES: usize = 256 << 20;
 /// What [`Population::touched`] can be at most.
 const ALL: usize = 256;
 /// How much a new sample counts for: a quarter where one block gives many, so that one block may do.
@@ -55,8 +57,8 @@ pub struct Population {
     bet: BetCount,
     /// How much of the huge blocks, and of the runs of slices, was touched when they were freed, out of [`ALL`].
     touched: [AtomicUsize; 2],
-    /// Huge blocks that were freed while none of those looked at was touched anywhere.
-    untouched: Counter,
+    /// Bytes of huge blocks that are passed by before one is looked at, where none of the last was touched anywhere.
+    passed_by: Counter,
     /// Nanoseconds that the fault of a single page takes; zero before that is known.
     fault: AtomicU64,
     /// Regions to be passed over before the bet is taken again, and how many after it is lost again.
@@ -90,7 +92,7 @@ impl Population {
             Population {
                 bet: BetCount::new(),
                 touched: [AtomicUsize::new(0), AtomicUsize::new(0)],
-                untouched: Counter::new(),
+                passed_by: Counter::new(),
                 fault: AtomicU64::new(0),
                 pause: Counter::new(),
                 next_pause: Counter::new(),
@@ -152,8 +154,8 @@ impl Population {
 
     /// Looks at a page of each part of a huge block that is freed, `len` bytes at `at`: says whether all, or all but one,
     /// were touched. Each that was not costs two faults, and a call of `purge`, which gives it back; so the second
-    /// is the last. Where none of the last blocks was touched anywhere it is the first, and one block in [`UNSEEN`] is
-    /// looked at.
+    /// is the last. Where none of the last blocks was touched anywhere it is the first, and one block in
+    /// [`UNSEEN_BYTES`] is looked at.
     ///
     /// # Safety
     /// The caller holds the block.
@@ -166,7 +168,7 @@ impl Population {
     ) -> bool {
         // Relaxed: a guess.
         let none = self.touched[Sampled::Huge as usize].load(Ordering::Relaxed) == 0;
-        if !self.is_allowed() || none && self.passes_by() {
+        if !self.is_allowed() || none && self.passes_by(len) {
             return true;
         }
         let pages = len.checked_div(os.page_size()).unwrap_or(0);
@@ -226,11 +228,11 @@ impl Population {
         touched
     }
 
-    /// Whether a huge block, of many that are not touched, is not looked at.
-    fn passes_by(&self) -> bool {
-        let before = self.untouched.get();
-        self.untouched.set(before.wrapping_add(1));
-        !before.is_multiple_of(UNSEEN)
+    /// Whether a huge block of `len` bytes, of many that are not touched, is not looked at.
+    fn passes_by(&self, len: usize) -> bool {
+        let left = self.passed_by.get();
+        self.passed_by.set(if left > len { left - len } else { UNSEEN_BYTES });
+        left > len
     }
 
     fn note(&self, kind: Sampled, touched_now: bool) {
@@ -394,9 +396,9 @@ mod tests {
 
     #[test]
     fn where_no_block_is_touched_few_are_looked_at() {
-        const PAGE: usize = 4096;
+        const LEN: usize = UNSEEN_BYTES / 16;
         let os = Simulated::new();
-        let at = os.map(None, 64 * PAGE, Access::ReadWrite).unwrap();
+        let at = os.map(None, LEN, Access::ReadWrite).unwrap();
         let population = Population::new();
         // By this clock, which stands, all writes are faults.
         population.fault.store(1, Ordering::Relaxed);
@@ -406,11 +408,11 @@ mod tests {
             let before = looks.get();
             for _ in 0..blocks {
                 // SAFETY: the mapping is this test's.
-                unsafe { population.sample_huge(&os, &purge, at, 64 * PAGE) };
+                unsafe { population.sample_huge(&os, &purge, at, LEN) };
             }
             looks.get() - before
         };
-        assert_eq!([free(1), free(UNSEEN - 1), free(1), free(UNSEEN)], [1, 0, 1, 1]);
+        assert_eq!([free(1), free(15), free(1), free(16)], [1, 0, 1, 1]);
         population.touched[Sampled::Huge as usize].store(1, Ordering::Relaxed);
         assert_eq!([free(1), free(1)], [2, 0], "one was touched lately: the next is looked at");
     }
