@@ -224,6 +224,8 @@ fn watchers_are_told() {
     profile::start(1);
     let thread = thread::spawn(|| {
         (0..100).for_each(|_| drop(black_box(vec![1_u8; SIZE])));
+        // (Small ones may come from what the thread has at hand since before it began to sample.)
+        drop(black_box(vec![1_u8; 2 * SIZE]));
         black_box(vec![1_u8; SIZE])
     });
     let kept = thread.join().expect("no panic");
@@ -237,5 +239,6 @@ fn watchers_are_told() {
         let ((is_new, id, block, age), (is_live, same, there, life)) = (pair[0], pair[1]);
         assert!(is_new && !is_live && (id, block, age) == (same, there, 0) && life > 0);
     }
-    assert!(DEPTHS.load(Relaxed) > 3 && OTHERS.load(Relaxed) > 0);
+    let (depth, others) = (DEPTHS.load(Relaxed), OTHERS.load(Relaxed));
+    assert!(depth > 3 && others > 0, "{depth} frames at most, {others} blocks of other sizes");
 }
