@@ -34,8 +34,9 @@ Examples:
   specmalloc record-trace --process cc1plus -o compiler.trace -- g++ -O2 -c program.cpp
   specmalloc replay python3.trace
 
-Ends as the program ends: with its exit status, or by its signal. 125: specmalloc itself failed,
-126: the program could not be run, 127: it was not found.";
+Ends as the program ends: with its exit status, or by its signal. 125: specmalloc itself failed, or the
+program succeeded and its trace could not be written, 126: the program could not be run, 127: it was not
+found.";
 
 #[derive(Args)]
 #[command(after_help = HELP)]
@@ -99,16 +100,22 @@ pub(crate) fn execute(record: &RecordTrace) -> Result<Infallible, Failure> {
     };
     let (notes, status) = run.inspect_err(|_| keep(false))?;
     let written = notes.read().and_then(|contents| write(&contents, &path, output));
-    keep(written.is_ok());
-    // The program's end is what the command ends with, whatever became of the trace.
-    if let Err(why) = written {
-        eprintln!("specmalloc: {why}");
+    keep(written == Ok(true));
+    match written {
+        // What the program ends with comes first.
+        Err(why) if status.success() => return Err(Failure::own(why)),
+        Err(why) => eprintln!("specmalloc: {why}"),
+        Ok(true) => {}
+        Ok(false) => eprintln!(
+            "specmalloc: no call was recorded: the program does not load libraries that are preloaded, makes no calls, or \
+             was started with another environment"
+        ),
     }
     child::end_as(status)
 }
 
-/// Writes a file for each process that was recorded; an error if the one that is wanted was not.
-fn write(contents: &Contents, path: &Path, output: File) -> Result<(), String> {
+/// Writes a file for each process that was recorded. Says whether the one that is wanted was.
+fn write(contents: &Contents, path: &Path, output: File) -> Result<bool, String> {
     if contents.lost > 0 {
         let lost = grouped(contents.lost);
         eprintln!("specmalloc: the last {lost} calls are not in the trace: see --limit");
@@ -130,6 +137,9 @@ fn write(contents: &Contents, path: &Path, output: File) -> Result<(), String> {
         let bytes = file
             .and_then(|file| file::write(trace, file))
             .map_err(|error| format!("{}: {error}", path.display()))?;
+        if !path.exists() {
+            return Err(format!("{}: it was removed while the program ran", path.display()));
+        }
         let calls = trace.calls().len() as u64;
         eprintln!(
             "specmalloc: {}: {} calls of {} by {}, {:.2} bytes each",
@@ -143,12 +153,7 @@ fn write(contents: &Contents, path: &Path, output: File) -> Result<(), String> {
             bytes as f64 / calls as f64,
         );
     }
-    if output.is_none() {
-        return Ok(());
-    }
-    Err("no call was recorded: the program does not load libraries that are preloaded, makes no calls, or was \
-         started with another environment"
-        .to_owned())
+    Ok(output.is_none())
 }
 
 /// The memory that the program's calls are noted in.

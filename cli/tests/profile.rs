@@ -116,6 +116,20 @@ fn program(source: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
+/// What the program ends with stays, unless it ended well: then what the command was for has failed.
+#[test]
+fn a_profile_that_cannot_be_written_is_a_failure() {
+    for (end, status) in [("", 125), ("; exit 3", 3)] {
+        let folder = Folder::new();
+        let script = format!("rmdir d; {} >&2{end}", program("sites.c"));
+        fs::create_dir(folder.file("d")).unwrap();
+        let output = folder.profile(&["record", "-o", "d/x", "--", "sh", "-c", &script]);
+        assert_eq!(output.status.code(), Some(status), "{}", stderr(&output));
+        assert!(stderr(&output).contains("d/x: No such file"), "{}", stderr(&output));
+        assert!(folder.names().is_empty());
+    }
+}
+
 #[test]
 fn every_allocation_is_told_with_its_place() {
     let folder = Folder::new();

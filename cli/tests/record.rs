@@ -315,6 +315,9 @@ fn a_limit_a_name_and_what_cannot_be_recorded() {
         (&["--", "/dev/null"], 126),
         (&["--under", "nobody", "--", "true"], 125),
         (&["--limit", "0", "--", "true"], 125),
+        // Nor where the file is gone by then: what was recorded is lost.
+        (&["--", "sh", "-c", &format!("rm {shown}; exec {} edges", program())], 125),
+        (&["--", "sh", "-c", &format!("rm {shown}; {} edges; exit 3", program())], 3),
         (&[], 125),
     ] {
         let output = specmalloc(&[&["record-trace", "-o", &shown], command].concat());

@@ -23,8 +23,9 @@ Examples:
   specmalloc profile record --rate 1 -- ./small && specmalloc profile report --leaks
 
 Ends as the program ends: with its exit status, or by its signal; the profile is written either way. If the
-program runs another one in its place (exec), the profile is of the last. 125: specmalloc itself failed,
-126: the program could not be run, 127: it was not found.";
+program runs another one in its place (exec), the profile is of the last. 125: specmalloc itself failed, or
+the program succeeded and its profile could not be written, 126: the program could not be run, 127: it was
+not found.";
 
 #[derive(Args)]
 #[command(after_help = HELP)]
@@ -99,17 +100,28 @@ pub(super) fn execute(record: &Record) -> Result<Infallible, Failure> {
         output.discard();
         Failure::start(name, &error)
     })?;
-    write(record, &output, name, pid, &file, start.elapsed());
+    let written = write(record, &output, name, pid, &file, start.elapsed());
+    // What the program ends with comes first.
+    if !written && status.success() {
+        return Err(Failure::own("not all of what was noted is written".to_owned()));
+    }
     child::end_as(status)
 }
 
-/// Writes what the processes have noted. The program has ended, and so does the command: what fails is told.
-fn write(record: &Record, output: &Output<'_>, name: &OsStr, pid: u32, file: &ProfileFile, took: Duration) {
+/// Writes what the processes have noted. What fails is told; says whether nothing did.
+fn write(
+    record: &Record,
+    output: &Output<'_>,
+    name: &OsStr,
+    pid: u32,
+    file: &ProfileFile,
+    took: Duration,
+) -> bool {
     let images: Vec<&Image> = file.claimed().collect();
     // Its last, if it ran several programs, one in the place of the other.
     let own = images.iter().rposition(|image| image.pid() == u64::from(pid));
     let profile = |image: &Image| pprof::profile(image, &pprof::Before::new(), record.first.kind(), took);
-    let mut others = 0;
+    let (mut others, mut whole) = (0, true);
     for (number, image) in images.iter().enumerate() {
         if Some(number) == own || image.stacks().next().is_none() {
             continue;
@@ -117,13 +129,14 @@ fn write(record: &Record, output: &Output<'_>, name: &OsStr, pid: u32, file: &Pr
         others += 1;
         if record.follow_fork {
             let earlier = images[..number].iter().filter(|other| other.pid() == image.pid()).count();
-            save(&of_process(&record.output, image.pid(), earlier), &profile(image));
+            whole &= save(&of_process(&record.output, image.pid(), earlier), &profile(image));
         }
     }
     match own {
         Some(own) => {
             if !save(output.path, &profile(images[own])) {
                 output.discard();
+                whole = false;
             }
         }
         None => {
@@ -136,6 +149,7 @@ fn write(record: &Record, output: &Output<'_>, name: &OsStr, pid: u32, file: &Pr
             "specmalloc: {others} more processes were served: --follow-fork writes their profiles, too"
         );
     }
+    whole
 }
 
 /// Whether that went well.
