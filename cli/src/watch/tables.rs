@@ -199,13 +199,18 @@ pub(super) fn head(watched: &Watched, looks: &Looks, width: usize) -> Vec<String
     facts(watched.pid, looks).into_iter().flat_map(|facts| joined(&facts, width)).collect()
 }
 
+/// So many things of a name, which takes an s where there is not one.
+fn counted(count: u64, name: &str) -> String {
+    format!("{} {name}{}", grouped(count), if count == 1 { "" } else { "s" })
+}
+
 fn facts(pid: u32, looks: &Looks) -> [Vec<String>; 3] {
     let (last, now) = (&looks.last, &looks.last.statistics);
     let mut first = vec![
         format!("{} ({pid})", last.name),
         format!("up {}", duration(last.now_ns.saturating_sub(last.started_ns) as f64 * 1e-9)),
-        format!("{} threads", last.threads.len()),
-        format!("{} heaps", now.heaps),
+        counted(last.threads.len() as u64, "thread"),
+        counted(now.heaps, "heap"),
         format!("resident {}", bytes(last.resident_bytes)),
     ];
     if let Some(share) = looks.rate(|sample| Some(sample.processor_seconds)) {
@@ -222,7 +227,7 @@ fn facts(pid: u32, looks: &Looks) -> [Vec<String>; 3] {
         format!("cached {}", bytes(now.cached_bytes)),
         format!("dirty {}", bytes(now.dirty_bytes)),
         format!("reserved {}", bytes(now.reserved_bytes)),
-        format!("{} arenas", now.arenas),
+        counted(now.arenas, "arena"),
         format!("{} huge", now.huge),
         format!("{} mappings", grouped(now.mappings)),
     ];

@@ -134,8 +134,9 @@ pub(super) fn unpack(file: &[u8]) -> io::Result<Profile> {
     } else {
         file
     };
-    let profile = Profile::decode(bytes)
-        .map_err(|error| damaged(format!("not a profile in pprof's format ({error})")))?;
+    // What the decoder says is of fields that nobody has written.
+    let profile =
+        Profile::decode(bytes).map_err(|_| damaged("not a profile in pprof's format".to_owned()))?;
     if profile.sample_type.is_empty() || profile.string_table.first().is_none_or(|first| !first.is_empty()) {
         return Err(damaged("not a profile in pprof's format".to_owned()));
     }
