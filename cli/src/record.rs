@@ -4,7 +4,7 @@
 //! ended, however it did, traces are made of the notes.
 
 use crate::compare::allocators::{self, Allocator};
-use crate::text::grouped;
+use crate::text::{counted, grouped};
 use crate::{Failure, child, library, target};
 use clap::Args;
 use specmalloc_trace::file;
@@ -146,10 +146,7 @@ fn write(contents: &Contents, path: &Path, output: File) -> Result<bool, String>
             path.display(),
             grouped(calls),
             trace.program,
-            match trace.threads() {
-                1 => "1 thread".to_owned(),
-                threads => format!("{} threads", grouped(threads as u64)),
-            },
+            counted(trace.threads() as u64, "thread"),
             bytes as f64 / calls as f64,
         );
     }

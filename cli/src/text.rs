@@ -15,6 +15,11 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
+/// So many things of a name, which takes an s where there is not one.
+pub(crate) fn counted(count: u64, name: &str) -> String {
+    format!("{} {name}{}", grouped(count), if count == 1 { "" } else { "s" })
+}
+
 /// At least three digits of `value`, with a point where it is due.
 fn digits(value: f64) -> String {
     match value {

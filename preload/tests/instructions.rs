@@ -220,8 +220,7 @@ fn blocks_of_other_threads_have_no_cliff() {
         assert!(figure >= 10.0, "{figure:.1} instructions: free was not seen");
         figure
     };
-    // (Five of them are for whoever receives the block, who would wait for the memory otherwise.)
-    for (owners, most) in [(1, 70.0), (8, 70.0), (9, 70.0), (16, 70.0), (20, 70.0), (32, 70.0), (64, 75.0)] {
+    for (owners, most) in [(1, 65.0), (8, 65.0), (9, 65.0), (16, 65.0), (20, 65.0), (32, 70.0), (64, 75.0)] {
         let figure = cost(owners, 48, "turns");
         assert!(figure <= most, "{owners} owners: {figure:.1} instructions, {most} allowed");
     }

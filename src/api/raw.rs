@@ -187,12 +187,11 @@ fn malloc_refused<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
 unsafe fn free_slow<T: Thread>(block: *mut u8, heap: *const Heap) {
     // SAFETY: the thread possesses its heap and is inside, or it has no blocks; the block is the caller's to give.
     unsafe {
-        if block.is_null() {
-            return leave_step::<T>(heap);
-        }
         match (*heap).free_along::<T::Checks>(block.cast()) {
             Along::Freed => leave_step::<T>(heap),
             Along::ToSend(piece) => send_along::<T>(heap, piece),
+            // Null lies in no slice of a heap's.
+            Along::NotFreed if block.is_null() => leave_step::<T>(heap),
             Along::NotFreed => free_lost::<T>(block, heap),
         }
     }

@@ -125,25 +125,14 @@ impl Block {
         unsafe { block.byte_add(place).cast::<*mut Block>().write(later) };
     }
 
-    /// Has the processor fetch the block that was noted, or whatever the word says, for somebody who writes there soon.
+    /// What was noted in a free block, or whatever the word says: an address for [`Block::expect`], and nothing else.
     ///
     /// # Safety
     /// As for [`Block::note`].
     #[inline(always)]
-    pub unsafe fn expect_noted(block: *mut Block, place: usize) {
+    pub unsafe fn noted(block: *mut Block, place: usize) -> *mut Block {
         // SAFETY: the caller's.
-        let later = unsafe { block.byte_add(place).cast::<*mut Block>().read() };
-        #[cfg(all(target_arch = "x86_64", not(any(miri, loom, shuttle))))]
-        // SAFETY: an address that cannot be written is fetched by nobody, and nothing is told of it.
-        unsafe {
-            core::arch::asm!("prefetchw [{}]", in(reg) later, options(nostack, preserves_flags, readonly));
-        }
-        #[cfg(all(target_arch = "aarch64", not(any(miri, loom, shuttle))))]
-        // SAFETY: as above.
-        unsafe {
-            core::arch::asm!("prfm pstl1keep, [{}]", in(reg) later, options(nostack, preserves_flags, readonly));
-        }
-        let _elsewhere = later;
+        unsafe { block.byte_add(place).cast::<*mut Block>().read() }
     }
 
     /// Takes the mark of a free block off, so that the next free of it is no double free.

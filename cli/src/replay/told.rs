@@ -2,7 +2,7 @@
 
 use super::Replay;
 use crate::terminal::width;
-use crate::text::{bytes, duration, grouped, joined};
+use crate::text::{bytes, counted, duration, grouped, joined};
 use serde_json::{Map, Value, json};
 use specmalloc_measure::usage::Usage;
 use specmalloc_trace::{Call, Trace};
@@ -61,10 +61,7 @@ pub(super) fn told(trace: &Trace, arguments: &Replay, before: &Cost, allocator: 
         return format!("{document:#}\n");
     }
     let kinds = kinds.map(|(name, count)| format!("{} {name}", grouped(count))).collect();
-    let threads = match trace.threads() {
-        1 => "1 thread".to_owned(),
-        threads => format!("{} threads", grouped(threads as u64)),
-    };
+    let threads = counted(trace.threads() as u64, "thread");
     let mut lines: Vec<Vec<String>> = vec![
         vec![
             format!("{} calls by {threads} in {}: {each:.1} ns each", grouped(made), duration(seconds)),

@@ -4,7 +4,7 @@ use super::process::Watched;
 use super::sample::Looks;
 use super::threads::{Thread, holder};
 use crate::report;
-use crate::text::{Column, Side, bytes, duration, grouped, joined, lines};
+use crate::text::{Column, Side, bytes, counted, duration, grouped, joined, lines};
 use serde_json::{Value, json};
 
 /// Which table.
@@ -197,11 +197,6 @@ fn held_by(looks: &Looks, possessor: u64) -> Cell {
 /// The lines above the tables, as many as `width` leaves room for in each.
 pub(super) fn head(watched: &Watched, looks: &Looks, width: usize) -> Vec<String> {
     facts(watched.pid, looks).into_iter().flat_map(|facts| joined(&facts, width)).collect()
-}
-
-/// So many things of a name, which takes an s where there is not one.
-fn counted(count: u64, name: &str) -> String {
-    format!("{} {name}{}", grouped(count), if count == 1 { "" } else { "s" })
 }
 
 fn facts(pid: u32, looks: &Looks) -> [Vec<String>; 3] {

@@ -134,11 +134,11 @@ pub(super) fn unpack(file: &[u8]) -> io::Result<Profile> {
     } else {
         file
     };
+    let other = || damaged("not a profile in pprof's format".to_owned());
     // What the decoder says is of fields that nobody has written.
-    let profile =
-        Profile::decode(bytes).map_err(|_| damaged("not a profile in pprof's format".to_owned()))?;
+    let profile = Profile::decode(bytes).map_err(|_| other())?;
     if profile.sample_type.is_empty() || profile.string_table.first().is_none_or(|first| !first.is_empty()) {
-        return Err(damaged("not a profile in pprof's format".to_owned()));
+        return Err(other());
     }
     Ok(profile)
 }

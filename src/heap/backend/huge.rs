@@ -16,6 +16,7 @@ use crate::region::{Kind, Region};
 use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::sync::{Exchange, acquire, in_order, release, seeded};
 use crate::{atomic_array, const_unless_model};
+use core::ops::Range;
 use core::ptr;
 
 /// Regions kept at most, and those of them that may be kept without pages, for their address space.
@@ -86,29 +87,35 @@ impl Huge {
     /// Has a region populated by huge pages, if a block of `used` bytes in it, most of them not resident, is likely to be
     /// touched as a whole: those that were freed lately tell. Says whether it is from now on.
     fn populate<P: Platform>(ground: &Ground<P>, region: &Region, used: usize) -> bool {
-        let notes = region.huge();
-        let populated = used >= notes.dirty() * 2 + LEAST_POPULATED
-            && notes.unit().is_none()
-            && ground.population().touches_all(Sampled::Huge)
-            && ground.population().take(ground.os(), region, notes.dirty()..used);
-        if populated {
-            notes.set_unit(HUGE_PAGE);
-        }
-        populated
+        let dirty = region.huge().dirty();
+        let is_likely =
+            || used >= dirty * 2 + LEAST_POPULATED && ground.population().touches_all(Sampled::Huge);
+        Huge::bet(ground, region, dirty..used, is_likely)
     }
 
     /// The same of a block that grows from `old` to `used` bytes in a region of which no more than `resident` are: what
     /// it was tells.
     fn populate_growth<P: Platform>(ground: &Ground<P>, region: &Region, [old, resident, used]: [usize; 3]) {
-        let notes = region.huge();
-        if used >= resident + LEAST_POPULATED
-            && old >= LEAST_POPULATED
-            && notes.unit().is_none()
-            && is_filled(ground.os(), region.base(), old)
-            && ground.population().take(ground.os(), region, resident..used)
-        {
-            notes.set_unit(HUGE_PAGE);
+        let is_likely = || old >= LEAST_POPULATED && is_filled(ground.os(), region.base(), old);
+        Huge::bet(ground, region, resident..used, is_likely);
+    }
+
+    /// Bets on the `fresh` bytes of a region, if they are many, it was not bet on before, and is likely to be touched as a
+    /// whole. Says whether it is populated by huge pages from now on.
+    fn bet<P: Platform>(
+        ground: &Ground<P>,
+        region: &Region,
+        fresh: Range<usize>,
+        is_likely: impl FnOnce() -> bool,
+    ) -> bool {
+        let populated = fresh.len() >= LEAST_POPULATED
+            && region.huge().unit().is_none()
+            && is_likely()
+            && ground.population().take(ground.os(), region, fresh);
+        if populated {
+            region.huge().set_unit(HUGE_PAGE);
         }
+        populated
     }
 
     fn map<P: Platform>(ground: &Ground<P>, used: usize, align: usize) -> Option<&'static Region> {

@@ -331,7 +331,7 @@ impl Heap {
             unsafe {
                 let slab = Slab::of_live(block);
                 if slab.has_notes::<C>() {
-                    Block::expect_noted(block, slab.note_place::<C>());
+                    Block::expect(Block::noted(block, slab.note_place::<C>()));
                 }
                 self.return_block::<C, P>(from, slab, block);
             }

@@ -130,8 +130,6 @@ pub struct Piece {
     slab: Cell<*const Slab>,
     first: Cell<*mut Block>,
     last: Cell<*mut Block>,
-    /// The one behind the first, or the only one: what is behind that comes three places behind the next that is added.
-    second: Cell<*mut Block>,
 }
 
 impl Piece {
@@ -144,7 +142,6 @@ impl Piece {
             slab: Cell::new(ptr::null()),
             first: Cell::new(ptr::null_mut()),
             last: Cell::new(ptr::null_mut()),
-            second: Cell::new(ptr::null_mut()),
         }
     }
 
@@ -178,13 +175,11 @@ impl Piece {
     #[must_use]
     pub unsafe fn add<C: Checks>(&self, block: *mut Block, key: usize) -> bool {
         let first = self.first.get();
-        // SAFETY: the caller's; the block that is noted is one of the piece's, or none.
+        // SAFETY: the caller's; so there is a first block, which is the piece's.
         unsafe {
-            let later = (*self.second.get()).behind();
-            Block::note(block, usize::from(self.note.get()), later);
+            Block::note(block, usize::from(self.note.get()), (*first).behind());
             Block::link::<C>(block, first, key);
         }
-        self.second.set(first);
         signal_fence();
         self.first.set(block);
         let left = self.left.get() - 1;
@@ -292,7 +287,6 @@ impl Outbox {
             Block::note(block, slab.note_place::<C>(), ptr::null_mut());
             Block::link::<C>(block, ptr::null_mut(), key);
         }
-        piece.second.set(block);
         piece.first.set(block);
         // The block is the piece's once `slice` says so.
         signal_fence();
@@ -435,7 +429,6 @@ impl Mend for Outbox {
                 piece.slice.set(0);
             }
             if !piece.is_empty() {
-                piece.second.set(piece.first.get());
                 self.used.set(self.used.get() | 1 << place);
                 self.pinned.set(self.pinned.get() + u32::from(piece.slices.get()));
             }
