@@ -178,7 +178,7 @@ fn number(text: &[u8]) -> Option<usize> {
 }
 
 /// The start of the file whose path is made of `parts`.
-fn read<'a>(parts: &[&[u8]], file: &'a mut [u8; FILE]) -> Option<&'a [u8]> {
+pub(super) fn read<'a>(parts: &[&[u8]], file: &'a mut [u8]) -> Option<&'a [u8]> {
     let mut path = [0; PATH];
     let mut length = 0;
     for part in parts {
@@ -195,7 +195,7 @@ fn read<'a>(parts: &[&[u8]], file: &'a mut [u8; FILE]) -> Option<&'a [u8]> {
     };
     let descriptor = kept_errno(-1, open).ok()? as c_int;
     let mut length = 0;
-    while length < FILE {
+    while length < file.len() {
         let rest = &mut file[length..];
         // SAFETY: the kernel writes no further than the rest of the buffer.
         let got = kept_errno(-1 as c_long, || unsafe {
@@ -212,7 +212,7 @@ fn read<'a>(parts: &[&[u8]], file: &'a mut [u8; FILE]) -> Option<&'a [u8]> {
 }
 
 #[cfg(all(test, not(any(loom, shuttle))))]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::fs;
@@ -222,16 +222,20 @@ mod tests {
     use std::vec::Vec;
 
     /// A directory in place of the root of the file system.
-    struct Root(PathBuf);
+    pub(in crate::pal) struct Root(PathBuf);
 
     impl Root {
-        fn new(name: &str) -> Root {
+        pub fn new(name: &str) -> Root {
             let path = std::env::temp_dir().join(std::format!("specmalloc-{name}-{}", std::process::id()));
             let _gone = fs::remove_dir_all(&path);
             Root(path)
         }
 
-        fn write(&self, path: &str, text: &str) -> &Root {
+        pub fn path(&self) -> &Path {
+            &self.0
+        }
+
+        pub fn write(&self, path: &str, text: &str) -> &Root {
             let path = self.0.join(path);
             fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).unwrap();
             fs::write(path, text).unwrap();

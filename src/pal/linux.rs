@@ -6,7 +6,8 @@
 
 use super::emptying::pieces;
 use super::errno::kept_errno;
-use super::{Access, CallCounts, Errno, Platform, limits};
+use super::random::Random;
+use super::{Access, CallCounts, Errno, Folios, Platform, limits};
 use crate::const_unless_model;
 use crate::sync::CachePadded;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -21,8 +22,7 @@ pub struct Linux {
     /// Whether mappings get names: not by default, and not any more once that has failed. It is a kind of system call
     /// that glibc's malloc does not make, and a program that sandboxes itself may have it forbidden on pain of death.
     names: AtomicBool,
-    /// What the next random number is made from; zero before the kernel was asked, which happens once, at start.
-    random: AtomicU64,
+    random: Random,
     /// Whether there is to be no barrier, though the system may have one.
     no_barrier: AtomicBool,
     /// Whether memory that the program had locked was purged: then more of it may be.
@@ -52,7 +52,7 @@ impl Linux {
             Linux {
                 page_size: AtomicUsize::new(0),
                 names: AtomicBool::new(false),
-                random: AtomicU64::new(0),
+                random: Random::new(),
                 no_barrier: AtomicBool::new(false),
                 locked: AtomicBool::new(false),
                 counters: CachePadded::new(Counters {
@@ -149,46 +149,9 @@ fn membarrier(command: c_int) -> Result<(), Errno> {
 }
 
 /// What the kernel handed to the process at exec under `key`, or zero.
-fn auxiliary(key: c_ulong) -> usize {
+pub(super) fn auxiliary(key: c_ulong) -> usize {
     // SAFETY: getauxval only looks `key` up.
     kept_errno(0, || unsafe { libc::getauxval(key) }).map_or(0, |value| value as usize)
-}
-
-/// `getrandom` for one word, without waiting for the kernel's pool.
-fn kernel_random(flags: libc::c_uint) -> Option<u64> {
-    let mut word = 0u64;
-    // SAFETY: getrandom writes at most the eight bytes of `word`.
-    let got = kept_errno(-1, || unsafe {
-        libc::syscall(libc::SYS_getrandom, &raw mut word, size_of::<u64>(), c_ulong::from(flags))
-    });
-    (got == Ok(size_of::<u64>() as c_long)).then_some(word)
-}
-
-/// The finalizer of splitmix64 (Steele, Lea, Flood, 2014): a bijection in which every input bit reaches every output
-/// bit.
-fn scramble(mut word: u64) -> u64 {
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
-}
-
-/// From one random number to the next: close to the golden ratio of 2^64, and even.
-const STEP: u64 = 0x9e37_79b9_7f4a_7c16;
-
-/// What the kernel has of randomness for this process.
-fn seed() -> u64 {
-    // Sixteen bytes that the kernel leaves for each exec, the same until then: libc uses them too, so they are
-    // hashed and never handed out as they are.
-    let seed = match auxiliary(libc::AT_RANDOM) as *const [u64; 2] {
-        at if at.is_null() => [0; 2],
-        // SAFETY: the kernel left sixteen bytes at this address, at the far end of the first thread's stack.
-        at => unsafe { at.read_unaligned() },
-    };
-    // GRND_INSECURE (5.6) never blocks; before it, GRND_NONBLOCK fails until the pool is ready.
-    let fresh = kernel_random(libc::GRND_NONBLOCK | libc::GRND_INSECURE)
-        .or_else(|| kernel_random(libc::GRND_NONBLOCK))
-        .unwrap_or(seed[0]);
-    scramble(seed[0] ^ scramble(seed[1] ^ scramble(fresh)))
 }
 
 /// Nanoseconds on a clock that needs no system call.
@@ -300,6 +263,13 @@ unsafe impl Platform for Linux {
         done(|| unsafe { libc::madvise(addr as *mut c_void, len, advice) })
     }
 
+    unsafe fn split(&self, addr: usize) {
+        // The advice that splits a folio which it concerns in part, and that a filter is most likely to know.
+        // SAFETY: the caller vouches that the page is ours and its contents are not needed.
+        let _refused =
+            done(|| unsafe { libc::madvise(addr as *mut c_void, self.page_size(), libc::MADV_FREE) });
+    }
+
     fn are_resident(&self, addr: usize, pages: &mut [u8]) -> Result<(), Errno> {
         let len = pages.len().saturating_mul(self.page_size());
         // SAFETY: the kernel writes a byte for each page of the range; what it does not know of it refuses.
@@ -399,13 +369,12 @@ unsafe impl Platform for Linux {
         limits::stalled_us(b"")
     }
 
+    fn folios(&self) -> Folios {
+        Folios::of_system(b"")
+    }
+
     fn entropy(&self) -> u64 {
-        // Relaxed (all): whoever comes first decides, and everybody steps from there; no other memory hangs on it.
-        if self.random.load(Ordering::Relaxed) == 0 {
-            let _lost = self.random.compare_exchange(0, seed() | 1, Ordering::Relaxed, Ordering::Relaxed);
-        }
-        // The even step keeps the number odd: it never is zero again.
-        scramble(self.random.fetch_add(STEP, Ordering::Relaxed))
+        self.random.next()
     }
 
     fn calls(&self) -> CallCounts {

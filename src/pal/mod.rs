@@ -11,16 +11,19 @@
 mod conformance;
 mod emptying;
 mod errno;
+mod folios;
 mod limits;
 mod linux;
 mod misuse;
 #[cfg(all(test, any(loom, shuttle)))]
 pub(crate) mod models;
+mod random;
 mod report;
 #[cfg(any(test, loom, shuttle, feature = "simulated"))]
 pub mod simulated;
 pub mod twin;
 
+pub use folios::Folios;
 pub use linux::Linux;
 pub use misuse::{Call, Misuse, broken_contract};
 #[cfg(not(any(feature = "std", panic = "unwind")))]
@@ -126,6 +129,15 @@ pub unsafe trait Platform: Send + Sync + 'static {
     /// ones again (MADV_HUGEPAGE, MADV_NOHUGEPAGE). A hint: may do nothing.
     fn prefer_huge_pages(&self, addr: usize, len: usize, preferred: bool) -> Result<(), Errno>;
 
+    /// Has the page at `addr` be part of no folio from now on, if it is one now, so that what goes of that beside it goes
+    /// at once. A hint: may do nothing.
+    ///
+    /// # Safety
+    /// The page lies in a mapping of this platform, and nobody needs its contents.
+    unsafe fn split(&self, addr: usize) {
+        let _ = addr;
+    }
+
     /// Says of each page of the range in the lowest bit of a byte of `pages` whether it is resident; fails where the system
     /// does not tell.
     fn are_resident(&self, addr: usize, pages: &mut [u8]) -> Result<(), Errno> {
@@ -175,6 +187,11 @@ pub unsafe trait Platform: Send + Sync + 'static {
     /// `usize::MAX` where that is not known. Opens files, as above.
     fn stalled_us(&self) -> usize {
         usize::MAX
+    }
+
+    /// The sizes of what may be populated at one fault. Opens files, as above.
+    fn folios(&self) -> Folios {
+        Folios::NONE
     }
 
     /// Random bits for secrets and placement; not for cryptography.

@@ -305,8 +305,10 @@ impl<P: Platform> Backend<P> {
         self.space().reap(Some(by.slot()));
     }
 
-    /// Notes how much memory the process may have: what the system leaves it, and what it has already. See `global`.
+    /// Notes how much memory the process may have, what the system leaves it and what it has already, and in which pieces
+    /// it comes. See `global`.
     pub fn learn_limits(&self) {
+        self.ground.population().learn_folios(self.os().folios());
         self.note_left(self.os().memory_left());
         self.adapt_to_late_limit();
     }

@@ -5,6 +5,7 @@ mod bell;
 mod bets;
 mod claimant;
 mod clearing;
+mod folios;
 mod limit;
 mod population;
 mod refusals;
@@ -150,7 +151,7 @@ impl<P: Platform> Ground<P> {
         self.population.note_purge(bytes, || self.live_bytes());
     }
 
-    /// Gives back `len` bytes at `at`, a part of `arena`: see [`Population::end`].
+    /// Gives back `len` bytes at `at`, a part of `arena`: see [`Population::part_goes`].
     ///
     /// # Safety
     /// The caller holds them, in slices of the arena, and nobody needs their contents.
@@ -160,9 +161,11 @@ impl<P: Platform> Ground<P> {
         at: usize,
         len: usize,
     ) -> Result<(), Errno> {
-        self.population.end(self.os(), arena);
         // SAFETY: the caller's promise; an arena is one mapping.
-        unsafe { self.os().purge(at, len) }
+        unsafe {
+            self.population.part_goes(self.os(), arena, at, len);
+            self.os().purge(at, len)
+        }
     }
 
     /// Gives the page at `at` back, if the system takes it.

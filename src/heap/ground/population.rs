@@ -16,12 +16,13 @@
 //! again.
 
 use super::bets::{Bet, BetCount};
+use super::folios::FolioSizes;
 use super::touches::{
     MIXER, SAMPLES, comes_at_once, is_written, look_ahead, sampled_page, time, touch, touch_piece,
 };
 use crate::base::{SLICE, align_up};
 use crate::const_unless_model;
-use crate::pal::{Errno, Platform};
+use crate::pal::{Errno, Folios, Platform};
 use crate::region::{Kind, Region};
 use crate::sync::Counter;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -30,7 +31,7 @@ use core::ops::Range;
 /// Bytes that are live before an arena is bet on: when the second one is mapped.
 const ENOUGH: usize = 24 << 20;
 /// Bytes of a huge page. Where they are larger, several pieces of this size come at once, or none.
-pub const HUGE_PAGE: usize = 2 << 20;
+pub const HUGE_PAGE: usize = Folios::HUGE;
 /// A region is judged by a piece at its start and one every so many bytes, a few at most.
 const STEP: usize = 32 << 20;
 const MOST_LOOKED_AT: usize = 16;
@@ -72,6 +73,7 @@ pub struct Population {
     live_then: Counter,
     /// Whether an arena is populated by huge pages.
     in_arenas: AtomicBool,
+    folios: FolioSizes,
     /// By an option.
     forbidden: AtomicBool,
 }
@@ -100,6 +102,7 @@ impl Population {
                 lately: Counter::new(),
                 live_then: Counter::new(),
                 in_arenas: AtomicBool::new(false),
+                folios: FolioSizes::new(),
                 forbidden: AtomicBool::new(false),
             }
         }
@@ -284,6 +287,7 @@ impl Population {
         // A second look behind the first: that one may have been held up by something else.
         let won = pieces.all(|piece| comes(piece) || piece + 2 * HUGE_PAGE <= end && look(piece + HUGE_PAGE));
         self.settle(won);
+        self.folios.asked();
         if won && region.kind() == Kind::Arena {
             region.arena().begin_huge_pages();
             // Relaxed: a figure.
@@ -296,14 +300,42 @@ impl Population {
         won
     }
 
-    /// A part of an arena, of which the caller holds something, is about to be given back: the arena is populated by
-    /// single pages from now on. Else the system would fill the hole when it next looks for huge pages that lack some
-    /// (khugepaged), with memory that nobody uses or counts. Not where the bet is forbidden: a filter of system calls may
-    /// not know this advice.
-    pub(in crate::heap) fn end<P: Platform>(&self, os: &P, arena: &Region) {
+    /// What the system populates unasked.
+    pub(in crate::heap) fn learn_folios(&self, folios: Folios) {
+        self.folios.learn(folios);
+    }
+
+    /// A part of an arena is about to be given back, `len` bytes at `at`: the arena is populated by single pages from now
+    /// on. Else the system would fill the hole when it next looks for huge pages that lack some (khugepaged), with memory
+    /// that nobody uses or counts. And what goes is split off from what stays.
+    ///
+    /// # Safety
+    /// As of [`Population::split`].
+    pub(in crate::heap) unsafe fn part_goes<P: Platform>(
+        &self,
+        os: &P,
+        arena: &Region,
+        at: usize,
+        len: usize,
+    ) {
+        // Not where the bet is forbidden: a filter of system calls may not know this advice.
         if self.is_allowed() && arena.arena().end_huge_pages() {
             // If the system refuses, the hole is filled: nothing worse.
             let _refused = advise(os, arena, false);
+        }
+        // SAFETY: passed on; an arena is one mapping.
+        unsafe { self.split(os, at, len) };
+    }
+
+    /// Splits `len` bytes at `at`, which are about to be given back, off from what stays of the folios at their ends.
+    ///
+    /// # Safety
+    /// They are whole pages of one mapping, and nobody needs their contents.
+    pub unsafe fn split<P: Platform>(&self, os: &P, at: usize, len: usize) {
+        // As above.
+        if self.is_allowed() {
+            // SAFETY: passed on.
+            unsafe { self.folios.split(os, at, len) };
         }
     }
 

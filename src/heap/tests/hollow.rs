@@ -1,8 +1,9 @@
 //! What free blocks hold inside slabs that are used in part: on the simulated system.
 
 use super::*;
-use crate::pal::Errno;
+use crate::base::align_down;
 use crate::pal::simulated::CallKind;
+use crate::pal::{Errno, Folios};
 use std::collections::BTreeMap;
 
 const MIB: usize = 1 << 20;
@@ -103,6 +104,44 @@ fn a_trim_gives_back_what_free_blocks_of_several_pages_hold() {
     blocks.keys().chain(more.keys()).for_each(|&block| free(from, heap, block));
     from.trim::<Checked>(heap);
     assert_eq!((from.claimed_slices(), from.live_bytes(), cached(from, heap)), (0, 0, 0));
+}
+
+/// Of folios that go in part the system frees nothing before it has split them.
+#[test]
+fn what_goes_is_split_off_first() {
+    for folio in [0, SLICE, Folios::HUGE] {
+        let folios = Folios { unasked: folio, least: folio.max(SLICE) };
+        let from = allocator(GRANULE);
+        from.os().reconfigure(|config| config.folios = folios);
+        from.learn_limits();
+        let heap = possess(from, 1);
+        let mut blocks = build(from, heap, 500);
+        let began = from.os().record().len();
+        thin(from, heap, &mut blocks);
+        from.trim::<Checked>(heap);
+        look(&blocks);
+        let calls = &from.os().record()[began..];
+        let of = |kind| calls.iter().filter(move |call| call.kind == kind);
+        assert!(of(CallKind::Purge).count() > 100, "much goes in parts");
+        if folio == 0 {
+            assert_eq!(of(CallKind::Split).count(), 0, "single pages are let alone");
+            continue;
+        }
+        for (index, purge) in calls.iter().enumerate().filter(|(_, call)| call.kind == CallKind::Purge) {
+            let before: Vec<usize> = calls[..index]
+                .iter()
+                .rev()
+                .take_while(|call| call.kind == CallKind::Split)
+                .map(|call| call.addr)
+                .collect();
+            let goes = purge.addr..purge.addr + purge.len;
+            for edge in [goes.start, goes.end].into_iter().filter(|edge| !edge.is_multiple_of(folio)) {
+                let parted = align_down(edge, folio)..align_down(edge, folio) + folio;
+                let is_split = |page: &usize| goes.contains(page) && parted.contains(page);
+                assert!(before.iter().any(is_split), "{parted:x?} of {goes:x?}: {before:x?}");
+            }
+        }
+    }
 }
 
 #[test]

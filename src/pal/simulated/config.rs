@@ -1,8 +1,8 @@
 //! What kind of system to simulate, and what can be seen of it.
 
-use super::super::Access;
 #[cfg(doc)]
 use super::super::Platform;
+use super::super::{Access, Folios};
 use std::ffi::CStr;
 use std::ops::Range;
 
@@ -30,6 +30,8 @@ pub struct Config {
     pub memory_left: usize,
     /// See [`Platform::stalled_us`].
     pub stalled_us: usize,
+    /// See [`Platform::folios`]. Only a figure: pages are simulated one by one.
+    pub folios: Folios,
     /// Bytes that may be readable and writable at a time (strict overcommit).
     pub commit_limit: usize,
     /// Mappings that there may be (`vm.max_map_count`).
@@ -48,6 +50,7 @@ impl Default for Config {
             address_space_limit: usize::MAX,
             memory_left: usize::MAX,
             stalled_us: usize::MAX,
+            folios: Folios::NONE,
             commit_limit: usize::MAX,
             mapping_limit: 65530,
             barrier: Barrier::Works,

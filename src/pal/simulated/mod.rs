@@ -23,7 +23,7 @@ mod turns;
 pub use config::{Barrier, Config, Mapping};
 pub use record::{Call, CallKind};
 
-use super::{Access, CallCounts, Errno, Platform};
+use super::{Access, CallCounts, Errno, Folios, Platform};
 use crate::sync::atomic::AtomicU32;
 use address_space::{AddressSpace, Kind, Piece};
 use barrier::HeavyBarrier;
@@ -363,6 +363,17 @@ unsafe impl Platform for Simulated {
     }
 
     #[track_caller]
+    unsafe fn split(&self, addr: usize) {
+        let page = self.range_of(addr, self.0.page_size);
+        let _refused = self.call(CallKind::Split, addr, page.len(), |state, reserve| {
+            assert!(state.space.is_mapped(&page), "splitting {page:x?}, which is not mapped");
+            // As the system may, of a page that nobody needs.
+            reserve.purge(&page);
+            Ok(addr)
+        });
+    }
+
+    #[track_caller]
     fn are_resident(&self, addr: usize, pages: &mut [u8]) -> Result<(), Errno> {
         let len = pages.len() * self.0.page_size;
         let range = self.range_of(addr, len);
@@ -447,6 +458,10 @@ unsafe impl Platform for Simulated {
 
     fn stalled_us(&self) -> usize {
         self.state().config.stalled_us
+    }
+
+    fn folios(&self) -> Folios {
+        self.state().config.folios
     }
 
     fn entropy(&self) -> u64 {

@@ -24,6 +24,8 @@ pub enum CallKind {
     HeavyBarrier,
     /// `are_resident`
     Look,
+    /// `split`
+    Split,
 }
 
 /// One call that could fail and how it ended.
@@ -76,7 +78,7 @@ impl Record {
                 CallKind::Purge => &mut counts.purge,
                 CallKind::Resize | CallKind::Move => &mut counts.remap,
                 CallKind::HeavyBarrier => &mut counts.barrier,
-                CallKind::RegisterBarrier | CallKind::Look => continue,
+                CallKind::RegisterBarrier | CallKind::Look | CallKind::Split => continue,
             };
             *counter += 1;
         }
