@@ -31,13 +31,13 @@ pub extern "C" fn specmalloc_trim() -> c_int {
     raw::trim().into()
 }
 
-/// The text at `string`, if it is UTF-8.
+/// The text at `string`, if there is any and it is UTF-8.
 ///
 /// # Safety
-/// `string` ends with a zero byte and stays as it is for `'a`.
+/// `string` is null, or ends with a zero byte and stays as it is for `'a`.
 unsafe fn text<'a>(string: *const c_char) -> Option<&'a str> {
-    // SAFETY: the caller's promise.
-    unsafe { CStr::from_ptr(string) }.to_str().ok()
+    // SAFETY: the caller's promise; not null.
+    (!string.is_null()).then(|| unsafe { CStr::from_ptr(string) })?.to_str().ok()
 }
 
 /// Sets an option; 0, ENOENT or EINVAL.

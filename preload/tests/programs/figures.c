@@ -204,6 +204,7 @@ static void options(void)
     CHECK(set("no_such_option", "1") == ENOENT);
     CHECK(get("no_such_option", value, sizeof value) == -1 && strcmp(value, "untouched") == 0);
     CHECK(set("", "") == ENOENT && set("\xff", "1") == ENOENT);
+    CHECK(set(NULL, "1") == ENOENT && set("helper", NULL) == EINVAL && get(NULL, value, sizeof value) == -1);
     CHECK(set("dirty_max", "3M") == 0);
     CHECK(get("dirty_max", value, sizeof value) == 7 && strcmp(value, "3145728") == 0);
     CHECK(set("dirty_max", "much") == EINVAL && set("helper", "perhaps") == EINVAL);
