@@ -60,7 +60,8 @@ impl Estimate {
     }
 
     /// The median of `values` as a share of that of the `base`. For the interval rounds are drawn with what both were in
-    /// them, so that what disturbed both does not count. Rounds without both are left out; nothing if there are no others.
+    /// them, so that what disturbed both does not count; of a single round it is all that may be. Rounds without both are
+    /// left out; nothing if there are no others.
     pub fn of_ratio(values: &[f64], base: &[f64]) -> Option<Estimate> {
         let rounds: Vec<(f64, f64)> = values
             .iter()
@@ -75,6 +76,9 @@ impl Estimate {
             let (values, base): (Vec<f64>, Vec<f64>) = rounds.into_iter().unzip();
             median(&values) / median(&base)
         };
+        if let [_] = rounds[..] {
+            return Some(Estimate { value: ratio(rounds), low: 0.0, high: f64::INFINITY });
+        }
         let mut draw = Draw(0x5EED);
         let mut again = || ratio(rounds.iter().map(|_| rounds[draw.below(rounds.len())]).collect());
         let resampled: Vec<f64> = (0..RESAMPLES).map(|_| again()).collect();
@@ -186,6 +190,8 @@ mod tests {
         let estimate = Estimate::of_ratio(&fast, &slow).expect("has rounds");
         assert_eq!((estimate.value, estimate.low, estimate.high), (0.5, 0.5, 0.5));
         assert_eq!(Estimate::of_ratio(&[1.0, 0.0], &[0.0, 1.0]), None);
+        let estimate = Estimate::of_ratio(&[1.0], &[2.0]).expect("has a round");
+        assert_eq!((estimate.value, estimate.low, estimate.high), (0.5, 0.0, f64::INFINITY));
     }
 
     #[test]

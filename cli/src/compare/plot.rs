@@ -1,6 +1,6 @@
 //! The results as a picture for a talk: each run a dot, medians as bars, time above and peak memory below.
 
-use super::results::{Figure, Results, Row, is_noise};
+use super::results::{Figure, Results, Row, is_known, is_noise};
 use crate::Failure;
 use crate::text::{bytes, duration, shortened};
 use plotters::coord::Shift;
@@ -89,7 +89,10 @@ fn draw_panel(
         area.draw(&Text::new(unit(median), (RIGHT + 12, middle), font(13, &INK, HPos::Left)))?;
         if let Some(ratio) = results.ratio(row, figure) {
             let noise = if is_noise(&ratio) { ", noise" } else { "" };
-            let share = format!("{:.2} ({:.2} to {:.2}{noise})", ratio.value, ratio.low, ratio.high);
+            let share = match is_known(&ratio) {
+                true => format!("{:.2} ({:.2} to {:.2}{noise})", ratio.value, ratio.low, ratio.high),
+                false => format!("{:.2}", ratio.value),
+            };
             area.draw(&Text::new(share, (RIGHT + 72, middle), font(13, &INK, HPos::Left)))?;
         }
     }

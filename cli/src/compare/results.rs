@@ -99,6 +99,11 @@ impl Results {
     }
 }
 
+/// Whether there are bounds for a ratio: there are none of a single run.
+pub(crate) fn is_known(ratio: &Estimate) -> bool {
+    ratio.high.is_finite()
+}
+
 /// Whether a ratio may as well be 1.
 pub(crate) fn is_noise(ratio: &Estimate) -> bool {
     ratio.low <= 1.0 && 1.0 <= ratio.high

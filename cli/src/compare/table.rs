@@ -1,6 +1,6 @@
 //! The results for people.
 
-use super::results::{Figure, Results, Row, is_noise};
+use super::results::{Figure, Results, Row, is_known, is_noise};
 use crate::terminal::Colours;
 use crate::text::{Column, Side, bytes, duration, grouped, lines, shortened};
 use specmalloc_measure::stats::Estimate;
@@ -39,7 +39,10 @@ pub(super) fn table(results: &Results, width: usize, colours: Colours) -> String
 
     let mut text = String::new();
     let runs = rows.iter().map(|row| row.runs.len()).max().unwrap_or(0);
-    let said = format!(": medians of {runs} runs under each, in turn");
+    let said = match runs {
+        1 => ": one run under each".to_owned(),
+        _ => format!(": medians of {runs} runs under each, in turn"),
+    };
     let command = shortened(&results.command, width.saturating_sub(said.len()));
     let _ = writeln!(text, "{}\n", colours.strong(command + &said));
     text += &lines(&columns, if width >= WIDE { 2 } else { 1 }, |line, column, cell| {
@@ -84,7 +87,7 @@ pub(super) fn ratio(ratio: &Option<Estimate>) -> String {
 }
 
 fn interval(ratio: &Option<Estimate>) -> String {
-    ratio.map_or_else(String::new, |ratio| format!("{:.2}-{:.2}", ratio.low, ratio.high))
+    ratio.filter(is_known).map_or_else(String::new, |ratio| format!("{:.2}-{:.2}", ratio.low, ratio.high))
 }
 
 #[cfg(test)]
@@ -113,6 +116,15 @@ fourth: not found: no libfourth.so in the usual folders
         assert!(wide.contains("1.00~  1.00-1.00") && wide.contains("inside the noise"), "{wide}");
         let coloured = table(&results(), 80, Colours::new(Colour::Always, false));
         assert!(coloured.contains("\x1b[32m0.50 \x1b[0m"), "{coloured}");
+    }
+
+    #[test]
+    fn of_one_run_nobody_knows_how_sure_it_is() {
+        let mut results = results();
+        results.rows.iter_mut().for_each(|row| row.runs.truncate(1));
+        let text = table(&results, 80, Colours::new(Colour::Never, false));
+        assert!(text.starts_with("program 'an argument': one run under each\n"), "{text}");
+        assert!(text.contains("second    500ms    0 % 0.50~      250ms"), "{text}");
     }
 
     #[test]
