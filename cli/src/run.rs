@@ -14,8 +14,8 @@ const HELP: &str = "\
 Examples:
   specmalloc run --stats -- python3 program.py
   specmalloc run --json --classes --output figures.json -- make
-  specmalloc run --watch -- ./server & specmalloc top $(pgrep -n server)
-  specmalloc run --profile -- ./server & specmalloc profile attach $(pgrep -n server)
+  specmalloc run --watch -- ./server & sleep 1; specmalloc top $(pgrep -n server)
+  specmalloc run --profile -- ./server & sleep 1; specmalloc profile attach $(pgrep -n server)
   specmalloc run --guarded -- ./server
   specmalloc run --conf dirty_max:64M,names:on -- redis-server
 

@@ -30,12 +30,14 @@ pub(crate) fn notices(name: &OsStr) -> Vec<String> {
         notices.extend(judge(&image).map(|why| format!("{} is not served: it {why}", path.display())));
     }
     if more_rights(&path) {
-        let why = "runs with more rights than its caller (setuid, setgid or file capabilities), and the \
-                   dynamic loader ignores LD_PRELOAD there";
-        notices.push(format!("{} is not served: it {why}", path.display()));
+        notices.push(format!("{} is not served: it {MORE_RIGHTS}", path.display()));
     }
     notices
 }
+
+/// Why a program that [has more rights](more_rights) uses no preloaded malloc.
+pub(crate) const MORE_RIGHTS: &str = "runs with more rights than its caller (setuid, setgid or file \
+                                      capabilities), and the dynamic loader ignores LD_PRELOAD there";
 
 /// The file that running `name` loads: for a script, its interpreter's.
 pub(crate) fn program(name: &OsStr) -> Option<PathBuf> {
@@ -66,7 +68,7 @@ pub(crate) fn judge(image: &Image) -> Option<String> {
 }
 
 /// Whether the kernel would start the file with other ids or more capabilities than the caller's.
-fn more_rights(path: &Path) -> bool {
+pub(crate) fn more_rights(path: &Path) -> bool {
     let Ok(metadata) = fs::metadata(path) else { return false };
     // SAFETY: no arguments, no memory; they always succeed.
     let (uid, gid) = unsafe { (libc::getuid(), libc::getgid()) };

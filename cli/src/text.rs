@@ -64,6 +64,42 @@ pub(crate) fn joined(facts: &[String], width: usize) -> Vec<String> {
     lines
 }
 
+/// The command, a program and its arguments as a shell reads them, in so many columns at most: what is left out is where
+/// the program lies, then the last arguments, and only then the beginning of its name.
+pub(crate) fn shortened(command: &str, width: usize) -> String {
+    const GAP: &str = "...";
+    let width = width.max(2 * GAP.len());
+    let len = |text: &str| text.chars().count();
+    if len(command) <= width {
+        return command.to_owned();
+    }
+    let quote = if command.starts_with('\'') { "'" } else { "" };
+    let end = match quote {
+        "" => command.find(' '),
+        _ => command[1..].find("' ").map(|at| at + 2),
+    };
+    let (program, arguments) = command.split_at(end.unwrap_or(command.len()));
+    let folders = program.match_indices('/').map(|(at, _)| format!("{quote}{GAP}{}", &program[at..]));
+    let mut shorter = program.to_owned();
+    for folder in folders {
+        shorter = folder;
+        if len(&shorter) + len(arguments) <= width {
+            break;
+        }
+    }
+    if len(&shorter) > width || len(&shorter) + GAP.len() > width && !arguments.is_empty() {
+        let more = if arguments.is_empty() { "" } else { GAP };
+        let kept = width - GAP.len() - more.len();
+        let name: String = program.chars().skip(len(program).saturating_sub(kept)).collect();
+        return format!("{GAP}{name}{more}");
+    }
+    let whole = shorter + arguments;
+    match len(&whole) <= width {
+        true => whole,
+        false => whole.chars().take(width - GAP.len()).collect::<String>() + GAP,
+    }
+}
+
 /// How a column stands in its width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -123,6 +159,23 @@ pub(crate) fn lines(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_long_command_the_programs_name_stays() {
+        for (command, width, shorter) in [
+            ("/usr/bin/env true", 17, "/usr/bin/env true"),
+            ("/usr/bin/env true", 16, ".../bin/env true"),
+            ("/usr/bin/env true", 11, ".../env ..."),
+            ("/usr/bin/environment", 14, "...environment"),
+            ("/usr/bin/environment true", 13, "...ronment..."),
+            ("sh -c 'a long / one'", 12, "sh -c 'a ..."),
+            ("'/usr/my bin/my env' true", 20, "'.../my env' true"),
+            ("'/usr/my bin/my env'", 12, "'.../my env'"),
+            ("aaaaaaaaaaaaaaaab", 0, "...aab"),
+        ] {
+            assert_eq!(shortened(command, width), shorter, "{width}");
+        }
+    }
 
     #[test]
     fn thousands_are_grouped() {

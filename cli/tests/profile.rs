@@ -268,6 +268,9 @@ fn other_formats_say_the_same() {
         svg.contains("<svg") && svg.contains("<script") && svg.contains("dropped (600,000 bytes"),
         "{svg}"
     );
+    let all = svg.split("<title>all ").nth(1).and_then(|rest| rest.split(" y=\"").nth(1)).unwrap();
+    let top: f64 = all.split('"').next().unwrap().parse().unwrap();
+    assert!(top < 100.0, "what all have in common is at the top, {top} from it");
     assert!(
         !svg.contains("src=") && !svg.contains("<link") && !svg.contains("@import"),
         "it is all there is"

@@ -85,11 +85,16 @@ fn a_process_is_looked_at_while_it_runs() {
     assert_eq!(waiting.end().code(), Some(3));
 }
 
-/// `top` in a terminal of its own, whose name is `term`; what it wrote and how it ended, a signal having been sent when it
+/// `top` in a terminal of its own of 80 columns and 40 lines, whose name is `term`; what it wrote and how it ended, a signal having been sent when it
 /// had drawn.
 fn in_terminal(pid: &str, term: &str) -> (String, std::process::ExitStatus) {
+    in_terminal_of(pid, term, (80, 40))
+}
+
+/// The same in so many columns and lines.
+fn in_terminal_of(pid: &str, term: &str, (columns, lines): (u16, u16)) -> (String, std::process::ExitStatus) {
     let (mut master, mut slave) = (0, 0);
-    let size = libc::winsize { ws_row: 40, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = libc::winsize { ws_row: lines, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the numbers and the size are valid; the descriptors are nobody else's.
     let (mut master, slave) = unsafe {
         let null = std::ptr::null_mut();
@@ -125,6 +130,27 @@ fn the_terminal_is_as_it_was_also_after_a_signal_and_one_that_cannot_be_drawn_on
     let (shown, status) = in_terminal(&waiting.pid, "dumb");
     assert!(shown.contains("TERM is dumb") && !shown.contains('\x1b'), "{shown}");
     assert_eq!(status.code(), Some(125));
+    waiting.end();
+}
+
+#[test]
+fn small_terminals_show_what_matters_first_and_large_ones_all() {
+    let waiting = Waiting::start(&["--watch"], "echo $$; read line");
+    for (size, shown, hidden) in [
+        ((200, 50), &["live", "resident", "mappings", "blocks/s", "bets"][..], &[][..]),
+        ((80, 24), &["live", "resident", "mappings", "blocks/s", "bets"], &[]),
+        ((40, 10), &["live", "resident", "blocks/s", "classes", "leave"], &["mappings", "bets"]),
+        ((20, 6), &["sh", "live", "class", "leave"], &["mappings"]),
+    ] {
+        let (text, status) = in_terminal_of(&waiting.pid, "xterm-256color", size);
+        assert_eq!(status.signal(), Some(libc::SIGTERM), "{size:?}: {text}");
+        for word in shown {
+            assert!(text.contains(word), "{word} in {size:?}: {text}");
+        }
+        for word in hidden {
+            assert!(!text.contains(word), "{word} in {size:?}: {text}");
+        }
+    }
     waiting.end();
 }
 

@@ -59,6 +59,32 @@ impl Estimate {
         Estimate::of_mean_of_medians(&[values.to_vec()])
     }
 
+    /// The median of `values` as a share of that of the `base`. For the interval rounds are drawn with what both were in
+    /// them, so that what disturbed both does not count; of a single round it is all that may be. Rounds without both are
+    /// left out; nothing if there are no others.
+    pub fn of_ratio(values: &[f64], base: &[f64]) -> Option<Estimate> {
+        let rounds: Vec<(f64, f64)> = values
+            .iter()
+            .copied()
+            .zip(base.iter().copied())
+            .filter(|round| round.0 > 0.0 && round.1 > 0.0)
+            .collect();
+        if rounds.is_empty() {
+            return None;
+        }
+        let ratio = |rounds: Vec<(f64, f64)>| {
+            let (values, base): (Vec<f64>, Vec<f64>) = rounds.into_iter().unzip();
+            median(&values) / median(&base)
+        };
+        if let [_] = rounds[..] {
+            return Some(Estimate { value: ratio(rounds), low: 0.0, high: f64::INFINITY });
+        }
+        let mut draw = Draw(0x5EED);
+        let mut again = || ratio(rounds.iter().map(|_| rounds[draw.below(rounds.len())]).collect());
+        let resampled: Vec<f64> = (0..RESAMPLES).map(|_| again()).collect();
+        Some(Estimate::within(ratio(rounds), &resampled))
+    }
+
     /// The geometric mean over the rows of each row's median; every row's rounds are resampled for themselves. Nothing
     /// when there is no row, or one without values.
     pub fn of_mean_of_medians(rows: &[Vec<f64>]) -> Option<Estimate> {
@@ -80,9 +106,13 @@ impl Estimate {
                 )
             })
             .collect();
+        Some(Estimate::within(value, &resampled))
+    }
+
+    fn within(value: f64, resampled: &[f64]) -> Estimate {
         let outside = (1.0 - CONFIDENCE) / 2.0;
-        let (low, high) = (percentile(&resampled, outside), percentile(&resampled, 1.0 - outside));
-        Some(Estimate { value, low, high })
+        let (low, high) = (percentile(resampled, outside), percentile(resampled, 1.0 - outside));
+        Estimate { value, low, high }
     }
 }
 
@@ -145,6 +175,23 @@ mod tests {
         let seven: Vec<f64> = (1..=7).map(f64::from).collect();
         let estimate = Estimate::of_median(&seven).expect("has values");
         assert_eq!((estimate.value, estimate.low, estimate.high), (4.0, 2.0, 6.0));
+    }
+
+    #[test]
+    fn a_ratio_of_medians_is_what_the_medians_say_and_what_disturbs_both_does_not_count() {
+        // Within single rounds it is 0.5, 2 and 1: the medians are told, so it is theirs.
+        let estimate = Estimate::of_ratio(&[1.0, 2.0, 1.2], &[2.0, 1.0, 1.2]).expect("has rounds");
+        assert_eq!(estimate.value, 1.0);
+        let (one, other) = ([0.8, 1.3, 1.0, 0.9], [1.0, 1.0, 1.0, 1.0]);
+        let estimate = Estimate::of_ratio(&one, &other).expect("has rounds");
+        assert!((estimate.value - median(&one)).abs() < 1e-12 && estimate.low < 0.9 && estimate.high > 1.1);
+        // Rounds of very different lengths, in each of which one takes half of the other's time.
+        let (slow, fast) = ([2.0, 40.0, 6.0, 8.0, 2.0], [1.0, 20.0, 3.0, 4.0, 1.0]);
+        let estimate = Estimate::of_ratio(&fast, &slow).expect("has rounds");
+        assert_eq!((estimate.value, estimate.low, estimate.high), (0.5, 0.5, 0.5));
+        assert_eq!(Estimate::of_ratio(&[1.0, 0.0], &[0.0, 1.0]), None);
+        let estimate = Estimate::of_ratio(&[1.0], &[2.0]).expect("has a round");
+        assert_eq!((estimate.value, estimate.low, estimate.high), (0.5, 0.0, f64::INFINITY));
     }
 
     #[test]

@@ -7,6 +7,7 @@ passing_cases! { "resident.c":
     medium_blocks,
     large_blocks,
     huge_blocks,
+    aligned_blocks,
     phases,
     sparse_blocks,
     locked_blocks,

@@ -424,9 +424,9 @@ pub fn calloc<T: Thread>(count: usize, size: usize) -> *mut u8 {
 pub fn aligned<T: Thread>(align: usize, size: usize) -> *mut u8 {
     debug_assert!(align.is_power_of_two());
     match aligned_size(size, align) {
-        // All blocks of the class are aligned.
-        Some(size) => malloc::<T>(size),
-        None => allocate::<T>(size, align, false),
+        // All blocks of the class are aligned. (What is noted of a sample is what was asked for.)
+        Some(rounded) if rounded == size || process().settings().sample_rate() == 0 => malloc::<T>(rounded),
+        _ => allocate::<T>(size, align, false),
     }
 }
 

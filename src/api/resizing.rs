@@ -34,8 +34,13 @@ pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
     let usable = place.usable();
     // A block that fits and wastes less than half stays. (A block of a slab has no smaller form worth a copy below 64.)
     let fits = size <= usable && (size >= usable / 2 || usable <= 64);
+    // A sample that stands for a slab's block stays when that would, and moves when that would.
+    let stands_for = if place.sample() == 0 { 0 } else { place.stands_for() };
+    if stands_for != 0 && fits && process().settings().sample_rate() == 0 {
+        return block;
+    }
     // A large block for less than one, which was made to grow, stays while it does.
-    let grows = size <= usable && size >= place.requested();
+    let grows = size <= usable && size >= place.requested() && stands_for == 0;
     let sample = samples::lift(place, block, samples::NO_CALLER);
     let stays = match (place, BlockKind::of(size, 1)) {
         (Place::Slab(_), _) => fits.then_some(block),
@@ -53,8 +58,13 @@ pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
     if let Some(stays) = stays {
         tell_if_due::<T>(size);
         let counts = sample.is_some() || process().settings().sample_rate() != 0;
-        if counts && !matches!(place, Place::Slab(_)) {
-            samples::resized::<T>(sample, stays, size, samples::NO_CALLER);
+        match place {
+            Place::Slab(_) => {}
+            _ if stands_for != 0 && fits => {
+                samples::resized_in_class::<T>(sample, stays, stands_for, samples::NO_CALLER);
+            }
+            _ if counts => samples::resized::<T>(sample, stays, size, samples::NO_CALLER),
+            _ => {}
         }
         return stays;
     }

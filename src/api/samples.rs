@@ -10,7 +10,7 @@ use crate::base::{SMALL_MAX, class_size};
 use crate::global::{
     Caller, Options, Sample, Thread, leave_step, process, tell_if_due, with_heap, with_relief,
 };
-use crate::heap::{Heap, Place, Slab};
+use crate::heap::{BlockKind, Heap, Place, Slab};
 use core::ptr;
 
 /// Where the object that functions belong to tells who has called.
@@ -122,7 +122,8 @@ fn allocate_sample<T: Thread>(
         // Not noted: what matters more is that there may be a block all the same.
         return uncounted::<T>(size, align, zero);
     }
-    note::<T>(block, counted, caller);
+    let small = matches!(BlockKind::of(size, align), BlockKind::Small(_));
+    note::<T>(block, counted, if small { counted } else { 0 }, caller);
     tell_if_due::<T>(size);
     block
 }
@@ -184,11 +185,12 @@ fn ask<T: Thread>(asked: Asked, size: usize, align: usize, zero: bool) -> (*mut 
     })
 }
 
-/// Notes that the block, which is the caller's, is a sample.
+/// Notes that the block, which is the caller's, is a sample, and stands for a slab's block of so many bytes, or none.
 #[inline(never)]
-fn note<T: Thread>(block: *mut u8, counted: usize, caller: Caller) {
+fn note<T: Thread>(block: *mut u8, counted: usize, stands_for: usize, caller: Caller) {
     // Without a section: a live block holds its region.
     if let Ok(place) = process().place(block.expose_provenance()) {
+        place.set_stands_for(stands_for);
         let sample = told(place, block, counted, caller);
         probes::allocated(&sample);
         place.set_sample(T::allocated(&sample));
@@ -244,6 +246,22 @@ pub(super) fn resized<T: Thread>(lifted: Option<Lifted>, block: *mut u8, size: u
     }
     let (_, counted) = ask::<T>(Asked::Count, size, 1, false);
     if counted != 0 {
-        note::<T>(block, counted, caller);
+        note::<T>(block, counted, 0, caller);
+    }
+}
+
+/// The same of a sample that stands for a slab's block of so many bytes, and is no larger. Such blocks are not counted when
+/// their size changes, for nobody sees it: so whatever was a sample is one again.
+#[cold]
+#[inline(never)]
+pub(super) fn resized_in_class<T: Thread>(
+    lifted: Option<Lifted>,
+    block: *mut u8,
+    bytes: usize,
+    caller: Caller,
+) {
+    if let Some(Lifted(number, before)) = lifted {
+        tell_freed::<T>(number, &before);
+        note::<T>(block, bytes, bytes, caller);
     }
 }

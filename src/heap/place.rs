@@ -3,10 +3,11 @@
 use super::block::Block;
 use super::record::{Slab, Usage};
 use super::small::Heaps;
-use crate::base::{SLICE, SMALL_MAX, class_of, class_size};
+use crate::base::SLICE;
 use crate::index::Found;
 use crate::pal::{Misuse, Platform};
 use crate::region::{Kind, Region};
+use crate::sync::atomic::Ordering;
 use core::ptr;
 
 /// What holds the block at an address.
@@ -36,10 +37,28 @@ impl Place {
     #[cold]
     #[inline(never)]
     pub fn usable_of_sample(&self) -> usize {
-        match (self, self.requested()) {
-            (Place::Large(_), size) if size <= SMALL_MAX => class_size(class_of(size)),
-            (Place::Large(slab), _) => slab.bytes(),
-            (_, size) => size,
+        match (self, self.stands_for()) {
+            (Place::Large(slab), 0) => slab.bytes(),
+            (Place::Large(_), bytes) => bytes,
+            _ => self.requested(),
+        }
+    }
+
+    /// Bytes of the slab's block that a sample stands for, which it is to be like in all that the program sees; zero if it
+    /// would be large or huge without samples, too. Of a block that is no sample anything.
+    pub fn stands_for(&self) -> usize {
+        match self {
+            // Relaxed: only the block's holder reads it.
+            Place::Large(slab) => slab.owned.handed_out.load(Ordering::Relaxed) as usize,
+            _ => 0,
+        }
+    }
+
+    /// The same of a block that is going to be a sample.
+    pub fn set_stands_for(&self, bytes: usize) {
+        if let Place::Large(slab) = self {
+            // Relaxed: as above.
+            slab.owned.handed_out.store(bytes as u32, Ordering::Relaxed);
         }
     }
 

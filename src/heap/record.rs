@@ -115,7 +115,7 @@ pub(super) struct Shared {
 pub(super) struct Owned {
     pub(super) free: Cell<*mut Block>,
     pub(super) countdown: AtomicU32,
-    /// Blocks handed out at least once.
+    /// Blocks handed out at least once. Of a large block that is a sample: see `Place::stands_for`.
     pub(super) handed_out: AtomicU32,
     pub(super) standing: AtomicU32,
     /// Blocks at the end of the free list whose inner pages were given back; and in the upper half, those pages. See

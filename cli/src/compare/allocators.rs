@@ -153,7 +153,11 @@ impl Allocator {
             return Some(format!("{} {why}", seen.executable.display()));
         }
         if !seen.objects.contains(&self.library) {
-            return Some(format!("{} did not load {}", seen.executable.display(), self.library.display()));
+            let program = seen.executable.display();
+            return Some(match target::more_rights(&seen.executable) {
+                true => format!("{program} {}", target::MORE_RIGHTS),
+                false => format!("{program} did not load {}", self.library.display()),
+            });
         }
         // The first in the order of look-up after the program, which has none.
         (!defines_malloc(&self.library)).then(|| format!("{} defines no malloc", self.library.display()))

@@ -3,7 +3,7 @@
 //! Of an allocator hyperfine's `command` is the name, as if `--command-name` had given it, and so is the parameter
 //! `allocator`: scripts that plot hyperfine's results label them with it.
 
-use super::results::{Figure, Results, Row, Run, is_noise};
+use super::results::{Figure, Results, Row, Run, is_known, is_noise};
 use super::table::ratio;
 use crate::text::{bytes, duration, grouped};
 use serde_json::{Value, json};
@@ -50,8 +50,8 @@ pub(super) fn json(results: &Results) -> String {
             results.ratio(row, figure).map_or(if base { json!(1.0) } else { Value::Null }, |ratio| {
                 json!({
                     "value": ratio.value,
-                    "low": ratio.low,
-                    "high": ratio.high,
+                    "low": if is_known(&ratio) { json!(ratio.low) } else { Value::Null },
+                    "high": if is_known(&ratio) { json!(ratio.high) } else { Value::Null },
                     "inside_noise": is_noise(&ratio),
                 })
             })
@@ -108,6 +108,8 @@ pub(super) fn csv(results: &Results) -> String {
         let deviation = standard_deviation(&times).map_or(String::new(), |value| value.to_string());
         let ratio = results.ratio(row, Figure::Time);
         let (value, low, high) = ratio.map_or((1.0, 1.0, 1.0), |ratio| (ratio.value, ratio.low, ratio.high));
+        let [low, high] =
+            [low, high].map(|bound| if high.is_finite() { bound.to_string() } else { String::new() });
         let _ = writeln!(
             text,
             "{name},{},{deviation},{},{},{},{},{},{name},{},{},{value},{low},{high}",
@@ -133,8 +135,9 @@ pub(super) fn markdown(results: &Results) -> String {
     );
     for row in results.measured() {
         let (times, relative) = (row.values(Figure::Time), results.ratio(row, Figure::Time));
-        let bounds = relative.map_or(String::new(), |ratio| format!("{:.2} to {:.2}", ratio.low, ratio.high));
-        let noise = if relative.as_ref().is_some_and(is_noise) { ", noise" } else { "" };
+        let known = relative.filter(is_known);
+        let bounds = known.map_or(String::new(), |ratio| format!("{:.2} to {:.2}", ratio.low, ratio.high));
+        let noise = if known.as_ref().is_some_and(is_noise) { ", noise" } else { "" };
         let _ = writeln!(
             text,
             "| {} | {} | {} | {} | {} | {bounds}{noise} | {} | {} | {} | {} |",
@@ -202,5 +205,11 @@ mod tests {
         let text = markdown(&results());
         assert!(text.contains("| second | 625ms | 500ms | 750ms | 0.50 | 0.50 to 0.50 |"), "{text}");
         assert!(text.ends_with("\nthird: killed by signal 11 (SIGSEGV)\n"), "{text}");
+        let mut results = results();
+        results.rows.iter_mut().for_each(|row| row.runs.truncate(1));
+        assert!(markdown(&results).contains("| second | 500ms | 500ms | 500ms | 0.50~ |  | 250ms |"));
+        assert!(csv(&results).trim_end().ends_with(",0.5,,"), "{}", csv(&results));
+        let document: Value = serde_json::from_str(&json(&results)).unwrap();
+        assert_eq!(document["results"][1]["ratio"]["low"], Value::Null);
     }
 }

@@ -25,9 +25,10 @@ use std::process::{ExitCode, ExitStatus};
 const HELP: &str = "\
 Each allocator is first tried once, without being counted: what does not load, does not serve the
 program or fails is named and left out. Then all of them run in turn, and whoever was first in a round
-is last in the next. Figures are medians, with the spread from the least to the most; ratios are taken
-within each round and have a bootstrap interval of 95 %. A ratio whose interval holds 1 is marked with
-a tilde: the difference is inside the noise. Peak memory is that of the largest process.
+is last in the next. Figures are medians, with the spread from the least to the most. A ratio is that of two
+medians; its interval holds 95 of 100 ratios that come out when the rounds are drawn again (bootstrap),
+each as a whole, so that what disturbed both of a round does not count. A ratio whose interval holds 1 is
+marked with a tilde: the difference is inside the noise. Peak memory is that of the largest process.
 
 Examples:
   specmalloc compare -- python3 program.py

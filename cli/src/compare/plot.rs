@@ -1,8 +1,8 @@
 //! The results as a picture for a talk: each run a dot, medians as bars, time above and peak memory below.
 
-use super::results::{Figure, Results, Row, is_noise};
+use super::results::{Figure, Results, Row, is_known, is_noise};
 use crate::Failure;
-use crate::text::{bytes, duration};
+use crate::text::{bytes, duration, shortened};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -48,10 +48,7 @@ fn font(size: i32, colour: &RGBColor, across: HPos) -> TextStyle<'_> {
 fn draw(area: &Area, results: &Results, rows: &[&Row], panel: i32, height: i32) -> Drawn {
     area.fill(&WHITE)?;
     const MOST: usize = 90;
-    let mut title: String = results.command.chars().take(MOST).collect();
-    if results.command.chars().count() > MOST {
-        title.push_str("...");
-    }
+    let title = shortened(&results.command, MOST);
     area.draw(&Text::new(title, (20, TITLE / 2), font(20, &INK, HPos::Left)))?;
     draw_panel(area, results, rows, Figure::Time, "Time", &duration, TITLE)?;
     let size = |value: f64| format!("{}iB", bytes(value as u64));
@@ -59,7 +56,7 @@ fn draw(area: &Area, results: &Results, rows: &[&Row], panel: i32, height: i32) 
     let runs = rows.iter().map(|row| row.runs.len()).max().unwrap_or(0);
     let base = &results.rows[results.reference].allocator.name;
     let foot =
-        format!("medians of {runs} runs, in turn; shares of {base} with 95 % bounds; each dot is a run");
+        format!("medians of {runs} runs, in turn; ratios to {base}'s with 95 % bounds; each dot is a run");
     area.draw(&Text::new(foot, (20, height - FOOT / 2), font(13, &INK, HPos::Left)))?;
     Ok(())
 }
@@ -92,7 +89,10 @@ fn draw_panel(
         area.draw(&Text::new(unit(median), (RIGHT + 12, middle), font(13, &INK, HPos::Left)))?;
         if let Some(ratio) = results.ratio(row, figure) {
             let noise = if is_noise(&ratio) { ", noise" } else { "" };
-            let share = format!("{:.2} ({:.2} to {:.2}{noise})", ratio.value, ratio.low, ratio.high);
+            let share = match is_known(&ratio) {
+                true => format!("{:.2} ({:.2} to {:.2}{noise})", ratio.value, ratio.low, ratio.high),
+                false => format!("{:.2}", ratio.value),
+            };
             area.draw(&Text::new(share, (RIGHT + 72, middle), font(13, &INK, HPos::Left)))?;
         }
     }

@@ -1,7 +1,7 @@
 //! What was measured: the runs of each allocator, and what they say beside those of another.
 
 use super::allocators::{Allocator, Missing};
-use specmalloc_measure::stats::{Estimate, median, ratios, spread};
+use specmalloc_measure::stats::{Estimate, median, spread};
 use specmalloc_measure::usage::Usage;
 
 /// One run.
@@ -89,14 +89,19 @@ impl Results {
         self.rows.iter().filter(|row| row.trouble.is_none())
     }
 
-    /// A figure as a share of the reference's, taken within each round. None for the reference itself.
+    /// The median of a figure as a share of the reference's. None for the reference itself.
     pub(crate) fn ratio(&self, row: &Row, figure: Figure) -> Option<Estimate> {
         let base = &self.rows[self.reference];
         if row.allocator.name == base.allocator.name || row.trouble.is_some() || base.trouble.is_some() {
             return None;
         }
-        Estimate::of_median(&ratios(&row.values(figure), &base.values(figure)))
+        Estimate::of_ratio(&row.values(figure), &base.values(figure))
     }
+}
+
+/// Whether there are bounds for a ratio: there are none of a single run.
+pub(crate) fn is_known(ratio: &Estimate) -> bool {
+    ratio.high.is_finite()
 }
 
 /// Whether a ratio may as well be 1.
@@ -141,12 +146,19 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn ratios_are_taken_within_each_round() {
+    fn ratios_are_those_of_the_medians_and_rounds_are_drawn_whole() {
         let results = results();
         let ratio = |row: usize, figure| results.ratio(&results.rows[row], figure);
         let time = ratio(1, Figure::Time).unwrap();
         assert_eq!((time.value, time.low, time.high), (0.5, 0.5, 0.5));
         assert!(!is_noise(&time) && is_noise(&ratio(1, Figure::Peak).unwrap()));
+        let mut noisy = results;
+        noisy.rows[1].runs.rotate_left(1);
+        let time = noisy.ratio(&noisy.rows[1], Figure::Time).unwrap();
+        assert_eq!(time.value, noisy.rows[1].median(Figure::Time) / noisy.rows[0].median(Figure::Time));
+        assert!(time.low < 0.5 && time.high > 0.5);
+        let results = noisy;
+        let ratio = |row: usize, figure| results.ratio(&results.rows[row], figure);
         assert!(ratio(0, Figure::Time).is_none() && ratio(2, Figure::Time).is_none());
         assert_eq!(results.measured().count(), 2);
         assert_eq!((results.rows[0].median(Figure::Time), results.rows[0].spread(Figure::Time)), (1.25, 0.4));

@@ -1,8 +1,8 @@
 //! The results for people.
 
-use super::results::{Figure, Results, Row, is_noise};
+use super::results::{Figure, Results, Row, is_known, is_noise};
 use crate::terminal::Colours;
-use crate::text::{Column, Side, bytes, duration, grouped, lines};
+use crate::text::{Column, Side, bytes, duration, grouped, lines, shortened};
 use specmalloc_measure::stats::Estimate;
 use std::fmt::Write;
 
@@ -39,8 +39,12 @@ pub(super) fn table(results: &Results, width: usize, colours: Colours) -> String
 
     let mut text = String::new();
     let runs = rows.iter().map(|row| row.runs.len()).max().unwrap_or(0);
-    let heading = format!("{}: medians of {runs} runs under each, in turn", results.command);
-    let _ = writeln!(text, "{}\n", colours.strong(shortened(&heading, &results.command, width)));
+    let said = match runs {
+        1 => ": one run under each".to_owned(),
+        _ => format!(": medians of {runs} runs under each, in turn"),
+    };
+    let command = shortened(&results.command, width.saturating_sub(said.len()));
+    let _ = writeln!(text, "{}\n", colours.strong(command + &said));
     text += &lines(&columns, if width >= WIDE { 2 } else { 1 }, |line, column, cell| {
         let Some(line) = line else { return colours.faint(cell) };
         match painted.iter().find(|painted| painted.0 == column).and_then(|painted| painted.1[line]) {
@@ -53,9 +57,9 @@ pub(super) fn table(results: &Results, width: usize, colours: Colours) -> String
     text.push('\n');
     let base = &results.rows[results.reference].allocator.name;
     if rows.len() > 1 {
-        let _ = write!(text, "Ratios are to {base}, less is better.");
+        let _ = write!(text, "Ratios are to {base}'s medians, less is better.");
         if time.iter().chain(peak.iter().filter(|_| width >= WIDE)).flatten().any(is_noise) {
-            let _ = write!(text, " ~ the difference is inside the noise.");
+            let _ = write!(text, " ~ is inside the noise.");
         }
         text.push('\n');
     }
@@ -83,18 +87,7 @@ pub(super) fn ratio(ratio: &Option<Estimate>) -> String {
 }
 
 fn interval(ratio: &Option<Estimate>) -> String {
-    ratio.map_or_else(String::new, |ratio| format!("{:.2}-{:.2}", ratio.low, ratio.high))
-}
-
-/// The heading in one line of `width`: of a long command the end is left out.
-fn shortened(heading: &str, command: &str, width: usize) -> String {
-    let (all, len) = (heading.chars().count(), command.chars().count());
-    if all <= width || len <= 8 {
-        return heading.to_owned();
-    }
-    let kept = len.saturating_sub(all - width + 3).max(5);
-    let start: String = command.chars().take(kept).collect();
-    format!("{start}...{}", &heading[command.len()..])
+    ratio.filter(is_known).map_or_else(String::new, |ratio| format!("{:.2}-{:.2}", ratio.low, ratio.high))
 }
 
 #[cfg(test)]
@@ -114,7 +107,7 @@ allocator  time spread ratio      95 %  user system  peak faults
 first     1.25s   40 % 1.00            625ms  312ms 2.00M  1,235
 second    625ms   40 % 0.50  0.50-0.50 312ms  156ms 2.00M  1,235
 
-Ratios are to first, less is better.
+Ratios are to first's medians, less is better.
 third: killed by signal 11 (SIGSEGV)
 fourth: not found: no libfourth.so in the usual folders
 ";
@@ -126,11 +119,27 @@ fourth: not found: no libfourth.so in the usual folders
     }
 
     #[test]
+    fn of_one_run_nobody_knows_how_sure_it_is() {
+        let mut results = results();
+        results.rows.iter_mut().for_each(|row| row.runs.truncate(1));
+        let text = table(&results, 80, Colours::new(Colour::Never, false));
+        assert!(text.starts_with("program 'an argument': one run under each\n"), "{text}");
+        assert!(text.contains("second    500ms    0 % 0.50~      250ms"), "{text}");
+    }
+
+    #[test]
     fn a_long_command_is_shortened_to_the_line() {
         let mut results = results();
         results.command = "x".repeat(200);
         let text = table(&results, 80, Colours::new(Colour::Never, false));
         let first = text.lines().next().unwrap();
-        assert!(first.chars().count() == 80 && first.contains("x...: medians"), "{first}");
+        assert!(
+            first.chars().count() == 80 && first.contains("...xxx") && first.contains("x: medians"),
+            "{first}"
+        );
+        results.command = format!("/{}/program --argument", "folder/".repeat(20));
+        let text = table(&results, 80, Colours::new(Colour::Never, false));
+        let first = text.lines().next().unwrap();
+        assert!(first.starts_with(".../") && first.contains("/program --argument: medians"), "{first}");
     }
 }

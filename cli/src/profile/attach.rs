@@ -20,7 +20,7 @@ somebody attaches that costs next to nothing. It follows from its slow paths: on
 goes on. Of what was allocated before, nothing is known, but for what an earlier attach has noted and is live.
 
 Examples:
-  specmalloc run --profile -- redis-server & specmalloc profile attach $(pgrep -n redis-server)
+  specmalloc run --profile -- redis-server & sleep 1; specmalloc profile attach $(pgrep -n redis-server)
   specmalloc profile attach --duration 30 --rate 64K -o heap.pb.gz 1234
 
 Ends by Ctrl-C, after --duration, or with the process, and writes the profile.

@@ -4,7 +4,7 @@ use super::text::collapsed;
 use super::view::{View, What};
 use crate::Failure;
 use inferno::flamegraph::color::{BasicPalette, Palette};
-use inferno::flamegraph::{self, Options};
+use inferno::flamegraph::{self, Direction, Options};
 
 pub(super) fn svg(view: &View, by_objects: bool, subtitle: &str) -> Result<Vec<u8>, Failure> {
     let stacks = collapsed(view, by_objects);
@@ -18,6 +18,8 @@ pub(super) fn svg(view: &View, by_objects: bool, subtitle: &str) -> Result<Vec<u
     options.subtitle = Some(subtitle.lines().collect::<Vec<_>>().join("; "));
     options.count_name = if by_objects { "blocks" } else { view.what.unit() }.to_owned();
     options.colors = Palette::Basic(BasicPalette::Mem);
+    // From the top down: of stacks deeper than the window one sees the wide frames where they begin.
+    options.direction = Direction::Inverted;
     // The same profile, the same picture.
     options.deterministic = true;
     let mut svg = Vec::new();

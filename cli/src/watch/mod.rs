@@ -36,7 +36,7 @@ Keys: Tab and 1 to 5 choose a table, < and > the column to sort by, R turns the 
 the delay, Space stops and goes on, the arrows scroll, q leaves.
 
 Examples:
-  specmalloc run --watch -- redis-server & specmalloc top $(pgrep -n redis-server)
+  specmalloc run --watch -- redis-server & sleep 1; specmalloc top $(pgrep -n redis-server)
   specmalloc top 1234 --delay 0.5
   specmalloc top 1234 --once
   specmalloc top 1234 --once --json | jq .bytes.live

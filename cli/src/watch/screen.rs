@@ -2,7 +2,7 @@
 
 use super::process::Watched;
 use super::sample::Looks;
-use super::tables::{Tab, head, table};
+use super::tables::{Tab, head_within, table};
 use super::view::{Input, Key, View};
 use crate::{Failure, child, interrupted};
 use ratatui::Frame;
@@ -18,6 +18,10 @@ use std::time::{Duration, Instant};
 
 /// After so long one looks whether a signal has come.
 const SOON: Duration = Duration::from_millis(200);
+
+/// Lines of a screen that is low, less; and those of a table that it has room for.
+const LOW: usize = 14;
+const TABLE: usize = 5;
 
 /// Shows the process until the user leaves, or it ends.
 pub(super) fn show(watched: &Watched, delay: f64) -> Result<ExitCode, Failure> {
@@ -103,23 +107,32 @@ fn colour(colour: Color) -> Style {
 
 /// Draws everything, and tells how many columns the table has.
 fn draw(frame: &mut Frame<'_>, watched: &Watched, looks: &Looks, view: &mut View) -> usize {
-    let width = usize::from(frame.area().width);
-    let above = head(watched, looks, width);
+    let (width, height) = (usize::from(frame.area().width), usize::from(frame.area().height));
+    // On a low screen the table comes first: its heading and some lines.
+    let is_low = height < LOW;
+    let tabs = if is_low { 1 } else { 2 };
+    let most = height.saturating_sub(tabs + 1 + TABLE).max(1);
+    let above = head_within(watched, looks, width, most);
     let rows = [
         Constraint::Length(above.len() as u16),
-        Constraint::Length(2),
+        Constraint::Length(tabs as u16),
         Constraint::Min(0),
         Constraint::Length(1),
     ];
     let [facts, tabs, body, foot] = Layout::vertical(rows).areas(frame.area());
     frame.render_widget(Paragraph::new(above.into_iter().map(Line::from).collect::<Vec<_>>()), facts);
-    frame.render_widget(Paragraph::new(vec![Line::default(), tab_line(view.tab)]), tabs);
+    let tab_line = tab_line(view.tab, width);
+    let lines = if is_low { vec![tab_line] } else { vec![Line::default(), tab_line] };
+    frame.render_widget(Paragraph::new(lines), tabs);
     let columns = draw_table(frame, body, looks, view);
     frame.render_widget(Paragraph::new(foot_line(view)), foot);
     columns
 }
 
-fn tab_line(shown: Tab) -> Line<'static> {
+/// All names, or, where there is no room for them, that of the table that is shown.
+fn tab_line(shown: Tab, width: usize) -> Line<'static> {
+    let names = Tab::ALL.map(|tab| tab.name().len() + " 1  ".len());
+    let is_narrow = names.iter().sum::<usize>() > width;
     let mut spans = Vec::new();
     for (number, tab) in Tab::ALL.into_iter().enumerate() {
         let style = if tab == shown {
@@ -127,7 +140,8 @@ fn tab_line(shown: Tab) -> Line<'static> {
         } else {
             Style::new()
         };
-        spans.push(Span::styled(format!(" {} {} ", number + 1, tab.name()), style));
+        let name = if is_narrow && tab != shown { "" } else { tab.name() };
+        spans.push(Span::styled(format!(" {} {name} ", number + 1), style));
     }
     Line::from(spans)
 }
@@ -150,7 +164,7 @@ fn foot_line(view: &View) -> Line<'static> {
         Some((Input::Filter, text)) => Line::from(format!("lines with: {text}_")),
         Some((Input::Delay, text)) => Line::from(format!("seconds between two looks: {text}_")),
         None => {
-            let mut words = "Tab table  < > sort  R turn  / filter  d delay  Space stop  q leave".to_owned();
+            let mut words = "q leave  Tab table  / filter  < > sort  R turn  d delay  Space stop".to_owned();
             if view.paused {
                 words.push_str("  (stopped)");
             }
@@ -159,5 +173,20 @@ fn foot_line(view: &View) -> Line<'static> {
             }
             Line::styled(words, faint)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_is_no_room_for_all_names_the_table_that_is_shown_has_its() {
+        let text = |shown, width| tab_line(shown, width).to_string();
+        let all = " 1 classes  2 heaps  3 arenas  4 system calls  5 bets ";
+        assert_eq!([text(Tab::Heaps, 80), text(Tab::Heaps, all.len())], [all, all]);
+        assert_eq!(text(Tab::Heaps, 40), " 1   2 heaps  3   4   5  ");
+        let widest = Tab::ALL.map(|tab| text(tab, 1).trim_end().len()).into_iter().max();
+        assert!(widest <= Some(40), "{widest:?}");
     }
 }

@@ -199,6 +199,28 @@ pub(super) fn head(watched: &Watched, looks: &Looks, width: usize) -> Vec<String
     facts(watched.pid, looks).into_iter().flat_map(|facts| joined(&facts, width)).collect()
 }
 
+/// The same in `most` lines: what matters first, if there is no room for all.
+pub(super) fn head_within(watched: &Watched, looks: &Looks, width: usize, most: usize) -> Vec<String> {
+    let all = head(watched, looks, width);
+    if all.len() <= most {
+        return all;
+    }
+    let mut few = joined(&first_facts(watched.pid, looks), width);
+    few.truncate(most);
+    few
+}
+
+fn first_facts(pid: u32, looks: &Looks) -> [String; 5] {
+    let (last, now) = (&looks.last, &looks.last.statistics);
+    [
+        format!("{} ({pid})", last.name),
+        format!("live {}", bytes(now.live_bytes)),
+        format!("resident {}", bytes(last.resident_bytes)),
+        format!("dirty {}", bytes(now.dirty_bytes)),
+        format!("cached {}", bytes(now.cached_bytes)),
+    ]
+}
+
 fn facts(pid: u32, looks: &Looks) -> [Vec<String>; 3] {
     let (last, now) = (&looks.last, &looks.last.statistics);
     let mut first = vec![

@@ -9,8 +9,6 @@
 
 #define PLACE __attribute__((noinline, noclone))
 
-
-
 /* Keeps the call before it from being the function's last, which would leave no frame. */
 #define HERE __asm__ volatile("" ::: "memory")
 
@@ -48,6 +46,58 @@ static void amounts(void)
     say("peaks", 3000.0 * TALL, 0, 3000.0 * TALL);
     say("zeroed", 50000.0 * 2000, 0, 0);
     CHECK(opaque(blocks[0]) != NULL);
+}
+
+/* Blocks that realloc leaves where they are, for they have room, or changes by little; each time that is one more. */
+PLACE void *within(void)
+{
+    void *block = malloc(450);
+    block = realloc(opaque(block), 470);
+    block = realloc(opaque(block), 452);
+    block = realloc(opaque(block), 480);
+    HERE;
+    return block;
+}
+PLACE void *shorter(void)
+{
+    void *block = realloc(opaque(malloc(1000)), 600);
+    block = realloc(opaque(block), 1001);
+    block = realloc(opaque(block), 700);
+    HERE;
+    return block;
+}
+PLACE void *by_one(void)
+{
+    void *block = NULL;
+    for (int size = 1; size <= 200; size++) block = realloc(opaque(block), size);
+    HERE;
+    return block;
+}
+PLACE void *aligned(size_t align, size_t size) { void *block = aligned_alloc(align, size); HERE; return block; }
+PLACE void *aligned_and_longer(void)
+{
+    void *block = realloc(opaque(aligned_alloc(512, 300)), 400);
+    block = realloc(opaque(block), 512);
+    HERE;
+    return block;
+}
+
+static void resized(void)
+{
+    enum { MANY = 20000 };
+    for (int i = 0; i < MANY; i++) {
+        opaque(within());
+        opaque(shorter());
+        opaque(by_one());
+        opaque(aligned(64, 100));
+        opaque(aligned(512, 40));
+        opaque(aligned_and_longer());
+    }
+    say("within", 0, 480.0 * MANY, 0);
+    say("shorter", 0, 700.0 * MANY, 0);
+    say("by_one", 0, 200.0 * MANY, 0);
+    say("aligned", 0, 140.0 * MANY, 0);
+    say("aligned_and_longer", 0, 512.0 * MANY, 0);
 }
 
 /* Each of these allocates 256 blocks of 64 bytes, which stay. */
@@ -273,6 +323,7 @@ static void many_threads(void)
 int main(int argc, char **argv)
 {
     free(malloc(1)); /* The heap follows. */
-    static const struct test_case cases[] = {CASE(amounts), CASE(stacks), CASE(plugin), CASE(forks), CASE(many_threads)};
+    static const struct test_case cases[] = {CASE(amounts), CASE(resized), CASE(stacks),
+                                             CASE(plugin),  CASE(forks),   CASE(many_threads)};
     return run_case(cases, sizeof cases / sizeof *cases, argc, argv);
 }

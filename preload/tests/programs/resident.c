@@ -118,6 +118,27 @@ static void huge_blocks(void) { grow_and_shrink(8 * MIB, 64 * MIB, 600 * MIB); }
 
 static void large_blocks(void) { grow_and_shrink(64 * KIB, MIB, 300 * MIB); }
 
+/* Aligned blocks of all sizes. (A small one that is aligned to pages counts pages that nobody touches.) */
+static void aligned_blocks(void)
+{
+    begin();
+    size_t count = 0;
+    for (size_t bytes = 0; bytes < 100 * MIB && count < MANY; count++) {
+        size_t size = 16;
+        while (size < MIB && draw() % 8) size *= 2;
+        size = size / 2 + draw() % (size / 2) + 1;
+        size_t align = (size_t)1 << (size > 32 * KIB ? 4 + draw() % 17 : 4 + draw() % 9);
+        CHECK((blocks[count] = aligned_alloc(align, size)) != NULL);
+        memset(blocks[count], 1, size);
+        bytes += size;
+    }
+    check("taken", 2);
+    drop(count, 2);
+    check("half freed", 2);
+    drop(count, 8);
+    check("most freed", 2);
+}
+
 /* As `check`, where so little may be resident that the C library's own pages show, and what is in nobody's hands while
    the helper gives it back. */
 static void check_all(const char *when)
@@ -318,5 +339,5 @@ static void never_negative(void)
     for (int i = 0; i < THREADS; i++) CHECK(pthread_join(threads[i], NULL) == 0);
 }
 
-MAIN(CASE(small_blocks), CASE(medium_blocks), CASE(large_blocks), CASE(huge_blocks), CASE(phases),
-     CASE(sparse_blocks), CASE(locked_blocks), CASE(never_negative))
+MAIN(CASE(small_blocks), CASE(medium_blocks), CASE(large_blocks), CASE(huge_blocks), CASE(aligned_blocks),
+     CASE(phases), CASE(sparse_blocks), CASE(locked_blocks), CASE(never_negative))
