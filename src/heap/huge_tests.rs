@@ -138,6 +138,29 @@ fn what_no_address_space_can_hold_is_refused_at_once_and_costs_no_free_memory() 
     assert_eq!((from.dirty_slices(), from.huge_figures().kept_bytes().get()), (dirty, kept));
 }
 
+/// Where freed blocks share a grace period their pages go at once; or, where the system refuses that, count until so many
+/// wait that they wait no longer.
+#[test]
+fn what_waits_for_others_has_no_pages_or_is_counted() {
+    for refused in [false, true] {
+        let from = allocator(GRANULE);
+        let (heap, _other) = (possess(from, 1), possess(from, 2));
+        from.settings().set_keep_huge(false);
+        from.population().allow(false);
+        let blocks = [(); 4].map(|()| get(from, heap, 9 << 20));
+        if refused {
+            from.space().os().fail_kind(CallKind::Purge, Errno(libc::EINVAL));
+        }
+        let purges = calls(from, CallKind::Purge);
+        let waiting = blocks.map(|block| {
+            free(from, heap, block);
+            from.space().counts().retired
+        });
+        assert_eq!(waiting, if refused { [1, 2, 3, 0] } else { [1, 2, 3, 4] });
+        assert!(refused || calls(from, CallKind::Purge) - purges == 4, "each gives its pages back");
+    }
+}
+
 /// A huge block of which the machine populates no more than is touched: the pages `from..to`.
 fn get_touched(
     from: &Allocator<Simulated>,

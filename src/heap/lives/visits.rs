@@ -47,9 +47,8 @@ impl<P: Platform> Heaps<P> {
         let index = heap.index() as usize;
         heap.gate().open();
         self.watch().tidied.remove(index);
-        self.watch().gated.add(index);
         // The helper may sleep: it is to notice when the thread pauses.
-        self.ring();
+        in_order(|| self.watch().gated.add(index), || self.ring(), "heap.ring_before_open");
     }
 
     /// The owner was refused at its gate. Lets it in past marks that stand for no visitor. `false` if the heap is not
@@ -62,7 +61,7 @@ impl<P: Platform> Heaps<P> {
         let probed = heap.gate().pass_marks();
         // The owner is here: it cannot have gone.
         let _ended = heap.visit().end(by);
-        if probed && self.watch().disturb(heap.index() as usize) {
+        if probed && self.watch().disturb(heap.index() as usize) && !seeded("heap.back_silently") {
             self.ring();
         }
         true
@@ -96,8 +95,8 @@ impl<P: Platform> Heaps<P> {
         }
         // What waits in the outbox would hold slabs of others.
         heap.settle_all::<C, P>(self);
-        self.watch().warm.add(heap.index() as usize);
-        self.give_up(heap);
+        // Before the next thread can have it, which takes it off.
+        in_order(|| self.watch().warm.add(heap.index() as usize), || self.give_up(heap), "heap.warm_late");
         if !seeded("heap.left_warm_silently") {
             self.ring();
         }

@@ -47,6 +47,11 @@ const SEEDED: &[SeededBug] = &[
         "forked_in_exchange",
     ),
     SeededBug::new(
+        "heap.child_keeps_full",
+        "the room for one block more in a piece that was about to be sent",
+        "forked_in_exchange",
+    ),
+    SeededBug::new(
         "heap.forget_before_adopt",
         "the order of freeing what waits and of forgetting it",
         "forked_in_adoption",
@@ -212,10 +217,12 @@ fn run_child(world: &World, own: &'static Heap) {
     let sizes = [MEDIUM, MEDIUM, MEDIUM, SLICE, MEDIUM, MEDIUM, HUGE, MEDIUM, MEDIUM, MEDIUM, SLICE, MEDIUM];
     let fresh = sizes.map(|bytes| actor.get(bytes, false));
     fresh.into_iter().for_each(|at| actor.free(at));
-    world.live().into_iter().for_each(|at| actor.free(at));
-    // Once more, as the next threads of the child: all that the vanished ones held is used again.
+    // As the next threads of the child, too: all that the vanished ones held is used again.
     let others: Vec<_> =
         (0..VICTIMS).map(|_| Actor::with(world, world.base.possess_as(CHILD_THREAD))).collect();
+    for (turn, at) in world.live().into_iter().enumerate() {
+        others.get(turn % (VICTIMS + 1)).unwrap_or(&actor).free(at);
+    }
     let again: Vec<_> = others.iter().flat_map(|other| sizes.map(|bytes| other.get(bytes, false))).collect();
     again.into_iter().for_each(|at| actor.free(at));
     others.into_iter().for_each(Actor::leave);

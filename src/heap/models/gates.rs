@@ -29,6 +29,8 @@ const SEEDED: &[SeededBug] = &[
         "sent_to_a_tidied",
     ),
     SeededBug::new("heap.tidied_unprobed", "the probe that is set with the mark", "used_after_tidied"),
+    SeededBug::new("heap.ring_before_open", "the order of opening a gate and the bell", "noticed"),
+    SeededBug::new("heap.back_silently", "the bell when the owner of a tidied heap is back", "noticed"),
     SeededBug::new("heap.post_undisturbed", "the look whether the owner was tidied", "sent_to_a_tidied"),
     SeededBug::new("heap.hollow_unvisited", "that free blocks are given back in a visit only", "hollowed"),
 ];
@@ -169,6 +171,39 @@ fn sent_to_a_tidied() {
     });
 }
 
+/// A thread comes to have a heap, or is back in one that was tidied, while the helper falls asleep: that is awake, for
+/// what the thread frees and keeps is to be looked after.
+fn noticed() {
+    for tidied in [false, true] {
+        explore(3, move || {
+            let gated = Gated::new(Barrier::Works);
+            let (from, heap) = (gated.base.get(), gated.heap);
+            let helpers = gated.base.possess_as(VISITOR);
+            if tidied {
+                from.make_round::<Checked>(helpers, Round::Untidied);
+            } else {
+                from.abandon::<Checked>(heap, OWNER);
+                assert!(from.pool().possess(heap.index() as usize, OWNER).is_some());
+            }
+            assert!(!from.has_untidied());
+            let owner = {
+                let gated = Arc::clone(&gated);
+                thread::spawn(move || {
+                    if tidied {
+                        gated.step();
+                    } else {
+                        gated.base.get().open_gate(gated.heap);
+                    }
+                })
+            };
+            while !from.has_untidied() {
+                from.bell().doze(from.space().os(), None, || from.has_untidied());
+            }
+            owner.join().unwrap();
+        });
+    }
+}
+
 /// An owner frees while its heap is tidied, just used or probed before: what it frees afterwards is found again.
 fn used_after_tidied() {
     for probed in [false, true] {
@@ -244,4 +279,4 @@ fn hollowed() {
     });
 }
 
-models! { visited handed_over gone sent_to_a_tidied used_after_tidied hollowed }
+models! { visited handed_over gone sent_to_a_tidied used_after_tidied noticed hollowed }

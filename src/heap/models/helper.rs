@@ -37,6 +37,11 @@ const SEEDED: &[SeededBug] = &[
         "the bell after a heap was left warm",
         "rung_by_what_is_left_warm",
     ),
+    SeededBug::new(
+        "heap.warm_late",
+        "the order of noting that a heap is left warm and of giving it up",
+        "left_warm_and_taken",
+    ),
 ];
 
 const SCHEDULES: usize = 3_000;
@@ -135,6 +140,32 @@ fn rung_by_what_is_left_warm() {
     });
 }
 
+/// A heap is left warm, and another thread has it at once: the helper is not to look after it for as long as that lives.
+fn left_warm_and_taken() {
+    explore(SCHEDULES, || {
+        let world = World::new();
+        let (from, next) = (world.base.get(), ThreadId::new(5));
+        from.settings().set_helper(true);
+        let heap = world.base.possess();
+        from.open_gate(heap);
+        let index = heap.index() as usize;
+        let leaver = spawn(&world, move |world| Actor::gated(world, heap, THREAD).leave());
+        let taker = spawn(&world, move |world| {
+            let (from, mut looks) = (world.base.get(), 0..8);
+            if looks.any(|_| from.pool().is_idle(index)) {
+                let kept = from.pool().possess_to_keep(from, next, Some(heap));
+                assert!(kept.is_some_and(|kept| core::ptr::eq(kept, heap)));
+            }
+        });
+        join([leaver, taker]);
+        if heap.possession().possessor() == Some(next) {
+            assert!(!from.has_warm(), "a live thread's heap is taken for one that was left");
+            from.give_up(heap);
+        }
+        world.finish();
+    });
+}
+
 /// A huge block is freed, and kept, beside a claim.
 fn rung_by_a_huge_free() {
     beside_a_helper(nothing, [HUGE, 0], [|actor, at| actor.free(at), claim::<HUGE>]);
@@ -172,7 +203,7 @@ fn rung_by_a_failed_purge() {
 
 models! {
     rung_by_a_release rung_by_a_huge_free rung_by_a_shrink rung_by_a_move rung_by_a_purge rung_by_an_exit
-    rung_by_what_is_left_warm
+    rung_by_what_is_left_warm left_warm_and_taken
 }
 
 /// The slices are counted as dirty all the time: nothing is known that takes the wake away.

@@ -338,6 +338,8 @@ mod tests {
     use super::*;
     use crate::base::GRANULE;
     use crate::heap::tests::allocator;
+    use crate::pal::Errno;
+    use crate::pal::simulated::CallKind;
 
     const THREAD: ThreadId = ThreadId::new(64);
 
@@ -376,6 +378,17 @@ mod tests {
         // While somebody has it there is another.
         let (first, second) = (pool.lend(from, THREAD), pool.lend(from, THREAD));
         assert!(second.is_some_and(Heap::is_lent) && !ptr::eq(first.unwrap(), second.unwrap()));
+    }
+
+    #[test]
+    fn a_heap_that_could_not_be_made_is_made_later() {
+        let from = allocator(GRANULE);
+        let pool = from.pool();
+        from.space().os().fail_kind(CallKind::Map, Errno(libc::ENOMEM));
+        while pool.lend(from, THREAD).is_some() {}
+        let made = pool.made();
+        from.space().os().heal();
+        assert!(pool.lend(from, THREAD).is_some_and(Heap::is_lent) && pool.made() == made + 1);
     }
 
     /// Whoever was making a heap may vanish in a fork.

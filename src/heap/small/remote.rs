@@ -420,7 +420,8 @@ impl Outbox {
 
 impl Mend for Outbox {
     /// A thread vanished as it began a piece, or had taken all blocks of one and not forgotten it: the next block of the
-    /// slice would be taken for one more of those. What holds no blocks is forgotten, and the rest is counted anew.
+    /// slice would be taken for one more of those. What holds no blocks is forgotten, and the rest is counted anew. Or it
+    /// was about to send a piece that was full: that goes with its next block.
     fn mend(&self) {
         self.used.set(0);
         self.pinned.set(0);
@@ -429,6 +430,9 @@ impl Mend for Outbox {
                 piece.slice.set(0);
             }
             if !piece.is_empty() {
+                if !seeded("heap.child_keeps_full") {
+                    piece.left.set(piece.left.get().max(1));
+                }
                 self.used.set(self.used.get() | 1 << place);
                 self.pinned.set(self.pinned.get() + u32::from(piece.slices.get()));
             }

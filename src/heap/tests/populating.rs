@@ -154,6 +154,29 @@ fn a_block_that_grows_is_populated_if_it_was_filled() {
     }
 }
 
+/// What comes resident goes as a whole, and what the block still has stays.
+#[test]
+fn a_populated_block_gives_back_whole_huge_pages() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let resize = |block: usize, size: usize| {
+        let Ok(place) = from.place(block) else { panic!("no block") };
+        // SAFETY: a live block, which the test holds.
+        unsafe { from.resize(heap, place, size, 1) }.expect("there is memory").addr()
+    };
+    let block = get(from, heap, 20 * MIB);
+    let Ok(Place::Huge(region)) = from.place(block) else { panic!("not huge") };
+    touch(block, 20 * MIB);
+    assert_eq!((resize(block, 35 * MIB), taken(from)), (block, 1));
+    assert_eq!(region.huge().dirty(), 36 * MIB, "what comes with the last page");
+    touch(block, 35 * MIB);
+    assert_eq!((resize(block, 21 * MIB), region.huge().dirty()), (block, 22 * MIB));
+    for page in (block..block + 21 * MIB).step_by(4096) {
+        // SAFETY: inside the block.
+        assert_eq!(unsafe { ptr::with_exposed_provenance::<u8>(page).read() }, 1);
+    }
+}
+
 #[test]
 fn what_lies_behind_a_block_is_not_touched_for_a_bet() {
     let from = allocator(GRANULE);

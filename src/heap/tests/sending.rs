@@ -55,6 +55,7 @@ fn a_block_that_is_sent_leads_to_one_that_comes_later() {
     let (owner, sender) = (possess(from, 1), possess(from, 2));
     let word =
         |block: usize, word: usize| ptr::with_exposed_provenance_mut::<usize>(block).wrapping_add(word);
+    let mut slice = None;
     for size in [48, 16] {
         let blocks: Vec<usize> = (0..64).map(|_| get(from, owner, size)).collect();
         let (sent, stay): (Vec<_>, Vec<_>) = blocks.iter().enumerate().partition(|(at, _)| at % 2 == 0);
@@ -78,6 +79,9 @@ fn a_block_that_is_sent_leads_to_one_that_comes_later() {
         owner.settle::<Checked, _>(from);
         stay.iter().for_each(|&(_, &block)| free(from, owner, block));
         assert_eq!(owner.mail::<Checked>(), 0);
+        // The next slab has the same slice, and so the same piece.
+        owner.collect::<Checked, _>(from);
+        assert!(*slice.get_or_insert(blocks[0] / SLICE) == blocks[0] / SLICE);
     }
 }
 
