@@ -110,7 +110,7 @@ fn folios(machine: &Machine) -> Option<Finding> {
     let advice = if always || sizes.len() == 1 {
         ""
     } else {
-        "Faults can bring in more than a page each, at little memory:\n\
+        "Faults can bring in more than a page each; what is touched in part is resident as a whole then:\n\
          $ echo always > /sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled"
     };
     Some(Finding::new(
