@@ -72,14 +72,17 @@ pub(crate) fn explore(schedules: usize, model: impl Fn() + Sync + Send + Clone +
         ),
         None => (RandomScheduler::new(schedules), PctScheduler::new(PREEMPTIONS, schedules)),
     };
-    let config = || {
-        let mut config = shuttle::Config::new();
-        // A world is made on it: what it needs is the optimiser's affair.
-        config.stack_size = 1 << 18;
-        config
-    };
     Runner::new(random, config()).run(counted.clone());
     Runner::new(priorities, config()).run(counted);
+}
+
+/// What a model is run with, whoever schedules it.
+#[cfg(shuttle)]
+pub(crate) fn config() -> shuttle::Config {
+    let mut config = shuttle::Config::new();
+    // A world is made on it: what it needs is the optimiser's affair.
+    config.stack_size = 1 << 18;
+    config
 }
 
 /// How often the thread of the highest priority is made to wait.

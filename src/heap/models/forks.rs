@@ -7,7 +7,7 @@
 use super::world::{Actor, HUGE, MEDIUM, World, join, spawn};
 use super::*;
 use crate::base::SMALL_MAX;
-use crate::sync::checker::{count_execution, models};
+use crate::sync::checker::{config, count_execution, models};
 use crate::sync::set_steps;
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -197,7 +197,7 @@ fn explore(prepare: fn(&Actor, [&Actor; VICTIMS]), bodies: [fn(Actor); VICTIMS])
         forked: false,
     };
     let ended = catch_unwind(AssertUnwindSafe(|| {
-        shuttle::Runner::new(scheduler, shuttle::Config::new()).run(model);
+        shuttle::Runner::new(scheduler, config()).run(model);
     }));
     set_steps(false);
     if let Err(failure) = ended {
