@@ -5,7 +5,7 @@
 //! what `errno` becomes.
 
 use super::emptying::pieces;
-use super::errno::kept_errno;
+use super::errno::{auxiliary, kept_errno};
 use super::random::Random;
 use super::{Access, CallCounts, Errno, Folios, Platform, limits};
 use crate::const_unless_model;
@@ -146,12 +146,6 @@ fn membarrier(command: c_int) -> Result<(), Errno> {
         libc::syscall(libc::SYS_membarrier, command as c_long, 0 as c_long, 0 as c_long)
     })
     .map(|_| ())
-}
-
-/// What the kernel handed to the process at exec under `key`, or zero.
-pub(super) fn auxiliary(key: c_ulong) -> usize {
-    // SAFETY: getauxval only looks `key` up.
-    kept_errno(0, || unsafe { libc::getauxval(key) }).map_or(0, |value| value as usize)
 }
 
 /// Nanoseconds on a clock that needs no system call.

@@ -1,7 +1,6 @@
 //! Random bits for secrets and placement: one word of the kernel's, and splitmix64 from there.
 
-use super::errno::kept_errno;
-use super::linux::auxiliary;
+use super::errno::{auxiliary, kept_errno};
 use crate::const_unless_model;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use core::ffi::{c_long, c_ulong};
