@@ -15,6 +15,7 @@ passing_cases! { "limited.c":
     threads_share_the_limit,
     children_have_the_limit,
     a_child_asks_the_function_itself,
+    each_thread_that_fails_asks_the_function,
 }
 
 #[test]

@@ -15,6 +15,7 @@ fn program(case: &str, preloaded: bool) -> Command {
     if preloaded {
         command.env("LD_PRELOAD", common::library());
     }
+    common::by_single_pages(&mut command);
     // SAFETY: one system call between fork and exec.
     unsafe {
         command.pre_exec(|| {

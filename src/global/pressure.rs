@@ -126,10 +126,11 @@ impl Caller {
         if !is_outside::<T>() || blocks_signals() || place_of(number).is_some() {
             return None;
         }
-        // (Of two threads that find the same one vacant the other does without.)
-        let place = place_of(0)?;
-        place.compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed).ok()?;
-        Some(Caller(place))
+        // (Of two threads that find the same one vacant the other has the next.)
+        let take = |place: &&AtomicUsize| {
+            place.compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        };
+        CALLERS.iter().find(take).map(Caller)
     }
 }
 
@@ -153,13 +154,12 @@ fn is_outside<T: Thread>() -> bool {
     }
     // SAFETY: a thread's heap is one.
     unsafe {
-        let is_outside = enter_step::<T>(heap);
-        if is_outside {
-            leave_step::<T>(heap)
-        } else {
-            undo_step::<T>(heap)
+        let enters = enter_step::<T>(heap);
+        if enters {
+            leave_step::<T>(heap);
         }
-        is_outside
+        // Refused for another's sake it may be in the middle of a step all the same: in a heap that it has borrowed.
+        enters || undo_step::<T>(heap) && !process().pool().lends_to(T::id())
     }
 }
 

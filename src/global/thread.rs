@@ -131,13 +131,14 @@ pub unsafe fn enter_step<T: Thread>(heap: *const Heap) -> bool {
     !T::GUARDED || unsafe { (*heap).gate().enter() }
 }
 
-/// After a refusal.
+/// After a refusal. Returns whether the thread was refused for another's sake, who visits its heap or would know whether
+/// it is used, and is not in the middle of a step itself.
 ///
 /// # Safety
 /// As for [`enter_step`].
-pub unsafe fn undo_step<T: Thread>(heap: *const Heap) {
+pub unsafe fn undo_step<T: Thread>(heap: *const Heap) -> bool {
     // SAFETY: the caller's.
-    let _marks_alone = unsafe { (*heap).gate().undo() };
+    unsafe { (*heap).gate().undo() }
 }
 
 /// Ends what `enter_step` began.

@@ -324,6 +324,38 @@ static void a_child_asks_the_function_itself(void)
     give(list);
 }
 
+static int asked;
+
+static void counts_who_asks(size_t held_now, size_t wanted, int fails)
+{
+    (void)held_now, (void)wanted, (void)fails;
+    __atomic_fetch_add(&asked, 1, __ATOMIC_SEQ_CST);
+}
+
+enum { ASKERS = 6, TIMES = 200 };
+
+static void *asks_again_and_again(void *unused)
+{
+    for (int i = 0; i < TIMES; i++) CHECK(malloc(30 * MIB) == NULL);
+    return unused;
+}
+
+/* Who fails looks for what others have, so that these are refused at their own heaps: they are not inside of them. */
+static void each_thread_that_fails_asks_the_function(void)
+{
+    pthread_t threads[ASKERS];
+    size_t count;
+    set("limit", 64 * MIB);
+    LIBRARY(specmalloc_on_pressure)(counts_who_asks);
+    void **list = take(MIB, 50, &count);
+    CHECK(count == 50 && asked == 0);
+    for (int i = 0; i < ASKERS; i++) CHECK(pthread_create(&threads[i], NULL, asks_again_and_again, NULL) == 0);
+    for (int i = 0; i < ASKERS; i++) pthread_join(threads[i], NULL);
+    /* Again where less was held after it, whoever gave that back. */
+    CHECK(asked >= ASKERS * TIMES);
+    give(list);
+}
+
 /* By the environment: limit:32M. */
 static void limit_of_the_environment(void)
 {
@@ -342,4 +374,5 @@ MAIN({"hard_limit_bounds_what_is_resident", hard_limit_bounds_what_is_resident},
      {"threads_share_the_limit", threads_share_the_limit},
      {"children_have_the_limit", children_have_the_limit},
      {"a_child_asks_the_function_itself", a_child_asks_the_function_itself},
+     {"each_thread_that_fails_asks_the_function", each_thread_that_fails_asks_the_function},
      {"limit_of_the_environment", limit_of_the_environment})
