@@ -85,8 +85,8 @@ fn a_process_is_looked_at_while_it_runs() {
     assert_eq!(waiting.end().code(), Some(3));
 }
 
-/// `top` in a terminal of its own of 80 columns and 40 lines, whose name is `term`; what it wrote and how it ended, a signal having been sent when it
-/// had drawn.
+/// `top` in a terminal of its own of 80 columns and 40 lines, whose name is `term`; what it wrote and how it ended, a signal
+/// having been sent when it had drawn.
 fn in_terminal(pid: &str, term: &str) -> (String, std::process::ExitStatus) {
     in_terminal_of(pid, term, (80, 40))
 }

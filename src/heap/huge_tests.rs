@@ -3,13 +3,13 @@
 use super::tests::{allocator, free, get, possess};
 use super::*;
 use crate::base::GRANULE;
-use crate::pal::Errno;
 use crate::pal::simulated::{CallKind, Simulated};
+use crate::pal::{Errno, Folios};
 use crate::region::Pinning;
 use core::ptr;
 use std::vec::Vec;
 
-fn resize(from: &Allocator<Simulated>, heap: &Heap, block: usize, size: usize) -> Option<usize> {
+pub(super) fn resize(from: &Allocator<Simulated>, heap: &Heap, block: usize, size: usize) -> Option<usize> {
     let place = from.place(block).unwrap();
     // SAFETY: the block is live, and huge before and after.
     unsafe { from.resize(heap, place, size, 1) }.map(|block| block.addr())
@@ -218,4 +218,21 @@ fn what_was_never_touched_of_huge_blocks_is_known() {
     // What the system does not tell was touched.
     other.space().os().fail_kind(CallKind::Look, Errno(libc::ENOSYS));
     assert_eq!(other.untouched_bytes(heap), 0);
+}
+
+/// Where huge pages come unasked, a block that shrinks gives back a part of one.
+#[test]
+fn what_a_block_gives_back_is_split_off() {
+    const SHORTER: usize = (13 << 20) + 4096;
+    let from = allocator(GRANULE);
+    from.os().reconfigure(|config| config.folios = Folios { unasked: Folios::HUGE, ..Folios::NONE });
+    from.learn_limits();
+    let heap = possess(from, 1);
+    let block = get(from, heap, 20 << 20);
+    assert_eq!(resize(from, heap, block, SHORTER), Some(block));
+    let calls = from.os().record();
+    let gone = calls.iter().position(|call| call.kind == CallKind::Purge).expect("it gives back");
+    let split = &calls[gone - 1];
+    assert_eq!((split.kind, split.addr), (CallKind::Split, calls[gone].addr));
+    assert_eq!(calls[gone].addr, block + SHORTER);
 }

@@ -106,11 +106,7 @@ impl Backing {
     pub(super) unsafe fn purge(&self, at: usize, offset: usize, len: usize) -> bool {
         let purged = match self {
             // SAFETY: the caller's; whole pages of one mapping.
-            Backing::Anonymous => unsafe {
-                let os = process().space().os();
-                process().population().split(os, at, len);
-                os.purge(at, len).is_ok()
-            },
+            Backing::Anonymous => unsafe { process().purge_pages(at, len) }.is_ok(),
             Backing::File(backed) => {
                 let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
                 backed.allocate(mode, offset as u64, len).is_ok()

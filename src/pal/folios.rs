@@ -1,6 +1,6 @@
 //! Which pages the system populates several of at a fault, and keeps together as one *folio* until it is split.
 
-use super::limits::read;
+use super::limits::{number, read};
 
 /// Sizes in bytes of the folios of anonymous memory that a process may get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,18 +12,9 @@ pub struct Folios {
 }
 
 const SETTINGS: &[u8] = b"/sys/kernel/mm/transparent_hugepage/";
-/// The sizes in KiB, as the system writes them, the largest first, with their bytes: of what a page table maps as one, and
-/// since Linux 6.8 of those below. (No references: each would be work at every start of a program.)
-const SIZES: [([u8; 4], usize); 8] = [
-    (*b"2048", Folios::HUGE),
-    (*b"1024", 1 << 20),
-    (*b" 512", 512 << 10),
-    (*b" 256", 256 << 10),
-    (*b" 128", 128 << 10),
-    (*b"  64", 64 << 10),
-    (*b"  32", 32 << 10),
-    (*b"  16", 16 << 10),
-];
+/// The sizes in KiB, as the system writes them, the largest first: of what a page table maps as one, and since Linux 6.8
+/// of those below. (No references: each would be work at every start of a program.)
+const SIZES: [[u8; 4]; 8] = [*b"2048", *b"1024", *b" 512", *b" 256", *b" 128", *b"  64", *b"  32", *b"  16"];
 
 /// What a file of settings has chosen.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,10 +37,11 @@ impl Folios {
     pub(super) fn of_system(root: &[u8]) -> Folios {
         let all = setting(&[root, SETTINGS, b"enabled"]) == Some(Setting::Always);
         let mut folios = Folios { unasked: if all { Folios::HUGE } else { 0 }, least: Folios::HUGE };
-        for (kib, bytes) in SIZES {
+        for kib in &SIZES {
             let parts = [root, SETTINGS, b"hugepages-", kib.trim_ascii_start(), b"kB/enabled"];
             // An older system has one size.
             let Some(chosen) = setting(&parts) else { break };
+            let bytes = number(kib).map_or(0, |kib| kib << 10);
             if chosen != Setting::Never {
                 folios.least = bytes;
             }
@@ -102,8 +94,8 @@ mod tests {
         assert_eq!(told(), Folios::NONE);
         set("", "always");
         assert_eq!(told(), Folios { unasked: 2 << 20, least: 2 << 20 }, "an older system");
-        for (_, bytes) in SIZES {
-            set(&format!("hugepages-{}kB/", bytes >> 10), "never");
+        for kib in [2048, 1024, 512, 256, 128, 64, 32, 16] {
+            set(&format!("hugepages-{kib}kB/"), "never");
         }
         set("hugepages-2048kB/", "inherit");
         assert_eq!(told(), Folios { unasked: 2 << 20, least: 2 << 20 });

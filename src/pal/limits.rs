@@ -173,7 +173,7 @@ fn value_of(file: &[u8], key: &[u8]) -> Option<usize> {
 }
 
 /// A number in decimal; `None` for anything else ("max"), and for what is too large.
-fn number(text: &[u8]) -> Option<usize> {
+pub(super) fn number(text: &[u8]) -> Option<usize> {
     core::str::from_utf8(text).ok()?.trim_ascii().parse().ok()
 }
 

@@ -7,6 +7,7 @@ use super::results::{Figure, Results, Row, Run, is_known, is_noise};
 use super::table::ratio;
 use crate::text::{bytes, duration, grouped};
 use serde_json::{Value, json};
+use specmalloc_measure::stats::Estimate;
 use specmalloc_measure::table::quoted;
 use std::fmt::Write;
 
@@ -107,9 +108,10 @@ pub(super) fn csv(results: &Results) -> String {
         let name = quoted(&row.allocator.name);
         let deviation = standard_deviation(&times).map_or(String::new(), |value| value.to_string());
         let ratio = results.ratio(row, Figure::Time);
-        let (value, low, high) = ratio.map_or((1.0, 1.0, 1.0), |ratio| (ratio.value, ratio.low, ratio.high));
-        let [low, high] =
-            [low, high].map(|bound| if high.is_finite() { bound.to_string() } else { String::new() });
+        let ratio = ratio.unwrap_or(Estimate { value: 1.0, low: 1.0, high: 1.0 });
+        let [low, high] = [ratio.low, ratio.high]
+            .map(|bound| if is_known(&ratio) { bound.to_string() } else { String::new() });
+        let value = ratio.value;
         let _ = writeln!(
             text,
             "{name},{},{deviation},{},{},{},{},{},{name},{},{},{value},{low},{high}",

@@ -205,20 +205,13 @@ pub(super) fn head_within(watched: &Watched, looks: &Looks, width: usize, most: 
     if all.len() <= most {
         return all;
     }
-    let mut few = joined(&first_facts(watched.pid, looks), width);
+    let facts = facts(watched.pid, looks).concat();
+    let told = |word: &&str| facts.iter().find(|fact| fact.starts_with(*word)).cloned();
+    let first = ["live ", "resident ", "dirty ", "cached "];
+    let first: Vec<_> = facts.first().cloned().into_iter().chain(first.iter().filter_map(told)).collect();
+    let mut few = joined(&first, width);
     few.truncate(most);
     few
-}
-
-fn first_facts(pid: u32, looks: &Looks) -> [String; 5] {
-    let (last, now) = (&looks.last, &looks.last.statistics);
-    [
-        format!("{} ({pid})", last.name),
-        format!("live {}", bytes(now.live_bytes)),
-        format!("resident {}", bytes(last.resident_bytes)),
-        format!("dirty {}", bytes(now.dirty_bytes)),
-        format!("cached {}", bytes(now.cached_bytes)),
-    ]
 }
 
 fn facts(pid: u32, looks: &Looks) -> [Vec<String>; 3] {

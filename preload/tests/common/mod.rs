@@ -11,9 +11,8 @@ pub use library::library;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -119,28 +118,22 @@ pub fn run(command: &mut Command) -> Outcome {
 /// Has memory come page by page in the program and all that it starts, where they do not ask for more, whatever the machine
 /// is set to.
 pub fn by_single_pages(command: &mut Command) -> &mut Command {
+    // Since Linux 6.18; libc does not know it. Before, all or nothing: on a machine that is set to huge pages for all, there
+    // are none then, not even for who asks.
+    const EXCEPT_ADVISED: libc::c_ulong = 1 << 1;
+    let setting = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    let are_for_all = setting.is_ok_and(|text| text.starts_with("[always]"));
+    let forbid = |but: libc::c_ulong| {
+        // SAFETY: a setting of the process's own.
+        unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1_u64, but, 0_u64, 0_u64) == 0 }
+    };
     // SAFETY: system calls between fork and exec.
     unsafe {
-        command.pre_exec(|| {
-            // Since Linux 6.18; libc does not know it. Before, all or nothing: on a machine that is set to huge pages for
-            // all, there are none then, not even for who asks.
-            const EXCEPT_ADVISED: libc::c_ulong = 1 << 1;
-            if libc::prctl(libc::PR_SET_THP_DISABLE, 1_u64, EXCEPT_ADVISED, 0_u64, 0_u64) != 0
-                && are_huge_for_all()
-            {
-                libc::prctl(libc::PR_SET_THP_DISABLE, 1_u64, 0_u64, 0_u64, 0_u64);
-            }
+        command.pre_exec(move || {
+            let _may_fail = forbid(EXCEPT_ADVISED) || are_for_all && forbid(0);
             Ok(())
         })
     }
-}
-
-/// Whether the machine is set to huge pages for all. Allocates nothing: this is asked between fork and exec.
-fn are_huge_for_all() -> bool {
-    let mut text = [0; 64];
-    let file = File::open("/sys/kernel/mm/transparent_hugepage/enabled");
-    let read = file.and_then(|mut file| file.read(&mut text)).unwrap_or(0);
-    text[..read].starts_with(b"[always]")
 }
 
 /// Runs `command` as it is.

@@ -35,7 +35,7 @@ const MOST_RESERVE: usize = 1 << 30;
 fn purge<P: Platform>(ground: &Ground<P>, region: &Region, start: usize, end: usize) -> Result<(), Errno> {
     if start < end {
         // SAFETY: the caller's; a region is one mapping.
-        unsafe { ground.os().purge(region.base() + start, end - start) }?;
+        unsafe { ground.purge_pages(region.base() + start, end - start) }?;
         ground.count_purged(end - start);
     }
     Ok(())

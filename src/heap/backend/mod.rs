@@ -308,7 +308,7 @@ impl<P: Platform> Backend<P> {
     /// Notes how much memory the process may have, what the system leaves it and what it has already, and in which pieces
     /// it comes. See `global`.
     pub fn learn_limits(&self) {
-        self.ground.population().learn_folios(self.os().folios());
+        self.population().learn_folios(self.os().folios());
         self.note_left(self.os().memory_left());
         self.adapt_to_late_limit();
     }

@@ -151,7 +151,7 @@ impl<P: Platform> Ground<P> {
         self.population.note_purge(bytes, || self.live_bytes());
     }
 
-    /// Gives back `len` bytes at `at`, a part of `arena`: see [`Population::part_goes`].
+    /// Gives back `len` bytes at `at`, a part of `arena`: see [`Population::end`].
     ///
     /// # Safety
     /// The caller holds them, in slices of the arena, and nobody needs their contents.
@@ -161,9 +161,19 @@ impl<P: Platform> Ground<P> {
         at: usize,
         len: usize,
     ) -> Result<(), Errno> {
+        self.population.end(self.os(), arena);
         // SAFETY: the caller's promise; an arena is one mapping.
+        unsafe { self.purge_pages(at, len) }
+    }
+
+    /// Gives back `len` bytes at `at`: at once, also where they are a part of what came at one fault.
+    ///
+    /// # Safety
+    /// The caller holds them, whole pages of one mapping, and nobody needs their contents.
+    pub unsafe fn purge_pages(&self, at: usize, len: usize) -> Result<(), Errno> {
+        // SAFETY: the caller's promise.
         unsafe {
-            self.population.part_goes(self.os(), arena, at, len);
+            self.population.split(self.os(), at, len);
             self.os().purge(at, len)
         }
     }

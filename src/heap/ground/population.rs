@@ -305,34 +305,23 @@ impl Population {
         self.folios.learn(folios);
     }
 
-    /// A part of an arena is about to be given back, `len` bytes at `at`: the arena is populated by single pages from now
-    /// on. Else the system would fill the hole when it next looks for huge pages that lack some (khugepaged), with memory
-    /// that nobody uses or counts. And what goes is split off from what stays.
-    ///
-    /// # Safety
-    /// As of [`Population::split`].
-    pub(in crate::heap) unsafe fn part_goes<P: Platform>(
-        &self,
-        os: &P,
-        arena: &Region,
-        at: usize,
-        len: usize,
-    ) {
-        // Not where the bet is forbidden: a filter of system calls may not know this advice.
+    /// A part of an arena, of which the caller holds something, is about to be given back: the arena is populated by
+    /// single pages from now on. Else the system would fill the hole when it next looks for huge pages that lack some
+    /// (khugepaged), with memory that nobody uses or counts. Not where the bet is forbidden: a filter of system calls may
+    /// not know this advice.
+    pub(in crate::heap) fn end<P: Platform>(&self, os: &P, arena: &Region) {
         if self.is_allowed() && arena.arena().end_huge_pages() {
             // If the system refuses, the hole is filled: nothing worse.
             let _refused = advise(os, arena, false);
         }
-        // SAFETY: passed on; an arena is one mapping.
-        unsafe { self.split(os, at, len) };
     }
 
-    /// Splits `len` bytes at `at`, which are about to be given back, off from what stays of the folios at their ends.
+    /// Splits `len` bytes at `at`, which are about to be given back, off from what stays of the folios at their ends. Not
+    /// where the bet is forbidden, as above.
     ///
     /// # Safety
     /// They are whole pages of one mapping, and nobody needs their contents.
-    pub unsafe fn split<P: Platform>(&self, os: &P, at: usize, len: usize) {
-        // As above.
+    pub(in crate::heap) unsafe fn split<P: Platform>(&self, os: &P, at: usize, len: usize) {
         if self.is_allowed() {
             // SAFETY: passed on.
             unsafe { self.folios.split(os, at, len) };

@@ -2,6 +2,7 @@
 //! is always won.
 
 use super::*;
+use crate::heap::huge_tests::resize;
 
 const MIB: usize = 1 << 20;
 
@@ -126,11 +127,6 @@ fn a_huge_block_is_populated_after_one_that_was_touched() {
 fn a_block_that_grows_is_populated_if_it_was_filled() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
-    let resize = |block: usize, size: usize| {
-        let Ok(place) = from.place(block) else { panic!("no block") };
-        // SAFETY: a live block, which the test holds.
-        unsafe { from.resize(heap, place, size, 1) }.expect("there is memory").addr()
-    };
     // By so little that it is not worth it; in its region, which is twice as long; beyond it; and once more.
     for (from_mib, to_mib, bets) in [(20, 22, 0), (20, 36, 1), (20, 90, 1), (36, 90, 1), (6, 40, 0)] {
         for filled in [true, false] {
@@ -139,7 +135,7 @@ fn a_block_that_grows_is_populated_if_it_was_filled() {
             if filled {
                 touch(block, from_mib * MIB);
             }
-            let block = resize(block, to_mib * MIB);
+            let block = resize(from, heap, block, to_mib * MIB).unwrap();
             let bets = if filled { bets } else { 0 };
             assert_eq!(taken(from) - before, bets, "{from_mib} to {to_mib} MiB, filled: {filled}");
             assert_eq!(from.os().prefers_huge_pages(block), bets > 0);
@@ -159,18 +155,13 @@ fn a_block_that_grows_is_populated_if_it_was_filled() {
 fn a_populated_block_gives_back_whole_huge_pages() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
-    let resize = |block: usize, size: usize| {
-        let Ok(place) = from.place(block) else { panic!("no block") };
-        // SAFETY: a live block, which the test holds.
-        unsafe { from.resize(heap, place, size, 1) }.expect("there is memory").addr()
-    };
     let block = get(from, heap, 20 * MIB);
     let Ok(Place::Huge(region)) = from.place(block) else { panic!("not huge") };
     touch(block, 20 * MIB);
-    assert_eq!((resize(block, 35 * MIB), taken(from)), (block, 1));
+    assert_eq!((resize(from, heap, block, 35 * MIB).unwrap(), taken(from)), (block, 1));
     assert_eq!(region.huge().dirty(), 36 * MIB, "what comes with the last page");
     touch(block, 35 * MIB);
-    assert_eq!((resize(block, 21 * MIB), region.huge().dirty()), (block, 22 * MIB));
+    assert_eq!((resize(from, heap, block, 21 * MIB).unwrap(), region.huge().dirty()), (block, 22 * MIB));
     for page in (block..block + 21 * MIB).step_by(4096) {
         // SAFETY: inside the block.
         assert_eq!(unsafe { ptr::with_exposed_provenance::<u8>(page).read() }, 1);
