@@ -137,10 +137,11 @@ impl<P: Platform> Heaps<P> {
         let offset = address.wrapping_sub(slab.base());
         match slab.usage() {
             Usage::Large if offset == 0 => Ok(Place::Large(slab)),
-            Usage::Slab if slab.is_block(offset) => {
+            Usage::Slab if slab.was_handed_out(offset) => {
                 let block = ptr::with_exposed_provenance_mut::<Block>(address);
                 // SAFETY: the address is the start of a block below the slab's limit.
-                if unsafe { Block::is_free(block, Block::key(block, self.secret())) } {
+                let is_free = || unsafe { Block::is_free(block, Block::key(block, self.secret())) };
+                if slab.lies_fallow(offset) || is_free() {
                     return Err(Misuse::DoubleFree);
                 }
                 Ok(Place::Slab(slab))

@@ -3,17 +3,19 @@
 //!
 //! Who may touch which field:
 //! 1. The *shared* line is written by whoever has claimed the slices, before it hands out the first block, and then
-//!    only `owner` changes (a slab moves to another heap) and `limit` grows. Whoever holds a block of the slab may
-//!    read it: the block came to them after those writes. A large block's line is written by the block's holder.
+//!    only `owner` changes (a slab moves to another heap), and `limit` grows, or is none while the slab lies fallow.
+//!    Whoever holds a block of the slab may read it: the block came to them after those writes. A large block's line is
+//!    written by the block's holder.
 //! 2. The *owner's* line is touched only by the thread that possesses the owning heap.
 //! 3. `countdown`, `handed_out` and `standing` are the exception: statistics read them from any thread, and believe
-//!    them only roughly.
+//!    them only roughly. Who holds a block may go by `handed_out`, though: the block is among those.
 //! 4. `life` tells a walk, which holds nothing, whether what it has seen of a slab was of one slab.
 //! 5. The record of a slice that is not the first of its run says only how far back the first is, and what of the slice
-//!    itself is known not to be resident (`spared`).
+//!    itself is known not to be resident (`spared`), or lies fallow (`fallow`), which any thread may ask of a live block.
 
 use super::block::Block;
 use super::ground::Kept;
+use super::tail::Tail;
 use crate::base::{GRANULE, GRANULE_SLICES, SLICE, align_down, align_up};
 use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Cell, acquire, acquire_fence, release, release_fence, seeded};
@@ -31,53 +33,6 @@ pub enum Usage {
     Large = 2,
     /// A later slice of a slab or of a large block: `back` slices before it is the first.
     Later = 3,
-}
-
-/// The end of a run of slices that a large block does not need.
-#[derive(Clone, Copy, Debug)]
-pub struct Tail {
-    bytes: usize,
-    /// How much of it may be resident without being given back: an eighth of the block, less what it does not need of
-    /// its last page.
-    may_be_soiled: usize,
-}
-
-/// What it costs to give a tail back, in bytes that are faulted in.
-const PURGE: usize = 16 << 10;
-
-impl Tail {
-    /// That of a block of `size` bytes in a run of `slices` slices.
-    pub fn of(slices: usize, size: usize, page: usize) -> Tail {
-        let unused = (slices * SLICE).saturating_sub(size);
-        let bytes = align_down(unused, page);
-        Tail { bytes, may_be_soiled: (size / 8).saturating_sub(unused - bytes) }
-    }
-
-    /// Its length.
-    pub fn bytes(self) -> usize {
-        self.bytes
-    }
-
-    /// Bytes of it that are resident for nothing where the last `spared` bytes are not resident.
-    pub fn soiled(self, spared: usize) -> usize {
-        self.bytes.saturating_sub(spared)
-    }
-
-    /// Whether that is so much that it is to be given back.
-    pub fn is_too_soiled(self, soiled: usize) -> bool {
-        soiled > self.may_be_soiled
-    }
-
-    /// How ill the block would lie where the last `spared` bytes of the run are not resident: in bytes that are to be
-    /// faulted in, of which each stands for four that are soiled but stay.
-    pub fn misfit(self, spared: usize) -> usize {
-        let soiled = self.soiled(spared);
-        match soiled {
-            0 => spared - self.bytes,
-            _ if self.is_too_soiled(soiled) => PURGE + soiled,
-            _ => soiled / 4,
-        }
-    }
 }
 
 /// Whoever owns a slab: a heap, of which nothing is known here but the address.
@@ -121,6 +76,11 @@ pub(super) struct Owned {
     /// Blocks at the end of the free list whose inner pages were given back; and in the upper half, those pages. See
     /// `small::hollow`.
     pub(super) hollow: AtomicU32,
+    /// Which pages of this slice lie fallow, a bit for each; and in the upper half, of a slab's first slice, how often
+    /// these have changed. See `small::fallow`.
+    pub(super) fallow: AtomicU32,
+    /// Of a slab: blocks that touch a fallow page.
+    pub(super) fallow_blocks: AtomicU32,
     pub(super) previous: Cell<*const Slab>,
     pub(super) next: Cell<*const Slab>,
     /// While a heap keeps the run: see `ground::spare`. Written by that heap's possessor.
@@ -159,6 +119,8 @@ impl Slab {
                 handed_out: AtomicU32::new(0),
                 standing: AtomicU32::new(0),
                 hollow: AtomicU32::new(0),
+                fallow: AtomicU32::new(0),
+                fallow_blocks: AtomicU32::new(0),
                 previous: Cell::new(ptr::null()),
                 next: Cell::new(ptr::null()),
                 kept: Kept::new(),
@@ -190,6 +152,14 @@ impl Slab {
             return unsafe { &*record.sub(back) };
         }
         slab
+    }
+
+    /// The record of the slice that lies so many behind this one; `None` beyond the arena.
+    pub(super) fn slice(&self, behind: usize) -> Option<&Slab> {
+        let at = ptr::from_ref(self);
+        let index = at.addr() % GRANULE / size_of::<Slab>() + behind;
+        // SAFETY: the records of an arena lie behind one another in its header.
+        (index < GRANULE_SLICES).then(|| unsafe { &*at.add(behind) })
     }
 
     /// Address of the slice that this is the record of.
@@ -435,13 +405,9 @@ impl Slab {
 
     /// Bytes of the run that the program has been given at some time; roughly, if it is not the caller's.
     pub(super) fn bytes_in_use(&self) -> usize {
-        // Relaxed (both): a figure, as `handed_out` always is for others; see rule 3.
+        // Relaxed: a figure, as `handed_out` always is for others; see rule 3.
         match self.usage() {
-            Usage::Slab => {
-                // The inverse of the reciprocal, which is 2^64 / size, rounded up.
-                let size = u64::MAX / self.shared.reciprocal.load(Ordering::Relaxed).max(2) + 1;
-                self.owned.handed_out.load(Ordering::Relaxed) as usize * size as usize
-            }
+            Usage::Slab => self.owned.handed_out.load(Ordering::Relaxed) as usize * self.block_size(),
             Usage::Large => self.requested(),
             Usage::Free | Usage::Later => 0,
         }
@@ -483,6 +449,22 @@ impl Slab {
         // limit before or after: it was not handed out by then either way.
         (offset as u64).wrapping_mul(self.shared.reciprocal.load(Ordering::Relaxed))
             < self.shared.limit.load(Ordering::Relaxed)
+    }
+
+    /// The same by the count of those blocks, which says so in a slab that lies fallow, too.
+    pub fn was_handed_out(&self, offset: usize) -> bool {
+        // Relaxed (both): see rules 1 and 3.
+        let reciprocal = self.shared.reciprocal.load(Ordering::Relaxed);
+        let handed_out = u64::from(self.owned.handed_out.load(Ordering::Relaxed));
+        // As `ClassInfo::limit`.
+        let limit = handed_out.wrapping_mul(reciprocal.wrapping_mul(self.block_size() as u64));
+        (offset as u64).wrapping_mul(reciprocal) < limit
+    }
+
+    /// Bytes of the blocks of this slab.
+    pub(super) fn block_size(&self) -> usize {
+        // Relaxed: see rule 1. The inverse of the reciprocal, which is 2^64 / size, rounded up.
+        (u64::MAX / self.shared.reciprocal.load(Ordering::Relaxed).max(2) + 1) as usize
     }
 
     /// Bytes in the run of slices.

@@ -2,6 +2,7 @@
 //! whole allocator is tested against a model in `tests/allocator_model`.
 
 mod counting;
+mod fallow;
 mod finding;
 mod growing;
 mod hollow;

@@ -173,7 +173,7 @@ impl<P: Platform> Heaps<P> {
             }
             let block = ptr::with_exposed_provenance_mut::<Block>(address);
             // SAFETY: it begins in the slice; and slices, and the sizes of blocks, are multiples of two words.
-            if !unsafe { Block::is_free_meanwhile(block, Block::key(block, self.secret())) } {
+            if !unsafe { slab.is_free_meanwhile(block, Block::key(block, self.secret())) } {
                 walk.note(address, size, kind, 1);
             }
         }

@@ -25,6 +25,7 @@ const HOUSES: [House; 8] = [
             "gate",
             "block",
             "ground",
+            "tail",
             "record",
             "backend",
             "small",

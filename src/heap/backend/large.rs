@@ -13,7 +13,8 @@
 use super::Backend;
 use crate::base::{SLICE, SMALL_MAX, step_of};
 use crate::heap::ground::{Claimant, Count, MOST_SPARE, clear};
-use crate::heap::record::{Slab, Tail};
+use crate::heap::record::Slab;
+use crate::heap::tail::Tail;
 use crate::pal::Platform;
 use crate::region::Prefer;
 use crate::sync::in_order;

@@ -17,7 +17,8 @@ pub use huge::Huge;
 
 use super::ground::{Claimant, Ground, MOST_SPARE, Outside, UNSEEN};
 use super::mend::Mend;
-use super::record::{Slab, Tail};
+use super::record::Slab;
+use super::tail::Tail;
 use crate::base::{SLICE, align_up, step_of};
 use crate::const_unless_model;
 use crate::pal::Platform;

@@ -81,6 +81,21 @@ const SEEDED: &[SeededBug] = &[
         "the mending of a heap whose visitor vanished",
         "forked_in_visits",
     ),
+    SeededBug::new(
+        "heap.child_keeps_listed",
+        "the look for blocks on fallow pages that are in a list",
+        "forked_in_fallow",
+    ),
+    SeededBug::new(
+        "heap.hollow_noted_early",
+        "the order of telling pages that were given back, and noting it",
+        "forked_in_fallow",
+    ),
+    SeededBug::new(
+        "heap.hollow_noted_late",
+        "the order of noting that pages are used again, and telling it",
+        "forked_in_fallow",
+    ),
     SeededBug::new("rcu.child_keeps_sections", "the closing of vanished threads' sections", "forked_in_runs"),
     SeededBug::new("rcu.child_keeps_lock", "the freeing of a vanished reclaimer's lock", "forked_in_runs"),
 ];
@@ -93,6 +108,9 @@ const VICTIMS: usize = 2;
 const CHILD: usize = 1;
 
 const CHILD_THREAD: ThreadId = ThreadId::new(2);
+
+/// Small blocks that have a page each.
+const PAGE: usize = 4 << 10;
 
 /// Runs the threads of a model in turns of random length until a certain step, and the child alone from there: at each
 /// step several times, or at one step in every few in a model of many.
@@ -287,6 +305,23 @@ fn forked_in_take_over() {
     explore(prepare, [body, body]);
 }
 
+/// Pages that are laid fallow, and tilled.
+fn forked_in_fallow() {
+    let prepare = |_: &Actor, actors: [&Actor; VICTIMS]| {
+        for actor in actors {
+            let blocks = [(); 6].map(|()| actor.get(PAGE, false));
+            [0, 1, 3, 4].into_iter().for_each(|index| actor.free(blocks[index]));
+            actor.heap.collect::<Checked, _>(actor.from);
+        }
+    };
+    let body = |actor: Actor| {
+        actor.heap.hollow_out::<Checked, _>(actor.from, 1);
+        let at = actor.get(PAGE, false);
+        actor.free(at);
+    };
+    explore(prepare, [body, body]);
+}
+
 /// Blocks that go home, and slabs that change their heap.
 fn forked_in_exchange() {
     let prepare = |own: &Actor, actors: [&Actor; VICTIMS]| {
@@ -419,4 +454,4 @@ fn forked_beyond_the_table() {
     explore(prepare, [body, body]);
 }
 
-models! { forked_in_tables forked_beyond_the_table forked_in_visits forked_in_slabs forked_in_take_over forked_in_exchange forked_in_adoption forked_in_receive forked_in_runs }
+models! { forked_in_fallow forked_in_tables forked_beyond_the_table forked_in_visits forked_in_slabs forked_in_take_over forked_in_exchange forked_in_adoption forked_in_receive forked_in_runs }

@@ -1,5 +1,5 @@
-//! A model of the lives of a slab's record, by loom: a walk, which holds nothing, beside the heap that closes a slab and
-//! opens another in its place. What a program has in the slab is a word of the checker's here.
+//! Models of what a slab's record says to a walk, which holds nothing, by loom: beside the heap that closes the slab and
+//! opens another in its place, and beside one that tills it. What lies in the slab is a word of the checker's here.
 
 use super::*;
 use crate::base::class_of;
@@ -14,6 +14,10 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("heap.life_ended", "the fence behind the end of a slab's life", "reopened"),
     SeededBug::new("heap.life_read_again", "the fence before the second look at a life", "reopened"),
     SeededBug::new("heap.life_forgotten", "the second look at a life", "reopened"),
+    SeededBug::new("heap.fallow_written", "the release of a page that was tilled", "tilled"),
+    SeededBug::new("heap.fallow_read", "the acquire of a page that was tilled", "tilled"),
+    SeededBug::new("heap.fallow_turn_taken", "the release of a slab that is being tilled", "tilled"),
+    SeededBug::new("heap.fallow_turn_read", "the acquire of a slab that is being tilled", "tilled"),
 ];
 
 /// A slice, its record and a word of it, which says of which class the slab is.
@@ -59,4 +63,30 @@ fn reopened() {
     });
 }
 
-models! { reopened }
+/// Blocks of a fallow page are listed, by which they are known to be free, and the page is fallow no more. It lies in the
+/// slab's second slice.
+fn tilled() {
+    const LISTED: usize = 1;
+    explore(3, || {
+        let slices = Arc::new([(); 2].map(|()| Slice { record: Slab::unused(), word: AtomicUsize::new(0) }));
+        slices[1].record.set_fallow_pages(1);
+        let walker = {
+            let slices = Arc::clone(&slices);
+            thread::spawn(move || {
+                // As `Slab::is_free_meanwhile`.
+                let turns = slices[0].record.fallow_turns();
+                let word = slices[1].word.load(Ordering::Relaxed);
+                if slices[1].record.fallow_pages() == 0 && slices[0].record.fallow_turns() == turns {
+                    assert_eq!(word, LISTED, "a free block is taken for a live one");
+                }
+            })
+        };
+        // As `Heap::till`.
+        slices[1].word.store(LISTED, Ordering::Relaxed);
+        slices[0].record.take_turn();
+        slices[1].record.set_fallow_pages(0);
+        walker.join().unwrap();
+    });
+}
+
+models! { reopened tilled }

@@ -6,6 +6,7 @@
 //! - `hints` (loom): what is known of the arenas, while they change and others look.
 //! - `limits` (loom): what threads take at the same time under a limit.
 //! - `flows` (shuttle): whole paths of several threads, under schedules drawn at random and by priorities.
+//! - `fallow` (shuttle): pages of small free blocks that go back.
 //! - `programs` (shuttle): the same with programs drawn at random, too.
 //! - `arenas` (shuttle): the table of arenas, walked while they come and go.
 //! - `forks` (shuttle): fork at any step of the other threads.
@@ -19,6 +20,8 @@
 
 #[cfg(shuttle)]
 mod arenas;
+#[cfg(shuttle)]
+mod fallow;
 #[cfg(shuttle)]
 mod flows;
 #[cfg(shuttle)]

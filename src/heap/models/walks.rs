@@ -12,6 +12,8 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("heap.told_unlinked", "the order of a block's words and its being counted", "extended"),
     SeededBug::new("heap.life_forgotten", "the second look at the life of a slab", "reopened"),
     SeededBug::new("heap.moved_unmarked", "the mark of a block that comes home", "sent_and_unmapped"),
+    SeededBug::new("heap.fallow_unseen", "the look whether a block lies on a fallow page", "laid_fallow"),
+    SeededBug::new("heap.fallow_turn", "the look whether a slab was tilled meanwhile", "laid_fallow"),
 ];
 
 const SCHEDULES: usize = 1500;
@@ -70,6 +72,19 @@ fn moved() {
     beside(true, true, |actor| actor.heap.collect::<Checked, _>(actor.from));
 }
 
+/// Pages go back with the blocks that are free in them, which serve again afterwards.
+fn laid_fallow() {
+    beside(true, false, |actor| {
+        for _ in 0..2 {
+            actor.heap.collect::<Checked, _>(actor.from);
+            actor.heap.hollow_out::<Checked, _>(actor.from, 1);
+            assert!(actor.from.hollow().get() > 0, "nothing lies fallow");
+            let at = actor.get(PAGE, false);
+            actor.free(at);
+        }
+    });
+}
+
 /// Blocks are handed out for the first time.
 fn extended() {
     beside(true, true, |actor| _ = actor.get(SMALL, false));
@@ -114,4 +129,4 @@ fn sent_and_unmapped() {
     });
 }
 
-models! { moved extended reopened sent_and_unmapped }
+models! { laid_fallow moved extended reopened sent_and_unmapped }

@@ -40,7 +40,10 @@ impl<C: Checks> Found<C> {
         assert!(self.blocks.insert(block.addr()), "{block:?} is free in two places");
         // SAFETY: the record of a free block's slice: its slab is open, or this fails.
         let slab = unsafe { Slab::first_of(Slab::of(block.addr())) };
-        assert!(slab.usage() == Usage::Slab && slab.starts_block(block.addr()), "{block:?} is no block");
+        assert!(
+            slab.usage() == Usage::Slab && slab.was_handed_out(block.addr() - slab.base()),
+            "{block:?} is no block"
+        );
     }
 
     /// Enters a list, and returns its length.
@@ -59,7 +62,8 @@ impl Slab {
     fn audit<C: Checks>(&self, owner: &Heap, found: &mut Found<C>) {
         let (info, out) = (self.info(), self.handed_out());
         assert!(out <= info.capacity && self.slices() == info.slices);
-        assert!(out == 0 || self.is_block((out - 1) as usize * info.size as usize));
+        let is_last = |index| self.is_block(index as usize * info.size as usize);
+        assert!(out == 0 || is_last(out - 1) == (self.fallow_blocks() == 0), "who asks for a block's start");
         // (A vanished thread may have been about to note what it was handing out.)
         let is_beyond = self.is_block(out as usize * info.size as usize);
         assert!(!is_beyond || found.in_child, "a block that was never handed out");
@@ -70,7 +74,8 @@ impl Slab {
             // SAFETY: as above.
             assert!(ptr::eq(unsafe { Slab::first_of(ptr::from_ref(record).cast_mut()) }, self));
         }
-        let free = found.enter_list(self.free_list(), owner.secret());
+        let mut free = found.enter_list(self.free_list(), owner.secret());
+        free += self.audit_fallow(|block| found.enter(block));
         // Of a slab that a vanished thread was about to close one block counts as live until the list is taken.
         let was_closing = found.in_child && free == out && self.live() == 1;
         assert!(

@@ -24,7 +24,7 @@
 use crate::base::{MIN_BLOCK, SMALL_MAX, class_of, class_size};
 use crate::heap::block::{Block, Checks};
 use crate::heap::record::Slab;
-use crate::sync::{Cell, Counter, seeded, signal_fence};
+use crate::sync::{Cell, Counter, in_order, seeded, signal_fence};
 use core::ptr;
 
 /// Bytes of blocks that a bound begins with; and how many blocks that may be.
@@ -161,13 +161,15 @@ impl Growth {
         }
     }
 
-    /// Tells how many `pages` of the slabs of all heaps are not resident.
+    /// Tells how many `pages` of the slabs of all heaps are not resident. In this order: of a thread that vanishes in
+    /// between (fork) a change is told twice, or not at all, and more pages are known than there are; never fewer than none.
     pub fn tell(&self, pages: &Counter) {
-        let (hollow, told) = (self.hollow.get(), self.told.replace(self.hollow.get()));
+        let (hollow, told) = (self.hollow.get(), self.told.get());
+        let note = || self.told.set(hollow);
         if hollow > told {
-            pages.add(hollow - told);
+            in_order(|| pages.add(hollow - told), note, "heap.hollow_noted_early");
         } else if hollow < told {
-            pages.take_off(told - hollow);
+            in_order(note, || pages.take_off(told - hollow), "heap.hollow_noted_late");
         }
     }
 

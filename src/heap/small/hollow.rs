@@ -1,4 +1,5 @@
-//! What free blocks of several pages hold inside slabs that are used in part, and how it goes back.
+//! What free blocks of several pages hold inside slabs that are used in part, and how it goes back. (Of smaller ones:
+//! `fallow`.)
 //!
 //! A free block needs no more than its first two words: by them it is linked, and known to be free. The whole pages
 //! behind those are given back where memory is wanted more than speed: when the heap idles, when all that is free is
@@ -62,8 +63,8 @@ impl Slab {
         (self.owned.hollow.load(Ordering::Relaxed) >> 16) as usize
     }
 
-    /// Blocks at the end of the free list that are hollow.
-    fn hollow_blocks(&self) -> u32 {
+    /// Blocks at the end of the free list that are hollow; or, of smaller blocks, that were looked at for fallow pages.
+    pub(super) fn hollow_blocks(&self) -> u32 {
         // Relaxed: the owner's own store.
         self.owned.hollow.load(Ordering::Relaxed) & 0xFFFF
     }
@@ -83,6 +84,12 @@ impl Slab {
     pub(super) fn forget_hollow(&self) {
         // Relaxed: see `hollow_pages`.
         self.owned.hollow.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes that all free blocks were looked at, and that in the slab so many `pages` were given back.
+    pub(super) fn note_hollow(&self, pages: usize) {
+        // Relaxed: see `hollow_pages`.
+        self.owned.hollow.store((pages as u32) << 16 | self.free_count(), Ordering::Relaxed);
     }
 
     /// Whether no more blocks are hollow than the `free` ones.
@@ -126,15 +133,18 @@ impl Heap {
     /// became available last come first.
     pub(super) fn is_roomy(&self, page: usize) -> bool {
         self.solid_bytes(page, LOOKED_AT_ONCE) >= LEAST_IDLE
+            || self.weedy_bytes(page, LOOKED_AT_ONCE) >= LEAST_IDLE
     }
 
-    /// Gives back the pages inside free blocks that lie on their slabs' lists, if these have `least` bytes. The caller
-    /// possesses the heap.
+    /// Gives back the pages inside free blocks that lie on their slabs' lists, and those that only smaller ones touch, if
+    /// either have `least` bytes. The caller possesses the heap.
     pub(in crate::heap) fn hollow_out<C: Checks, P: Platform>(&self, from: &Heaps<P>, least: usize) {
         // What is to go whole is not counted first.
         if least <= 1 || self.solid_bytes(from.page_size(), usize::MAX) >= least {
             let _all = self.hollow_slabs::<C, P>(from, usize::MAX, usize::MAX);
         }
+        self.lay_fallow::<C, P>(from, least);
+        self.tell_hollow(from);
         self.heights.highest.set(from.live_bytes());
     }
 
@@ -179,9 +189,7 @@ impl Heap {
         }
         from.count_purged(pages * page);
         self.growth.hollowed(pages);
-        let all = (slab.hollow_pages() + pages) as u32;
-        // Relaxed: see `Slab::hollow_pages`.
-        slab.owned.hollow.store(all << 16 | free, Ordering::Relaxed);
+        slab.note_hollow(slab.hollow_pages() + pages);
         true
     }
 

@@ -53,7 +53,8 @@ impl Heap {
             // In the middle of `Heap::close`.
             slab.forget_spared();
         }
-        let free = self.length::<Trusting>(slab.free_list());
+        let fallow = self.mend_fallow(slab);
+        let free = self.length::<Trusting>(slab.free_list()) + fallow;
         // In the middle of `take_over` or `take_some`.
         slab.keep_hollow(free);
         self.growth.gained(slab);

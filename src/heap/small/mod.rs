@@ -17,6 +17,7 @@
 mod audit;
 mod bin;
 mod exchange;
+mod fallow;
 mod frees;
 mod heaps;
 pub(in crate::heap) mod hollow;

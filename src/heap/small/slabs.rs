@@ -14,8 +14,9 @@ use crate::pal::Platform;
 use crate::sync::{Cell, signal_fence};
 use core::ptr;
 
+/// Whether a slab's list is that of all its free blocks, and there are some.
 fn has_free(slab: &&Slab) -> bool {
-    !slab.free_list().is_null()
+    !slab.free_list().is_null() && slab.fallow_blocks() == 0
 }
 
 impl Heap {
@@ -62,8 +63,11 @@ impl Heap {
     /// As for [`Heap::take_over`].
     #[inline(never)]
     pub unsafe fn take_counted<C: Checks>(&self, class: usize) -> bool {
-        // SAFETY: as in `take_over`.
-        let slab = |list: &Cell<*const Slab>| unsafe { list.get().as_ref() }.filter(has_free);
+        let slab = |list: &Cell<*const Slab>| {
+            // SAFETY: as in `take_over`.
+            let slab = unsafe { list.get().as_ref() };
+            slab.inspect(|slab| self.till::<C>(slab)).filter(has_free)
+        };
         let Some(first) = slab(self.current(class)).or_else(|| slab(self.available(class))) else {
             return false;
         };
@@ -149,6 +153,7 @@ impl Heap {
     fn change_current(&self, class: usize) -> bool {
         // SAFETY: slabs in a list belong to this heap, which holds their arenas.
         let Some(slab) = (unsafe { self.available(class).get().as_ref() }) else { return false };
+        debug_assert!(slab.fallow_blocks() == 0, "it was tilled when it was asked for free blocks");
         slab.unlink(self.available(class));
         slab.make_current(0);
         self.current(class).set(slab);
@@ -199,6 +204,7 @@ impl Heap {
         self.own.leave(slab);
         self.growth.lost(slab);
         slab.spare_unborn(from.page_size());
+        slab.forget_fallow();
         slab.close();
         from.count_slab(base, false);
         from.keep_slices(&self.claimant, base, slices, slices * SLICE, MOST_SPARE_OF_SLABS);

@@ -1,0 +1,372 @@
+//! Pages inside slabs that only free blocks touch, of less than two pages each, and how they go back.
+//!
+//! Such a block has no whole page inside; but where neighbours are free there may be a page that no live block touches. It
+//! is laid *fallow* where memory is wanted more than speed: it goes back with all that is in it, the words of free blocks
+//! among that. So the free blocks that touch it are in no list. Which these are is told by a bit for each page, in the
+//! record of its slice.
+//!
+//! That such a block is free its words do not say any more: a second free of it would find a live one. So while any of a
+//! slab's pages lie fallow its limit is that of a slab without blocks, and each free of one of its blocks goes the long way,
+//! which asks the bits ([`Heaps::place`](super::Heaps::place)). Nothing is asked on the fast paths.
+//!
+//! Only an available slab is laid fallow, and before its heap takes anything from it, it is *tilled*: its blocks are on the
+//! list again, all of them. So one that is current or full never lies fallow.
+
+use super::slab::Standing;
+use super::{Heap, Heaps};
+use crate::base::{CLASSES, SLICE, class_info};
+use crate::heap::block::{Block, Checked, Checks, Trusting};
+use crate::heap::record::Slab;
+use crate::pal::Platform;
+use crate::sync::atomic::Ordering;
+use crate::sync::{acquire, release, seeded, signal_fence};
+use core::{mem, ptr};
+
+/// What a bit stands for. A page of the system's may be several of them.
+const PAGE: usize = 4 << 10;
+const PAGES: usize = SLICE / PAGE;
+const _: () = assert!(PAGES <= 16);
+/// Slices of the largest slab that may lie fallow.
+const SLICES: usize = 4;
+/// What is worth a look, and to be laid fallow, as a part of the slab.
+const WORTH: usize = 8;
+/// How often a walk looks at a block whose slab is laid fallow or tilled under its eyes.
+const LOOKS: usize = 16;
+
+/// Whether blocks of a class may lie fallow: else they have a page or more inside (see `hollow`).
+fn is_of(class: usize, page: usize) -> bool {
+    let info = class_info(class);
+    (info.size as usize) < 2 * page && info.slices as usize <= SLICES
+}
+
+/// The pages, counted from the slab's first, that a block of `size` bytes at `offset` touches.
+fn pages_of(offset: usize, size: usize) -> impl Iterator<Item = usize> {
+    offset / PAGE..=(offset + size - 1) / PAGE
+}
+
+impl Slab {
+    /// Which pages of this record's slice lie fallow.
+    pub(in crate::heap) fn fallow_pages(&self) -> u32 {
+        // Acquire: pairs with the Release in `set_fallow_pages`: who finds a page tilled finds its blocks listed.
+        self.owned.fallow.load(acquire("heap.fallow_read")) & 0xFFFF
+    }
+
+    pub(in crate::heap) fn set_fallow_pages(&self, pages: u32) {
+        // Relaxed: the owner's own store.
+        let turns = self.owned.fallow.load(Ordering::Relaxed) & !0xFFFF;
+        // Release: see `fallow_pages`.
+        self.owned.fallow.store(turns | pages, release("heap.fallow_written"));
+    }
+
+    /// Which pages of a slice of the run lie fallow; none of one that is beyond the arena, which a made-up address may
+    /// lead to.
+    fn fallow_in(&self, slice: usize) -> u32 {
+        self.slice(slice).map_or(0, Slab::fallow_pages)
+    }
+
+    fn set_fallow(&self, slice: usize, pages: u32) {
+        self.slice(slice).inspect(|record| record.set_fallow_pages(pages));
+    }
+
+    fn is_page_fallow(&self, page: usize) -> bool {
+        self.fallow_in(page / PAGES) >> (page % PAGES) & 1 == 1
+    }
+
+    /// Whether the block at `offset` touches a fallow page: then it is free. Any thread may ask, for what holds a block
+    /// holds its pages.
+    pub(in crate::heap) fn lies_fallow(&self, offset: usize) -> bool {
+        pages_of(offset, self.block_size()).any(|page| self.is_page_fallow(page))
+    }
+
+    /// Blocks that touch a fallow page.
+    pub(super) fn fallow_blocks(&self) -> u32 {
+        // Relaxed: the owner's own store.
+        self.owned.fallow_blocks.load(Ordering::Relaxed)
+    }
+
+    /// Says that so many blocks lie fallow.
+    fn set_fallow_blocks(&self, blocks: u32) {
+        // Relaxed (both): the owner alone goes by them; others do not ask the limit, or ask on where there is none.
+        self.owned.fallow_blocks.store(blocks, Ordering::Relaxed);
+        let may_be_asked = blocks == 0 || seeded("heap.fallow_limited");
+        let limit = if may_be_asked { self.info().limit(self.handed_out()) } else { 0 };
+        self.shared.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// The blocks that were handed out and touch the slice, by their offsets.
+    fn blocks_in(&self, slice: usize) -> impl Iterator<Item = usize> + use<> {
+        let size = self.info().size as usize;
+        let end = ((slice + 1) * SLICE).div_ceil(size).min(self.handed_out() as usize);
+        (slice * SLICE / size..end).map(move |index| index * size)
+    }
+
+    /// How many blocks, never handed out or not, touch a page.
+    fn blocks_on(&self, page: usize) -> usize {
+        let info = self.info();
+        let first = page * PAGE / info.size as usize;
+        ((page + 1) * PAGE).div_ceil(info.size as usize).min(info.capacity as usize).saturating_sub(first)
+    }
+
+    /// The blocks that touch a fallow page, by their offsets.
+    fn each_fallow(&self, mut visit: impl FnMut(usize)) {
+        let (slices, size) = (self.slices() as usize, self.info().size as usize);
+        for slice in (0..slices).filter(|&slice| self.fallow_in(slice) != 0) {
+            // One that begins in the slice before was there, if a page of that is fallow, too.
+            let was_before =
+                |offset| pages_of(offset, size).any(|page| page / PAGES < slice && self.is_page_fallow(page));
+            self.blocks_in(slice).filter(|&at| self.lies_fallow(at) && !was_before(at)).for_each(&mut visit);
+        }
+    }
+
+    /// In the child of a fork: the bits say which blocks lie fallow, whatever was being done to them.
+    pub(super) fn recount_fallow(&self) -> u32 {
+        let mut blocks = 0;
+        self.each_fallow(|_| blocks += 1);
+        self.set_fallow_blocks(blocks);
+        blocks
+    }
+
+    /// Enters the blocks that lie fallow, demands that their number is right, and returns it.
+    #[cfg(any(test, feature = "simulated"))]
+    pub(super) fn audit_fallow(&self, mut enter: impl FnMut(*mut Block)) -> u32 {
+        let mut blocks = 0;
+        self.each_fallow(|offset| {
+            enter(ptr::with_exposed_provenance_mut(self.base() + offset));
+            blocks += 1;
+        });
+        assert_eq!(blocks, self.fallow_blocks(), "blocks that lie fallow");
+        assert!(blocks == 0 || self.standing() == Standing::Available, "a slab in use lies fallow");
+        blocks
+    }
+
+    /// The slab is empty, and about to be closed.
+    pub(super) fn forget_fallow(&self) {
+        if self.fallow_blocks() == 0 {
+            return;
+        }
+        (0..self.slices() as usize).for_each(|slice| self.set_fallow(slice, 0));
+        self.set_fallow_blocks(0);
+    }
+
+    /// How often the slab was laid fallow or tilled; it may have been another then.
+    pub(in crate::heap) fn fallow_turns(&self) -> u32 {
+        // Acquire: pairs with the Release in `take_turn`: who sees that a slab is being tilled sees its blocks listed.
+        self.owned.fallow.load(acquire("heap.fallow_turn_read")) >> 16
+    }
+
+    /// Before bits change: for walks.
+    pub(in crate::heap) fn take_turn(&self) {
+        // Relaxed: the owner's own store.
+        let turns = self.owned.fallow.load(Ordering::Relaxed).wrapping_add(1 << 16);
+        // Release: see `fallow_turns`.
+        self.owned.fallow.store(turns, release("heap.fallow_turn_taken"));
+    }
+
+    /// As [`Block::is_free_meanwhile`], of a block in a slab that may be laid fallow and tilled meanwhile: its words are to be
+    /// believed where its pages do not lie fallow afterwards, and the slab has not taken a turn.
+    ///
+    /// # Safety
+    /// As there; the block is one of this slab's.
+    pub(in crate::heap) unsafe fn is_free_meanwhile(&self, block: *mut Block, key: usize) -> bool {
+        let offset = block.addr().wrapping_sub(self.base());
+        for _ in 0..LOOKS {
+            let turns = self.fallow_turns();
+            // SAFETY: the caller's.
+            let is_free = unsafe { Block::is_free_meanwhile(block, key) };
+            signal_fence();
+            if is_free || self.lies_fallow(offset) && !seeded("heap.fallow_unseen") {
+                return true;
+            }
+            if turns == self.fallow_turns() || seeded("heap.fallow_turn") {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl Heap {
+    /// Calls `visit` with those of the first `most` available slabs of which enough is free that was not looked at yet, and
+    /// how many bytes that is.
+    fn each_weedy(&self, page: usize, mut most: usize, mut visit: impl FnMut(&'static Slab, usize)) {
+        for class in (0..CLASSES).filter(|&class| is_of(class, page)) {
+            let mut next = self.available(class).get();
+            // SAFETY: slabs in a list belong to this heap, which holds their arenas.
+            while let Some(slab) = unsafe { next.as_ref() }.filter(|_| most > 0) {
+                (next, most) = (slab.next(), most - 1);
+                let (size, free) = (slab.info().size as usize, slab.free_count());
+                let unseen = free.saturating_sub(slab.hollow_blocks()) as usize * size;
+                if free as usize * size >= slab.bytes() / WORTH
+                    && unseen >= page.max(slab.bytes() / WORTH / 2)
+                {
+                    visit(slab, unseen);
+                }
+            }
+        }
+    }
+
+    /// Bytes of free blocks in the first `most` available slabs that nobody has looked at for pages.
+    pub(super) fn weedy_bytes(&self, page: usize, most: usize) -> usize {
+        let mut bytes = 0;
+        self.each_weedy(page, most, |_, unseen| bytes += unseen);
+        bytes
+    }
+
+    /// Lays fallow what no live block touches in the available slabs, if free blocks that nobody looked at for it have
+    /// `least` bytes. The caller possesses the heap.
+    pub(super) fn lay_fallow<C: Checks, P: Platform>(&self, from: &Heaps<P>, least: usize) {
+        let page = from.page_size();
+        let mut refused = least > 1 && self.weedy_bytes(page, usize::MAX) < least;
+        self.each_weedy(page, usize::MAX, |slab, _| {
+            refused = refused || !self.lay_slab_fallow::<C, P>(from, slab);
+        });
+    }
+
+    /// Lays fallow what no live block touches in a slab. `false` if the system refused some: then nothing is fallow.
+    fn lay_slab_fallow<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab) -> bool {
+        debug_assert!(slab.standing() == Standing::Available);
+        let (base, size, group) = (slab.base(), slab.info().size as usize, from.page_size() / PAGE);
+        let pages = slab.bytes() / PAGE;
+        let mut free = [0_u16; SLICES * PAGES];
+        let mut enter = |offset| pages_of(offset, size).for_each(|page| free[page] += 1);
+        let mut block = slab.free_list();
+        while !block.is_null() {
+            enter(block.addr() - base);
+            block = self.follow::<C>(block);
+        }
+        slab.each_fallow(&mut enter);
+        let touched = |page: usize| slab.blocks_on(page) as u16;
+        let is_free = |page: usize| free[page] == touched(page) && touched(page) > 0;
+        let goes = |page: usize| {
+            let whole = page - page % group;
+            !slab.is_page_fallow(page) && (whole..whole + group).all(is_free)
+        };
+        let mut fallow = [0_u32; SLICES];
+        let mut more = 0;
+        for page in (0..pages).filter(|&page| goes(page)) {
+            fallow[page / PAGES] |= 1 << (page % PAGES);
+            more += 1;
+        }
+        if more * WORTH < pages {
+            slab.note_hollow(slab.hollow_pages());
+            return true;
+        }
+        self.unlist::<C>(slab, &fallow);
+        let mut purged = 0;
+        let is_new = |page: usize| fallow[page / PAGES] >> (page % PAGES) & 1 == 1;
+        let (mut page, mut refused) = (0, false);
+        while page < pages && !refused {
+            let len = (page..pages).take_while(|&page| is_new(page)).count();
+            // SAFETY: only free blocks of this heap touch those pages, which are in no list, and are not read.
+            let purge = || unsafe { from.purge_part(from.arena_of(base), base + page * PAGE, len * PAGE) };
+            refused = len > 0 && purge().is_err();
+            purged += if refused { 0 } else { len / group };
+            page += len.max(1);
+        }
+        from.count_purged(purged * from.page_size());
+        self.growth.hollowed(purged);
+        slab.note_hollow(slab.hollow_pages() + purged);
+        if refused {
+            self.till::<C>(slab);
+        }
+        !refused
+    }
+
+    /// Notes those pages of a slab as fallow, and takes the blocks that touch them off its list.
+    ///
+    /// A thread that vanishes in between (fork) leaves a list with some of those blocks in it, see `mend_fallow`.
+    fn unlist<C: Checks>(&self, slab: &Slab, pages: &[u32; SLICES]) {
+        slab.take_turn();
+        for (slice, &more) in pages.iter().enumerate().filter(|&(_, &more)| more != 0) {
+            slab.set_fallow(slice, slab.fallow_in(slice) | more);
+        }
+        let mut fallow = slab.fallow_blocks();
+        // The last block that stays, and whether others that do not follow it.
+        let (mut stays, mut goes) = (ptr::null_mut(), false);
+        let mut block = slab.free_list();
+        while !block.is_null() {
+            let next = self.follow::<C>(block);
+            if slab.lies_fallow(block.addr() - slab.base()) && !seeded("heap.fallow_listed") {
+                (fallow, goes) = (fallow + 1, true);
+            } else {
+                if mem::take(&mut goes) {
+                    self.put_behind::<C>(slab, stays, block);
+                }
+                stays = block;
+            }
+            block = next;
+        }
+        if goes {
+            self.put_behind::<C>(slab, stays, ptr::null_mut());
+        }
+        slab.set_fallow_blocks(fallow);
+    }
+
+    /// The list of a slab goes on behind `block` with `next`; or begins with it, if there is no such block.
+    fn put_behind<C: Checks>(&self, slab: &Slab, block: *mut Block, next: *mut Block) {
+        if block.is_null() {
+            return slab.keep_free(next);
+        }
+        // SAFETY: a free block of this heap's.
+        unsafe {
+            Block::move_on::<C>(block, self.secret.get());
+            Block::link::<C>(block, next, Block::key(block, self.secret.get()));
+        }
+    }
+
+    /// Puts a free block that is in no list on its slab's; it counts as free already.
+    fn relist<C: Checks>(&self, slab: &Slab, block: *mut Block) {
+        self.put_behind::<C>(slab, block, slab.free_list());
+        signal_fence();
+        slab.keep_free(block);
+    }
+
+    /// In the child of a fork: what a thread that vanished while it laid a slab fallow, or tilled it, has left. Blocks that
+    /// touch a fallow page are in no list, if they still were, or were again. Returns how many there are.
+    pub(super) fn mend_fallow(&self, slab: &Slab) -> u32 {
+        let lies_fallow = (0..slab.slices() as usize).any(|slice| slab.fallow_in(slice) != 0);
+        if lies_fallow && !seeded("heap.child_keeps_listed") {
+            let mut block = slab.free_list();
+            slab.forget_free();
+            while !block.is_null() {
+                // What is not checked has no tag, and room for one.
+                let next = self.follow::<Trusting>(block);
+                if !slab.lies_fallow(block.addr() - slab.base()) {
+                    self.relist::<Checked>(slab, block);
+                }
+                block = next;
+            }
+        }
+        slab.recount_fallow()
+    }
+
+    /// Puts the blocks of a slab that lie fallow on its list again.
+    #[inline]
+    pub(super) fn till<C: Checks>(&self, slab: &Slab) {
+        if slab.fallow_blocks() > 0 {
+            self.till_all::<C>(slab);
+        }
+    }
+
+    /// Slice by slice: first the blocks are listed, then the bits go. So a walk finds a bit or a block that says that it is
+    /// free; and as for a thread that vanishes in between, see `mend_fallow`.
+    #[cold]
+    #[inline(never)]
+    fn till_all<C: Checks>(&self, slab: &Slab) {
+        let size = slab.info().size as usize;
+        for slice in 0..slab.slices() as usize {
+            // Of a block that touches a fallow page of a later slice, too, that one decides.
+            let is_later =
+                |offset| pages_of(offset, size).any(|page| page / PAGES > slice && slab.is_page_fallow(page));
+            let is_ready = |&at: &usize| slab.lies_fallow(at) && !is_later(at);
+            for at in slab.blocks_in(slice).filter(is_ready) {
+                self.relist::<C>(slab, ptr::with_exposed_provenance_mut(slab.base() + at));
+            }
+            slab.take_turn();
+            slab.set_fallow(slice, 0);
+        }
+        self.growth.filled(slab.hollow_pages());
+        slab.forget_hollow();
+        slab.set_fallow_blocks(0);
+    }
+}

@@ -1,0 +1,245 @@
+//! Pages that only small free blocks touch: on the simulated system.
+
+use super::*;
+use crate::pal::Errno;
+use crate::pal::simulated::CallKind;
+use std::collections::BTreeMap;
+
+const MIB: usize = 1 << 20;
+/// Of which several touch a page, and some two; and one that touches up to three.
+const SIZES: [usize; 6] = [16, 48, 112, 640, 1_536, 5_120];
+
+fn word(block: usize, at: usize) -> *mut usize {
+    ptr::with_exposed_provenance_mut(block + at)
+}
+
+/// What is live: address and size. All of it is written.
+type Live = BTreeMap<usize, usize>;
+
+fn take(from: &Allocator<Os>, heap: &Heap, live: &mut Live, size: usize) -> usize {
+    let block = get(from, heap, size);
+    // SAFETY: the block is the test's, and holds that much.
+    unsafe { (0..size / 8).for_each(|at| word(block, 8 * at).write(block + at)) };
+    let (below, above) = (live.range(..block).next_back(), live.range(block..).next());
+    assert!(below.is_none_or(|(&at, &bytes)| at + bytes <= block), "handed out twice");
+    assert!(above.is_none_or(|(&at, _)| block + size <= at), "handed out twice");
+    live.insert(block, size);
+    block
+}
+
+/// Demands that nothing has touched what is in the blocks, and that each is known to be live.
+fn look(from: &Allocator<Os>, live: &Live) {
+    for (&block, &size) in live {
+        // SAFETY: as above.
+        assert!(unsafe { (0..size / 8).all(|at| word(block, 8 * at).read() == block + at) }, "{block:#x}");
+        assert!(matches!(from.place(block), Ok(Place::Slab(_))), "{block:#x}");
+    }
+}
+
+/// Frees those of the blocks that `goes` chooses by their size, which are returned.
+fn free_some(
+    from: &Allocator<Os>,
+    heap: &Heap,
+    live: &mut Live,
+    mut goes: impl FnMut(usize) -> bool,
+) -> Vec<usize> {
+    let gone: Vec<usize> = live.iter().filter(|&(_, &size)| goes(size)).map(|(&block, _)| block).collect();
+    for &block in &gone {
+        live.remove(&block);
+        free(from, heap, block);
+    }
+    gone
+}
+
+fn random(state: &mut u64, below: usize) -> usize {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+    (*state >> 33) as usize % below
+}
+
+/// A heap of small blocks of which about two in each slab are left, and those that were freed.
+fn thinned(from: &Allocator<Os>, heap: &Heap, mib: usize) -> (Live, Vec<usize>) {
+    let (mut live, mut state) = (Live::new(), 1);
+    for size in SIZES {
+        (0..(mib << 20) / SIZES.len() / size).for_each(|_| _ = take(from, heap, &mut live, size));
+    }
+    let gone = free_some(from, heap, &mut live, |size| random(&mut state, SLICE / 2 / size) != 0);
+    (live, gone)
+}
+
+fn cached(from: &Allocator<Os>, heap: &Heap) -> usize {
+    from.audit::<Checked>();
+    from.census::<Checked>(heap).free_bytes as usize
+}
+
+fn purges(from: &Allocator<Os>) -> u64 {
+    from.os().calls().purge
+}
+
+/// Pages that hold a byte of what is live.
+fn touched(live: &Live, page: usize) -> usize {
+    let mut pages = BTreeSet::new();
+    live.iter().for_each(|(&block, &size)| pages.extend(block / page..=(block + size - 1) / page));
+    pages.len()
+}
+
+#[test]
+fn a_trim_gives_back_the_pages_that_no_live_block_touches() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let (mut live, gone) = thinned(from, heap, 24);
+    heap.collect::<Checked, _>(from);
+    let (before, in_use, purged) = (cached(from, heap), from.live_bytes(), from.purged_bytes());
+    assert!(before > 16 * MIB, "{before}");
+    from.trim::<Checked>(heap);
+    look(from, &live);
+    let after = cached(from, heap);
+    let floor = touched(&live, from.page_size()) * from.page_size();
+    let bytes: usize = live.values().sum();
+    assert!(
+        after < before / 2 && after + bytes < floor + floor / 8,
+        "{after} of {before}, {floor} are touched"
+    );
+    let given_back = before - after;
+    assert!(in_use - from.live_bytes() >= given_back, "which is in use no longer");
+    assert!((from.purged_bytes() - purged) as usize >= given_back);
+    // That a block is free is known though its words are gone; and nothing is given back twice.
+    let (calls, misuse) = (purges(from), |block: &usize| from.place(*block).err());
+    assert!(gone.iter().all(|block| matches!(misuse(block), Some(Misuse::DoubleFree | Misuse::Nothing))));
+    assert!(gone.iter().filter(|&block| misuse(block) == Some(Misuse::DoubleFree)).count() > gone.len() / 2);
+    from.trim::<Checked>(heap);
+    assert_eq!((purges(from), cached(from, heap)), (calls, after));
+    // All of it serves again, before anything else does.
+    let claimed = from.claimed_slices();
+    for size in SIZES {
+        (0..before / SIZES.len() / size / 2).for_each(|_| _ = take(from, heap, &mut live, size));
+    }
+    assert!(from.claimed_slices() <= claimed + SIZES.len(), "{} for {claimed}", from.claimed_slices());
+    look(from, &live);
+    from.audit::<Checked>();
+    live.keys().for_each(|&block| free(from, heap, block));
+    from.trim::<Checked>(heap);
+    assert_eq!((from.claimed_slices(), from.live_bytes(), cached(from, heap)), (0, 0, 0));
+}
+
+/// Whoever frees what is left, and in whatever way: the slabs go when they are empty, and a second free is told.
+#[test]
+fn what_is_left_of_a_fallow_slab_can_be_freed_by_anybody() {
+    for by_another in [false, true] {
+        let from = allocator(GRANULE);
+        let (one, two) = (possess(from, 1), possess(from, 2));
+        let (live, _) = thinned(from, one, 6);
+        from.trim::<Checked>(one);
+        let by = if by_another { two } else { one };
+        for (at, &block) in live.keys().enumerate() {
+            free(from, by, block);
+            if at % 64 == 0 {
+                [one, two].iter().for_each(|heap| heap.settle_all::<Checked, _>(from));
+                assert_eq!(from.place(block).err(), Some(Misuse::DoubleFree));
+            }
+        }
+        [two, one].iter().for_each(|heap| heap.collect::<Checked, _>(from));
+        from.trim::<Checked>(two);
+        assert_eq!((from.claimed_slices(), from.live_bytes()), (0, 0), "{by_another}");
+        from.audit::<Checked>();
+    }
+}
+
+/// Two heaps, all that may happen to slabs by turns, and a ledger.
+#[test]
+fn what_lies_fallow_is_known_through_all_that_a_slab_may_meet() {
+    for seed in 0..6 {
+        let from = allocator(GRANULE);
+        let heaps = [possess(from, 1), possess(from, 2)];
+        let (mut live, mut state, mut laid) = (Live::new(), seed, 0);
+        for turn in 0..60 {
+            let which = random(&mut state, 2);
+            let heap = heaps[which];
+            let size = SIZES[random(&mut state, SIZES.len())];
+            match random(&mut state, 6) {
+                0 | 1 => (0..80_000 / size).for_each(|_| _ = take(from, heap, &mut live, size)),
+                2 | 3 => {
+                    let most = [2, 10, 50][random(&mut state, 3)];
+                    free_some(from, heap, &mut live, |_| random(&mut state, most) != 0);
+                }
+                4 => from.trim::<Checked>(heap),
+                _ => {
+                    // Idle: the other one takes slabs of it, or frees its blocks.
+                    from.give_up(heap);
+                    (0..20_000 / size).for_each(|_| _ = take(from, heaps[1 - which], &mut live, size));
+                    free_some(from, heaps[1 - which], &mut live, |_| random(&mut state, 8) == 0);
+                    let index = heap.index() as usize;
+                    assert!(from.pool().possess(index, ThreadId::new(1 + which)).is_some());
+                }
+            }
+            heaps.iter().for_each(|heap| heap.settle_all::<Checked, _>(from));
+            from.audit::<Checked>();
+            laid += usize::from(from.hollow().get() > 0);
+            if turn % 8 == 0 {
+                look(from, &live);
+            }
+        }
+        assert!(laid > 5, "{laid}");
+        look(from, &live);
+        // A child goes on with it.
+        // SAFETY: this thread is the only one.
+        unsafe { from.child_after_fork(ThreadId::new(1), 0) };
+        from.audit::<Checked>();
+        look(from, &live);
+        live.keys().for_each(|&block| free(from, heaps[0], block));
+        // What idle heaps had of its blocks comes home with the first.
+        (0..2).for_each(|_| from.trim::<Checked>(heaps[0]));
+        assert_eq!((from.claimed_slices(), from.live_bytes()), (0, 0));
+    }
+}
+
+#[test]
+fn an_idle_heap_keeps_little_and_a_used_one_is_let_alone() {
+    let from = allocator(GRANULE);
+    from.settings().set_helper(true);
+    let (heap, helper) = (possess(from, 1), possess(from, 2));
+    let (live, _) = thinned(from, heap, 24);
+    let before = cached(from, heap);
+    from.abandon::<Checked>(heap, ThreadId::new(1));
+    assert_eq!(purges(from), 0, "the next thread is to find it as it is");
+    from.tick::<Checked>(helper);
+    let after = cached(from, helper);
+    assert!(after < before / 2, "{after} of {before}");
+    look(from, &live);
+}
+
+#[test]
+fn what_the_system_does_not_take_serves_as_before() {
+    let from = allocator(GRANULE);
+    let (heap, os) = (possess(from, 1), from.space().os());
+    let (mut live, _) = thinned(from, heap, 6);
+    heap.collect::<Checked, _>(from);
+    let before = cached(from, heap);
+    os.fail_kind(CallKind::Purge, Errno(22));
+    let calls = os.calls().failed;
+    heap.hollow_out::<Checked, _>(from, 1);
+    assert_eq!((os.calls().failed, cached(from, heap)), (calls + 1, before), "one call is enough");
+    os.heal();
+    heap.hollow_out::<Checked, _>(from, 1);
+    assert!(cached(from, heap) < before / 2);
+    let claimed = from.claimed_slices();
+    (0..MIB / 2 / 48).for_each(|_| _ = take(from, heap, &mut live, 48));
+    assert!(from.claimed_slices() <= claimed + 1);
+    look(from, &live);
+}
+
+/// A walk tells what is live, and does not make what lies fallow resident.
+#[test]
+fn a_walk_passes_over_what_lies_fallow() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let (live, _) = thinned(from, heap, 6);
+    from.trim::<Checked>(heap);
+    let (mut walk, mut found) = (Walk::begin(0), Vec::new());
+    loop {
+        match from.walk_on::<Checked>(&mut walk) {
+            [] => break,
+            told => found.extend(told.iter().map(|block| block.address)),
+        }
+    }
+    assert_eq!(found, live.keys().copied().collect::<Vec<_>>());
+}
