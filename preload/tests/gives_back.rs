@@ -52,6 +52,13 @@ fn middling_blocks_go_but_for_the_pages_they_begin_in() {
     case_with("middling_blocks_idle", "");
 }
 
+/// What no live block touches goes, though no slab is empty.
+#[test]
+fn small_blocks_go_by_the_page() {
+    case_with("small_blocks_trimmed", "");
+    case_with("small_blocks_idle", "");
+}
+
 #[test]
 fn what_middling_blocks_held_goes_before_other_sizes_take_more() {
     case_with("other_sizes_follow", "");

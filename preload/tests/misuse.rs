@@ -39,6 +39,8 @@ dying_cases! { "double free of ", "":
     double_free_with_the_signal_blocked,
     double_free_with_the_signal_ignored,
     double_free_beside_an_abort_that_waits,
+    double_free_after_its_page_has_gone,
+    double_free_by_another_after_its_page_has_gone,
 }
 
 #[test]
@@ -50,10 +52,12 @@ fn a_handler_that_does_it_again_is_the_end() {
 
 dying_cases! { "invalid realloc of ", ": the block is free":
     realloc_of_a_freed_block,
+    realloc_after_its_page_has_gone,
 }
 
 dying_cases! { "invalid malloc_usable_size of ", ": the block is free":
     usable_size_of_a_freed_block,
+    usable_size_after_its_page_has_gone,
 }
 
 dying_cases! { "invalid free of ", ": not the start of a block":

@@ -147,6 +147,8 @@ static void huge_blocks_two_threads(void)
 
 enum { MIDDLING = 10000 };
 static size_t sizes[MIDDLING];
+enum { SMALL = 100000 };
+static size_t small_sizes[SMALL];
 
 /* Middling blocks, of which one in eight stays: hardly any slab is empty. Returns what is live. */
 static size_t thin_out(void)
@@ -199,6 +201,87 @@ static void middling_blocks_idle(void)
     look_at_middling();
 }
 
+/* Small blocks, of which one in ten stays: no slab is empty, and no block has a page inside. Returns the pages that what
+   is live touches. */
+static size_t thin_out_small(void)
+{
+    uint64_t state = 88172645463325252;
+    size_t pages = 0;
+    uintptr_t last = 0;
+    for (size_t i = 0; i < SMALL; i++) {
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        small_sizes[i] = 100 + state % 2900;
+        CHECK((blocks[i] = malloc(small_sizes[i])) != NULL);
+        memset(blocks[i], (int)i, small_sizes[i]);
+    }
+    for (size_t i = 0; i < SMALL; i++) {
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        if (state % 10 != 0) {
+            free(blocks[i]);
+            blocks[i] = NULL;
+            continue;
+        }
+        uintptr_t from = (uintptr_t)blocks[i] / 4096, to = ((uintptr_t)blocks[i] + small_sizes[i] - 1) / 4096;
+        pages += to - from + 1 - (from == last);
+        last = to;
+    }
+    return pages;
+}
+
+static void *free_small(void *unused)
+{
+    for (size_t i = 1; i < SMALL; i += 2) free(blocks[i]), blocks[i] = NULL;
+    return unused;
+}
+
+/* What is live holds what was written there, and can be asked for, grow, and be freed by anybody, beside blocks whose pages
+   went; and those serve again. */
+static void use_small(void)
+{
+    for (size_t i = 0; i < SMALL; i++) {
+        if (blocks[i] == NULL) continue;
+        CHECK(malloc_usable_size(blocks[i]) >= small_sizes[i]);
+        for (size_t at = 0; at < small_sizes[i]; at++) CHECK(((unsigned char *)blocks[i])[at] == (unsigned char)i);
+        if (i % 16 == 0) {
+            small_sizes[i] *= 2;
+            CHECK((blocks[i] = realloc(blocks[i], small_sizes[i])) != NULL);
+            CHECK(((unsigned char *)blocks[i])[small_sizes[i] / 2 - 1] == (unsigned char)i);
+            memset(blocks[i], (int)i, small_sizes[i]);
+        }
+    }
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, free_small, NULL) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    for (size_t i = 0; i < SMALL; i++) {
+        if (blocks[i] != NULL) continue;
+        CHECK((blocks[i] = i % 4 ? malloc(small_sizes[i]) : calloc(small_sizes[i], 1)) != NULL);
+        for (size_t at = 0; i % 4 == 0 && at < small_sizes[i]; at++) CHECK(((char *)blocks[i])[at] == 0);
+        memset(blocks[i], (int)i, small_sizes[i]);
+    }
+    for (size_t i = 0; i < SMALL; i++) {
+        for (size_t at = 0; at < small_sizes[i]; at++) CHECK(((unsigned char *)blocks[i])[at] == (unsigned char)i);
+        free(blocks[i]);
+    }
+}
+
+static void small_blocks_trimmed(void)
+{
+    size_t before = resident(), pages = thin_out_small();
+    CHECK(resident() - before > 2 * pages * 4 * KIB);
+    malloc_trim(0);
+    CHECK(resident() - before < pages * 5 * KIB + 8 * MIB);
+    use_small();
+}
+
+static void small_blocks_idle(void)
+{
+    start_another();
+    size_t before = resident(), most = before + thin_out_small() * 5 * KIB + 8 * MIB;
+    for (int look = 0; look < SECONDS && resident() > most; look++) sleep(3);
+    CHECK(resident() <= most);
+    use_small();
+}
+
 /* Other sizes follow: what the first ones needed at their height, and what the next ones do, are not both resident. */
 static void other_sizes_follow(void)
 {
@@ -213,5 +296,5 @@ static void other_sizes_follow(void)
     look_at_middling();
 }
 
-MAIN(CASE(middling_blocks_trimmed), CASE(middling_blocks_idle), CASE(other_sizes_follow), CASE(one_thread), CASE(two_threads), CASE(owner_exits), CASE(huge_blocks_one_thread),
+MAIN(CASE(small_blocks_trimmed), CASE(small_blocks_idle), CASE(middling_blocks_trimmed), CASE(middling_blocks_idle), CASE(other_sizes_follow), CASE(one_thread), CASE(two_threads), CASE(owner_exits), CASE(huge_blocks_one_thread),
      CASE(huge_blocks_two_threads))

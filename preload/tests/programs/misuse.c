@@ -1,6 +1,7 @@
 /* Each case breaks the contract once. It prints the pointer that the message must name, then does it. */
 #include "support.h"
 #include <dlfcn.h>
+#include <sys/mman.h>
 
 static void blame(const void *pointer)
 {
@@ -167,6 +168,37 @@ static void double_free_aligned(void)
     blame(block);
     free(block);
     free(opaque(block));
+}
+
+/* A block whose page has gone back to the system, with the words by which a free block is known. */
+static void *in_a_page_that_went(void)
+{
+    enum { COUNT = 20000, KEPT = 600 };
+    static void *blocks[COUNT];
+    for (int i = 0; i < COUNT; i++) {
+        CHECK((blocks[i] = malloc(100)) != NULL);
+        memset(blocks[i], 1, 100);
+    }
+    for (int i = 0; i < COUNT; i++) {
+        if (i % KEPT != 0) free(blocks[i]);
+    }
+    malloc_trim(0);
+    void *block = blocks[10 * KEPT + KEPT / 2];
+    unsigned char page;
+    CHECK(mincore((void *)((uintptr_t)block & ~(uintptr_t)4095), 4096, &page) == 0 && (page & 1) == 0);
+    blame(block);
+    return block;
+}
+
+static void double_free_after_its_page_has_gone(void) { free(opaque(in_a_page_that_went())); }
+static void usable_size_after_its_page_has_gone(void) { (void)!malloc_usable_size(opaque(in_a_page_that_went())); }
+static void realloc_after_its_page_has_gone(void) { (void)!realloc(opaque(in_a_page_that_went()), 200); }
+
+static void double_free_by_another_after_its_page_has_gone(void)
+{
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, free_in_thread, in_a_page_that_went()) == 0);
+    pthread_join(thread, NULL);
 }
 
 static void interior_of(size_t size, ptrdiff_t offset)
@@ -372,7 +404,8 @@ static void double_free_in_the_handler_too(void)
     double_free();
 }
 
-MAIN(CASE(usable_size_of_a_freed_block), CASE(free_sized_twice), CASE(double_free_of_a_whole_slab),
+MAIN(CASE(double_free_after_its_page_has_gone), CASE(double_free_by_another_after_its_page_has_gone), CASE(usable_size_after_its_page_has_gone),
+     CASE(realloc_after_its_page_has_gone), CASE(usable_size_of_a_freed_block), CASE(free_sized_twice), CASE(double_free_of_a_whole_slab),
      CASE(never_allocated_in_a_free_slice), CASE(inside_a_freed_huge_block), CASE(double_free_after_its_arena_has_gone),
      CASE(usable_size_of_the_middle), CASE(usable_size_of_nothing), CASE(double_free_while_cancelled), CASE(double_free_with_the_signal_blocked),
      CASE(double_free_with_the_signal_ignored), CASE(double_free_beside_an_abort_that_waits),
