@@ -317,6 +317,7 @@ fn forked_in_fallow() {
     let body = |actor: Actor| {
         actor.heap.hollow_out::<Checked, _>(actor.from, 1);
         let at = actor.get(PAGE, false);
+        actor.heap.collect::<Checked, _>(actor.from);
         actor.free(at);
     };
     explore(prepare, [body, body]);

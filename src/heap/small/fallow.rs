@@ -44,6 +44,19 @@ fn pages_of(offset: usize, size: usize) -> impl Iterator<Item = usize> {
     offset / PAGE..=(offset + size - 1) / PAGE
 }
 
+/// Pages of a slab: for each slice a bit for each of its pages.
+type Pages = [u32; SLICES];
+
+fn has(pages: &Pages, page: usize) -> bool {
+    pages.get(page / PAGES).is_some_and(|slice| slice >> (page % PAGES) & 1 == 1)
+}
+
+fn add(pages: &mut Pages, page: usize) {
+    if let Some(slice) = pages.get_mut(page / PAGES) {
+        *slice |= 1 << (page % PAGES);
+    }
+}
+
 impl Slab {
     /// Which pages of this record's slice lie fallow.
     pub(in crate::heap) fn fallow_pages(&self) -> u32 {
@@ -95,16 +108,15 @@ impl Slab {
 
     /// The blocks that were handed out and touch the slice, by their offsets.
     fn blocks_in(&self, slice: usize) -> impl Iterator<Item = usize> + use<> {
-        let size = self.info().size as usize;
+        let size = self.block_size().max(1);
         let end = ((slice + 1) * SLICE).div_ceil(size).min(self.handed_out() as usize);
         (slice * SLICE / size..end).map(move |index| index * size)
     }
 
     /// How many blocks, never handed out or not, touch a page.
     fn blocks_on(&self, page: usize) -> usize {
-        let info = self.info();
-        let first = page * PAGE / info.size as usize;
-        ((page + 1) * PAGE).div_ceil(info.size as usize).min(info.capacity as usize).saturating_sub(first)
+        let (size, capacity) = (self.block_size().max(1), self.info().capacity as usize);
+        ((page + 1) * PAGE).div_ceil(size).min(capacity).saturating_sub(page * PAGE / size)
     }
 
     /// The blocks that touch a fallow page, by their offsets.
@@ -225,10 +237,13 @@ impl Heap {
     /// Lays fallow what no live block touches in a slab. `false` if the system refused some: then nothing is fallow.
     fn lay_slab_fallow<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab) -> bool {
         debug_assert!(slab.standing() == Standing::Available);
-        let (base, size, group) = (slab.base(), slab.info().size as usize, from.page_size() / PAGE);
+        let (base, size, group) = (slab.base(), slab.info().size as usize, (from.page_size() / PAGE).max(1));
         let pages = slab.bytes() / PAGE;
         let mut free = [0_u16; SLICES * PAGES];
-        let mut enter = |offset| pages_of(offset, size).for_each(|page| free[page] += 1);
+        let mut enter = |offset| {
+            pages_of(offset, size)
+                .for_each(|page| free.get_mut(page).into_iter().for_each(|count| *count += 1))
+        };
         let mut block = slab.free_list();
         while !block.is_null() {
             enter(block.addr() - base);
@@ -236,15 +251,15 @@ impl Heap {
         }
         slab.each_fallow(&mut enter);
         let touched = |page: usize| slab.blocks_on(page) as u16;
-        let is_free = |page: usize| free[page] == touched(page) && touched(page) > 0;
+        let is_free = |page: usize| touched(page) > 0 && free.get(page) == Some(&touched(page));
         let goes = |page: usize| {
             let whole = page - page % group;
             !slab.is_page_fallow(page) && (whole..whole + group).all(is_free)
         };
-        let mut fallow = [0_u32; SLICES];
+        let mut fallow = [0; SLICES];
         let mut more = 0;
         for page in (0..pages).filter(|&page| goes(page)) {
-            fallow[page / PAGES] |= 1 << (page % PAGES);
+            add(&mut fallow, page);
             more += 1;
         }
         if more * WORTH < pages {
@@ -253,10 +268,9 @@ impl Heap {
         }
         self.unlist::<C>(slab, &fallow);
         let mut purged = 0;
-        let is_new = |page: usize| fallow[page / PAGES] >> (page % PAGES) & 1 == 1;
         let (mut page, mut refused) = (0, false);
         while page < pages && !refused {
-            let len = (page..pages).take_while(|&page| is_new(page)).count();
+            let len = (page..pages).take_while(|&page| has(&fallow, page)).count();
             // SAFETY: only free blocks of this heap touch those pages, which are in no list, and are not read.
             let purge = || unsafe { from.purge_part(from.arena_of(base), base + page * PAGE, len * PAGE) };
             refused = len > 0 && purge().is_err();
@@ -275,7 +289,7 @@ impl Heap {
     /// Notes those pages of a slab as fallow, and takes the blocks that touch them off its list.
     ///
     /// A thread that vanishes in between (fork) leaves a list with some of those blocks in it, see `mend_fallow`.
-    fn unlist<C: Checks>(&self, slab: &Slab, pages: &[u32; SLICES]) {
+    fn unlist<C: Checks>(&self, slab: &Slab, pages: &Pages) {
         slab.take_turn();
         for (slice, &more) in pages.iter().enumerate().filter(|&(_, &more)| more != 0) {
             slab.set_fallow(slice, slab.fallow_in(slice) | more);
