@@ -14,7 +14,7 @@
 
 use super::slab::Standing;
 use super::{Heap, Heaps};
-use crate::base::{CLASSES, SLICE, class_info};
+use crate::base::{CLASSES, SLICE, SMALL_MAX, class_info};
 use crate::heap::block::{Block, Checked, Checks, Trusting};
 use crate::heap::record::Slab;
 use crate::pal::Platform;
@@ -86,9 +86,9 @@ impl Slab {
     }
 
     /// Whether the block at `offset` touches a fallow page: then it is free. Any thread may ask, for what holds a block
-    /// holds its pages.
+    /// holds its pages. Of an address that somebody made up, and in a walk, the record may be a large block's by now.
     pub(in crate::heap) fn lies_fallow(&self, offset: usize) -> bool {
-        pages_of(offset, self.block_size()).any(|page| self.is_page_fallow(page))
+        pages_of(offset, self.block_size().min(SMALL_MAX)).any(|page| self.is_page_fallow(page))
     }
 
     /// Blocks that touch a fallow page.

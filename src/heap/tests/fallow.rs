@@ -243,3 +243,15 @@ fn a_walk_passes_over_what_lies_fallow() {
     }
     assert_eq!(found, live.keys().copied().collect::<Vec<_>>());
 }
+
+/// A walk looks at a slab that may be closed at that moment, and a large block's record in its place.
+#[test]
+fn a_look_at_what_is_no_slab_any_more_ends() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let block = get(from, heap, SMALL_MAX + 1);
+    let Ok(Place::Large(record)) = from.place(block) else { panic!("no large block") };
+    for offset in [0, 16, SLICE - 16, GRANULE] {
+        assert!(!record.lies_fallow(offset), "{offset}");
+    }
+}
