@@ -218,6 +218,17 @@ unsafe fn free_lost<T: Thread>(block: *mut u8, heap: *const Heap) {
     let address = block.expose_provenance();
     // SAFETY: a thread's heap is one.
     let own = unsafe { &*heap };
+    // SAFETY: a slab that the heap knows is its own, and open, or it is the one without blocks.
+    let slab = unsafe { &*own.own_slab(address) };
+    if slab.may_lie_fallow() {
+        let key = Block::key(block.cast(), own.secret());
+        // SAFETY: asked in the slab, if that has such a block, which is the caller's to give then.
+        unsafe {
+            if slab.has_live_block::<T::Checks>(block.cast(), key) {
+                return free_own::<T>(heap, slab, block.cast(), key);
+            }
+        }
+    }
     // A heap that stands for none has no secret.
     if own.secret() != 0 {
         // Keeps the arena while its header is read: a pointer that is not a live block's does not.
@@ -228,9 +239,14 @@ unsafe fn free_lost<T: Thread>(block: *mut u8, heap: *const Heap) {
             let (block, owner) = (block.cast::<Block>(), slab.owner());
             let key = Block::key(block, own.secret());
             // SAFETY: asked of the start of one of the slab's blocks.
-            let is_free = || T::Checks::ON && unsafe { Block::is_free(block, key) };
+            let is_live = || unsafe {
+                match slab.starts_block(address) {
+                    true => !(T::Checks::ON && Block::is_free(block, key)),
+                    false => slab.has_live_block::<T::Checks>(block, key),
+                }
+            };
             // A slab that has an owner is open.
-            if !owner.is_null() && slab.starts_block(address) && !is_free() {
+            if !owner.is_null() && is_live() {
                 drop(section);
                 // SAFETY: the thread is inside its heap, and the block is the caller's to give.
                 return unsafe {

@@ -139,9 +139,8 @@ impl<P: Platform> Heaps<P> {
             Usage::Large if offset == 0 => Ok(Place::Large(slab)),
             Usage::Slab if slab.was_handed_out(offset) => {
                 let block = ptr::with_exposed_provenance_mut::<Block>(address);
-                // SAFETY: the address is the start of a block below the slab's limit.
-                let is_free = || unsafe { Block::is_free(block, Block::key(block, self.secret())) };
-                if slab.lies_fallow(offset) || is_free() {
+                // SAFETY: the address is the start of a block that was handed out.
+                if unsafe { slab.is_known_free(block, Block::key(block, self.secret())) } {
                     return Err(Misuse::DoubleFree);
                 }
                 Ok(Place::Slab(slab))

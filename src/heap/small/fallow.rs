@@ -91,6 +91,35 @@ impl Slab {
         pages_of(offset, self.block_size().min(SMALL_MAX)).any(|page| self.is_page_fallow(page))
     }
 
+    /// Whether `block` is free for sure. Its slab may be laid fallow meanwhile, between the first look and the second, or
+    /// tilled, between the second and the third.
+    ///
+    /// # Safety
+    /// A block of this slab starts at `block`, and `key` is its key.
+    pub(in crate::heap) unsafe fn is_known_free(&self, block: *mut Block, key: usize) -> bool {
+        let lies_fallow = || self.lies_fallow(block.addr().wrapping_sub(self.base()));
+        // SAFETY: the caller's.
+        lies_fallow() || unsafe { Block::is_free(block, key) } || lies_fallow()
+    }
+
+    /// Whether the slab lies fallow, or has no blocks.
+    pub fn may_lie_fallow(&self) -> bool {
+        // Relaxed: the owner's own store.
+        self.shared.limit.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether a live block of this slab starts at `block`, any address: as the long way of a free asks where
+    /// [`Slab::starts_block`] says no, for the slab may lie fallow. Without checks, whether any does that was handed out.
+    ///
+    /// # Safety
+    /// The slab's record is that of an arena's slice, or one of no slice; `key` is that of a block at `block`.
+    #[inline]
+    pub unsafe fn has_live_block<C: Checks>(&self, block: *mut Block, key: usize) -> bool {
+        self.was_handed_out(block.addr().wrapping_sub(self.base()))
+            // SAFETY: one starts there.
+            && !(C::ON && unsafe { self.is_known_free(block, key) })
+    }
+
     /// Blocks that touch a fallow page.
     pub(super) fn fallow_blocks(&self) -> u32 {
         // Relaxed: the owner's own store.

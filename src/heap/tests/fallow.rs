@@ -1,6 +1,8 @@
 //! Pages that only small free blocks touch: on the simulated system.
 
 use super::*;
+use crate::heap::block::Block;
+use crate::heap::record::Slab;
 use crate::pal::Errno;
 use crate::pal::simulated::CallKind;
 use std::collections::BTreeMap;
@@ -242,6 +244,27 @@ fn a_walk_passes_over_what_lies_fallow() {
         }
     }
     assert_eq!(found, live.keys().copied().collect::<Vec<_>>());
+}
+
+/// What the long way of a free asks first: it is no longer for a block beside a fallow page than it has to be.
+#[test]
+fn what_is_live_in_a_fallow_slab_is_told_without_looking_it_up() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let (live, gone) = thinned(from, heap, 6);
+    from.trim::<Checked>(heap);
+    let is_live = |address: usize| {
+        // SAFETY: an address in an arena.
+        let slab = unsafe { Slab::first_of(Slab::of(address)) };
+        let block = ptr::with_exposed_provenance_mut(address);
+        // SAFETY: asked in a slab.
+        let is_live = || unsafe { slab.has_live_block::<Checked>(block, Block::key(block, from.secret())) };
+        (!slab.owner().is_null() && is_live(), slab.starts_block(address))
+    };
+    assert!(live.keys().all(|&block| is_live(block).0 && !is_live(block + 8).0));
+    let unasked = live.keys().filter(|&&block| !is_live(block).1).count();
+    assert!(unasked > live.len() / 2, "{unasked} of {} lie in fallow slabs", live.len());
+    assert!(!gone.iter().any(|&block| is_live(block).0));
 }
 
 /// A walk looks at a slab that may be closed at that moment, and a large block's record in its place.
