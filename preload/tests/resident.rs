@@ -10,6 +10,7 @@ passing_cases! { "resident.c":
     aligned_blocks,
     phases,
     sparse_blocks,
+    grown_blocks,
     locked_blocks,
     never_negative,
 }

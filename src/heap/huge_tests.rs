@@ -1,8 +1,8 @@
 //! Tests of huge blocks on the simulated system.
 
-use super::tests::{allocator, free, get, possess};
+use super::tests::{allocator, build_up, free, get, possess};
 use super::*;
-use crate::base::GRANULE;
+use crate::base::{GRANULE, SLICE};
 use crate::pal::simulated::{CallKind, Simulated};
 use crate::pal::{Errno, Folios};
 use crate::region::Pinning;
@@ -235,4 +235,28 @@ fn what_a_block_gives_back_is_split_off() {
     let split = &calls[gone - 1];
     assert_eq!((split.kind, split.addr), (CallKind::Split, calls[gone].addr));
     assert_eq!(calls[gone].addr, block + SHORTER);
+}
+
+/// In a process of one thread, in which nobody comes by for it.
+#[test]
+fn no_region_waits_with_its_pages_for_the_next_free() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let blocks: Vec<usize> = (0..24).map(|number| get(from, heap, (9 << 20) + number * (1 << 18))).collect();
+    for block in blocks {
+        free(from, heap, block);
+        assert_eq!(from.space().counts().retired, 0, "what is kept no more");
+    }
+    let other = allocator(GRANULE);
+    let heap = possess(other, 1);
+    let block = get(other, heap, 8 << 20);
+    let runs = build_up(other, heap, 1 << 20, 60);
+    other.settings().set_dirty(None, Some(80 << 20));
+    runs.into_iter().for_each(|run| free(other, heap, run));
+    other.give_back_kept_slices(heap.claimant());
+    assert!(other.dirty_slices() * SLICE >= 60 << 20);
+    other.settings().set_dirty(None, Some(4 << 20));
+    free(other, heap, block);
+    let left = other.space().counts();
+    assert_eq!((left.retired, left.regions[0]), (0, 1), "an arena that is empty once a part of it is purged");
 }

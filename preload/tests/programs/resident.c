@@ -286,6 +286,28 @@ static void sparse_blocks(void)
     free(table);
 }
 
+/* Huge blocks that grew side by side, and are freed one after the other: what stays of each falls with what is live, and
+   the last free leaves no region half unmapped. */
+static void grown_blocks(void)
+{
+    enum { BUFFERS = 24, STEPS = 4 };
+    begin();
+    for (size_t step = 3 * MIB; step <= 4 * MIB; step += MIB / 4) {
+        char *buffers[BUFFERS] = {NULL};
+        for (size_t size = step; size <= STEPS * step; size += step) {
+            for (int i = 0; i < BUFFERS; i++) {
+                CHECK((buffers[i] = realloc(buffers[i], size)) != NULL);
+                memset(buffers[i] + size - step, 1, step);
+            }
+        }
+        check_all("grown");
+        for (int i = 0; i < BUFFERS; i++) {
+            free(buffers[i]);
+            check_all("freed one by one");
+        }
+    }
+}
+
 /* Memory that is locked block by block, and freed as it is. */
 static void locked_blocks(void)
 {
@@ -340,4 +362,4 @@ static void never_negative(void)
 }
 
 MAIN(CASE(small_blocks), CASE(medium_blocks), CASE(large_blocks), CASE(huge_blocks), CASE(aligned_blocks),
-     CASE(phases), CASE(sparse_blocks), CASE(locked_blocks), CASE(never_negative))
+     CASE(phases), CASE(sparse_blocks), CASE(grown_blocks), CASE(locked_blocks), CASE(never_negative))
