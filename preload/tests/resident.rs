@@ -11,6 +11,7 @@ passing_cases! { "resident.c":
     phases,
     sparse_blocks,
     grown_blocks,
+    widely_aligned_blocks,
     locked_blocks,
     never_negative,
 }

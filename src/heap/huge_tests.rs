@@ -1,4 +1,4 @@
-//! Tests of huge blocks on the simulated system.
+//! Tests of huge blocks on the simulated system, and of what that is asked about.
 
 use super::tests::{allocator, build_up, free, get, possess};
 use super::*;
@@ -218,6 +218,31 @@ fn what_was_never_touched_of_huge_blocks_is_known() {
     // What the system does not tell was touched.
     other.space().os().fail_kind(CallKind::Look, Errno(libc::ENOSYS));
     assert_eq!(other.untouched_bytes(heap), 0);
+}
+
+#[test]
+fn what_is_nobodys_of_widely_aligned_blocks_is_asked_for() {
+    const PAGE: usize = 4096;
+    let from = allocator(GRANULE);
+    from.population().allow(false);
+    let heap = possess(from, 1);
+    // SAFETY: the test possesses the heap.
+    let get = |_| unsafe { from.allocate::<Checked>(heap, 100, 4 * PAGE, false) }.expose_provenance();
+    let blocks: Vec<usize> = (0..1000).map(get).collect();
+    let absent = || from.absent_bytes(&from.census::<Checked>(heap)) as usize;
+    assert_eq!((absent(), calls(from, CallKind::Look)), (0, 0));
+    from.note_wide();
+    let all = absent();
+    assert!(all.abs_diff(3 * 1000 * PAGE) <= 4 * PAGE, "all but the first page of each: {all}");
+    assert_eq!(calls(from, CallKind::Look), (GRANULE >> 20) / 4);
+    write(blocks[7], 2 * PAGE, 3 * PAGE);
+    assert_eq!(absent(), all - PAGE);
+    blocks.into_iter().for_each(|block| free(from, heap, block));
+    let told = from.census::<Checked>(heap).arena_bytes() as usize;
+    assert!(absent() > told / 2, "of what is free, too: {} of {told}", absent());
+    // What the system does not tell was touched.
+    from.os().fail_kind(CallKind::Look, Errno(libc::ENOSYS));
+    assert_eq!(absent(), 0);
 }
 
 /// Where huge pages come unasked, a block that shrinks gives back a part of one.
