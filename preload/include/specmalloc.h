@@ -21,7 +21,7 @@ struct specmalloc_statistics {
     uint64_t cached_bytes;        /* free blocks inside slabs, ends of blocks' pages, and huge blocks kept for reuse */
     uint64_t dirty_bytes;         /* free slices that may still be resident */
     uint64_t reserved_bytes;      /* address space mapped */
-    uint64_t resident_bytes;      /* of it thought resident: an estimate; untouched pages of huge blocks are not in it */
+    uint64_t resident_bytes;      /* of it thought resident: an estimate; what the kernel was asked about is as it says */
     uint64_t peak_live_bytes;     /* most live bytes seen */
     uint64_t peak_reserved_bytes; /* most reserved bytes seen */
     uint64_t purged_bytes;        /* given back to the system by purging, in all */
@@ -55,8 +55,9 @@ struct specmalloc_statistics {
 
 /*
  * Stores the figures of this moment in the first SIZE bytes of *OUT and returns how many bytes this library knows;
- * fields beyond that are set to zero. Call with sizeof *out. The kernel is asked which pages of huge blocks are resident
- * (mincore), at most a thousand times, and not once the program has announced a filter of system calls (prctl).
+ * fields beyond that are set to zero. Call with sizeof *out. The kernel is asked which pages are resident (mincore), of
+ * huge blocks, and of arenas once a small block was asked for at a multiple of more than a page: at most a thousand times
+ * each, and not once the program has announced a filter of system calls (prctl).
  */
 size_t specmalloc_get_statistics(struct specmalloc_statistics *out, size_t size);
 

@@ -52,6 +52,7 @@ cases! {
     underflow: "underflow, a write to", ["done", "allocated"], SIGSEGV;
     use_after_free: "use after free, a read of", ["done", "allocated", "freed"], SIGSEGV;
     use_after_free_in_thread: "use after free, a write to", ["done", "allocated", "freed"], SIGSEGV;
+    use_after_realloc: "use after free, a write to", ["done", "allocated", "freed"], SIGSEGV;
     overflow_by_little: "overflow, a write to", ["found when it was freed", "allocated"], SIGABRT;
     underflow_inside_the_page: "underflow, a write to", ["found when it was freed", "allocated"], SIGABRT;
     double_free: "double free of", ["done", "allocated", "freed"], SIGABRT;

@@ -10,6 +10,8 @@ passing_cases! { "resident.c":
     aligned_blocks,
     phases,
     sparse_blocks,
+    grown_blocks,
+    widely_aligned_blocks,
     locked_blocks,
     never_negative,
 }

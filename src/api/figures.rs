@@ -3,6 +3,7 @@
 use super::detail::{ArenaDetail, HugeDetail};
 use super::shared_record::{SharedRecord, VARIABLE};
 use super::statistics::{Statistics, SystemCalls};
+use crate::base::aligned_size;
 use crate::global::{Options, Thread, environment, is_shut_off, process, sample_at, with_heap_to_free};
 use crate::heap::{ArenaCensus, Census, Heap, HeapCensus};
 use crate::pal::Platform;
@@ -14,28 +15,48 @@ use core::mem::MaybeUninit;
 /// Milliseconds between two publications from slow paths.
 const INTERVAL_MS: u64 = 20;
 
+/// Bytes of the smallest page that a system has.
+pub(super) const LEAST_PAGE: usize = 4096;
+
+/// Notes that `size` bytes were asked for at a multiple of `align`, if that leaves pages of a small block to nobody.
+pub(super) fn note_alignment(align: usize, size: usize) {
+    if align > LEAST_PAGE && aligned_size(size, align).is_some_and(|rounded| rounded - size >= LEAST_PAGE) {
+        process().note_wide();
+    }
+}
+
 /// The process's figures now.
 ///
 /// Live blocks are exact for the calling thread's heap, and for others once they have been tidied: until then, free
 /// blocks in the bins of another live thread, and those on their way to it, count as live. What other threads do
 /// meanwhile may be seen half done.
 pub fn statistics<T: Thread>() -> Statistics {
-    counted::<T>(|_| 0)
+    counted::<T>(|_, _| 0)
 }
 
-/// As [`statistics`]; and the system is asked what of live huge blocks is not resident: a call for a thousand pages, and
-/// a thousand calls at most, and none once the process has shut itself off from such.
+/// As [`statistics`]; and the system is asked what of live huge blocks is not resident, and of arenas, where there may be
+/// blocks that are longer than what was asked for by pages: a call for a thousand pages, and a thousand calls at most for
+/// either, and none once the process has shut itself off from such.
 pub fn exact_statistics<T: Thread>() -> Statistics {
-    counted::<T>(|heap| if is_shut_off() { 0 } else { process().untouched_bytes(heap) })
+    counted::<T>(|heap, census| {
+        if is_shut_off() {
+            return 0;
+        }
+        let untouched = process().untouched_bytes(heap) as u64;
+        untouched.min(census.huge.bytes) + process().absent_bytes(census)
+    })
 }
 
-/// The figures, where so many bytes of live huge blocks as `untouched` says are known not to be resident.
-fn counted<T: Thread>(untouched: impl Fn(&Heap) -> usize) -> Statistics {
-    let take =
-        |heap: Option<&Heap>| heap.map(|heap| (process().census::<T::Checks>(heap), untouched(heap) as u64));
-    with_heap_to_free::<T, _>(Options::NONE, take).map_or(Statistics::new(), |(census, untouched)| {
+/// The figures, where so many bytes as `absent` says are known not to be resident, of those that the census counts.
+fn counted<T: Thread>(absent: impl Fn(&Heap, &Census) -> u64) -> Statistics {
+    let take = |heap: Option<&Heap>| {
+        let heap = heap?;
+        let census = process().census::<T::Checks>(heap);
+        Some((census, absent(heap, &census)))
+    };
+    with_heap_to_free::<T, _>(Options::NONE, take).map_or(Statistics::new(), |(census, absent)| {
         let mut figures = figures(&census);
-        figures.resident_bytes -= untouched.min(census.huge.bytes);
+        figures.resident_bytes -= absent;
         figures
     })
 }

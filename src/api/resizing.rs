@@ -25,6 +25,7 @@ pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
     }
     let place = match own.map_or_else(|| look_up::<T>(Call::Realloc, block), |slab| Ok(Place::Slab(slab))) {
         Ok(place) => place,
+        // It moves in any case: of a guarded one whoever keeps the old pointer is found so.
         // SAFETY: the caller hands over the block, which is another allocator's to free.
         Err(stray) => unsafe {
             let moved = malloc::<T>(size);

@@ -65,8 +65,9 @@ pub struct Statistics {
     pub dirty_bytes: u64,
     /// Bytes of address space mapped, for regions and for the allocator's own records.
     pub reserved_bytes: u64,
-    /// Bytes of mapped memory thought resident: an estimate. The kernel is asked about live huge blocks alone, and only
-    /// where the program itself asks for its figures: what it never touched of those is not in it.
+    /// Bytes of mapped memory thought resident: an estimate. The kernel is asked only where the program itself asks for
+    /// its figures, about live huge blocks and, once a small block was asked for at a multiple of more than a page, about
+    /// arenas: what was never touched of those is not in it.
     pub resident_bytes: u64,
     /// Largest `live_bytes` seen.
     pub peak_live_bytes: u64,

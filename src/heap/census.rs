@@ -15,7 +15,7 @@ use super::ground::{Bet, Bets};
 use super::small::{Heap, Heaps};
 use crate::base::{CLASSES, SLICE, class_size};
 use crate::pal::{CallCounts, Platform};
-use crate::region::{KINDS, Kind};
+use crate::region::{KINDS, Kind, Region};
 
 /// Regions that a look for huge ones meets at most.
 const MOST_MET: usize = 1024;
@@ -139,6 +139,12 @@ impl Census {
     /// Bytes of live blocks of every kind.
     pub fn live_bytes(&self) -> u64 {
         self.small.bytes + self.large.bytes + self.huge.bytes
+    }
+
+    /// Bytes of arenas that may be resident.
+    pub fn arena_bytes(&self) -> u64 {
+        let used = self.small.bytes + self.large.bytes + self.free_bytes + self.behind_bytes;
+        used + self.dirty_bytes.saturating_sub(self.spared_bytes) + self.record_bytes
     }
 }
 
@@ -293,6 +299,38 @@ impl<P: Platform> Heaps<P> {
             left > 0
         });
         untouched
+    }
+
+    /// Bytes of arenas that are not resident, though `census` says so: where small blocks were asked for at multiples of
+    /// more than a page, most of each may be nobody's. The system is asked about the arenas, a bounded number of times; of
+    /// very many one part in so many is looked at, and stands for those before it. Where it does not tell, they are.
+    pub fn absent_bytes(&self, census: &Census) -> u64 {
+        if !self.has_wide() {
+            return 0;
+        }
+        let page = self.page_size();
+        let part = ASKED_PAGES * page;
+        let starts = |region: &Region| (region.base()..region.base() + region.mapped()).step_by(part.max(1));
+        let mut parts = 0;
+        self.arenas().each(|region| parts += starts(region).len());
+        let step = parts.div_ceil(MOST_ASKED);
+        let (mut number, mut resident, mut is_told) = (0, 0, true);
+        self.arenas().each(|region| {
+            for start in starts(region) {
+                number += 1;
+                if is_told && usize::is_multiple_of(number, step) {
+                    let mut told = [0; ASKED_PAGES];
+                    let pages = (region.base() + region.mapped() - start).checked_div(page);
+                    let told = &mut told[..ASKED_PAGES.min(pages.unwrap_or(0))];
+                    is_told = self.os().are_resident(start, told).is_ok();
+                    resident += told.iter().filter(|page| **page & 1 != 0).count() * step * page;
+                }
+            }
+        });
+        if !is_told {
+            return 0;
+        }
+        census.arena_bytes().saturating_sub(resident as u64)
     }
 
     /// How the bets have gone.

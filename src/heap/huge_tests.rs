@@ -1,8 +1,8 @@
-//! Tests of huge blocks on the simulated system.
+//! Tests of huge blocks on the simulated system, and of what that is asked about.
 
-use super::tests::{allocator, free, get, possess};
+use super::tests::{allocator, build_up, free, get, possess};
 use super::*;
-use crate::base::GRANULE;
+use crate::base::{GRANULE, SLICE};
 use crate::pal::simulated::{CallKind, Simulated};
 use crate::pal::{Errno, Folios};
 use crate::region::Pinning;
@@ -220,6 +220,31 @@ fn what_was_never_touched_of_huge_blocks_is_known() {
     assert_eq!(other.untouched_bytes(heap), 0);
 }
 
+#[test]
+fn what_is_nobodys_of_widely_aligned_blocks_is_asked_for() {
+    const PAGE: usize = 4096;
+    let from = allocator(GRANULE);
+    from.population().allow(false);
+    let heap = possess(from, 1);
+    // SAFETY: the test possesses the heap.
+    let get = |_| unsafe { from.allocate::<Checked>(heap, 100, 4 * PAGE, false) }.expose_provenance();
+    let blocks: Vec<usize> = (0..1000).map(get).collect();
+    let absent = || from.absent_bytes(&from.census::<Checked>(heap)) as usize;
+    assert_eq!((absent(), calls(from, CallKind::Look)), (0, 0));
+    from.note_wide();
+    let all = absent();
+    assert!(all.abs_diff(3 * 1000 * PAGE) <= 4 * PAGE, "all but the first page of each: {all}");
+    assert_eq!(calls(from, CallKind::Look), (GRANULE >> 20) / 4);
+    write(blocks[7], 2 * PAGE, 3 * PAGE);
+    assert_eq!(absent(), all - PAGE);
+    blocks.into_iter().for_each(|block| free(from, heap, block));
+    let told = from.census::<Checked>(heap).arena_bytes() as usize;
+    assert!(absent() > told / 2, "of what is free, too: {} of {told}", absent());
+    // What the system does not tell was touched.
+    from.os().fail_kind(CallKind::Look, Errno(libc::ENOSYS));
+    assert_eq!(absent(), 0);
+}
+
 /// Where huge pages come unasked, a block that shrinks gives back a part of one.
 #[test]
 fn what_a_block_gives_back_is_split_off() {
@@ -235,4 +260,28 @@ fn what_a_block_gives_back_is_split_off() {
     let split = &calls[gone - 1];
     assert_eq!((split.kind, split.addr), (CallKind::Split, calls[gone].addr));
     assert_eq!(calls[gone].addr, block + SHORTER);
+}
+
+/// In a process of one thread, in which nobody comes by for it.
+#[test]
+fn no_region_waits_with_its_pages_for_the_next_free() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let blocks: Vec<usize> = (0..24).map(|number| get(from, heap, (9 << 20) + number * (1 << 18))).collect();
+    for block in blocks {
+        free(from, heap, block);
+        assert_eq!(from.space().counts().retired, 0, "what is kept no more");
+    }
+    let other = allocator(GRANULE);
+    let heap = possess(other, 1);
+    let block = get(other, heap, 8 << 20);
+    let runs = build_up(other, heap, 1 << 20, 60);
+    other.settings().set_dirty(None, Some(80 << 20));
+    runs.into_iter().for_each(|run| free(other, heap, run));
+    other.give_back_kept_slices(heap.claimant());
+    assert!(other.dirty_slices() * SLICE >= 60 << 20);
+    other.settings().set_dirty(None, Some(4 << 20));
+    free(other, heap, block);
+    let left = other.space().counts();
+    assert_eq!((left.retired, left.regions[0]), (0, 1), "an arena that is empty once a part of it is purged");
 }

@@ -46,6 +46,14 @@ static void use_after_free(void)
     get(block + 5);
 }
 
+/* A block that is resized moves, also where it would fit. */
+static void use_after_realloc(void)
+{
+    char *block = block_at(1), *moved = realloc(opaque(block), SIZE);
+    CHECK(moved != NULL);
+    put(block + 5);
+}
+
 static void *writes(void *block)
 {
     put(block);
@@ -268,6 +276,7 @@ int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
         CASE(overflow), CASE(overflow_read), CASE(underflow), CASE(use_after_free), CASE(use_after_free_in_thread),
+        CASE(use_after_realloc),
         CASE(overflow_by_little), CASE(underflow_inside_the_page), CASE(double_free), CASE(realloc_after_free),
         CASE(free_inside), CASE(blocks_are_blocks), CASE(zeroed), CASE(aligned), CASE(walked), CASE(threads),
         CASE(in_handlers), CASE(children), CASE(other_faults_go_to_the_program),

@@ -286,6 +286,53 @@ static void sparse_blocks(void)
     free(table);
 }
 
+/* Huge blocks that grew side by side, and are freed one after the other: what stays of each falls with what is live, and
+   the last free leaves no region half unmapped. */
+static void grown_blocks(void)
+{
+    enum { BUFFERS = 24, STEPS = 4 };
+    begin();
+    for (size_t step = 3 * MIB; step <= 4 * MIB; step += MIB / 4) {
+        char *buffers[BUFFERS] = {NULL};
+        for (size_t size = step; size <= STEPS * step; size += step) {
+            for (int i = 0; i < BUFFERS; i++) {
+                CHECK((buffers[i] = realloc(buffers[i], size)) != NULL);
+                memset(buffers[i] + size - step, 1, step);
+            }
+        }
+        check_all("grown");
+        for (int i = 0; i < BUFFERS; i++) {
+            free(buffers[i]);
+            check_all("freed one by one");
+        }
+    }
+}
+
+/* Small blocks that are aligned to more than a page: of their classes' blocks much is nobody's. Others lie beside them, and
+   large ones. */
+static void widely_aligned_blocks(void)
+{
+    begin();
+    for (int round = 0; round < 3; round++) {
+        size_t count = 0;
+        for (size_t bytes = 0; bytes < 60 * MIB && count < MANY; count++) {
+            size_t size = 1 + draw() % (round == 0 ? 200 : 20 * KIB), align = (size_t)1 << (13 + draw() % 3);
+            if (count % 16 == 1) size = draw() % (200 * KIB) + 1;
+            blocks[count] = count % 2 ? malloc(size) : aligned_alloc(align, size);
+            CHECK(blocks[count] != NULL && (count % 2 || (uintptr_t)blocks[count] % align == 0));
+            memset(blocks[count], 1, size);
+            bytes += size;
+        }
+        check_resident("taken");
+        drop(count, 2);
+        check_resident("half freed");
+        malloc_trim(0);
+        check_resident("and trimmed");
+        drop(count, MANY);
+        check_resident("freed");
+    }
+}
+
 /* Memory that is locked block by block, and freed as it is. */
 static void locked_blocks(void)
 {
@@ -340,4 +387,5 @@ static void never_negative(void)
 }
 
 MAIN(CASE(small_blocks), CASE(medium_blocks), CASE(large_blocks), CASE(huge_blocks), CASE(aligned_blocks),
-     CASE(phases), CASE(sparse_blocks), CASE(locked_blocks), CASE(never_negative))
+     CASE(phases), CASE(sparse_blocks), CASE(grown_blocks), CASE(widely_aligned_blocks),
+     CASE(locked_blocks), CASE(never_negative))

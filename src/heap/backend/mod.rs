@@ -359,6 +359,9 @@ impl<P: Platform> Backend<P> {
             let purged = self.purge(by, left.div_ceil(SLICE));
             self.refusals().note(purged == 0, now);
         }
+        // Regions that are kept no more, and arenas that have become empty, may be resident still. Whoever is alone unmaps
+        // them at once: nobody comes by for them.
+        self.space().reap_in_time(Some(by.slot()), 0);
     }
 }
 
