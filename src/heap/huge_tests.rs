@@ -236,3 +236,21 @@ fn what_a_block_gives_back_is_split_off() {
     assert_eq!((split.kind, split.addr), (CallKind::Split, calls[gone].addr));
     assert_eq!(calls[gone].addr, block + SHORTER);
 }
+
+/// What may not stay goes with its region where the system does not take the pages alone: when the block is freed, and later.
+#[test]
+fn a_region_whose_pages_cannot_be_given_back_goes_as_a_whole() {
+    for stays in [false, true] {
+        let from = allocator(GRANULE);
+        let (heap, most) = (possess(from, 1), if stays { 1 << 30 } else { 0 });
+        from.settings().set_dirty(Some(0), Some(most));
+        let block = get(from, heap, 20 << 20);
+        from.space().os().fail_kind(CallKind::Purge, Errno(libc::EINVAL));
+        free(from, heap, block);
+        let kept = || from.huge_figures().kept_bytes().get();
+        assert_eq!(kept(), if stays { 20 << 20 } else { 0 });
+        from.huge().shrink_kept(from, SLICE);
+        from.space().reap(Some(heap.slot()));
+        assert_eq!((kept(), from.space().counts().regions[Kind::Huge as usize]), (0, 0));
+    }
+}

@@ -27,6 +27,11 @@ const SEEDED: &[SeededBug] = &[
     ),
     SeededBug::new("heap.no_forward", "the look at the owner of a block that was received", "forwarded"),
     SeededBug::new(
+        "heap.note_read_late",
+        "the order of a look at what is noted in a block and its way home",
+        "forwarded",
+    ),
+    SeededBug::new(
         "heap.hand_over_keeps_own",
         "forgetting a slab that another heap took over",
         "remote_frees",
