@@ -2,10 +2,10 @@
 
 use super::tests::{allocator, free, get, possess};
 use super::*;
-use crate::base::GRANULE;
+use crate::base::{GRANULE, SLICE};
 use crate::pal::simulated::{CallKind, Simulated};
 use crate::pal::{Errno, Folios};
-use crate::region::Pinning;
+use crate::region::{Kind, Pinning};
 use core::ptr;
 use std::vec::Vec;
 
@@ -242,7 +242,7 @@ fn what_a_block_gives_back_is_split_off() {
 fn a_region_whose_pages_cannot_be_given_back_goes_as_a_whole() {
     for stays in [false, true] {
         let from = allocator(GRANULE);
-        let (heap, most) = (possess(from, 1), if stays { 1 << 30 } else { 0 });
+        let (heap, most) = (possess(from, 1), if stays { 1 << 30 } else { 1 << 20 });
         from.settings().set_dirty(Some(0), Some(most));
         let block = get(from, heap, 20 << 20);
         from.space().os().fail_kind(CallKind::Purge, Errno(libc::EINVAL));

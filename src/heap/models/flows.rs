@@ -2,6 +2,7 @@
 
 use super::world::{Actor, HUGE, MEDIUM, World, claims_slices, join, spawn};
 use super::*;
+use crate::base::class_of;
 use crate::heap::ground::{Sampled, UNSEEN};
 use crate::pal::Errno;
 use crate::pal::simulated::CallKind;
@@ -29,7 +30,7 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new(
         "heap.note_read_late",
         "the order of a look at what is noted in a block and its way home",
-        "forwarded",
+        "forwarded_and_closed",
     ),
     SeededBug::new(
         "heap.hand_over_keeps_own",
@@ -148,6 +149,36 @@ fn forwarded() {
             actor.leave();
         });
         join([sender, thief]);
+        world.finish();
+    });
+}
+
+/// The last block of a slab is on its way to the heap that had the slab before, which sends it on; the one that has it
+/// closes it then, and unmaps its arena.
+fn forwarded_and_closed() {
+    explore(SCHEDULES, || {
+        let world = World::new();
+        let (owner, next, sender) = (Actor::new(&world), Actor::new(&world), Actor::new(&world));
+        let [sent, others @ ..] = [(); 8].map(|()| owner.get(MEDIUM, false));
+        others.into_iter().for_each(|at| owner.free(at));
+        owner.heap.collect::<Checked, _>(owner.from);
+        sender.free(sent);
+        sender.leave();
+        let (old, new) = (owner.heap, next.heap);
+        assert!(old.has_mail() && old.give_away(class_of(MEDIUM), new));
+        let old = spawn(&world, move |world| assert_eq!(old.receive::<Checked, _>(world.base.get(), 1), 1));
+        let new = spawn(&world, move |world| {
+            let actor = Actor::with(world, new);
+            while !new.has_mail() {
+                thread::yield_now();
+            }
+            new.collect::<Checked, _>(actor.from);
+            actor.from.give_back_all(new.claimant());
+            assert_eq!(actor.from.arenas().listed(), 0, "an arena is still there");
+            actor.leave();
+        });
+        join([old, new]);
+        owner.leave();
         world.finish();
     });
 }
@@ -472,7 +503,7 @@ fn left_and_taken_again() {
 
 models! {
     left_to_a_visitor left_and_taken_again
-    remote_frees forwarded arenas_come_and_go purged_beside_claims purged_beside_one_claim sampled_beside_a_purge
+    remote_frees forwarded forwarded_and_closed arenas_come_and_go purged_beside_claims purged_beside_one_claim sampled_beside_a_purge
     purge_that_fails refused_beside_a_look emptied_by_a_purge grown_in_place cut_beside_claims huge_blocks
     kept_and_counted
 }

@@ -28,7 +28,7 @@ fn what_waits_with_others_goes_when_nobody_possesses_their_heap() {
     // SAFETY: as above.
     unsafe { sender.send_along::<Checked, _>(from, piece) };
     assert_eq!(sender.pinned(), 0);
-    sender.collect::<Checked, _>(from);
+    from.collect_idle::<Checked>(ThreadId::new(3));
     assert_eq!(from.claimed_slices(), 0);
 }
 

@@ -363,8 +363,9 @@ fn what_was_refused_is_tried_again_by_who_puts_nothing_off() {
         unsafe { space.rcu().attach(std::boxed::Box::leak(std::boxed::Box::new(ReaderSlot::new()))) };
     }
     assert!(space.rcu().batch() > 1);
+    let region = space.map_region(Kind::Huge, SLICE, 1, 0).unwrap();
     os.fail_kind(CallKind::Unmap, Errno(libc::ENOMEM));
-    assert!(space.retire_region(space.map_region(Kind::Huge, SLICE, 1, 0).unwrap()));
+    assert!(space.retire_region(region));
     assert_eq!((space.reap(None), space.rcu().statistics().pending), (0, 0));
     os.heal();
     assert_eq!(space.reap_in_time(None, 0), 1);
