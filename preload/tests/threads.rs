@@ -18,6 +18,8 @@ passing_cases! { "threads.c":
     key_destructors_allocate_and_free,
     constructors_and_exit_handlers,
     thousands_of_threads_leave_little_behind,
+    a_child_has_a_helper_of_its_own,
+    threads_that_cannot_be_made_are_not_helped,
 }
 
 #[test]

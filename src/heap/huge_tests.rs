@@ -5,7 +5,7 @@ use super::*;
 use crate::base::{GRANULE, SLICE};
 use crate::pal::simulated::{CallKind, Simulated};
 use crate::pal::{Errno, Folios};
-use crate::region::Pinning;
+use crate::region::{Kind, Pinning};
 use core::ptr;
 use std::vec::Vec;
 
@@ -284,4 +284,22 @@ fn no_region_waits_with_its_pages_for_the_next_free() {
     free(other, heap, block);
     let left = other.space().counts();
     assert_eq!((left.retired, left.regions[0]), (0, 1), "an arena that is empty once a part of it is purged");
+}
+
+/// What may not stay goes with its region where the system does not take the pages alone: when the block is freed, and later.
+#[test]
+fn a_region_whose_pages_cannot_be_given_back_goes_as_a_whole() {
+    for stays in [false, true] {
+        let from = allocator(GRANULE);
+        let (heap, most) = (possess(from, 1), if stays { 1 << 30 } else { 1 << 20 });
+        from.settings().set_dirty(Some(0), Some(most));
+        let block = get(from, heap, 20 << 20);
+        from.space().os().fail_kind(CallKind::Purge, Errno(libc::EINVAL));
+        free(from, heap, block);
+        let kept = || from.huge_figures().kept_bytes().get();
+        assert_eq!(kept(), if stays { 20 << 20 } else { 0 });
+        from.huge().shrink_kept(from, SLICE);
+        from.space().reap(Some(heap.slot()));
+        assert_eq!((kept(), from.space().counts().regions[Kind::Huge as usize]), (0, 0));
+    }
 }

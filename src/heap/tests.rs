@@ -405,6 +405,19 @@ fn a_census_knows_what_is_live_in_the_current_slabs_of_its_heap() {
     }
 }
 
+/// What is free in the bins of a heap that is only lent is nobody's.
+#[test]
+fn a_census_knows_what_guests_have_left() {
+    let from = allocator(GRANULE);
+    let (guest, asks) = (ThreadId::new(1), possess(from, 2));
+    let lent = from.pool().lend(from, guest).expect("memory");
+    let blocks = [(); 4].map(|()| get(from, lent, 1 << 10));
+    blocks[1..].iter().for_each(|&block| free(from, lent, block));
+    from.give_up(lent);
+    let census = from.census::<Checked>(asks);
+    assert_eq!((census.small.blocks, census.small.bytes), (1, 1 << 10));
+}
+
 #[test]
 fn after_a_fork_the_slabs_of_a_vanished_thread_serve_again() {
     let from = allocator(GRANULE);

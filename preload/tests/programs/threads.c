@@ -218,6 +218,65 @@ static void spawn_while_threads_allocate(void)
     for (int i = 0; i < 8; i++) pthread_join(threads[i], NULL);
 }
 
+/* ---- The helper ---- */
+
+static sem_t may_end;
+
+static void *waits(void *none)
+{
+    while (sem_wait(&may_end) != 0) {}
+    return none;
+}
+
+/* Waits until there is no helper. */
+static void await_none(void)
+{
+    do {
+        usleep(1000);
+        helper_number = 0;
+        each_thread(look_for_helper);
+    } while (helper_number != 0);
+}
+
+/* Beside one thread more there is a helper, and no longer. */
+static void have_help(void)
+{
+    pthread_t thread;
+    start(&thread, waits, NULL);
+    helper();
+    CHECK(sem_post(&may_end) == 0 && pthread_join(thread, NULL) == 0);
+    await_none();
+}
+
+static void a_child_has_a_helper_of_its_own(void)
+{
+    pthread_t thread;
+    start(&thread, waits, NULL);
+    helper();
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(120);
+        have_help();
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK(sem_post(&may_end) == 0 && pthread_join(thread, NULL) == 0);
+}
+
+static void threads_that_cannot_be_made_are_not_helped(void)
+{
+    pthread_attr_t attributes;
+    CHECK(pthread_attr_init(&attributes) == 0);
+    CHECK(pthread_attr_setstacksize(&attributes, (size_t)1 << 46) == 0);
+    for (int i = 0; i < 8; i++) {
+        pthread_t thread;
+        CHECK(pthread_create(&thread, &attributes, waits, NULL) != 0);
+    }
+    have_help();
+}
+
 /* ---- Threads that come and go ---- */
 
 static void thousands_of_threads_leave_little_behind(void)
@@ -479,4 +538,5 @@ MAIN(CASE(malloc_in_signal_handlers), CASE(fork_while_64_threads_allocate),
      CASE(bare_fork_while_64_threads_allocate), CASE(grandchildren), CASE(spawn_while_threads_allocate),
      CASE(thousands_of_threads_leave_little_behind), CASE(the_first_thread_exits), CASE(the_last_thread_ends_the_process),
      CASE(handlers_before_threads_begin), CASE(what_is_buffered_is_written_at_the_end),
-     CASE(threads_that_only_free), CASE(key_destructors_allocate_and_free), CASE(constructors_and_exit_handlers), CASE(plugins_come_and_go))
+     CASE(threads_that_only_free), CASE(key_destructors_allocate_and_free), CASE(constructors_and_exit_handlers), CASE(plugins_come_and_go),
+     CASE(a_child_has_a_helper_of_its_own), CASE(threads_that_cannot_be_made_are_not_helped))

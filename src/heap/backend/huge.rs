@@ -384,7 +384,7 @@ impl Huge {
         if used <= region.len() {
             if used > old {
                 ground.space_bet().count(true);
-                Huge::populate_growth(ground, region, [old, dirty.max(old), used]);
+                Huge::populate_growth(ground, region, [old, dirty, used]);
             } else if dirty - used >= ground.page_size() * 16 {
                 // The block's holder gave the tail up; what is behind it was an earlier holder's.
                 let _refused = Huge::cut(ground, region, Huge::whole_units(ground, region, used));

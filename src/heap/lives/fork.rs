@@ -17,7 +17,7 @@ impl Heap {
         let (owner, visitor) = (self.possession().possessor(), self.visit().visitor());
         let (is_owner, is_visitor) = (owner == Some(own), visitor == Some(own));
         let has_vanished = visitor.is_some() && !is_visitor;
-        if is_visitor && (is_owner || self.visit().is_inside() || self.visit().is_gone()) {
+        if is_visitor && (self.visit().is_inside() || self.visit().is_gone()) {
             Fate::InHand
         } else if owner.is_some() && !is_owner || has_vanished && self.visit().is_gone() {
             Fate::Orphan

@@ -140,6 +140,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_helper_that_is_no_longer_allowed_ends_among_threads() {
+        let helper = HelperState::new();
+        (0..2).for_each(|_| helper.thread_begins());
+        assert!(helper.starts() && !helper.ends(|| true), "it is wanted");
+        assert!(helper.ends(|| false) && !helper.is_present());
+    }
+
+    #[test]
     fn a_child_has_no_helper_and_one_thread_at_most() {
         for threads in [0, 1] {
             let helper = HelperState::new();

@@ -25,7 +25,6 @@ const SEEDED: &[SeededBug] = &[
         "the order of a visit's end and the giving up of a heap that was left to it",
         "left_and_taken_again",
     ),
-    SeededBug::new("heap.no_forward", "the look at the owner of a block that was received", "forwarded"),
     SeededBug::new(
         "heap.hand_over_keeps_own",
         "forgetting a slab that another heap took over",
@@ -114,35 +113,6 @@ fn remote_frees() {
         owner.leave();
         join(senders);
         join([successor]);
-        world.finish();
-    });
-}
-
-/// A slab moves to another heap while a block of it is on its way to the old one, which sends it on.
-fn forwarded() {
-    explore(SCHEDULES, || {
-        let world = World::new();
-        let owner = Actor::new(&world);
-        let heaps = [world.base.possess(), world.base.possess()];
-        let mut blocks = [(); 9].map(|()| owner.get(MEDIUM, false)).into_iter();
-        // The first slab was full, and can now be given away.
-        blocks.next().into_iter().for_each(|at| owner.free(at));
-        let sent = blocks.next();
-        blocks.for_each(|at| world.pass(at));
-        owner.leave();
-        let [sender, thief] = heaps;
-        let sender = spawn(&world, move |world| {
-            let actor = Actor::with(world, sender);
-            sent.into_iter().for_each(|at| actor.free(at));
-            actor.leave();
-        });
-        let thief = spawn(&world, move |world| {
-            let actor = Actor::with(world, thief);
-            let at = actor.get(MEDIUM, false);
-            actor.free(at);
-            actor.leave();
-        });
-        join([sender, thief]);
         world.finish();
     });
 }
@@ -467,7 +437,7 @@ fn left_and_taken_again() {
 
 models! {
     left_to_a_visitor left_and_taken_again
-    remote_frees forwarded arenas_come_and_go purged_beside_claims purged_beside_one_claim sampled_beside_a_purge
+    remote_frees arenas_come_and_go purged_beside_claims purged_beside_one_claim sampled_beside_a_purge
     purge_that_fails refused_beside_a_look emptied_by_a_purge grown_in_place cut_beside_claims huge_blocks
     kept_and_counted
 }

@@ -75,6 +75,11 @@ const SEEDED: &[SeededBug] = &[
         "the look whether a slab that is closed was counted",
         "forked_beyond_the_table",
     ),
+    SeededBug::new(
+        "heap.child_keeps_hints",
+        "the look for idle heaps that are not noted",
+        "forked_in_adoption",
+    ),
     SeededBug::new("heap.child_keeps_visits", "the end of a vanished visitor's visit", "forked_in_visits"),
     SeededBug::new(
         "heap.child_keeps_torn",

@@ -7,6 +7,7 @@
 //! - `limits` (loom): what threads take at the same time under a limit.
 //! - `flows` (shuttle): whole paths of several threads, under schedules drawn at random and by priorities.
 //! - `fallow` (shuttle): pages of small free blocks that go back.
+//! - `sent` (shuttle): blocks that come to a heap which had their slab before.
 //! - `programs` (shuttle): the same with programs drawn at random, too.
 //! - `arenas` (shuttle): the table of arenas, walked while they come and go.
 //! - `forks` (shuttle): fork at any step of the other threads.
@@ -44,6 +45,8 @@ mod lives_of_slabs;
 mod orders;
 #[cfg(shuttle)]
 mod programs;
+#[cfg(shuttle)]
+mod sent;
 #[cfg(shuttle)]
 mod walks;
 #[cfg(shuttle)]

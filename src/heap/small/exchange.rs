@@ -8,6 +8,8 @@ use super::remote::{Outbox, Parcel, Piece};
 use super::slab::Standing;
 use crate::heap::block::{Block, Checks};
 use crate::heap::record::Slab;
+#[cfg(any(loom, shuttle))]
+use crate::heap::record::Usage;
 use crate::pal::Platform;
 use crate::sync::atomic::Ordering;
 use crate::sync::{ZERO_IS_VALID, full_fence, in_order, seeded};
@@ -327,14 +329,20 @@ impl Heap {
         while count < most
             && let Some(block) = self.next_received::<C>()
         {
-            // SAFETY: the block came to us with its chain. (If it is sent on: it was counted when it was freed.)
-            unsafe {
-                let slab = Slab::of_live(block);
+            // SAFETY: the block came to us with its chain.
+            let slab = unsafe { Slab::of_live(block) };
+            let note = || {
+                #[cfg(any(loom, shuttle))]
+                assert!(slab.usage() == Usage::Slab, "a look into a block of no slab");
                 if slab.has_notes::<C>() {
-                    Block::expect(Block::noted(block, slab.note_place::<C>()));
+                    // SAFETY: as above.
+                    Block::expect(unsafe { Block::noted(block, slab.note_place::<C>()) });
                 }
-                self.return_block::<C, P>(from, slab, block);
-            }
+            };
+            // SAFETY: as above. (If it is sent on: it was counted when it was freed.)
+            let go = || unsafe { self.return_block::<C, P>(from, slab, block) };
+            // Behind that the block is another's, and its slab may be closed and unmapped.
+            in_order(note, go, "heap.note_read_late");
             count += 1;
         }
         count

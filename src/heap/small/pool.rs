@@ -317,7 +317,8 @@ impl Mend for Pool {
                 place.store(0, Ordering::Relaxed);
             }
         }
-        for index in (0..self.made()).filter(|&index| self.is_idle(index)) {
+        let is_forgotten = |&index: &usize| self.is_idle(index) && !seeded("heap.child_keeps_hints");
+        for index in (0..self.made()).filter(is_forgotten) {
             // Relaxed: the child has one thread.
             self.idle[index / WORD].fetch_or(1 << (index % WORD), Ordering::Relaxed);
         }

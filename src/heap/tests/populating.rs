@@ -168,6 +168,19 @@ fn a_populated_block_gives_back_whole_huge_pages() {
     }
 }
 
+/// What comes at once with a block that has grown beyond its region may be resident, too.
+#[test]
+fn a_block_that_moved_is_dirty_in_whole_huge_pages() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let block = get(from, heap, 20 * MIB);
+    touch(block, 20 * MIB);
+    let moved = resize(from, heap, block, 91 * MIB).unwrap();
+    let Ok(Place::Huge(region)) = from.place(moved) else { panic!("not huge") };
+    assert!(moved != block);
+    assert_eq!((taken(from), region.huge().dirty()), (1, 92 * MIB));
+}
+
 #[test]
 fn what_lies_behind_a_block_is_not_touched_for_a_bet() {
     let from = allocator(GRANULE);

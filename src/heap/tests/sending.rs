@@ -12,6 +12,26 @@ fn send(from: &Allocator<Os>, sender: &Heap, blocks: &[usize]) {
     sender.collect::<Checked, _>(from);
 }
 
+/// A block that joins others of its slice is kept back with them, but not once their owner has gone.
+#[test]
+fn what_waits_with_others_goes_when_nobody_possesses_their_heap() {
+    let from = allocator(GRANULE);
+    let (owner, sender) = (possess(from, 1), possess(from, 2));
+    let [first, second, third] = [(); 3].map(|()| get(from, owner, 48));
+    free(from, sender, first);
+    // SAFETY: this thread possesses both heaps and holds the blocks.
+    let join =
+        |block| unsafe { sender.free_along::<Checked>(ptr::with_exposed_provenance_mut::<Block>(block)) };
+    assert!(matches!(join(second), Along::Freed) && sender.pinned() == 1);
+    from.give_up(owner);
+    let Along::ToSend(piece) = join(third) else { panic!("kept back for a thread that has gone") };
+    // SAFETY: as above.
+    unsafe { sender.send_along::<Checked, _>(from, piece) };
+    assert_eq!(sender.pinned(), 0);
+    from.collect_idle::<Checked>(ThreadId::new(3));
+    assert_eq!(from.claimed_slices(), 0);
+}
+
 #[test]
 fn no_call_takes_a_whole_inbox() {
     let from = allocator(GRANULE);
@@ -119,6 +139,21 @@ fn what_a_borrowed_heap_has_left_is_seen() {
     from.collect_idle::<Checked>(ThreadId::new(3));
     assert!(!from.pool().has_unread_inbox() && !owner.has_mail());
     assert_eq!(from.claimed_slices(), 0);
+}
+
+/// Whoever looks for a slab in an idle heap takes in what was sent to that, and sends what is for others on.
+#[test]
+fn nothing_waits_in_a_heap_that_was_asked_for_a_slab() {
+    let from = allocator(GRANULE);
+    let [idle, next, sender, asks] = [1, 2, 3, 4].map(|number| possess(from, number));
+    let blocks = fill(from, idle, 8 << 10);
+    get(from, idle, 8 << 10);
+    free_home(from, idle, blocks[0]);
+    send(from, sender, &blocks[1..2]);
+    assert!(idle.has_mail() && idle.give_away(class_of(8 << 10), next));
+    from.give_up(idle);
+    get(from, asks, 8 << 10);
+    assert!(!idle.has_mail() && next.has_mail(), "it would hold the slab until somebody has the heap");
 }
 
 /// A thread that frees blocks of very many slabs pins a mebibyte of them at most, also if nobody tidies its heap.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::heap::gate::Gate;
+use crate::rcu::ReaderSlot;
 
 #[test]
 fn what_a_handler_left_in_the_middle_of_a_step_stays_so() {
@@ -21,9 +22,11 @@ fn a_visitor_that_forks_gives_the_heap_up() {
     let (owner, visitor) = (possess(from, 1), ThreadId::new(2));
     from.open_gate(owner);
     let block = get(from, owner, 100);
-    let fork = |_: &Heap| {
+    let fork = |heap: &Heap| {
+        let _section = heap.section(from);
         // SAFETY: this thread plays all of them, and is the visitor from here on.
         unsafe { from.child_after_fork(visitor, 0) };
+        assert!(heap.slot().is_inside(), "the visitor is in the middle of something");
     };
     from.visit::<Checked>(visitor, Gate::mark, |_| true, fork);
     assert!(from.pool().is_idle(owner.index() as usize) && owner.visit().visitor().is_none());
@@ -32,6 +35,36 @@ fn a_visitor_that_forks_gives_the_heap_up() {
     free(from, next, block);
     next.collect::<Checked, _>(from);
     assert_eq!(from.claimed_slices(), 0);
+}
+
+/// A thread that has left its heap to a visitor forks, as it may in what it still runs at its end.
+#[test]
+fn what_was_left_to_a_vanished_visitor_is_nobodys() {
+    let from = allocator(GRANULE);
+    let (owner, visitor) = (ThreadId::new(1), ThreadId::new(2));
+    let heap = possess(from, 1);
+    from.open_gate(heap);
+    assert!(heap.visit().knock(visitor));
+    heap.gate().mark();
+    from.leave_heap::<Checked>(heap, owner);
+    assert!(heap.visit().is_gone() && !from.pool().is_idle(heap.index() as usize));
+    // SAFETY: this thread plays both, and is the one that has left from here on.
+    unsafe { from.child_after_fork(owner, 0) };
+    assert!(from.pool().is_idle(heap.index() as usize));
+    from.audit_child::<Checked>();
+}
+
+/// A thread that was a guest all along, and had little: its heap has nothing to give back.
+#[test]
+fn what_is_warm_and_has_nothing_is_tidied_once() {
+    let from = allocator(GRANULE);
+    from.settings().set_helper(true);
+    let owner = possess(from, 1);
+    from.open_gate(owner);
+    from.abandon::<Checked>(owner, ThreadId::new(1));
+    assert!(from.has_warm() && !owner.needs_collecting());
+    from.collect_idle::<Checked>(ThreadId::new(2));
+    assert!(!from.has_warm(), "the helper would not sleep");
 }
 
 #[test]
@@ -57,6 +90,43 @@ fn a_child_keeps_no_promise_of_its_parent() {
     unsafe { from.child_after_fork(ThreadId::new(1), 0) };
     from.audit::<Checked>();
     from.give_up(heap);
+}
+
+/// A thread may vanish when it has lent room to its heap, or taken it back, and has not counted that.
+#[test]
+fn a_child_counts_anew_what_is_lent_to_heaps() {
+    let from = allocator(GRANULE);
+    let gone = possess(from, 1);
+    for (lent, counted) in [(3, 0), (0, 3)] {
+        gone.claimant().spares().lend(lent);
+        from.lent().add(counted);
+        // SAFETY: this thread is the only one.
+        unsafe { from.child_after_fork(ThreadId::new(2), 0) };
+        from.audit_child::<Checked>();
+    }
+}
+
+/// Readers without a heap are told apart by the number that their slot has of them.
+#[test]
+fn a_child_keeps_the_sections_of_its_own_thread_and_of_no_other() {
+    let from = allocator(GRANULE);
+    let rcu = from.space().rcu();
+    let slots = [5, 6].map(|number| {
+        let slot = &*Box::leak(Box::new(ReaderSlot::new()));
+        slot.belong_to(number);
+        // SAFETY: a fresh slot that lives forever.
+        unsafe { rcu.attach(slot) };
+        slot
+    });
+    // SAFETY: this thread plays those of both slots, which are attached.
+    let sections = slots.map(|slot| unsafe { rcu.enter(slot) });
+    // SAFETY: as above, and is the one of number 5 from here on.
+    unsafe { from.child_after_fork(ThreadId::new(1), 5) };
+    assert_eq!(slots.map(ReaderSlot::is_inside), [true, false]);
+    let [own, vanished] = sections;
+    core::mem::forget(vanished);
+    drop(own);
+    assert!(!slots[0].is_inside());
 }
 
 /// The next thread of a heap uses it, whether it was tidied before or left warm.

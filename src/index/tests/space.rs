@@ -354,6 +354,24 @@ fn a_refused_unmap_is_kept_and_tried_again() {
     assert_eq!(region_bytes(&os, &space), 0);
 }
 
+/// Where several regions share a grace period, and none waits for one, there is nothing to put off.
+#[test]
+fn what_was_refused_is_tried_again_by_who_puts_nothing_off() {
+    let (os, space) = space_on(Config::default());
+    for _ in 0..2 {
+        // SAFETY: a fresh slot that lives forever.
+        unsafe { space.rcu().attach(std::boxed::Box::leak(std::boxed::Box::new(ReaderSlot::new()))) };
+    }
+    assert!(space.rcu().batch() > 1);
+    let region = space.map_region(Kind::Huge, SLICE, 1, 0).unwrap();
+    os.fail_kind(CallKind::Unmap, Errno(libc::ENOMEM));
+    assert!(space.retire_region(region));
+    assert_eq!((space.reap(None), space.rcu().statistics().pending), (0, 0));
+    os.heal();
+    assert_eq!(space.reap_in_time(None, 0), 1);
+    assert_eq!(region_bytes(&os, &space), 0);
+}
+
 #[test]
 fn an_arena_is_retired_only_when_no_slice_is_claimed() {
     let (os, space) = space_on(Config::default());
