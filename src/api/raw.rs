@@ -225,6 +225,7 @@ unsafe fn free_lost<T: Thread>(block: *mut u8, heap: *const Heap) {
         // SAFETY: asked in the slab, if that has such a block, which is the caller's to give then.
         unsafe {
             if slab.has_live_block::<T::Checks>(block.cast(), key) {
+                own.use_fallow::<T::Checks>(slab);
                 return free_own::<T>(heap, slab, block.cast(), key);
             }
         }

@@ -347,6 +347,17 @@ impl Slab {
         }
     }
 
+    /// Notes that nothing of a slab that is about to be closed is resident.
+    pub(super) fn spare_all(&self) {
+        for slice in 0..self.slices() as usize {
+            // SAFETY: as in `close`.
+            let record = unsafe { &*ptr::from_ref(self).add(slice) };
+            record.spare(SLICE);
+            // Relaxed: as in `spare`.
+            record.shared.touched.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// A slab that was about to be closed stays open: it will be used to its end.
     pub(super) fn forget_spared(&self) {
         for slice in 0..self.slices() as usize {

@@ -11,7 +11,7 @@ public class Work {
         Random random = new Random(seed);
         MessageDigest digest = MessageDigest.getInstance("SHA-256");
         Map<String, byte[]> kept = new TreeMap<>();
-        for (int i = 0; i < 100; i++) {
+        for (int i = 0; i < 50; i++) {
             ByteBuffer direct = ByteBuffer.allocateDirect(1 + random.nextInt(200_000));
             while (direct.remaining() >= 4) direct.putInt(random.nextInt(50));
             direct.flip();

@@ -29,7 +29,7 @@ env -u PYTHONMALLOC $python objects.py >expected
 preloaded $python objects.py >found
 same found expected
 preloaded $python -m test -j2 --timeout 150 \
-    test_json test_re test_dict test_list test_set test_pickle test_threading test_subprocess
+    test_json test_re test_dict test_list test_set test_threading test_subprocess
 patterns=()
 for kind in Queue Array Heap Connection Pool; do
     patterns+=(-m "*WithProcessesTest$kind*")

@@ -310,22 +310,32 @@ fn forked_in_take_over() {
     explore(prepare, [body, body]);
 }
 
-/// Pages that are laid fallow, and tilled.
+/// Pages that are laid fallow, and tilled, or go with their slab.
 fn forked_in_fallow() {
-    let prepare = |_: &Actor, actors: [&Actor; VICTIMS]| {
+    let prepare = |own: &Actor, actors: [&Actor; VICTIMS]| {
         for actor in actors {
             let blocks = [(); 6].map(|()| actor.get(PAGE, false));
             [0, 1, 3, 4].into_iter().for_each(|index| actor.free(blocks[index]));
             actor.heap.collect::<Checked, _>(actor.from);
+            if std::ptr::eq(actor.heap, actors[1].heap) {
+                [2, 5].into_iter().for_each(|index| own.world.pass(blocks[index]));
+            }
         }
     };
-    let body = |actor: Actor| {
+    let tilling = |actor: Actor| {
         actor.heap.hollow_out::<Checked, _>(actor.from, 1);
         let at = actor.get(PAGE, false);
         actor.heap.collect::<Checked, _>(actor.from);
         actor.free(at);
     };
-    explore(prepare, [body, body]);
+    let closing = |actor: Actor| {
+        actor.heap.hollow_out::<Checked, _>(actor.from, 1);
+        while let Some(at) = actor.world.passed() {
+            actor.free(at);
+        }
+        actor.heap.collect::<Checked, _>(actor.from);
+    };
+    explore(prepare, [tilling, closing]);
 }
 
 /// Blocks that go home, and slabs that change their heap.

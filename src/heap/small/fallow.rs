@@ -30,6 +30,8 @@ const _: () = assert!(PAGES <= 16);
 const SLICES: usize = 4;
 /// What is worth a look, and to be laid fallow, as a part of the slab.
 const WORTH: usize = 8;
+/// Frees that go the long way before the slab is tilled: they take as long as faulting in a slab's pages.
+const LONG_FREES: u32 = 64;
 /// How often a walk looks at a block whose slab is laid fallow or tilled under its eyes.
 const LOOKS: usize = 16;
 
@@ -123,7 +125,16 @@ impl Slab {
     /// Blocks that touch a fallow page.
     pub(super) fn fallow_blocks(&self) -> u32 {
         // Relaxed: the owner's own store.
-        self.owned.fallow_blocks.load(Ordering::Relaxed)
+        self.owned.fallow_blocks.load(Ordering::Relaxed) & 0xFFFF
+    }
+
+    /// Counts a free that went the long way because the slab lies fallow. Whether these have been so many that it is time
+    /// to till it.
+    fn is_in_use(&self) -> bool {
+        // Relaxed (both): the owner's own store.
+        let frees = self.owned.fallow_blocks.load(Ordering::Relaxed) + (1 << 16);
+        self.owned.fallow_blocks.store(frees, Ordering::Relaxed);
+        frees >> 16 == LONG_FREES
     }
 
     /// Says that so many blocks lie fallow.
@@ -180,13 +191,12 @@ impl Slab {
         blocks
     }
 
-    /// The slab is empty, and about to be closed.
+    /// The slab is closed. (Only then: a thread that vanishes before leaves a slab whose blocks are known to be free.)
     pub(super) fn forget_fallow(&self) {
-        if self.fallow_blocks() == 0 {
-            return;
+        if self.fallow_blocks() > 0 {
+            (0..self.slices() as usize).for_each(|slice| self.set_fallow(slice, 0));
+            self.set_fallow_blocks(0);
         }
-        (0..self.slices() as usize).for_each(|slice| self.set_fallow(slice, 0));
-        self.set_fallow_blocks(0);
     }
 
     /// How often the slab was laid fallow or tilled; it may have been another then.
@@ -381,6 +391,29 @@ impl Heap {
             }
         }
         slab.recount_fallow()
+    }
+
+    /// A live block of a slab that lies fallow is about to be freed by the long way. If that happens often the slab is in
+    /// use, and tilled.
+    #[inline(never)]
+    pub fn use_fallow<C: Checks>(&self, slab: &Slab) {
+        if slab.fallow_blocks() > 0 && slab.is_in_use() {
+            self.till_all::<C>(slab);
+        }
+    }
+
+    /// A slab is empty, and about to be closed: of one that lies fallow the other pages go, too. Returns whether nothing of
+    /// it is resident.
+    pub(super) fn purge_fallow<P: Platform>(&self, from: &Heaps<P>, slab: &Slab) -> bool {
+        let (base, bytes) = (slab.base(), slab.bytes());
+        // SAFETY: all blocks of the slab are free, and in no list but its own, which nobody reads any more.
+        let purge = || unsafe { from.purge_part(from.arena_of(base), base, bytes) };
+        if slab.fallow_blocks() == 0 || purge().is_err() {
+            return false;
+        }
+        from.count_purged(bytes.saturating_sub(slab.hollow_pages() * from.page_size()));
+        slab.spare_all();
+        true
     }
 
     /// Puts the blocks of a slab that lie fallow on its list again.

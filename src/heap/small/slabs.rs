@@ -203,9 +203,11 @@ impl Heap {
         let (base, slices) = (slab.base(), slab.slices() as usize);
         self.own.leave(slab);
         self.growth.lost(slab);
-        slab.spare_unborn(from.page_size());
-        slab.forget_fallow();
+        if !self.purge_fallow(from, slab) {
+            slab.spare_unborn(from.page_size());
+        }
         slab.close();
+        slab.forget_fallow();
         from.count_slab(base, false);
         from.keep_slices(&self.claimant, base, slices, slices * SLICE, MOST_SPARE_OF_SLABS);
     }

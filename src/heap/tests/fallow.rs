@@ -278,3 +278,36 @@ fn a_look_at_what_is_no_slab_any_more_ends() {
         assert!(!record.lies_fallow(offset), "{offset}");
     }
 }
+
+/// A slab that is freed while it lies fallow is not resident as a whole.
+#[test]
+fn what_is_left_of_a_fallow_slab_goes_with_it() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let (live, _) = thinned(from, heap, 6);
+    from.trim::<Checked>(heap);
+    live.keys().for_each(|&block| free(from, heap, block));
+    heap.empty_bins::<Checked, _>(from);
+    let census = from.census::<Checked>(heap);
+    let resident = census.arena_bytes() - census.record_bytes;
+    assert!(census.dirty_bytes > 1 << 20 && resident < 1 << 18, "{resident} of {}", census.dirty_bytes);
+    from.audit::<Checked>();
+}
+
+/// A slab whose blocks are freed again and again is in use, and its frees are to be short again.
+#[test]
+fn a_fallow_slab_that_is_used_is_tilled() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let (live, _) = thinned(from, heap, 6);
+    from.trim::<Checked>(heap);
+    let is_long = |slab: &Slab, block| !slab.starts_block(block);
+    let (&block, _) =
+        live.iter().find(|&(&block, _)| is_long(slab_of(from, block), block)).expect("a fallow slab");
+    let slab = slab_of(from, block);
+    let frees =
+        (0..1000).take_while(|_| is_long(slab, block)).map(|_| heap.use_fallow::<Checked>(slab)).count();
+    assert!((20..200).contains(&frees), "{frees}");
+    from.audit::<Checked>();
+    look(from, &live);
+}
