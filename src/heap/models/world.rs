@@ -385,7 +385,7 @@ impl<'a> Actor<'a> {
             // What the fast path of a free asks.
             // SAFETY: a slab that a heap finds at once is its own, and holds its arena; its fields are atomics here.
             if let Some(slab) = unsafe { heap.own_slab(at).as_ref() }
-                && slab.is_block(at.wrapping_sub(slab.base()))
+                && slab.starts_block(at)
             {
                 assert!(ptr::eq(slab.owner(), heap), "a heap takes another's slab for its own");
             }
