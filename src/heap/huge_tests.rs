@@ -43,7 +43,7 @@ fn a_huge_block_moves_as_often_as_it_likes_and_stays_one_mapping() {
     let (mut block, mut size, mut moves) = (get(from, heap, 5 << 20), 5 << 20, 0);
     write(block, 0, size);
     while moves < 6 {
-        let longer = size + (3 << 20);
+        let longer = size + (size / 8).next_multiple_of(3 << 20);
         // Somebody is always right behind it.
         let neighbour = get(from, heap, 5 << 20);
         let now = resize(from, heap, block, longer).unwrap();

@@ -88,10 +88,10 @@ fn touched(live: &Live, page: usize) -> usize {
 fn a_trim_gives_back_the_pages_that_no_live_block_touches() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
-    let (mut live, gone) = thinned(from, heap, 24);
+    let (mut live, gone) = thinned(from, heap, 12);
     heap.collect::<Checked, _>(from);
     let (before, in_use, purged) = (cached(from, heap), from.live_bytes(), from.purged_bytes());
-    assert!(before > 16 * MIB, "{before}");
+    assert!(before > 8 * MIB, "{before}");
     from.trim::<Checked>(heap);
     look(from, &live);
     let after = cached(from, heap);
@@ -199,7 +199,7 @@ fn an_idle_heap_keeps_little_and_a_used_one_is_let_alone() {
     let from = allocator(GRANULE);
     from.settings().set_helper(true);
     let (heap, helper) = (possess(from, 1), possess(from, 2));
-    let (live, _) = thinned(from, heap, 24);
+    let (live, _) = thinned(from, heap, 12);
     let before = cached(from, heap);
     from.abandon::<Checked>(heap, ThreadId::new(1));
     assert_eq!(purges(from), 0, "the next thread is to find it as it is");
