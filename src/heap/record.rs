@@ -11,7 +11,8 @@
 //!    them only roughly. Who holds a block may go by `handed_out`, though: the block is among those.
 //! 4. `life` tells a walk, which holds nothing, whether what it has seen of a slab was of one slab.
 //! 5. The record of a slice that is not the first of its run says only how far back the first is, and what of the slice
-//!    itself is known not to be resident (`spared`), or lies fallow (`fallow`), which any thread may ask of a live block.
+//!    itself is known not to be resident (`spared`).
+//! 6. Which pages lie `fallow` any thread may ask of a live block, which holds its pages.
 
 use super::block::Block;
 use super::ground::Kept;
@@ -76,8 +77,8 @@ pub(super) struct Owned {
     /// Blocks at the end of the free list whose inner pages were given back; and in the upper half, those pages. See
     /// `small::hollow`.
     pub(super) hollow: AtomicU32,
-    /// Which pages of this slice lie fallow, a bit for each; and in the upper half, of a slab's first slice, how often
-    /// these have changed. See `small::fallow`.
+    /// Which pages of a slab of one slice lie fallow, a bit for each; and in the upper half, how often these have changed.
+    /// See `small::fallow`.
     pub(super) fallow: AtomicU32,
     /// Of a slab: blocks that touch a fallow page.
     pub(super) fallow_blocks: AtomicU32,
@@ -152,14 +153,6 @@ impl Slab {
             return unsafe { &*record.sub(back) };
         }
         slab
-    }
-
-    /// The record of the slice that lies so many behind this one; `None` beyond the arena.
-    pub(super) fn slice(&self, behind: usize) -> Option<&Slab> {
-        let at = ptr::from_ref(self);
-        let index = at.addr() % GRANULE / size_of::<Slab>() + behind;
-        // SAFETY: the records of an arena lie behind one another in its header.
-        (index < GRANULE_SLICES).then(|| unsafe { &*at.add(behind) })
     }
 
     /// Address of the slice that this is the record of.

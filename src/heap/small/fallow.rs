@@ -3,7 +3,7 @@
 //! Such a block has no whole page inside; but where neighbours are free there may be a page that no live block touches. It
 //! is laid *fallow* where memory is wanted more than speed: it goes back with all that is in it, the words of free blocks
 //! among that. So the free blocks that touch it are in no list. Which these are is told by a bit for each page, in the
-//! record of its slice.
+//! slab's record. (Such slabs are one slice each.)
 //!
 //! That such a block is free its words do not say any more: a second free of it would find a live one. So while any of a
 //! slab's pages lie fallow its limit is that of a slab without blocks, and each free of one of its blocks goes the long way,
@@ -26,8 +26,6 @@ use core::{mem, ptr};
 const PAGE: usize = 4 << 10;
 const PAGES: usize = SLICE / PAGE;
 const _: () = assert!(PAGES <= 16);
-/// Slices of the largest slab that may lie fallow.
-const SLICES: usize = 4;
 /// What is worth a look, and to be laid fallow, as a part of the slab.
 const WORTH: usize = 8;
 /// Frees that go the long way before the slab is tilled: they take as long as faulting in a slab's pages.
@@ -35,10 +33,11 @@ const LONG_FREES: u32 = 64;
 /// How often a walk looks at a block whose slab is laid fallow or tilled under its eyes.
 const LOOKS: usize = 16;
 
-/// Whether blocks of a class may lie fallow: else they have a page or more inside (see `hollow`).
+/// Whether blocks of a class may lie fallow: else they have a page or more inside (see `hollow`), or, where pages are larger
+/// than usual, slabs of several slices.
 fn is_of(class: usize, page: usize) -> bool {
     let info = class_info(class);
-    (info.size as usize) < 2 * page && info.slices as usize <= SLICES
+    (info.size as usize) < 2 * page && info.slices == 1
 }
 
 /// The pages, counted from the slab's first, that a block of `size` bytes at `offset` touches.
@@ -46,51 +45,39 @@ fn pages_of(offset: usize, size: usize) -> impl Iterator<Item = usize> {
     offset / PAGE..=(offset + size - 1) / PAGE
 }
 
-/// Pages of a slab: for each slice a bit for each of its pages.
-type Pages = [u32; SLICES];
-
-fn has(pages: &Pages, page: usize) -> bool {
-    pages.get(page / PAGES).is_some_and(|slice| slice >> (page % PAGES) & 1 == 1)
-}
-
-fn add(pages: &mut Pages, page: usize) {
-    if let Some(slice) = pages.get_mut(page / PAGES) {
-        *slice |= 1 << (page % PAGES);
-    }
+/// Whether a page is among `pages`, a bit for each.
+fn has(pages: u32, page: usize) -> bool {
+    page < PAGES && pages >> page & 1 == 1
 }
 
 impl Slab {
-    /// Which pages of this record's slice lie fallow.
-    pub(in crate::heap) fn fallow_pages(&self) -> u32 {
-        // Acquire: pairs with the Release in `set_fallow_pages`: who finds a page tilled finds its blocks listed.
-        self.owned.fallow.load(acquire("heap.fallow_read")) & 0xFFFF
+    /// Which pages of the slab lie fallow; and in the upper half, how often that has changed.
+    pub(in crate::heap) fn fallow(&self) -> u32 {
+        // Acquire: pairs with the Release in `set_fallow`: who finds pages tilled finds their blocks listed.
+        self.owned.fallow.load(acquire("heap.fallow_read"))
     }
 
-    pub(in crate::heap) fn set_fallow_pages(&self, pages: u32) {
+    fn fallow_pages(&self) -> u32 {
+        self.fallow() & 0xFFFF
+    }
+
+    /// Notes which pages lie fallow from now on.
+    pub(in crate::heap) fn set_fallow(&self, pages: u32) {
         // Relaxed: the owner's own store.
-        let turns = self.owned.fallow.load(Ordering::Relaxed) & !0xFFFF;
-        // Release: see `fallow_pages`.
+        let turns = (self.owned.fallow.load(Ordering::Relaxed) & !0xFFFF).wrapping_add(1 << 16);
+        // Release: see `fallow`.
         self.owned.fallow.store(turns | pages, release("heap.fallow_written"));
-    }
-
-    /// Which pages of a slice of the run lie fallow; none of one that is beyond the arena, which a made-up address may
-    /// lead to.
-    fn fallow_in(&self, slice: usize) -> u32 {
-        self.slice(slice).map_or(0, Slab::fallow_pages)
-    }
-
-    fn set_fallow(&self, slice: usize, pages: u32) {
-        self.slice(slice).inspect(|record| record.set_fallow_pages(pages));
-    }
-
-    fn is_page_fallow(&self, page: usize) -> bool {
-        self.fallow_in(page / PAGES) >> (page % PAGES) & 1 == 1
     }
 
     /// Whether the block at `offset` touches a fallow page: then it is free. Any thread may ask, for what holds a block
     /// holds its pages. Of an address that somebody made up, and in a walk, the record may be a large block's by now.
     pub(in crate::heap) fn lies_fallow(&self, offset: usize) -> bool {
-        pages_of(offset, self.block_size().min(SMALL_MAX)).any(|page| self.is_page_fallow(page))
+        self.is_on(self.fallow_pages(), offset)
+    }
+
+    /// Whether the block at `offset` touches one of the pages.
+    fn is_on(&self, pages: u32, offset: usize) -> bool {
+        pages != 0 && pages_of(offset, self.block_size().min(SMALL_MAX)).any(|page| has(pages, page))
     }
 
     /// Whether `block` is free for sure. Its slab may be laid fallow meanwhile, between the first look and the second, or
@@ -146,13 +133,6 @@ impl Slab {
         self.shared.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// The blocks that were handed out and touch the slice, by their offsets.
-    fn blocks_in(&self, slice: usize) -> impl Iterator<Item = usize> + use<> {
-        let size = self.block_size().max(1);
-        let end = ((slice + 1) * SLICE).div_ceil(size).min(self.handed_out() as usize);
-        (slice * SLICE / size..end).map(move |index| index * size)
-    }
-
     /// How many blocks, never handed out or not, touch a page.
     fn blocks_on(&self, page: usize) -> usize {
         let (size, capacity) = (self.block_size().max(1), self.info().capacity as usize);
@@ -160,20 +140,16 @@ impl Slab {
     }
 
     /// The blocks that touch a fallow page, by their offsets.
-    fn each_fallow(&self, mut visit: impl FnMut(usize)) {
-        let (slices, size) = (self.slices() as usize, self.info().size as usize);
-        for slice in (0..slices).filter(|&slice| self.fallow_in(slice) != 0) {
-            // One that begins in the slice before was there, if a page of that is fallow, too.
-            let was_before =
-                |offset| pages_of(offset, size).any(|page| page / PAGES < slice && self.is_page_fallow(page));
-            self.blocks_in(slice).filter(|&at| self.lies_fallow(at) && !was_before(at)).for_each(&mut visit);
-        }
+    fn fallow_offsets(&self) -> impl Iterator<Item = usize> {
+        let (size, pages) = (self.info().size as usize, self.fallow_pages());
+        (0..self.handed_out() as usize)
+            .map(move |index| index * size)
+            .filter(move |&offset| self.is_on(pages, offset))
     }
 
     /// In the child of a fork: the bits say which blocks lie fallow, whatever was being done to them.
     pub(super) fn recount_fallow(&self) -> u32 {
-        let mut blocks = 0;
-        self.each_fallow(|_| blocks += 1);
+        let blocks = self.fallow_offsets().count() as u32;
         self.set_fallow_blocks(blocks);
         blocks
     }
@@ -181,11 +157,9 @@ impl Slab {
     /// Enters the blocks that lie fallow, demands that their number is right, and returns it.
     #[cfg(any(test, feature = "simulated"))]
     pub(super) fn audit_fallow(&self, mut enter: impl FnMut(*mut Block)) -> u32 {
-        let mut blocks = 0;
-        self.each_fallow(|offset| {
-            enter(ptr::with_exposed_provenance_mut(self.base() + offset));
-            blocks += 1;
-        });
+        self.fallow_offsets()
+            .for_each(|offset| enter(ptr::with_exposed_provenance_mut(self.base() + offset)));
+        let blocks = self.fallow_offsets().count() as u32;
         assert_eq!(blocks, self.fallow_blocks(), "blocks that lie fallow");
         assert!(blocks == 0 || self.standing() == Standing::Available, "a slab in use lies fallow");
         blocks
@@ -194,23 +168,9 @@ impl Slab {
     /// The slab is closed. (Only then: a thread that vanishes before leaves a slab whose blocks are known to be free.)
     pub(super) fn forget_fallow(&self) {
         if self.fallow_blocks() > 0 {
-            (0..self.slices() as usize).for_each(|slice| self.set_fallow(slice, 0));
+            self.set_fallow(0);
             self.set_fallow_blocks(0);
         }
-    }
-
-    /// How often the slab was laid fallow or tilled; it may have been another then.
-    pub(in crate::heap) fn fallow_turns(&self) -> u32 {
-        // Acquire: pairs with the Release in `take_turn`: who sees that a slab is being tilled sees its blocks listed.
-        self.owned.fallow.load(acquire("heap.fallow_turn_read")) >> 16
-    }
-
-    /// Before bits change: for walks.
-    pub(in crate::heap) fn take_turn(&self) {
-        // Relaxed: the owner's own store.
-        let turns = self.owned.fallow.load(Ordering::Relaxed).wrapping_add(1 << 16);
-        // Release: see `fallow_turns`.
-        self.owned.fallow.store(turns, release("heap.fallow_turn_taken"));
     }
 
     /// As [`Block::is_free_meanwhile`], of a block in a slab that may be laid fallow and tilled meanwhile: its words are to be
@@ -221,14 +181,15 @@ impl Slab {
     pub(in crate::heap) unsafe fn is_free_meanwhile(&self, block: *mut Block, key: usize) -> bool {
         let offset = block.addr().wrapping_sub(self.base());
         for _ in 0..LOOKS {
-            let turns = self.fallow_turns();
+            let before = self.fallow();
             // SAFETY: the caller's.
             let is_free = unsafe { Block::is_free_meanwhile(block, key) };
             signal_fence();
-            if is_free || self.lies_fallow(offset) && !seeded("heap.fallow_unseen") {
+            let after = self.fallow();
+            if is_free || self.is_on(after & 0xFFFF, offset) && !seeded("heap.fallow_unseen") {
                 return true;
             }
-            if turns == self.fallow_turns() || seeded("heap.fallow_turn") {
+            if before == after || seeded("heap.fallow_turn") {
                 return false;
             }
         }
@@ -277,39 +238,32 @@ impl Heap {
     fn lay_slab_fallow<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab) -> bool {
         debug_assert!(slab.standing() == Standing::Available);
         let (base, size, group) = (slab.base(), slab.info().size as usize, (from.page_size() / PAGE).max(1));
-        let pages = slab.bytes() / PAGE;
-        let mut free = [0_u16; SLICES * PAGES];
+        let mut free = [0_u16; PAGES];
         let mut enter = |offset| {
-            pages_of(offset, size)
-                .for_each(|page| free.get_mut(page).into_iter().for_each(|count| *count += 1))
+            for page in pages_of(offset, size) {
+                free.get_mut(page).into_iter().for_each(|blocks| *blocks += 1);
+            }
         };
         let mut block = slab.free_list();
         while !block.is_null() {
             enter(block.addr() - base);
             block = self.follow::<C>(block);
         }
-        slab.each_fallow(&mut enter);
+        slab.fallow_offsets().for_each(&mut enter);
         let touched = |page: usize| slab.blocks_on(page) as u16;
         let is_free = |page: usize| touched(page) > 0 && free.get(page) == Some(&touched(page));
-        let goes = |page: usize| {
-            let whole = page - page % group;
-            !slab.is_page_fallow(page) && (whole..whole + group).all(is_free)
-        };
-        let mut fallow = [0; SLICES];
-        let mut more = 0;
-        for page in (0..pages).filter(|&page| goes(page)) {
-            add(&mut fallow, page);
-            more += 1;
-        }
-        if more * WORTH < pages {
+        let is_new = |page: usize| !has(slab.fallow_pages(), page);
+        let goes = |&page: &usize| is_new(page) && (page - page % group..).take(group).all(is_free);
+        let more = (0..PAGES).filter(goes).fold(0, |pages: u32, page| pages | 1 << page);
+        if (more.count_ones() as usize) < PAGES / WORTH {
             slab.note_hollow(slab.hollow_pages());
             return true;
         }
-        self.unlist::<C>(slab, &fallow);
+        self.unlist::<C>(slab, more);
         let mut purged = 0;
         let (mut page, mut refused) = (0, false);
-        while page < pages && !refused {
-            let len = (page..pages).take_while(|&page| has(&fallow, page)).count();
+        while page < PAGES && !refused {
+            let len = (page..PAGES).take_while(|&page| has(more, page)).count();
             // SAFETY: only free blocks of this heap touch those pages, which are in no list, and are not read.
             let purge = || unsafe { from.purge_part(from.arena_of(base), base + page * PAGE, len * PAGE) };
             refused = len > 0 && purge().is_err();
@@ -328,11 +282,8 @@ impl Heap {
     /// Notes those pages of a slab as fallow, and takes the blocks that touch them off its list.
     ///
     /// A thread that vanishes in between (fork) leaves a list with some of those blocks in it, see `mend_fallow`.
-    fn unlist<C: Checks>(&self, slab: &Slab, pages: &Pages) {
-        slab.take_turn();
-        for (slice, &more) in pages.iter().enumerate().filter(|&(_, &more)| more != 0) {
-            slab.set_fallow(slice, slab.fallow_in(slice) | more);
-        }
+    fn unlist<C: Checks>(&self, slab: &Slab, pages: u32) {
+        slab.set_fallow(slab.fallow_pages() | pages);
         let mut fallow = slab.fallow_blocks();
         // The last block that stays, and whether others that do not follow it.
         let (mut stays, mut goes) = (ptr::null_mut(), false);
@@ -377,8 +328,7 @@ impl Heap {
     /// In the child of a fork: what a thread that vanished while it laid a slab fallow, or tilled it, has left. Blocks that
     /// touch a fallow page are in no list, if they still were, or were again. Returns how many there are.
     pub(super) fn mend_fallow(&self, slab: &Slab) -> u32 {
-        let lies_fallow = (0..slab.slices() as usize).any(|slice| slab.fallow_in(slice) != 0);
-        if lies_fallow && !seeded("heap.child_keeps_listed") {
+        if slab.fallow_pages() != 0 && !seeded("heap.child_keeps_listed") {
             let mut block = slab.free_list();
             slab.forget_free();
             while !block.is_null() {
@@ -411,7 +361,7 @@ impl Heap {
         if slab.fallow_blocks() == 0 || purge().is_err() {
             return false;
         }
-        from.count_purged(bytes.saturating_sub(slab.hollow_pages() * from.page_size()));
+        from.count_purged(bytes);
         slab.spare_all();
         true
     }
@@ -424,23 +374,15 @@ impl Heap {
         }
     }
 
-    /// Slice by slice: first the blocks are listed, then the bits go. So a walk finds a bit or a block that says that it is
-    /// free; and as for a thread that vanishes in between, see `mend_fallow`.
+    /// First the blocks are listed, then the bits go. So a walk finds a bit or a block that says that it is free; and as for
+    /// a thread that vanishes in between, see `mend_fallow`.
     #[cold]
     #[inline(never)]
     fn till_all<C: Checks>(&self, slab: &Slab) {
-        let size = slab.info().size as usize;
-        for slice in 0..slab.slices() as usize {
-            // Of a block that touches a fallow page of a later slice, too, that one decides.
-            let is_later =
-                |offset| pages_of(offset, size).any(|page| page / PAGES > slice && slab.is_page_fallow(page));
-            let is_ready = |&at: &usize| slab.lies_fallow(at) && !is_later(at);
-            for at in slab.blocks_in(slice).filter(is_ready) {
-                self.relist::<C>(slab, ptr::with_exposed_provenance_mut(slab.base() + at));
-            }
-            slab.take_turn();
-            slab.set_fallow(slice, 0);
+        for offset in slab.fallow_offsets() {
+            self.relist::<C>(slab, ptr::with_exposed_provenance_mut(slab.base() + offset));
         }
+        slab.set_fallow(0);
         self.growth.filled(slab.hollow_pages());
         slab.forget_hollow();
         slab.set_fallow_blocks(0);
