@@ -218,18 +218,6 @@ unsafe fn free_lost<T: Thread>(block: *mut u8, heap: *const Heap) {
     let address = block.expose_provenance();
     // SAFETY: a thread's heap is one.
     let own = unsafe { &*heap };
-    // SAFETY: a slab that the heap knows is its own, and open, or it is the one without blocks.
-    let slab = unsafe { &*own.own_slab(address) };
-    if slab.may_lie_fallow() {
-        let key = Block::key(block.cast(), own.secret());
-        // SAFETY: asked in the slab, if that has such a block, which is the caller's to give then.
-        unsafe {
-            if slab.has_live_block::<T::Checks>(block.cast(), key) {
-                own.use_fallow::<T::Checks>(slab);
-                return free_own::<T>(heap, slab, block.cast(), key);
-            }
-        }
-    }
     // A heap that stands for none has no secret.
     if own.secret() != 0 {
         // Keeps the arena while its header is read: a pointer that is not a live block's does not.
@@ -253,6 +241,7 @@ unsafe fn free_lost<T: Thread>(block: *mut u8, heap: *const Heap) {
                 return unsafe {
                     if ptr::eq(owner, heap) {
                         own.learn_own(slab);
+                        own.use_fallow::<T::Checks>(slab);
                         free_own::<T>(heap, slab, block, key);
                     } else {
                         own.free_remote::<T::Checks, _>(process(), slab, block);

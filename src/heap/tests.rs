@@ -30,8 +30,13 @@ type Os = Simulated;
 
 /// An allocator that lives as long as the process.
 pub(super) fn allocator(arena_bytes: usize) -> &'static Allocator<Os> {
+    allocator_on(Config::default(), arena_bytes)
+}
+
+/// One on a system of a certain kind.
+fn allocator_on(config: Config, arena_bytes: usize) -> &'static Allocator<Os> {
     // Larger than a test's stack allows to pass by value.
-    let make = || &*Box::leak(Box::new(Allocator::new(Simulated::with(Config::default()))));
+    let make = move || &*Box::leak(Box::new(Allocator::new(Simulated::with(config))));
     let allocator = std::thread::Builder::new().stack_size(32 << 20).spawn(make).unwrap().join().unwrap();
     allocator.start();
     allocator.settings().set_arena_bytes(arena_bytes);

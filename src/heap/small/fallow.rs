@@ -91,12 +91,6 @@ impl Slab {
         lies_fallow() || unsafe { Block::is_free(block, key) } || lies_fallow()
     }
 
-    /// Whether the slab lies fallow, or has no blocks.
-    pub fn may_lie_fallow(&self) -> bool {
-        // Relaxed: the owner's own store.
-        self.shared.limit.load(Ordering::Relaxed) == 0
-    }
-
     /// Whether a live block of this slab starts at `block`, any address: as the long way of a free asks where
     /// [`Slab::starts_block`] says no, for the slab may lie fallow. Without checks, whether any does that was handed out.
     ///
@@ -345,7 +339,7 @@ impl Heap {
 
     /// A live block of a slab that lies fallow is about to be freed by the long way. If that happens often the slab is in
     /// use, and tilled.
-    #[inline(never)]
+    #[inline]
     pub fn use_fallow<C: Checks>(&self, slab: &Slab) {
         if slab.fallow_blocks() > 0 && slab.is_in_use() {
             self.till_all::<C>(slab);
