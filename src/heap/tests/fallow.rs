@@ -160,12 +160,15 @@ fn what_lies_fallow_is_known_through_all_that_a_slab_may_meet() {
             let heap = heaps[which];
             let size = all_sizes[random(&mut state, all_sizes.len())];
             match random(&mut state, 6) {
-                0 | 1 => (0..80_000 / size).for_each(|_| _ = take(from, heap, &mut live, size)),
+                0 | 1 => (0..(80_000 / size).max(30)).for_each(|_| _ = take(from, heap, &mut live, size)),
                 2 | 3 => {
                     let most = [2, 10, 50][random(&mut state, 3)];
                     free_some(from, heap, &mut live, |_| random(&mut state, most) != 0);
                 }
-                4 => from.trim::<Checked>(heap),
+                4 => {
+                    free_some(from, heap, &mut live, |_| random(&mut state, 10) != 0);
+                    from.trim::<Checked>(heap);
+                }
                 _ => {
                     // Idle: the other one takes slabs of it, or frees its blocks.
                     from.give_up(heap);
