@@ -36,7 +36,7 @@ pub struct Block {
 }
 
 /// How often a walk looks at a block that changes under its eyes.
-const LOOKS: usize = 16;
+pub(super) const LOOKS: usize = 16;
 
 const _: () = assert!(size_of::<Block>() == crate::base::MIN_BLOCK);
 

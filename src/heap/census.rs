@@ -274,6 +274,15 @@ impl<P: Platform> Heaps<P> {
         }
     }
 
+    /// Of the first [`ASKED_PAGES`] of so many `pages` at `at`: how many these are, and how many are resident; `None` where
+    /// the system does not tell.
+    fn ask_residence(&self, at: usize, pages: usize) -> Option<[usize; 2]> {
+        let mut told = [0; ASKED_PAGES];
+        let told = &mut told[..ASKED_PAGES.min(pages)];
+        self.os().are_resident(at, told).ok()?;
+        Some([told.len(), told.iter().filter(|page| **page & 1 != 0).count()])
+    }
+
     /// Bytes of live huge blocks that are not resident, for the program never touched them: as the system says, which is
     /// asked a bounded number of times. Of a very large block parts are looked at, one as far from the next as all others,
     /// and stand for the whole; what nobody is asked about counts as touched. `heap` is the caller's.
@@ -288,11 +297,9 @@ impl<P: Platform> Heaps<P> {
             let (mut looked, mut absent) = (0, 0);
             for turn in 0..asked {
                 let first = turn * parts / asked * ASKED_PAGES;
-                let mut told = [0; ASKED_PAGES];
-                let told = &mut told[..ASKED_PAGES.min(pages - first)];
-                if self.os().are_resident(base + first * page, told).is_ok() {
-                    looked += told.len();
-                    absent += told.iter().filter(|page| **page & 1 == 0).count();
+                if let Some([asked, resident]) = self.ask_residence(base + first * page, pages - first) {
+                    looked += asked;
+                    absent += asked - resident;
                 }
             }
             untouched += (pages * absent).checked_div(looked).unwrap_or(0) * page;
@@ -319,11 +326,10 @@ impl<P: Platform> Heaps<P> {
             for start in starts(region) {
                 number += 1;
                 if is_told && usize::is_multiple_of(number, step) {
-                    let mut told = [0; ASKED_PAGES];
                     let pages = (region.base() + region.mapped() - start).checked_div(page);
-                    let told = &mut told[..ASKED_PAGES.min(pages.unwrap_or(0))];
-                    is_told = self.os().are_resident(start, told).is_ok();
-                    resident += told.iter().filter(|page| **page & 1 != 0).count() * step * page;
+                    let told = self.ask_residence(start, pages.unwrap_or(0));
+                    is_told = told.is_some();
+                    resident += told.map_or(0, |[_, resident]| resident) * step * page;
                 }
             }
         });

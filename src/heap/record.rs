@@ -80,8 +80,8 @@ pub(super) struct Owned {
     /// Which pages of a slab of one slice lie fallow, a bit for each; and in the upper half, how often these have changed.
     /// See `small::fallow`.
     pub(super) fallow: AtomicU32,
-    /// Of a slab: blocks that touch a fallow page.
-    pub(super) fallow_blocks: AtomicU32,
+    /// Frees that went the long way since the slab was laid fallow.
+    pub(super) long_frees: Cell<u32>,
     pub(super) previous: Cell<*const Slab>,
     pub(super) next: Cell<*const Slab>,
     /// While a heap keeps the run: see `ground::spare`. Written by that heap's possessor.
@@ -121,7 +121,7 @@ impl Slab {
                 standing: AtomicU32::new(0),
                 hollow: AtomicU32::new(0),
                 fallow: AtomicU32::new(0),
-                fallow_blocks: AtomicU32::new(0),
+                long_frees: Cell::new(0),
                 previous: Cell::new(ptr::null()),
                 next: Cell::new(ptr::null()),
                 kept: Kept::new(),
@@ -330,6 +330,16 @@ impl Slab {
         // What was handed out, but for what was given back inside of free blocks: whoever knows where that is.
         let surely = self.bytes_in_use().max(self.found_resident());
         let surely = if self.hollow_pages() == 0 { surely } else { 0 };
+        self.spare_behind(touched, surely);
+    }
+
+    /// Notes that nothing of a slab that is about to be closed is resident.
+    pub(super) fn spare_all(&self) {
+        self.spare_behind(0, 0);
+    }
+
+    /// Notes how many bytes at the start of a slab may be resident, and how many surely are.
+    fn spare_behind(&self, touched: usize, surely: usize) {
         for slice in 0..self.slices() as usize {
             // SAFETY: as in `close`.
             let record = unsafe { &*ptr::from_ref(self).add(slice) };
@@ -337,17 +347,6 @@ impl Slab {
             record.spare(SLICE - part(touched));
             // Relaxed: as in `spare`.
             record.shared.touched.store(part(surely) as u32, Ordering::Relaxed);
-        }
-    }
-
-    /// Notes that nothing of a slab that is about to be closed is resident.
-    pub(super) fn spare_all(&self) {
-        for slice in 0..self.slices() as usize {
-            // SAFETY: as in `close`.
-            let record = unsafe { &*ptr::from_ref(self).add(slice) };
-            record.spare(SLICE);
-            // Relaxed: as in `spare`.
-            record.shared.touched.store(0, Ordering::Relaxed);
         }
     }
 
@@ -455,7 +454,8 @@ impl Slab {
             < self.shared.limit.load(Ordering::Relaxed)
     }
 
-    /// The same by the count of those blocks, which says so in a slab that lies fallow, too.
+    /// The same by the count of those blocks, which says so in a slab that lies fallow, too. (Its class is not asked: the
+    /// record may be changing.)
     pub fn was_handed_out(&self, offset: usize) -> bool {
         // Relaxed (both): see rules 1 and 3.
         let reciprocal = self.shared.reciprocal.load(Ordering::Relaxed);

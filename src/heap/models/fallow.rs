@@ -1,6 +1,6 @@
 //! Pages of small free blocks that go back, by shuttle: beside frees of what is left, and who takes the slabs over.
 
-use super::world::{Actor, World, join, spawn};
+use super::world::{Actor, PAGE, World, join, spawn};
 use super::*;
 use crate::sync::checker::{explore, models};
 
@@ -11,8 +11,6 @@ const SEEDED: &[SeededBug] = &[
 ];
 
 const SCHEDULES: usize = 1000;
-/// Small blocks that have a page each.
-const PAGE: usize = 4 << 10;
 
 /// Slabs are laid fallow while others free what is left in them, and take them over; some lie fallow in the end.
 fn shared() {

@@ -4,7 +4,7 @@
 //! What the child must find: no live block is handed out a second time, those of the vanished threads can be freed, and
 //! each of these threads has taken at most one block with it, and the slices that it had in hand.
 
-use super::world::{Actor, HUGE, MEDIUM, World, join, spawn};
+use super::world::{Actor, HUGE, MEDIUM, PAGE, World, join, spawn};
 use super::*;
 use crate::base::SMALL_MAX;
 use crate::sync::checker::{config, count_execution, models};
@@ -113,9 +113,6 @@ const VICTIMS: usize = 2;
 const CHILD: usize = 1;
 
 const CHILD_THREAD: ThreadId = ThreadId::new(2);
-
-/// Small blocks that have a page each.
-const PAGE: usize = 4 << 10;
 
 /// Runs the threads of a model in turns of random length until a certain step, and the child alone from there: at each
 /// step several times, or at one step in every few in a model of many.

@@ -1,7 +1,7 @@
 //! Models of walks, by shuttle: each store to what a thread owns is a step, and so is each look at a word of a block. What
 //! a walk tells is held against what was live from its beginning to its end, and what was live at any time meanwhile.
 
-use super::world::{Actor, HUGE, MEDIUM, World, join, spawn};
+use super::world::{Actor, HUGE, MEDIUM, PAGE, World, join, spawn};
 use super::*;
 use crate::sync::checker::{explore, models};
 use crate::sync::set_steps;
@@ -18,9 +18,8 @@ const SEEDED: &[SeededBug] = &[
 
 const SCHEDULES: usize = 1500;
 
-/// Blocks of which a slab is extended by one at a time, by two, and by many; where one of the first begins
-/// so does one of the second.
-const PAGE: usize = 4 << 10;
+/// Blocks of which a slab is extended by two at a time (by one of [`PAGE`]), and by many; where one of [`PAGE`] begins so
+/// does one of the first.
 const HALF: usize = 2 << 10;
 const SMALL: usize = 256;
 

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 
 /// Eight blocks to a slab of one slice, extended by one block at a time.
 pub const MEDIUM: usize = 8 << 10;
+/// Small blocks that have a page each.
+pub const PAGE: usize = 4 << 10;
 /// The smallest huge block.
 pub const HUGE: usize = LARGE_MAX + 1;
 

@@ -63,7 +63,7 @@ impl Slab {
         let (info, out) = (self.info(), self.handed_out());
         assert!(out <= info.capacity && self.slices() == info.slices);
         let is_last = |index| self.is_block(index as usize * info.size as usize);
-        assert!(out == 0 || is_last(out - 1) == (self.fallow_blocks() == 0), "who asks for a block's start");
+        assert!(out == 0 || is_last(out - 1) != self.is_fallow(), "who asks for a block's start");
         // (A vanished thread may have been about to note what it was handing out.)
         let is_beyond = self.is_block(out as usize * info.size as usize);
         assert!(!is_beyond || found.in_child, "a block that was never handed out");

@@ -15,7 +15,7 @@
 use super::slab::Standing;
 use super::{Heap, Heaps};
 use crate::base::{CLASSES, SLICE, SMALL_MAX, class_info};
-use crate::heap::block::{Block, Checked, Checks, Trusting};
+use crate::heap::block::{Block, Checked, Checks, LOOKS, Trusting};
 use crate::heap::record::Slab;
 use crate::pal::Platform;
 use crate::sync::atomic::Ordering;
@@ -30,8 +30,6 @@ const _: () = assert!(PAGES <= 16);
 const WORTH: usize = 8;
 /// Frees that go the long way before the slab is tilled: they take as long as faulting in a slab's pages.
 const LONG_FREES: u32 = 64;
-/// How often a walk looks at a block whose slab is laid fallow or tilled under its eyes.
-const LOOKS: usize = 16;
 
 /// Whether blocks of a class may lie fallow: else they have a page or more inside (see `hollow`), or, where pages are larger
 /// than usual, slabs of several slices.
@@ -103,27 +101,27 @@ impl Slab {
             && !(C::ON && unsafe { self.is_known_free(block, key) })
     }
 
-    /// Blocks that touch a fallow page.
-    pub(super) fn fallow_blocks(&self) -> u32 {
-        // Relaxed: the owner's own store.
-        self.owned.fallow_blocks.load(Ordering::Relaxed) & 0xFFFF
+    /// Whether any of its pages do: then its list has not all of its free blocks, though it counts them.
+    pub(super) fn is_fallow(&self) -> bool {
+        self.fallow_pages() != 0
     }
 
     /// Counts a free that went the long way because the slab lies fallow. Whether these have been so many that it is time
     /// to till it.
     fn is_in_use(&self) -> bool {
-        // Relaxed (both): the owner's own store.
-        let frees = self.owned.fallow_blocks.load(Ordering::Relaxed) + (1 << 16);
-        self.owned.fallow_blocks.store(frees, Ordering::Relaxed);
-        frees >> 16 == LONG_FREES
+        self.owned.long_frees.set(self.owned.long_frees.get() + 1);
+        self.owned.long_frees.get() >= LONG_FREES
     }
 
-    /// Says that so many blocks lie fallow.
-    fn set_fallow_blocks(&self, blocks: u32) {
-        // Relaxed (both): the owner alone goes by them; others do not ask the limit, or ask on where there is none.
-        self.owned.fallow_blocks.store(blocks, Ordering::Relaxed);
-        let may_be_asked = blocks == 0 || seeded("heap.fallow_limited");
-        let limit = if may_be_asked { self.info().limit(self.handed_out()) } else { 0 };
+    /// Says where its blocks start, or, while it lies fallow, that none do.
+    fn set_limit(&self) {
+        self.owned.long_frees.set(0);
+        let limit = if self.is_fallow() && !seeded("heap.fallow_limited") {
+            0
+        } else {
+            self.info().limit(self.handed_out())
+        };
+        // Relaxed: the owner goes by it; others ask on where it is none.
         self.shared.limit.store(limit, Ordering::Relaxed);
     }
 
@@ -141,29 +139,19 @@ impl Slab {
             .filter(move |&offset| self.is_on(pages, offset))
     }
 
-    /// In the child of a fork: the bits say which blocks lie fallow, whatever was being done to them.
-    pub(super) fn recount_fallow(&self) -> u32 {
-        let blocks = self.fallow_offsets().count() as u32;
-        self.set_fallow_blocks(blocks);
-        blocks
-    }
-
-    /// Enters the blocks that lie fallow, demands that their number is right, and returns it.
+    /// Enters the blocks that lie fallow, and returns their number.
     #[cfg(any(test, feature = "simulated"))]
     pub(super) fn audit_fallow(&self, mut enter: impl FnMut(*mut Block)) -> u32 {
-        self.fallow_offsets()
-            .for_each(|offset| enter(ptr::with_exposed_provenance_mut(self.base() + offset)));
-        let blocks = self.fallow_offsets().count() as u32;
-        assert_eq!(blocks, self.fallow_blocks(), "blocks that lie fallow");
-        assert!(blocks == 0 || self.standing() == Standing::Available, "a slab in use lies fallow");
-        blocks
+        assert!(!self.is_fallow() || self.standing() == Standing::Available, "a slab in use lies fallow");
+        let each = |offset| enter(ptr::with_exposed_provenance_mut(self.base() + offset));
+        self.fallow_offsets().map(each).count() as u32
     }
 
     /// The slab is closed. (Only then: a thread that vanishes before leaves a slab whose blocks are known to be free.)
     pub(super) fn forget_fallow(&self) {
-        if self.fallow_blocks() > 0 {
+        if self.is_fallow() {
             self.set_fallow(0);
-            self.set_fallow_blocks(0);
+            self.set_limit();
         }
     }
 
@@ -278,14 +266,13 @@ impl Heap {
     /// A thread that vanishes in between (fork) leaves a list with some of those blocks in it, see `mend_fallow`.
     fn unlist<C: Checks>(&self, slab: &Slab, pages: u32) {
         slab.set_fallow(slab.fallow_pages() | pages);
-        let mut fallow = slab.fallow_blocks();
         // The last block that stays, and whether others that do not follow it.
         let (mut stays, mut goes) = (ptr::null_mut(), false);
         let mut block = slab.free_list();
         while !block.is_null() {
             let next = self.follow::<C>(block);
             if slab.lies_fallow(block.addr() - slab.base()) && !seeded("heap.fallow_listed") {
-                (fallow, goes) = (fallow + 1, true);
+                goes = true;
             } else {
                 if mem::take(&mut goes) {
                     self.put_behind::<C>(slab, stays, block);
@@ -297,7 +284,7 @@ impl Heap {
         if goes {
             self.put_behind::<C>(slab, stays, ptr::null_mut());
         }
-        slab.set_fallow_blocks(fallow);
+        slab.set_limit();
     }
 
     /// The list of a slab goes on behind `block` with `next`; or begins with it, if there is no such block.
@@ -322,7 +309,7 @@ impl Heap {
     /// In the child of a fork: what a thread that vanished while it laid a slab fallow, or tilled it, has left. Blocks that
     /// touch a fallow page are in no list, if they still were, or were again. Returns how many there are.
     pub(super) fn mend_fallow(&self, slab: &Slab) -> u32 {
-        if slab.fallow_pages() != 0 && !seeded("heap.child_keeps_listed") {
+        if slab.is_fallow() && !seeded("heap.child_keeps_listed") {
             let mut block = slab.free_list();
             slab.forget_free();
             while !block.is_null() {
@@ -334,14 +321,15 @@ impl Heap {
                 block = next;
             }
         }
-        slab.recount_fallow()
+        slab.set_limit();
+        slab.fallow_offsets().count() as u32
     }
 
     /// A live block of a slab that lies fallow is about to be freed by the long way. If that happens often the slab is in
     /// use, and tilled.
     #[inline]
     pub fn use_fallow<C: Checks>(&self, slab: &Slab) {
-        if slab.fallow_blocks() > 0 && slab.is_in_use() {
+        if slab.is_fallow() && slab.is_in_use() {
             self.till_all::<C>(slab);
         }
     }
@@ -352,7 +340,7 @@ impl Heap {
         let (base, bytes) = (slab.base(), slab.bytes());
         // SAFETY: all blocks of the slab are free, and in no list but its own, which nobody reads any more.
         let purge = || unsafe { from.purge_part(from.arena_of(base), base, bytes) };
-        if slab.fallow_blocks() == 0 || purge().is_err() {
+        if !slab.is_fallow() || purge().is_err() {
             return false;
         }
         from.count_purged(bytes);
@@ -363,7 +351,7 @@ impl Heap {
     /// Puts the blocks of a slab that lie fallow on its list again.
     #[inline]
     pub(super) fn till<C: Checks>(&self, slab: &Slab) {
-        if slab.fallow_blocks() > 0 {
+        if slab.is_fallow() {
             self.till_all::<C>(slab);
         }
     }
@@ -379,6 +367,6 @@ impl Heap {
         slab.set_fallow(0);
         self.growth.filled(slab.hollow_pages());
         slab.forget_hollow();
-        slab.set_fallow_blocks(0);
+        slab.set_limit();
     }
 }

@@ -16,7 +16,7 @@ use core::ptr;
 
 /// Whether a slab's list is that of all its free blocks, and there are some.
 fn has_free(slab: &&Slab) -> bool {
-    !slab.free_list().is_null() && slab.fallow_blocks() == 0
+    !slab.free_list().is_null() && !slab.is_fallow()
 }
 
 impl Heap {
@@ -153,7 +153,7 @@ impl Heap {
     fn change_current(&self, class: usize) -> bool {
         // SAFETY: slabs in a list belong to this heap, which holds their arenas.
         let Some(slab) = (unsafe { self.available(class).get().as_ref() }) else { return false };
-        debug_assert!(slab.fallow_blocks() == 0, "it was tilled when it was asked for free blocks");
+        debug_assert!(!slab.is_fallow(), "it was tilled when it was asked for free blocks");
         slab.unlink(self.available(class));
         slab.make_current(0);
         self.current(class).set(slab);

@@ -1,5 +1,6 @@
 //! Pages that only small free blocks touch: on the simulated system.
 
+use super::hollow::{MIB, cached, purges, write_all};
 use super::*;
 use crate::heap::block::Block;
 use crate::heap::record::Slab;
@@ -7,21 +8,15 @@ use crate::pal::Errno;
 use crate::pal::simulated::CallKind;
 use std::collections::BTreeMap;
 
-const MIB: usize = 1 << 20;
 /// Of which several touch a page, and some two; and one that touches up to three.
 const SIZES: [usize; 6] = [16, 48, 112, 640, 1_536, 5_120];
-
-fn word(block: usize, at: usize) -> *mut usize {
-    ptr::with_exposed_provenance_mut(block + at)
-}
 
 /// What is live: address and size. All of it is written.
 type Live = BTreeMap<usize, usize>;
 
 fn take(from: &Allocator<Os>, heap: &Heap, live: &mut Live, size: usize) -> usize {
     let block = get(from, heap, size);
-    // SAFETY: the block is the test's, and holds that much.
-    unsafe { (0..size / 8).for_each(|at| word(block, 8 * at).write(block + at)) };
+    write_all(block, size);
     let (below, above) = (live.range(..block).next_back(), live.range(block..).next());
     assert!(below.is_none_or(|(&at, &bytes)| at + bytes <= block), "handed out twice");
     assert!(above.is_none_or(|(&at, _)| block + size <= at), "handed out twice");
@@ -31,11 +26,8 @@ fn take(from: &Allocator<Os>, heap: &Heap, live: &mut Live, size: usize) -> usiz
 
 /// Demands that nothing has touched what is in the blocks, and that each is known to be live.
 fn look(from: &Allocator<Os>, live: &Live) {
-    for (&block, &size) in live {
-        // SAFETY: as above.
-        assert!(unsafe { (0..size / 8).all(|at| word(block, 8 * at).read() == block + at) }, "{block:#x}");
-        assert!(matches!(from.place(block), Ok(Place::Slab(_))), "{block:#x}");
-    }
+    super::hollow::look(live);
+    assert!(live.keys().all(|&block| matches!(from.place(block), Ok(Place::Slab(_)))));
 }
 
 /// Frees those of the blocks that `goes` chooses by their size, which are returned.
@@ -66,15 +58,6 @@ fn thinned(from: &Allocator<Os>, heap: &Heap, mib: usize) -> (Live, Vec<usize>) 
     }
     let gone = free_some(from, heap, &mut live, |size| random(&mut state, SLICE / 2 / size) != 0);
     (live, gone)
-}
-
-fn cached(from: &Allocator<Os>, heap: &Heap) -> usize {
-    from.audit::<Checked>();
-    from.census::<Checked>(heap).free_bytes as usize
-}
-
-fn purges(from: &Allocator<Os>) -> u64 {
-    from.os().calls().purge
 }
 
 /// Pages that hold a byte of what is live.
@@ -280,9 +263,11 @@ fn a_look_at_what_is_no_slab_any_more_ends() {
     let heap = possess(from, 1);
     let block = get(from, heap, SMALL_MAX + 1);
     let Ok(Place::Large(record)) = from.place(block) else { panic!("no large block") };
-    for offset in [0, 16, SLICE - 16, GRANULE] {
-        assert!(!record.lies_fallow(offset), "{offset}");
-    }
+    // As the walk has seen of the slab that was there.
+    record.set_fallow(1);
+    assert!([0, 16, 4_080].iter().all(|&offset| record.lies_fallow(offset)));
+    assert!(![4_096, SLICE - 16, GRANULE].iter().any(|&offset| record.lies_fallow(offset)));
+    record.set_fallow(0);
 }
 
 /// A slab that is freed while it lies fallow is not resident as a whole.

@@ -6,7 +6,7 @@ use crate::pal::simulated::CallKind;
 use crate::pal::{Errno, Folios};
 use std::collections::BTreeMap;
 
-const MIB: usize = 1 << 20;
+pub(super) const MIB: usize = 1 << 20;
 const SIZES: [usize; 5] = [8 << 10, 9_000, 14_000, 20_000, 30_000];
 
 fn word(block: usize, at: usize) -> *mut usize {
@@ -22,13 +22,13 @@ fn build(from: &Allocator<Os>, heap: &Heap, count: usize) -> BTreeMap<usize, usi
     blocks
 }
 
-fn write_all(block: usize, size: usize) {
+pub(super) fn write_all(block: usize, size: usize) {
     // SAFETY: the block is the test's, and holds that much.
     unsafe { (0..size / 8).for_each(|at| word(block, 8 * at).write(block + at)) };
 }
 
 /// Demands that nothing has touched what is in the blocks.
-fn look(blocks: &BTreeMap<usize, usize>) {
+pub(super) fn look(blocks: &BTreeMap<usize, usize>) {
     for (&block, &size) in blocks {
         // SAFETY: as above.
         assert!(unsafe { (0..size / 8).all(|at| word(block, 8 * at).read() == block + at) }, "{block:#x}");
@@ -58,12 +58,12 @@ fn hollowed(from: &Allocator<Os>, heap: &Heap, count: usize) -> BTreeMap<usize, 
 }
 
 /// Bytes inside of slabs that are free, and resident as far as the figures go.
-fn cached(from: &Allocator<Os>, heap: &Heap) -> usize {
+pub(super) fn cached(from: &Allocator<Os>, heap: &Heap) -> usize {
     from.audit::<Checked>();
     from.census::<Checked>(heap).free_bytes as usize
 }
 
-fn purges(from: &Allocator<Os>) -> u64 {
+pub(super) fn purges(from: &Allocator<Os>) -> u64 {
     from.os().calls().purge
 }
 
