@@ -32,7 +32,7 @@ pub(super) fn find_own<T: Thread>(block: *mut u8) -> Option<&'static Slab> {
             undo_step::<T>(heap);
             return None;
         }
-        let slab = (*heap).own_slab(block.expose_provenance());
+        let slab = (*heap).own_slab(block.expose_provenance()).slab();
         let key = || Block::key(block.cast(), (*heap).secret());
         let is_live =
             (*slab).has_own_block(block.addr()) && !(T::Checks::ON && Block::is_free(block.cast(), key()));

@@ -87,7 +87,8 @@ pub unsafe fn free<T: Thread>(block: *mut u8) {
         return unsafe { free_refused::<T>(block, heap) };
     }
     // SAFETY: the thread possesses its heap and is inside, or it is NOBODY or EXITED, which have no slab.
-    let slab = unsafe { (*heap).own_slab(block.expose_provenance()) };
+    let own = unsafe { (*heap).own_slab(block.expose_provenance()) };
+    let slab = own.slab();
     // SAFETY: a slab that the heap knows is its own, and open, or it is the one without blocks.
     if !unsafe { (*slab).has_own_block(block.addr()) } {
         // SAFETY: the caller's.
@@ -101,18 +102,18 @@ pub unsafe fn free<T: Thread>(block: *mut u8) {
         return unsafe { free_slow::<T>(block, heap) };
     }
     // SAFETY: as above.
-    unsafe { free_own::<T>(heap, &*slab, block.cast(), key) }
+    unsafe { free_own::<T>(heap, &*slab, own.bin(), block.cast(), key) }
 }
 
 /// Frees a block of a slab that the thread's heap owns, and ends the step.
 ///
 /// # Safety
 /// `slab` belongs to `heap`, which the thread possesses and is inside; a live block of it starts at `block`, and `key`
-/// is its key.
+/// is its key, and `bin` what [`Slab::bin`] says.
 #[inline(always)]
-unsafe fn free_own<T: Thread>(heap: *const Heap, slab: &Slab, block: *mut Block, key: usize) {
+unsafe fn free_own<T: Thread>(heap: *const Heap, slab: &Slab, bin: usize, block: *mut Block, key: usize) {
     // SAFETY: the caller's.
-    let bin = unsafe { (*heap).bin_at(slab.bin()) };
+    let bin = unsafe { (*heap).bin_at(bin) };
     if !bin.take_room() {
         return free_beyond::<T>(block, slab, heap);
     }
@@ -242,7 +243,7 @@ unsafe fn free_lost<T: Thread>(block: *mut u8, heap: *const Heap) {
                     if ptr::eq(owner, heap) {
                         own.learn_own(slab);
                         own.use_fallow::<T::Checks>(slab);
-                        free_own::<T>(heap, slab, block, key);
+                        free_own::<T>(heap, slab, slab.bin(), block, key);
                     } else {
                         own.free_remote::<T::Checks, _>(process(), slab, block);
                         leave_step::<T>(heap);

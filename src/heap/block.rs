@@ -108,33 +108,6 @@ impl Block {
         let _elsewhere = block;
     }
 
-    /// The block behind this one in its list, of a block that was put there just now.
-    #[inline(always)]
-    pub fn behind(&self) -> *mut Block {
-        self.next.get()
-    }
-
-    /// Notes in a block that is about to become free, `place` bytes from its start, which block somebody who reads its list
-    /// comes to some time after it.
-    ///
-    /// # Safety
-    /// The caller holds the block, which has a word there.
-    #[inline(always)]
-    pub unsafe fn note(block: *mut Block, place: usize, later: *mut Block) {
-        // SAFETY: the caller's.
-        unsafe { block.byte_add(place).cast::<*mut Block>().write(later) };
-    }
-
-    /// What was noted in a free block, or whatever the word says: an address for [`Block::expect`], and nothing else.
-    ///
-    /// # Safety
-    /// As for [`Block::note`].
-    #[inline(always)]
-    pub unsafe fn noted(block: *mut Block, place: usize) -> *mut Block {
-        // SAFETY: the caller's.
-        unsafe { block.byte_add(place).cast::<*mut Block>().read() }
-    }
-
     /// Takes the mark of a free block off, so that the next free of it is no double free.
     ///
     /// # Safety

@@ -81,7 +81,7 @@ fn slab_of(from: &Allocator<Os>, address: usize) -> &'static Slab {
 
 /// Whether the heap finds the block's slab by one load, as a free does.
 fn finds(from: &Allocator<Os>, heap: &Heap, address: usize) -> bool {
-    ptr::eq(heap.own_slab(address), slab_of(from, address))
+    ptr::eq(heap.own_slab(address).slab(), slab_of(from, address))
 }
 
 /// All blocks of one fresh slab that serves `size` bytes.
@@ -163,8 +163,8 @@ fn the_slabs_of_a_heap_that_nobody_possesses_go_to_who_frees_their_blocks() {
         let slab = slab_of(from, block);
         free(from, heap, block);
         assert_eq!(ptr::eq(slab.owner(), heap), taken);
-        assert_eq!(ptr::eq(heap.own_slab(block), slab), taken);
-        assert_eq!(ptr::eq(gone.own_slab(block), slab), !taken);
+        assert_eq!(ptr::eq(heap.own_slab(block).slab(), slab), taken);
+        assert_eq!(ptr::eq(gone.own_slab(block).slab(), slab), !taken);
     }
     assert!(gone.inbox().is_empty() && !from.pool().has_unread_inbox());
     // What is free in them serves the heap.
@@ -353,7 +353,7 @@ fn a_full_slab_is_available_from_its_first_free_and_gone_with_its_last() {
         assert_eq!((slab.standing(), slab.live()), (Standing::Full, slab.info().capacity));
         let claimed = from.claimed_slices();
         for (freed, &block) in blocks.iter().enumerate() {
-            assert!(!ptr::eq(heap.own_slab(next), slab) && from.claimed_slices() == claimed);
+            assert!(!ptr::eq(heap.own_slab(next).slab(), slab) && from.claimed_slices() == claimed);
             free_home(from, heap, block);
             let live = slab.info().capacity - 1 - freed as u32;
             // In a slice behind the first of a run that is closed, nothing is known of what lived there.
@@ -379,7 +379,7 @@ fn a_block_freed_as_the_fast_path_does_it_is_handed_out_again() {
     get(from, heap, 1 << 10);
     // SAFETY: the test possesses the heap, and the block.
     unsafe {
-        assert!((*heap.own_slab(block)).has_own_block(block) && !Block::is_free(at, key));
+        assert!((*heap.own_slab(block).slab()).has_own_block(block) && !Block::is_free(at, key));
         let bin = heap.bin_at(slab.bin());
         assert!(bin.take_room());
         bin.push::<Checked>(at, key);

@@ -10,8 +10,8 @@ use shuttle::thread;
 const SEEDED: &[SeededBug] = &[
     SeededBug::new("heap.no_forward", "the look at the owner of a block that was received", "forwarded"),
     SeededBug::new(
-        "heap.note_read_late",
-        "the order of a look at what is noted in a block and its way home",
+        "heap.run_left_late",
+        "the order of a look at what is behind a run and the run's way home",
         "forwarded_and_closed",
     ),
 ];
@@ -47,16 +47,16 @@ fn forwarded() {
     });
 }
 
-/// The last block of a slab is on its way to the heap that had the slab before, which sends it on; the one that has it
-/// closes it then, and unmaps its arena.
+/// The last two blocks of a slab are on their way to the heap that had the slab before, which sends them on; the one that
+/// has it closes it then, and unmaps its arena.
 fn forwarded_and_closed() {
     explore(SCHEDULES, || {
         let world = World::new();
         let (owner, next, sender) = (Actor::new(&world), Actor::new(&world), Actor::new(&world));
-        let [sent, others @ ..] = [(); 8].map(|()| owner.get(MEDIUM, false));
+        let [first, second, others @ ..] = [(); 8].map(|()| owner.get(MEDIUM, false));
         others.into_iter().for_each(|at| owner.free(at));
         owner.heap.collect::<Checked, _>(owner.from);
-        sender.free(sent);
+        [first, second].into_iter().for_each(|at| sender.free(at));
         sender.leave();
         let (old, new) = (owner.heap, next.heap);
         assert!(old.has_mail() && old.give_away(class_of(MEDIUM), new));

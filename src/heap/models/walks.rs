@@ -74,7 +74,7 @@ fn moved() {
 /// Pages go back with the blocks that are free in them, which serve again afterwards.
 fn laid_fallow() {
     beside(true, false, |actor| {
-        for _ in 0..2 {
+        for _ in 0..4 {
             actor.heap.collect::<Checked, _>(actor.from);
             actor.heap.hollow_out::<Checked, _>(actor.from, 1);
             assert!(actor.from.hollow().get() > 0, "nothing lies fallow");
@@ -84,9 +84,14 @@ fn laid_fallow() {
     });
 }
 
-/// Blocks are handed out for the first time.
+/// Blocks are handed out for the first time, of a slab that has handed out as many: nothing else happens beside the walk.
 fn extended() {
-    beside(true, true, |actor| _ = actor.get(SMALL, false));
+    beside(true, true, |actor| {
+        set_steps(false);
+        (0..PAGE / SMALL).for_each(|_| _ = actor.get(SMALL, false));
+        set_steps(true);
+        actor.get(SMALL, false);
+    });
 }
 
 /// A slab is closed, and opened as one of another class.

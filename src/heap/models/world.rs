@@ -386,10 +386,11 @@ impl<'a> Actor<'a> {
         self.step(|heap| {
             // What the fast path of a free asks.
             // SAFETY: a slab that a heap finds at once is its own, and holds its arena; its fields are atomics here.
-            if let Some(slab) = unsafe { heap.own_slab(at).as_ref() }
+            if let Some(slab) = unsafe { heap.own_slab(at).slab().as_ref() }
                 && slab.starts_block(at)
             {
                 assert!(ptr::eq(slab.owner(), heap), "a heap takes another's slab for its own");
+                assert_eq!(heap.own_slab(at).bin(), slab.bin(), "a block goes into another class's bin");
             }
             // SAFETY: this thread possesses the heap and the block, and is inside.
             unsafe { self.from.free::<Checked>(heap, ptr::with_exposed_provenance_mut(at), place) };

@@ -5,6 +5,7 @@
 //! that is left out, or comes in the wrong place, is noticed where it was made, and not when something has come of it.
 
 use super::pool::Pool;
+use super::run::Run;
 use super::{Heap, Heaps, Standing};
 use crate::base::{CLASSES, SLICE};
 use crate::heap::block::{Block, Checks};
@@ -55,6 +56,28 @@ impl<C: Checks> Found<C> {
             (count, at) = (count + 1, unsafe { Block::follow::<C>(at, secret) });
         }
         count
+    }
+
+    /// Enters a list of runs, and demands that each is what is told of it.
+    fn enter_runs(&mut self, mut first: *mut Block, secret: usize) {
+        while !first.is_null() {
+            // SAFETY: a list of runs, and nobody is in the middle of anything.
+            let (slab, mut run) = unsafe {
+                let slab = Slab::of_live(first);
+                (slab, Run::told::<C>(first, slab, secret))
+            };
+            let mut last = ptr::null_mut();
+            // SAFETY: as above.
+            while let Some(block) = unsafe { run.pop::<C>(secret) } {
+                // SAFETY: as above.
+                assert!(ptr::eq(unsafe { Slab::of_live(block) }, slab), "a run of two slabs");
+                self.enter(block);
+                last = block;
+            }
+            assert!(last == run.last, "where a run ends");
+            // SAFETY: as above.
+            first = unsafe { Block::follow::<C>(last, secret) };
+        }
     }
 }
 
@@ -124,10 +147,10 @@ impl Heap {
         let table = self.own.audit(self, &self.own_first);
         assert!(table.is_none_or(|table| found.tables.insert(table)), "two heaps have one table");
         if let Some(outbox) = self.outbox() {
-            outbox.audit::<C>(secret, !found.in_child, |block| found.enter(block));
+            outbox.audit::<C>(secret, |block| found.enter(block));
         }
-        found.enter_list(self.received.load(Ordering::Relaxed), secret);
-        found.enter_list(self.inbox().first(), secret);
+        found.enter_runs(self.received.load(Ordering::Relaxed), secret);
+        found.enter_runs(self.inbox().first(), secret);
         assert!(self.visit().visitor().is_none() && !self.gate().is_taken(), "a visitor that has gone");
     }
 }

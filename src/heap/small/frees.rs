@@ -7,6 +7,7 @@ use super::Heaps;
 use super::bin::{Bin, Missed};
 use super::exchange::AT_ONCE;
 use super::meter::Counted;
+use super::run::Run;
 use super::slab::Freed;
 use crate::base::CLASSES;
 use crate::heap::block::{Block, Checks};
@@ -196,7 +197,7 @@ impl Heap {
         room: i32,
     ) {
         let class = slab.class();
-        let closed = freed == Freed::Event && self.countdown_ended(from, slab);
+        let closed = freed == Freed::Event && self.countdown_ended(from, slab, 1);
         // A thread whose bins never ran out would not look otherwise.
         let received = if self.has_mail() { self.receive::<C, P>(from, AT_ONCE) } else { 0 };
         let mut gone = 0;
@@ -215,7 +216,7 @@ impl Heap {
     #[inline(never)]
     fn went_home_clipped<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, freed: Freed) {
         if freed == Freed::Event {
-            self.countdown_ended(from, slab);
+            self.countdown_ended(from, slab, 1);
         }
         if self.has_mail() {
             self.receive::<C, P>(from, AT_ONCE);
@@ -236,7 +237,21 @@ impl Heap {
     ) -> bool {
         // SAFETY: the caller's.
         let freed = unsafe { self.push_home::<C>(slab, block) };
-        freed == Freed::Event && self.countdown_ended(from, slab)
+        freed == Freed::Event && self.countdown_ended(from, slab, 1)
+    }
+
+    /// The same of a run.
+    ///
+    /// # Safety
+    /// The caller possesses the heap and the run, which is in no list, and whose blocks are those of `slab`.
+    #[inline]
+    pub(super) unsafe fn free_run<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, run: Run) {
+        #[cfg(any(loom, shuttle))]
+        assert!(ptr::eq(slab.owner(), self), "freed into a slab of another heap");
+        // SAFETY: the caller's.
+        if unsafe { slab.push_run::<C>(run, self.secret.get()) } == Freed::Event {
+            self.countdown_ended(from, slab, run.count);
+        }
     }
 
     /// The same, and looks at nothing.

@@ -26,6 +26,7 @@ mod meter;
 mod own;
 pub(in crate::heap) mod pool;
 pub(in crate::heap) mod remote;
+mod run;
 mod slab;
 mod slabs;
 pub(in crate::heap) mod watch;
@@ -35,6 +36,7 @@ pub use bin::Bin;
 pub(in crate::heap) use exchange::AT_ONCE;
 pub use exchange::Along;
 pub use heaps::Heaps;
+pub use own::OwnSlab;
 pub use pool::{MAX_HEAPS, Pool};
 pub use remote::Piece;
 pub use slab::{Freed, Standing};
@@ -105,7 +107,7 @@ pub struct Heap {
     received: AtomicPtr<Block>,
     /// Blocks freed for other heaps, ever: a figure.
     remote_frees: Counter,
-    own_first: [own::Entry; own::FIRST],
+    own_first: [OwnSlab; own::FIRST],
     claimant: Claimant,
     shared: CachePadded<Shared>,
 }
@@ -137,7 +139,7 @@ impl Heap {
                 is_lent: false,
                 received: AtomicPtr::new(ptr::null_mut()),
                 remote_frees: Counter::new(),
-                own_first: [const { Cell::new(ptr::null()) }; own::FIRST],
+                own_first: [const { OwnSlab::unused() }; own::FIRST],
                 claimant: Claimant::new(index),
                 shared: CachePadded::new(Shared::new()),
             }
@@ -163,9 +165,10 @@ impl Heap {
         }
     }
 
-    /// The slab of this heap that `address` may lie in, or one without blocks if the heap does not know one at once.
+    /// The slab of this heap that `address` may lie in, or one without blocks if the heap does not know one at once; and
+    /// its bin.
     #[inline(always)]
-    pub fn own_slab(&self, address: usize) -> *const Slab {
+    pub fn own_slab(&self, address: usize) -> &OwnSlab {
         self.own.of(address)
     }
 

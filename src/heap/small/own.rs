@@ -1,8 +1,9 @@
 //! The slabs of a heap by the numbers of their slices: what a free that cannot trust its pointer asks first.
 //!
-//! One load from the table says which slab to ask, that it is a slab, and that it is this heap's. The table is found
-//! by its address and a mask, so it can be small in the heap of a thread that has one block, and reach over all slabs
-//! of one that has millions. A slice that is nobody's leads to a slab without blocks, so that there is nothing to test:
+//! One load from the table says which slab to ask, that it is a slab, and that it is this heap's; and one beside it where
+//! the heap has the bin of its blocks, so that nothing that is found by way of the slab's record has to be waited for
+//! before the block is in its bin. The table is found by its address and a mask, so it can be small in the heap of a
+//! thread that has one block, and reach over all slabs of one that has millions. A slice that is nobody's leads to a slab without blocks, so that there is nothing to test:
 //! that slab says of every address that no block of it starts there.
 //!
 //! The table grows when a slab's places are another's, as long as it is not sparse, and shrinks when the heap gives back
@@ -20,17 +21,64 @@ use crate::sync::{Cell, ZERO_IS_VALID, in_order, seeded, signal_fence};
 use crate::{atomic_array, const_unless_model};
 use core::ptr;
 
-/// A slab of the heap, or the one without blocks.
-pub(super) type Entry = Cell<*const Slab>;
+/// What a heap knows of a slice.
+#[repr(C)]
+pub struct OwnSlab {
+    /// A slab of the heap, or the one without blocks.
+    slab: Cell<*const Slab>,
+    /// Of a slab of the heap, what [`Slab::bin`] says.
+    bin: Cell<usize>,
+}
+
+/// A mask counts bytes, for a free then needs no instruction to scale what it looks up.
+const BYTES: usize = size_of::<OwnSlab>();
+const _: () = assert!(BYTES.is_power_of_two());
+
+impl OwnSlab {
+    /// Zero, and in no table yet. (What leads somewhere costs a static heap a relocation.)
+    pub(super) const fn unused() -> OwnSlab {
+        OwnSlab { slab: Cell::new(ptr::null()), bin: Cell::new(0) }
+    }
+
+    /// Knows of none.
+    const fn new() -> OwnSlab {
+        OwnSlab { slab: Cell::new(none()), bin: Cell::new(0) }
+    }
+
+    /// The slab that a block of this slice may lie in.
+    #[inline(always)]
+    pub fn slab(&self) -> *const Slab {
+        self.slab.get()
+    }
+
+    /// The place of the bin for blocks of that slab.
+    #[inline(always)]
+    pub fn bin(&self) -> usize {
+        self.bin.get()
+    }
+
+    fn is(&self, slab: *const Slab) -> bool {
+        ptr::eq(self.slab(), slab)
+    }
+
+    /// Never one slab's bin with another slab, whenever a thread vanishes (fork).
+    fn set(&self, slab: &Slab) {
+        self.clear();
+        signal_fence();
+        let note = || {
+            self.bin.set(slab.bin());
+            signal_fence();
+        };
+        in_order(note, || self.slab.set(slab), "heap.entered_without_bin");
+    }
+
+    fn clear(&self) {
+        self.slab.set(none());
+    }
+}
 
 /// Entries that a heap begins with, in its own record; and how many a table grows to: slabs of 64 GiB in a row.
-pub(super) const FIRST: usize = if cfg!(loom) {
-    8
-} else if cfg!(shuttle) {
-    2
-} else {
-    16
-};
+pub(super) const FIRST: usize = if cfg!(shuttle) { 2 } else { 8 };
 const MOST: usize = if cfg!(any(loom, shuttle)) { 8 } else { 1 << 20 };
 /// Entries for each slice of the heap's slabs beyond which a table does not grow.
 const SPARSE: usize = 8;
@@ -47,16 +95,16 @@ const fn none() -> *const Slab {
 }
 
 /// The table of a heap that has none of its own.
-struct Nothing(Entry);
+struct Nothing(OwnSlab);
 // SAFETY: nobody writes it.
 unsafe impl Sync for Nothing {}
-static NOTHING: Nothing = Nothing(Entry::new(none()));
+static NOTHING: Nothing = Nothing(OwnSlab::new());
 
 /// Where a heap's table is. Touched by the heap's possessor only.
 #[repr(C)]
 pub(super) struct OwnSlabs {
-    entries: Cell<*const Entry>,
-    /// Entries less one, a power of two less one: never more than there are.
+    entries: Cell<*const OwnSlab>,
+    /// Bytes from the first entry to the last, a power of two of entries: never more than there are.
     mask: Cell<usize>,
 }
 
@@ -70,7 +118,7 @@ impl OwnSlabs {
     ///
     /// # Safety
     /// `first` is memory for [`FIRST`] entries.
-    pub unsafe fn begin(&self, first: *mut Entry) {
+    pub unsafe fn begin(&self, first: *mut OwnSlab) {
         // SAFETY: the caller's.
         unsafe { OwnSlabs::clear(first, FIRST) };
         self.change_to(first, FIRST);
@@ -78,39 +126,39 @@ impl OwnSlabs {
 
     /// # Safety
     /// `entries` is memory for so many.
-    unsafe fn clear(entries: *mut Entry, count: usize) {
+    #[inline(never)]
+    unsafe fn clear(entries: *mut OwnSlab, count: usize) {
         for at in 0..count {
             // SAFETY: the caller's.
-            unsafe { entries.add(at).write(Entry::new(none())) };
+            unsafe { entries.add(at).write(OwnSlab::new()) };
         }
     }
 
     /// A thread that vanishes in between (fork) leaves a table of which only the first part is looked at: where it is the
     /// larger of the two, some slabs are not in their places, and are found the long way.
-    fn change_to(&self, entries: *const Entry, count: usize) {
+    fn change_to(&self, entries: *const OwnSlab, count: usize) {
         if !seeded("heap.table_mask_kept") {
-            self.mask.set(self.mask.get().min(count - 1));
+            self.mask.set(self.mask.get().min((count - 1) * BYTES));
         }
         signal_fence();
         self.entries.set(entries);
         signal_fence();
-        self.mask.set(count - 1);
+        self.mask.set((count - 1) * BYTES);
     }
 
-    /// The slab that `address` may lie in, as far as the table knows.
+    /// What the table knows of the slice of `address`.
     #[inline(always)]
-    pub fn of(&self, address: usize) -> *const Slab {
-        self.at(address / SLICE).get()
+    pub fn of(&self, address: usize) -> &OwnSlab {
+        // SAFETY: the mask ends at the last of the entries, which live as long as the heap, and has no bit within one.
+        unsafe { &*self.entries.get().byte_add((address / (SLICE / BYTES)) & self.mask.get()) }
     }
 
-    #[inline(always)]
-    fn at(&self, slice: usize) -> &Entry {
-        // SAFETY: the mask is below the number of entries, which live as long as the heap.
-        unsafe { &*self.entries.get().add(slice & self.mask.get()) }
+    fn at(&self, slice: usize) -> &OwnSlab {
+        self.of(slice * SLICE)
     }
 
     /// The entries of the slices of a slab.
-    fn places(&self, slab: &Slab) -> impl Iterator<Item = &Entry> {
+    fn places(&self, slab: &Slab) -> impl Iterator<Item = &OwnSlab> {
         let first = slab.base() / SLICE;
         (first..first + slab.slices() as usize).map(|slice| self.at(slice))
     }
@@ -122,17 +170,17 @@ impl OwnSlabs {
 
     /// Forgets a slab before it stops being this heap's.
     pub fn leave(&self, slab: &Slab) {
-        self.places(slab).filter(|entry| ptr::eq(entry.get(), slab)).for_each(|entry| entry.set(none()));
+        self.places(slab).filter(|entry| entry.is(slab)).for_each(OwnSlab::clear);
     }
 
     fn count(&self) -> usize {
-        self.mask.get() + 1
+        self.mask.get() / BYTES + 1
     }
 
     /// Grows the table if that is needed to hold the heap's slabs, of `held` slices in all, or if it may give the fresh
     /// `slab` places of its own.
     pub fn make_room<P: Platform>(&self, from: &Heaps<P>, slab: &Slab, held: usize) {
-        let is_taken = || self.places(slab).any(|entry| !ptr::eq(entry.get(), none()));
+        let is_taken = || self.places(slab).any(|entry| !entry.is(none()));
         while self.count() < MOST
             && (self.count() < held || self.count() < SPARSE * held && is_taken())
             && self.grow(from, held)
@@ -147,7 +195,7 @@ impl OwnSlabs {
 
     /// Leaves a table that is sparse for the heap's slabs, of `held` slices in all, for a smaller one. `first` is the table
     /// that the heap began with.
-    pub fn shrink<P: Platform>(&self, from: &Heaps<P>, first: &[Entry; FIRST], held: usize) {
+    pub fn shrink<P: Platform>(&self, from: &Heaps<P>, first: &[OwnSlab; FIRST], held: usize) {
         let count = (SPARSE * held).next_power_of_two().max(FIRST);
         if count < self.count() {
             let first = (count == FIRST).then(|| first.as_ptr().cast_mut());
@@ -156,16 +204,16 @@ impl OwnSlabs {
     }
 
     /// Moves to the table `to`, of `count` entries, if there is one.
-    fn move_to<P: Platform>(&self, from: &Heaps<P>, count: usize, to: Option<*mut Entry>) -> bool {
+    fn move_to<P: Platform>(&self, from: &Heaps<P>, count: usize, to: Option<*mut OwnSlab>) -> bool {
         let Some(entries) = to else { return false };
         // SAFETY: memory for so many, which nobody uses: the first table is not used beside another.
         unsafe { OwnSlabs::clear(entries, count) };
         for at in 0..self.count() {
             // SAFETY: a slab in the table is this heap's, and open; in models there may be none.
-            let Some(slab) = (unsafe { self.at(at).get().as_ref() }) else { continue };
+            let Some(slab) = (unsafe { self.at(at).slab().as_ref() }) else { continue };
             let first = slab.base() / SLICE;
             for slice in first..first + slab.slices() as usize {
-                if ptr::eq(self.at(slice).get(), slab) {
+                if self.at(slice).is(slab) {
                     // SAFETY: of the entries cleared above.
                     unsafe { (*entries.add(slice & (count - 1))).set(slab) };
                 }
@@ -186,7 +234,7 @@ impl OwnSlabs {
     /// shorter than its mask says. `first` is the table that the heap began with. Returns the one that it has, if that is
     /// another.
     #[cfg(any(test, feature = "simulated"))]
-    pub fn audit(&self, owner: *const super::Heap, first: &[Entry; FIRST]) -> Option<usize> {
+    pub fn audit(&self, owner: *const super::Heap, first: &[OwnSlab; FIRST]) -> Option<usize> {
         let entries = self.entries.get();
         let (taken, most) = if ptr::eq(entries, first.as_ptr()) {
             (None, FIRST)
@@ -201,13 +249,14 @@ impl OwnSlabs {
             "the table of own slabs has {most} places, and {} are used",
             self.count()
         );
-        for at in (0..self.count()).filter(|&at| !ptr::eq(self.at(at).get(), none())) {
+        for at in (0..self.count()).filter(|&at| !self.at(at).is(none())) {
             // SAFETY: a record of an arena that is mapped, or this fails.
-            let slab = unsafe { &*self.at(at).get() };
+            let slab = unsafe { &*self.at(at).slab() };
             let is_own = slab.usage() == Usage::Slab && ptr::eq(slab.owner(), owner);
             assert!(is_own, "the table of own slabs knows another");
+            assert_eq!(self.at(at).bin(), slab.bin(), "the table of own slabs has another bin");
             let first = slab.base() / SLICE;
-            let mut places = (first..first + slab.slices() as usize).map(|slice| slice & self.mask.get());
+            let mut places = (first..first + slab.slices() as usize).map(|slice| slice & (self.count() - 1));
             assert!(places.any(|place| place == at), "a slab in another's place");
         }
         taken
@@ -216,7 +265,7 @@ impl OwnSlabs {
     /// Whether a slab is known under `address`.
     #[cfg(all(test, not(any(loom, shuttle))))]
     pub fn knows(&self, address: usize) -> bool {
-        !ptr::eq(self.of(address), none())
+        !self.of(address).is(none())
     }
 
     /// Entries in the table.
@@ -267,11 +316,11 @@ impl Tables {
 
     /// A table of `count` entries, a power of two above [`FIRST`], for the caller alone; `None` if there is no memory for
     /// one. What is in it is old.
-    fn take<P: Platform>(&self, from: &Heaps<P>, count: usize) -> Option<*mut Entry> {
+    fn take<P: Platform>(&self, from: &Heaps<P>, count: usize) -> Option<*mut OwnSlab> {
         if let Some(table) = self.of(count)?.take() {
             return Some(Tables::entries(ptr::from_ref(table)));
         }
-        let (os, bytes) = (from.os(), size_of::<Table>() + count * size_of::<Entry>());
+        let (os, bytes) = (from.os(), size_of::<Table>() + count * size_of::<OwnSlab>());
         let memory = from.space().metadata().allocate(os, bytes, STACK_ALIGN).ok()?.cast::<Table>();
         if !ZERO_IS_VALID || cfg!(any(test, feature = "simulated")) {
             // SAFETY: fresh memory for one.
@@ -290,7 +339,7 @@ impl Tables {
     ///
     /// # Safety
     /// [`Tables::take`] gave it, for as many, and nobody uses it any more.
-    unsafe fn give(&self, entries: *const Entry, count: usize) {
+    unsafe fn give(&self, entries: *const OwnSlab, count: usize) {
         // SAFETY: the caller's.
         let table = unsafe { Tables::head(entries) };
         if let Some(unused) = self.of(count) {
@@ -300,7 +349,7 @@ impl Tables {
 
     /// # Safety
     /// [`Tables::take`] gave the entries.
-    unsafe fn head(entries: *const Entry) -> &'static Table {
+    unsafe fn head(entries: *const OwnSlab) -> &'static Table {
         let head = entries.expose_provenance() - size_of::<Table>();
         // SAFETY: they lie behind their head, which lives forever.
         unsafe { &*ptr::with_exposed_provenance::<Table>(head) }
@@ -319,7 +368,7 @@ impl Tables {
     }
 
     /// The entries behind a head, by the exposed provenance of the memory that holds both.
-    fn entries(table: *const Table) -> *mut Entry {
+    fn entries(table: *const Table) -> *mut OwnSlab {
         ptr::with_exposed_provenance_mut(table.expose_provenance() + size_of::<Table>())
     }
 }

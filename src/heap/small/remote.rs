@@ -10,6 +10,7 @@
 //! and an owner that no longer has the slab of a block it received sends the block on.
 
 use super::Heap;
+use super::run::Run;
 use crate::base::SLICE;
 use crate::const_unless_model;
 use crate::heap::block::{Block, Checks, Trusting};
@@ -26,7 +27,7 @@ const PIECES: usize = if cfg!(any(loom, shuttle)) { 1 } else { 64 };
 const PINNED: u32 = 16;
 const PINNED_WHILE_ACTIVE: u32 = 64;
 /// Bytes of blocks with which a piece is sent.
-const PIECE_BYTES: usize = if cfg!(any(loom, shuttle)) { 64 } else { 16 << 10 };
+const PIECE_BYTES: usize = if cfg!(any(loom, shuttle)) { 128 } else { 16 << 10 };
 /// Pieces that are looked at when one is sent, for they go along if they are for the same owner; and how many of those
 /// that are not end the search.
 const ALONG: usize = 16;
@@ -51,16 +52,14 @@ impl Inbox {
     /// Sends the chain of free blocks from `first` to `last`.
     ///
     /// # Safety
-    /// The caller holds every block of the chain, whose slabs this inbox's heap owns or owned.
+    /// The caller holds every block of the chain, whose slabs this inbox's heap owns or owned; and `last` is marked, if it
+    /// was in a list.
     pub unsafe fn push<C: Checks>(&self, first: *mut Block, last: *mut Block, secret: usize) {
         // Relaxed: only the value is needed; the exchange below confirms it.
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             // SAFETY: the caller holds `last` until the exchange succeeds.
-            unsafe {
-                Block::move_on::<C>(last, secret);
-                Block::link::<C>(last, head, Block::key(last, secret));
-            }
+            unsafe { Block::link::<C>(last, head, Block::key(last, secret)) };
             // Release: pairs with the Acquire in `take`, so that the owner sees the chain's links and the program's
             // last accesses to the blocks. Relaxed on failure: as above.
             let order = release("heap.inbox_push");
@@ -68,6 +67,8 @@ impl Inbox {
                 Ok(_) => return,
                 Err(now) => head = now,
             }
+            // SAFETY: as above.
+            unsafe { Block::move_on::<C>(last, secret) };
         }
     }
 
@@ -120,12 +121,10 @@ impl Inbox {
 pub struct Piece {
     /// Number of the slice plus one; zero when there is no block.
     slice: Cell<u32>,
-    /// Blocks that it still takes before it is sent.
-    left: Cell<u16>,
+    /// Blocks that it still takes before it is sent. (In the child of a fork it may be found full, and take one more.)
+    left: Cell<i16>,
     /// Slices that it pins: those of its slab.
     slices: Cell<u8>,
-    /// Where in a block the note for whoever receives it goes: [`Slab::note_place`].
-    note: Cell<u8>,
     /// The slab, which is open, and whose arena is mapped, as long as blocks of it are here.
     slab: Cell<*const Slab>,
     first: Cell<*mut Block>,
@@ -138,7 +137,6 @@ impl Piece {
             slice: Cell::new(0),
             left: Cell::new(0),
             slices: Cell::new(0),
-            note: Cell::new(0),
             slab: Cell::new(ptr::null()),
             first: Cell::new(ptr::null_mut()),
             last: Cell::new(ptr::null_mut()),
@@ -175,16 +173,32 @@ impl Piece {
     #[must_use]
     pub unsafe fn add<C: Checks>(&self, block: *mut Block, key: usize) -> bool {
         let first = self.first.get();
-        // SAFETY: the caller's; so there is a first block, which is the piece's.
-        unsafe {
-            Block::note(block, usize::from(self.note.get()), (*first).behind());
-            Block::link::<C>(block, first, key);
-        }
+        // SAFETY: the caller's.
+        unsafe { Block::link::<C>(block, first, key) };
         signal_fence();
         self.first.set(block);
         let left = self.left.get() - 1;
         self.left.set(left);
-        left == 0
+        left <= 0
+    }
+
+    /// Blocks with which a piece of `slab` is sent: as many as have [`PIECE_BYTES`] bytes, the last one in part.
+    fn most(slab: &Slab) -> i16 {
+        // (By the class's reciprocal, as `ClassInfo` has it, for a division takes longer than all else here.)
+        let whole = ((PIECE_BYTES as u128 - 1) * u128::from(slab.info().reciprocal)) >> u64::BITS;
+        // Two under shuttle, or no run of its models would have more than one.
+        if cfg!(shuttle) { 2.max(whole as i16 + 1) } else { whole as i16 + 1 }
+    }
+
+    /// In the child of a fork: says anew how many blocks it still takes.
+    fn recount(&self) {
+        let (mut count, mut at) = (0, self.first.get());
+        while !at.is_null() {
+            // SAFETY: a chain of free blocks that nobody else holds.
+            (count, at) = (count + 1, unsafe { Block::follow::<Trusting>(at, 0) });
+        }
+        // SAFETY: it is not empty.
+        self.left.set(Piece::most(unsafe { self.slab() }) - count);
     }
 
     /// Takes one block out.
@@ -198,26 +212,37 @@ impl Piece {
         Some(block)
     }
 
-    /// Takes all of it out. The caller holds the blocks from here on.
-    fn take(&self) -> (*mut Block, *mut Block) {
-        (self.first.replace(ptr::null_mut()), self.last.get())
+    /// Takes all of it out, and tells in it of the run that it is, which the caller holds from here on.
+    ///
+    /// # Safety
+    /// It is not empty.
+    unsafe fn take(&self, secret: usize) -> Run {
+        // SAFETY: the caller's.
+        let slab = unsafe { self.slab() };
+        let count = (Piece::most(slab) - self.left.get()) as u32;
+        let run = Run { first: self.first.replace(ptr::null_mut()), last: self.last.get(), count };
+        // SAFETY: the piece's blocks are ours.
+        unsafe { run.tell(slab, secret) };
+        run
     }
 }
 
-/// Blocks that are ready to be sent: in nobody's hands but the holder's.
+/// Runs that are ready to be sent: in nobody's hands but the holder's.
 #[must_use]
 pub struct Parcel {
     /// The heap that owned the blocks' slabs when they were taken out.
     pub owner: *const Heap,
-    /// The first block; each leads to the next.
+    /// The first block of the first run; each leads to the next.
     first: *mut Block,
     last: *mut Block,
 }
 
 impl Parcel {
-    /// A parcel of one free block, which the caller holds.
-    pub fn of_one(owner: *const Heap, block: *mut Block) -> Parcel {
-        Parcel { owner, first: block, last: block }
+    /// A parcel of one run of blocks of `slab`, which the caller holds, and whose last is marked, if it was in a list.
+    pub fn of(owner: *const Heap, slab: &Slab, run: Run, secret: usize) -> Parcel {
+        // SAFETY: the caller holds it.
+        unsafe { run.tell(slab, secret) };
+        Parcel { owner, first: run.first, last: run.last }
     }
 
     /// Sends the blocks to their owner's inbox.
@@ -273,20 +298,16 @@ impl Outbox {
     /// its piece is empty.
     #[must_use]
     pub unsafe fn begin<C: Checks>(&self, slab: &Slab, block: *mut Block, key: usize) -> bool {
-        let (slice, size) = (block.addr() / SLICE, slab.info().size);
+        let slice = block.addr() / SLICE;
         let piece = &self.pieces[place_of(slice)];
         self.pinned.set(self.pinned.get() + slab.slices());
         self.used.set(self.used.get() | 1 << place_of(slice));
         piece.slab.set(slab);
         piece.last.set(block);
-        piece.left.set((PIECE_BYTES as u32).div_ceil(size) as u16 - 1);
+        piece.left.set(Piece::most(slab) - 1);
         piece.slices.set(slab.slices() as u8);
-        piece.note.set(slab.note_place::<C>() as u8);
         // SAFETY: the caller's.
-        unsafe {
-            Block::note(block, slab.note_place::<C>(), ptr::null_mut());
-            Block::link::<C>(block, ptr::null_mut(), key);
-        }
+        unsafe { Block::link::<C>(block, ptr::null_mut(), key) };
         piece.first.set(block);
         // The block is the piece's once `slice` says so.
         signal_fence();
@@ -346,10 +367,16 @@ impl Outbox {
     }
 
     /// Takes out all of `piece`, which is for `owner`, and what some others have for the same owner.
-    pub fn take<C: Checks>(&self, piece: &Piece, owner: *const Heap, secret: usize) -> Parcel {
-        let (first, last) = piece.take();
+    ///
+    /// # Safety
+    /// `piece` is one of these, and not empty.
+    pub unsafe fn take<C: Checks>(&self, piece: &Piece, owner: *const Heap, secret: usize) -> Parcel {
+        // SAFETY: the caller's.
+        let run = unsafe { piece.take(secret) };
         self.forget(piece);
-        let mut parcel = Parcel { owner, first, last };
+        // SAFETY: the run is ours.
+        unsafe { Block::move_on::<C>(run.last, secret) };
+        let mut parcel = Parcel { owner, first: run.first, last: run.last };
         let mut others = 0;
         for other in self.following(self.place(piece)).take(ALONG) {
             // SAFETY: the piece is not empty.
@@ -360,14 +387,14 @@ impl Outbox {
                 }
                 continue;
             }
-            let (first, last) = other.take();
-            self.forget(other);
-            // SAFETY: the blocks are ours.
+            // SAFETY: as above; the blocks are ours then.
             unsafe {
-                Block::move_on::<C>(last, secret);
-                Block::link::<C>(last, parcel.first, Block::key(last, secret));
+                let run = other.take(secret);
+                self.forget(other);
+                Block::move_on::<C>(run.last, secret);
+                Block::link::<C>(run.last, parcel.first, Block::key(run.last, secret));
+                parcel.first = run.first;
             }
-            parcel.first = first;
         }
         parcel
     }
@@ -382,10 +409,9 @@ impl Outbox {
         self.following(0).next()
     }
 
-    /// Demands that what is said of the pieces is so, of when they are sent only if it is to be `exact`, and calls
-    /// `visit` with each block that waits.
+    /// Demands that what is said of the pieces is so, and calls `visit` with each block that waits.
     #[cfg(any(test, feature = "simulated"))]
-    pub fn audit<C: Checks>(&self, secret: usize, exact: bool, mut visit: impl FnMut(*mut Block)) {
+    pub fn audit<C: Checks>(&self, secret: usize, mut visit: impl FnMut(*mut Block)) {
         let mut pinned = 0;
         for (place, piece) in self.pieces.iter().enumerate() {
             let is_used = self.used.get() & 1 << place != 0;
@@ -404,8 +430,7 @@ impl Outbox {
             }
             let is_whole = last == piece.last.get() && u32::from(piece.slices.get()) == slab.slices();
             assert!(is_whole, "where a piece begins and ends");
-            let most = (PIECE_BYTES as u32).div_ceil(slab.info().size);
-            assert!(!exact || count + u32::from(piece.left.get()) == most, "blocks until a piece is sent");
+            assert_eq!(count + piece.left.get(), Piece::most(slab), "blocks until a piece is sent");
             pinned += slab.slices();
         }
         assert_eq!(self.pinned.get(), pinned, "slices that are pinned");
@@ -420,8 +445,8 @@ impl Outbox {
 
 impl Mend for Outbox {
     /// A thread vanished as it began a piece, or had taken all blocks of one and not forgotten it: the next block of the
-    /// slice would be taken for one more of those. What holds no blocks is forgotten, and the rest is counted anew. Or it
-    /// was about to send a piece that was full: that goes with its next block.
+    /// slice would be taken for one more of those. What holds no blocks is forgotten, and the rest is counted anew, the
+    /// blocks of each piece, too: it was in the middle of putting one in, or of taking some out.
     fn mend(&self) {
         self.used.set(0);
         self.pinned.set(0);
@@ -430,8 +455,8 @@ impl Mend for Outbox {
                 piece.slice.set(0);
             }
             if !piece.is_empty() {
-                if !seeded("heap.child_keeps_full") {
-                    piece.left.set(piece.left.get().max(1));
+                if !seeded("heap.child_keeps_left") {
+                    piece.recount();
                 }
                 self.used.set(self.used.get() | 1 << place);
                 self.pinned.set(self.pinned.get() + u32::from(piece.slices.get()));

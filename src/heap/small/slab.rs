@@ -1,6 +1,7 @@
 //! A slab: a run of slices that holds blocks of one size class, by the record of its first slice. What its heap does
 //! with it.
 
+use super::run::Run;
 use super::{Bin, Heap};
 use crate::base::{ClassInfo, class_info};
 use crate::heap::block::{Block, Checks};
@@ -137,6 +138,25 @@ impl Slab {
         self.count_down()
     }
 
+    /// Puts a run of blocks of this slab on its free list, in the same way: a thread that vanishes loses this run at most.
+    ///
+    /// # Safety
+    /// The caller possesses the owning heap and the run.
+    #[inline(always)]
+    pub unsafe fn push_run<C: Checks>(&self, run: Run, secret: usize) -> Freed {
+        // SAFETY: the caller's.
+        unsafe {
+            Block::move_on::<C>(run.last, secret);
+            Block::link::<C>(run.last, self.owned.free.get(), Block::key(run.last, secret));
+        }
+        signal_fence();
+        self.owned.free.set(run.first);
+        // Relaxed (both): as in `count_down`.
+        let left = self.owned.countdown.load(Ordering::Relaxed).saturating_sub(run.count);
+        self.owned.countdown.store(left, Ordering::Relaxed);
+        if left == 0 { Freed::Event } else { Freed::Quietly }
+    }
+
     /// One step of the countdown: by its writer alone, so that no locked instruction is needed; statistics read it.
     #[inline(always)]
     #[cfg(all(target_arch = "x86_64", not(miri), not(any(loom, shuttle))))]
@@ -184,23 +204,6 @@ impl Slab {
     pub unsafe fn of_live(block: *mut Block) -> &'static Slab {
         // SAFETY: the caller's.
         unsafe { Slab::first_of(Slab::of(block.addr())) }
-    }
-
-    /// Whether its free blocks have a word for a note: with checks those of the first class, of two words, have none.
-    #[inline(always)]
-    pub fn has_notes<C: Checks>(&self) -> bool {
-        !C::ON || self.class() > 0
-    }
-
-    /// Where that word is, in bytes from a block's start. Where there is none, that of the next block, which is written
-    /// later. Not that of the tag: a block that is sent on is marked there, for walks, until it is in its list.
-    #[inline(always)]
-    pub fn note_place<C: Checks>(&self) -> usize {
-        match (C::ON, self.has_notes::<C>()) {
-            (true, true) => 2 * size_of::<usize>(),
-            (true, false) => 0,
-            (false, _) => size_of::<usize>(),
-        }
     }
 
     /// Whether the countdown ends with the next block that is freed.

@@ -39,7 +39,7 @@ impl Heap {
             let count = slab.free_count();
             slab.unlink(self.available(class));
             slab.make_full();
-            if !ptr::eq(self.own_slab(slab.base()), slab) {
+            if !ptr::eq(self.own_slab(slab.base()).slab(), slab) {
                 self.own.enter(slab);
             }
             (slab, count)
@@ -177,25 +177,28 @@ impl Heap {
         !self.available(class).get().is_null()
     }
 
-    /// A slab's countdown reached zero: it was full, or it is empty. Returns whether it was closed.
+    /// A slab's countdown reached zero as `freed` blocks came home: it was full, or it is empty. Returns whether it was
+    /// closed.
     #[cold]
     #[inline(never)]
-    pub(super) fn countdown_ended<P: Platform>(&self, from: &Heaps<P>, slab: &Slab) -> bool {
+    pub(super) fn countdown_ended<P: Platform>(&self, from: &Heaps<P>, slab: &Slab, freed: u32) -> bool {
         let list = self.available(slab.class());
         match slab.standing() {
             // Not reached: there are fewer blocks.
-            Standing::Current => false,
+            Standing::Current => return false,
             Standing::Full => {
-                slab.make_available(slab.handed_out() - 1);
+                let live = slab.handed_out() - freed;
+                slab.make_available(live);
                 slab.link_before(list);
-                false
+                if live > 0 {
+                    return false;
+                }
             }
-            Standing::Available => {
-                slab.unlink(list);
-                self.close(from, slab);
-                true
-            }
+            Standing::Available => {}
         }
+        slab.unlink(list);
+        self.close(from, slab);
+        true
     }
 
     /// Closes an empty slab, and keeps its slices for the next.

@@ -3,7 +3,6 @@
 use super::*;
 use crate::heap::block::Block;
 use crate::heap::lives::Round;
-use crate::heap::record::Slab;
 use crate::heap::small::AT_ONCE;
 
 /// Frees `blocks` in the heap of another thread, which then sends them all.
@@ -36,7 +35,8 @@ fn what_waits_with_others_goes_when_nobody_possesses_their_heap() {
 fn no_call_takes_a_whole_inbox() {
     let from = allocator(GRANULE);
     let (owner, sender) = (possess(from, 1), possess(from, 2));
-    let blocks: Vec<usize> = (0..20 * AT_ONCE).map(|_| get(from, owner, 48)).collect();
+    // Of this size each block is a run.
+    let blocks: Vec<usize> = (0..20 * AT_ONCE).map(|_| get(from, owner, 16)).collect();
     send(from, sender, &blocks);
     let mut waiting = owner.mail::<Checked>();
     assert_eq!(waiting, blocks.len());
@@ -67,61 +67,76 @@ fn what_waits_does_not_become_more_while_its_heap_grows() {
     assert!(from.claimed_slices() <= slices + slices / 4, "{slices} slices at first");
 }
 
-/// Who receives a chain has the blocks fetched that come a few places on, by what the sender noted: in a word that no live
-/// block has.
+/// What was freed for a heap comes home in runs, one for each slab and 16 KiB, whatever the slab's standing; what is told of
+/// a run is written in none of its neighbours.
 #[test]
-fn a_block_that_is_sent_leads_to_one_that_comes_later() {
-    let from = allocator(GRANULE);
-    let (owner, sender) = (possess(from, 1), possess(from, 2));
-    let word =
-        |block: usize, word: usize| ptr::with_exposed_provenance_mut::<usize>(block).wrapping_add(word);
-    let mut slice = None;
-    for size in [48, 16] {
-        let blocks: Vec<usize> = (0..64).map(|_| get(from, owner, size)).collect();
-        let (sent, stay): (Vec<_>, Vec<_>) = blocks.iter().enumerate().partition(|(at, _)| at % 2 == 0);
-        for &(at, &block) in &stay {
-            // SAFETY: a live block of two words at least.
-            unsafe { (word(block, 0).write(at), word(block, 1).write(!at)) };
-        }
-        sent.iter().for_each(|&(_, &block)| free(from, sender, block));
-        sender.collect::<Checked, _>(from);
-        for &(at, &block) in &stay {
-            // SAFETY: as above.
-            assert_eq!(unsafe { [word(block, 0).read(), word(block, 1).read()] }, [at, !at]);
-        }
-        if size > 16 {
-            // The last one is received first.
-            for run in sent.windows(3) {
-                // SAFETY: a free block of three words.
-                assert_eq!(unsafe { word(*run[2].1, 2).read() }, *run[0].1);
+fn what_is_sent_comes_home_in_runs() {
+    for size in [16, 32, 48, 1_000, 6_000, 30_000] {
+        let from = allocator(GRANULE);
+        let (owner, sender) = (possess(from, 1), possess(from, 2));
+        // The last slab is current, all others are full.
+        let blocks: Vec<usize> = (0..(300 << 10) / size).map(|_| get(from, owner, size)).collect();
+        let (sent, stay): (Vec<_>, Vec<_>) = blocks.iter().enumerate().partition(|(at, _)| at % 3 != 0);
+        let words = |block: usize, size: usize| -> &mut [usize] {
+            // SAFETY: a live block, which nobody else has.
+            unsafe { std::slice::from_raw_parts_mut(ptr::with_exposed_provenance_mut(block), size / 8) }
+        };
+        stay.iter().for_each(|&(at, &block)| words(block, size).fill(at));
+        // The second half comes to slabs that are available, and one of these is empty in the end.
+        for half in sent.chunks(sent.len().div_ceil(2)) {
+            let half: Vec<usize> = half.iter().map(|&(_, &block)| block).collect();
+            send(from, sender, &half);
+            let runs = owner.receive::<Checked, _>(from, usize::MAX);
+            let slabs =
+                half.iter().map(|block| block / SLICE).collect::<std::collections::BTreeSet<_>>().len();
+            match size {
+                16 => assert_eq!(runs, half.len()),
+                _ => assert!(
+                    runs <= slabs + half.len() * size.next_multiple_of(16) / (16 << 10) + 1,
+                    "{runs} runs"
+                ),
             }
+            assert_eq!(owner.mail::<Checked>(), 0);
+            from.audit::<Checked>();
         }
-        owner.settle::<Checked, _>(from);
-        stay.iter().for_each(|&(_, &block)| free(from, owner, block));
-        assert_eq!(owner.mail::<Checked>(), 0);
-        // The next slab has the same slice, and so the same piece.
+        for &(at, &block) in &stay {
+            assert!(words(block, size).iter().all(|&word| word == at), "a neighbour of {size} bytes");
+        }
+        send(from, sender, &stay.iter().map(|&(_, &block)| block).collect::<Vec<_>>());
+        owner.settle_all::<Checked, _>(from);
+        from.audit::<Checked>();
         owner.collect::<Checked, _>(from);
-        assert!(*slice.get_or_insert(blocks[0] / SLICE) == blocks[0] / SLICE);
+        assert_eq!(from.claimed_slices(), 0);
     }
 }
 
-/// A block that is sent on is free all along: what is noted in it leaves the mark that tells walks so.
+/// A run that comes to a heap which gave the slab away goes on to the one that has it, or is freed into it, if that is idle.
 #[test]
-fn a_note_leaves_the_mark_of_a_block_that_is_sent_on() {
-    let from = allocator(GRANULE);
-    let owner = possess(from, 1);
-    for size in [16, 48] {
-        let address = get(from, owner, size);
-        let block = ptr::with_exposed_provenance_mut::<Block>(address);
-        let key = Block::key(block, owner.secret());
-        // SAFETY: a live block, which nobody else has; it is marked as one that leaves its list.
-        unsafe {
-            Block::move_on::<Checked>(block, owner.secret());
-            Block::note(block, Slab::of_live(block).note_place::<Checked>(), ptr::null_mut());
-            assert!(Block::is_free_meanwhile(block, key), "of {size} bytes");
-            Block::clear::<Checked>(block);
+fn a_run_follows_its_slab() {
+    for is_idle in [false, true] {
+        let from = allocator(GRANULE);
+        let [old, new, sender] = [1, 2, 3].map(|thread| possess(from, thread));
+        let blocks: Vec<usize> = (0..100).map(|_| get(from, old, 400)).collect();
+        // The first slab is available then.
+        let (sent, stay) = blocks.split_at(50);
+        stay.iter().for_each(|&block| free(from, old, block));
+        old.collect::<Checked, _>(from);
+        send(from, sender, sent);
+        assert!(old.mail::<Checked>() == 50 && old.give_away(class_of(400), new));
+        if is_idle {
+            from.give_up(new);
         }
-        free(from, owner, address);
+        // Sixteen KiB, and the rest.
+        assert_eq!(old.receive::<Checked, _>(from, usize::MAX), 2);
+        assert_eq!(new.mail::<Checked>(), if is_idle { 0 } else { 50 });
+        if !is_idle {
+            assert_eq!(new.receive::<Checked, _>(from, usize::MAX), 2);
+            from.audit::<Checked>();
+            new.collect::<Checked, _>(from);
+        }
+        old.collect::<Checked, _>(from);
+        from.collect_idle::<Checked>(ThreadId::new(4));
+        assert_eq!(from.claimed_slices(), 0);
     }
 }
 
@@ -130,7 +145,8 @@ fn a_note_leaves_the_mark_of_a_block_that_is_sent_on() {
 fn what_a_borrowed_heap_has_left_is_seen() {
     let from = allocator(GRANULE);
     let (owner, sender) = (possess(from, 1), possess(from, 2));
-    let blocks: Vec<usize> = (0..3 * AT_ONCE).map(|_| get(from, owner, 48)).collect();
+    // Of this size each block is a run.
+    let blocks: Vec<usize> = (0..3 * AT_ONCE).map(|_| get(from, owner, 16)).collect();
     send(from, sender, &blocks);
     owner.settle::<Checked, _>(from);
     assert!(owner.inbox().is_empty() && owner.has_mail());
@@ -250,9 +266,9 @@ fn no_call_receives_for_many_idle_heaps() {
     let from = allocator(GRANULE);
     let (heap, sender) = (possess(from, 1), possess(from, 2));
     let idle: Vec<_> = (3..10).map(|number| possess(from, number)).collect();
-    // More than half of them are on their way home when their heap is given up.
+    // All of them are on their way home when their heap is given up. Of this size each block is a run.
     let blocks: Vec<Vec<usize>> =
-        idle.iter().map(|idle| (0..AT_ONCE).map(|_| get(from, idle, 48)).collect()).collect();
+        idle.iter().map(|idle| (0..AT_ONCE).map(|_| get(from, idle, 16)).collect()).collect();
     blocks.iter().for_each(|blocks| send(from, sender, blocks));
     idle.iter().for_each(|idle| from.give_up(idle));
     let mail = || idle.iter().map(|idle| idle.mail::<Checked>()).sum::<usize>();
