@@ -297,7 +297,8 @@ impl<P: Platform> Ground<P> {
         if self.settings.has_limit() {
             return 0;
         }
-        let live = self.live_bytes();
+        // What is lent is no reason to lend more.
+        let live = self.live_bytes().saturating_sub(self.lent.get() * SLICE);
         self.settings.dirty_limit(live).min(self.settings.memory_left(live) / 2) / 2 / SLICE
     }
 

@@ -305,6 +305,32 @@ fn blocks_of_many_sizes_are_put_where_as_much_is_resident_as_they_need() {
     assert!(calls < 7 * 200, "{calls} calls for some 7,000 blocks");
 }
 
+/// What is lent for spare runs counts with what is free, and not as a reason for more of both.
+#[test]
+fn what_is_lent_is_no_reason_to_lend_more() {
+    const TOTAL: usize = 16 << 20;
+    let from = allocator(GRANULE);
+    let (heap, mut state) = (possess(from, 1), 1u64);
+    from.settings().set_dirty(Some(400), Some(0));
+    let mut held: Vec<(usize, usize)> = Vec::new();
+    let mut live = 0;
+    for _ in 0..20_000 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let size = (33 << 10) + (state >> 33) as usize % (2 << 20);
+        held.push((get(from, heap, size), size));
+        live += size;
+        while live > TOTAL {
+            let (block, size) = held.swap_remove((state >> 40) as usize % held.len());
+            free(from, heap, block);
+            live -= size;
+        }
+    }
+    // Some of each run's last slice, and what lies behind it, is nobody's.
+    let most = from.settings().dirty_limit(TOTAL / 4 * 5);
+    let (lent, dirty) = (from.lent().get() * SLICE, from.dirty_bytes());
+    assert!(lent > 0 && lent <= most / 2 && lent + dirty <= most, "{} and {} KiB", lent >> 10, dirty >> 10);
+}
+
 #[test]
 fn near_the_end_of_what_the_process_may_have_less_stays() {
     const MIB: usize = 1 << 20;
