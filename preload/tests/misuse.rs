@@ -110,4 +110,5 @@ dying_cases! { "invalid free_sized of ", ": the size is not the block's":
 
 dying_cases! { "memory written after free at ", "":
     written_after_free,
+    run_written_after_free,
 }

@@ -62,11 +62,16 @@ impl World {
     }
 }
 
-/// The holder of a pin hands another one on, while its own pin is dropped and the region unmapped.
+/// The holder of a pin hands another one on, while its own pin is dropped and the region unmapped. No more are handed on
+/// than can be counted.
 fn pinned_beside() {
     explore(3, || {
         let world = World::new();
+        let pin_all = || (0..10).take_while(|_| world.state().pin_beside()).count();
         assert_eq!(world.state().try_pin(), Pinning::Pinned);
+        let others = pin_all();
+        assert!(others > 0 && world.state().try_pin() == Pinning::Full && pin_all() == 0);
+        (0..others).for_each(|_| world.state().unpin(&world.os));
         let holder = world.clone();
         let holder = thread::spawn(move || {
             assert!(holder.state().pin_beside());

@@ -325,6 +325,25 @@ static void written_after_free(void)
     for (int i = 0; i < 4096; i++) (void)!opaque(malloc(64));
 }
 
+static void *frees_all(void *blocks)
+{
+    for (int i = 0; i < 64; i++) free(((void **)blocks)[i]);
+    return NULL;
+}
+
+/* What another thread frees comes home as one, which the block that it freed last tells of: behind the words of a list. */
+static void run_written_after_free(void)
+{
+    static void *blocks[64];
+    setvbuf(stdout, NULL, _IONBF, 0); /* A buffer for it would come after the free. */
+    for (int i = 0; i < 64; i++) blocks[i] = malloc(64);
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, frees_all, blocks) == 0 && pthread_join(thread, NULL) == 0);
+    blame(blocks[63]);
+    memset((char *)opaque(blocks[63]) + 16, 0x41, 16);
+    for (int i = 0; i < 4096; i++) (void)!opaque(malloc(64));
+}
+
 /* The report is no cancellation point. */
 static volatile int begun, cancelled;
 
@@ -416,4 +435,5 @@ MAIN(CASE(double_free_after_its_page_has_gone), CASE(double_free_by_another_afte
      CASE(interior), CASE(interior_unaligned), CASE(interior_medium), CASE(interior_large), CASE(interior_huge),
      CASE(interior_by_realloc), CASE(never_allocated), CASE(foreign_stack), CASE(foreign_static),
      CASE(foreign_code), CASE(foreign_mapping), CASE(foreign_heap_segment), CASE(foreign_low), CASE(foreign_high),
-     CASE(foreign_by_realloc), CASE(wrong_size), CASE(written_after_free))
+     CASE(foreign_by_realloc), CASE(wrong_size), CASE(written_after_free),
+     CASE(run_written_after_free))

@@ -102,7 +102,7 @@ impl Slab {
     }
 
     /// Whether any of its pages do: then its list has not all of its free blocks, though it counts them.
-    pub(super) fn is_fallow(&self) -> bool {
+    pub(in crate::heap) fn is_fallow(&self) -> bool {
         self.fallow_pages() != 0
     }
 

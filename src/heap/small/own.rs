@@ -3,8 +3,8 @@
 //! One load from the table says which slab to ask, that it is a slab, and that it is this heap's; and one beside it where
 //! the heap has the bin of its blocks, so that nothing that is found by way of the slab's record has to be waited for
 //! before the block is in its bin. The table is found by its address and a mask, so it can be small in the heap of a
-//! thread that has one block, and reach over all slabs of one that has millions. A slice that is nobody's leads to a slab without blocks, so that there is nothing to test:
-//! that slab says of every address that no block of it starts there.
+//! thread that has one block, and reach over all slabs of one that has millions. A slice that is nobody's leads to a slab
+//! without blocks, so that there is nothing to test: that slab says of every address that no block of it starts there.
 //!
 //! The table grows when a slab's places are another's, as long as it is not sparse, and shrinks when the heap gives back
 //! what is free. What has no place in it, because it could not grow or another's slab took the place later, is found the

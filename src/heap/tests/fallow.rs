@@ -209,6 +209,7 @@ fn what_the_system_does_not_take_serves_as_before() {
     let calls = os.calls().failed;
     heap.hollow_out::<Checked, _>(from, 1);
     assert_eq!((os.calls().failed, cached(from, heap)), (calls + 1, before), "one call is enough");
+    assert!(live.keys().all(|&block| !slab_of(from, block).is_fallow()), "and nothing lies fallow");
     os.heal();
     heap.hollow_out::<Checked, _>(from, 1);
     assert!(cached(from, heap) < before / 2);
