@@ -55,6 +55,12 @@ pub(super) fn get(from: &Allocator<Os>, heap: &Heap, size: usize) -> usize {
     block.expose_provenance()
 }
 
+/// A number below `below`, another one each time.
+fn random(state: &mut u64, below: usize) -> usize {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+    (*state >> 33) as usize % below
+}
+
 /// As many blocks of `size` bytes as there are in so many MiB.
 pub(super) fn build_up(from: &Allocator<Os>, heap: &Heap, size: usize, mib: usize) -> Vec<usize> {
     (0..(mib << 20) / size).map(|_| get(from, heap, size)).collect()

@@ -46,7 +46,17 @@ const SEEDED: &[SeededBug] = &[
         "the forgetting of pieces whose blocks were taken out",
         "forked_in_exchange",
     ),
-    SeededBug::new("heap.child_keeps_left", "the counting anew of a piece's blocks", "forked_in_exchange"),
+    SeededBug::new("heap.child_keeps_left", "the counting anew of a piece's blocks", "forked_in_adoption"),
+    SeededBug::new(
+        "heap.on_its_way_untold",
+        "the order of a run's way and of telling it",
+        "forked_in_receive",
+    ),
+    SeededBug::new(
+        "heap.child_keeps_on_its_way",
+        "the look for a run that was on its way to its slab's list",
+        "forked_in_receive",
+    ),
     SeededBug::new(
         "heap.forget_before_adopt",
         "the order of freeing what waits and of forgetting it",
@@ -106,8 +116,6 @@ const SEEDED: &[SeededBug] = &[
 const MOST: usize = 900;
 /// Threads that vanish.
 const VICTIMS: usize = 2;
-/// Blocks that a thread has in its hands at most: a run, as long as an outbox makes them in models.
-const IN_HAND: usize = 2;
 /// The thread that plays the child: the first one that a model starts.
 const CHILD: usize = 1;
 
@@ -266,7 +274,7 @@ fn run_child(world: &World, own: &'static Heap) {
     }
     let (blocks, slices) = lost.into_inner().unwrap();
     let blocks = blocks + from.huge_figures().live_blocks().get();
-    assert!(blocks <= IN_HAND * VICTIMS, "{blocks} blocks are lost");
+    assert!(blocks <= VICTIMS, "{blocks} blocks are lost");
     // Slices that belong to no block: some that it was to get or had just lost or that were being purged, or all six of
     // an empty arena that was being closed to be unmapped.
     let others = from.claimed_slices() - slices;
@@ -370,25 +378,28 @@ fn forked_in_adoption() {
     let prepare = |own: &Actor, [sender, _]: [&Actor; VICTIMS]| {
         let gone = Actor::new(own.world);
         // One more would be sent.
-        let blocks = [(); 8].map(|()| gone.get(16, false));
-        blocks[..7].iter().for_each(|&at| sender.free(at));
+        let blocks = [(); 4].map(|()| gone.get(16, false));
+        blocks[..3].iter().for_each(|&at| sender.free(at));
         gone.leave();
     };
     explore(prepare, [|actor| actor.leave(), |actor| actor.leave()]);
 }
 
-/// An inbox that is read: the blocks that were sent are in it, or on their way to their slabs, or there.
+/// An inbox that is read: the blocks that were sent are in it, or on their way to their slabs, or there. Each of them
+/// comes alone, or two at a time.
 fn forked_in_receive() {
-    let prepare = |own: &Actor, [owner, sender]: [&Actor; VICTIMS]| {
+    fn send<const BYTES: usize>(own: &Actor, [owner, sender]: [&Actor; VICTIMS]) {
         let world = own.world;
-        (0..7).for_each(|_| world.pass(owner.get(MEDIUM, false)));
+        (0..7).for_each(|_| world.pass(owner.get(BYTES, false)));
         for _ in 0..6 {
             world.passed().into_iter().for_each(|at| sender.free(at));
         }
         sender.heap.settle::<Checked, _>(sender.from);
-    };
+    }
     // The owner reads it as it leaves.
-    explore(prepare, [|actor| actor.leave(), |actor| actor.leave()]);
+    for prepare in [send::<MEDIUM>, send::<48>] {
+        explore(prepare, [|actor| actor.leave(), |actor| actor.leave()]);
+    }
 }
 
 /// Runs of slices and regions: claimed, grown, released, purged, unmapped.

@@ -47,16 +47,16 @@ fn forwarded() {
     });
 }
 
-/// The last two blocks of a slab are on their way to the heap that had the slab before, which sends them on; the one that
-/// has it closes it then, and unmaps its arena.
+/// The last block of a slab is on its way to the heap that had the slab before, which sends it on; the one that has it
+/// closes it then, and unmaps its arena.
 fn forwarded_and_closed() {
     explore(SCHEDULES, || {
         let world = World::new();
         let (owner, next, sender) = (Actor::new(&world), Actor::new(&world), Actor::new(&world));
-        let [first, second, others @ ..] = [(); 8].map(|()| owner.get(MEDIUM, false));
+        let [sent, others @ ..] = [(); 8].map(|()| owner.get(MEDIUM, false));
         others.into_iter().for_each(|at| owner.free(at));
         owner.heap.collect::<Checked, _>(owner.from);
-        [first, second].into_iter().for_each(|at| sender.free(at));
+        sender.free(sent);
         sender.leave();
         let (old, new) = (owner.heap, next.heap);
         assert!(old.has_mail() && old.give_away(class_of(MEDIUM), new));

@@ -149,6 +149,7 @@ impl Heap {
         if let Some(outbox) = self.outbox() {
             outbox.audit::<C>(secret, |block| found.enter(block));
         }
+        assert!(self.behind.get().is_null(), "a run is on its way");
         found.enter_runs(self.received.load(Ordering::Relaxed), secret);
         found.enter_runs(self.inbox().first(), secret);
         assert!(self.visit().visitor().is_none() && !self.gate().is_taken(), "a visitor that has gone");

@@ -9,8 +9,6 @@ use super::run::Run;
 use super::slab::Standing;
 use crate::heap::block::{Block, Checks};
 use crate::heap::record::Slab;
-#[cfg(any(loom, shuttle))]
-use crate::heap::record::Usage;
 use crate::pal::Platform;
 use crate::sync::atomic::Ordering;
 use crate::sync::{ZERO_IS_VALID, full_fence, in_order, seeded};
@@ -187,7 +185,7 @@ impl Heap {
     fn send_alone<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, block: *mut Block) {
         let idle = self.possess_idle_owner(from, slab);
         if idle.is_none() {
-            let parcel = Parcel::of(slab.owner(), slab, Run::of_one(block), self.secret.get());
+            let parcel = Parcel::of_one(slab.owner(), slab, block, self.secret.get());
             return self.post_here::<C, P>(from, parcel);
         }
         self.adopt_run::<C, P>(from, slab, idle, Run::of_one(block));
@@ -195,7 +193,11 @@ impl Heap {
 
     /// Possesses the heap that owns a slab with live blocks, if nobody does.
     #[inline(always)]
-    fn possess_idle_owner<P: Platform>(&self, from: &Heaps<P>, slab: &Slab) -> Option<&'static Heap> {
+    pub(super) fn possess_idle_owner<P: Platform>(
+        &self,
+        from: &Heaps<P>,
+        slab: &Slab,
+    ) -> Option<&'static Heap> {
         if !Heap::has_idle_owner(slab) {
             return None;
         }
@@ -254,7 +256,9 @@ impl Heap {
                 match idle {
                     _ if ptr::eq(owner, self) => _ = self.free_into_slab::<C, P>(from, slab, block),
                     Some(idle) if ptr::eq(owner, idle) => _ = idle.free_into_slab::<C, P>(from, slab, block),
-                    _ => self.pass_on::<C, P>(from, slab, Run::of_one(block)),
+                    _ => {
+                        self.post::<C, P>(from, Parcel::of_one(owner, slab, block, self.secret.get()));
+                    }
                 }
             }
         }
@@ -264,10 +268,10 @@ impl Heap {
         count
     }
 
-    /// The same of blocks that are in the caller's hands.
+    /// The same of a run that is in this thread's hands.
     #[cold]
     #[inline(never)]
-    fn adopt_run<C: Checks, P: Platform>(
+    pub(super) fn adopt_run<C: Checks, P: Platform>(
         &self,
         from: &Heaps<P>,
         slab: &Slab,
@@ -279,16 +283,9 @@ impl Heap {
         self.adopt::<C, P>(from, slab, idle, || unsafe { run.pop::<C>(secret) });
     }
 
-    /// Sends a run on whose slab has another owner than it had. Its last block is marked.
-    #[cold]
-    #[inline(never)]
-    fn pass_on<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, run: Run) {
-        self.post::<C, P>(from, Parcel::of(slab.owner(), slab, run, self.secret.get()));
-    }
-
     /// Sends a parcel to its owner's inbox.
     #[inline(never)]
-    fn post<C: Checks, P: Platform>(&self, from: &Heaps<P>, parcel: Parcel) {
+    pub(super) fn post<C: Checks, P: Platform>(&self, from: &Heaps<P>, parcel: Parcel) {
         self.post_here::<C, P>(from, parcel);
     }
 
@@ -348,75 +345,6 @@ impl Heap {
     pub fn has_mail(&self) -> bool {
         // Relaxed: as said; the possessor's own store.
         !self.inbox().is_empty() || !self.received.load(Ordering::Relaxed).is_null()
-    }
-
-    /// Takes some of the runs that other threads sent, `most` of them, and frees them here or sends them on. Returns how
-    /// many.
-    ///
-    /// Not all: there may be millions, and a malloc or free, which comes here, must not pause. Whoever allocates comes
-    /// again before it has used up as many blocks: see [`AT_ONCE`].
-    pub fn receive<C: Checks, P: Platform>(&self, from: &Heaps<P>, most: usize) -> usize {
-        let mut count = 0;
-        while count < most
-            && let Some(first) = self.first_received()
-        {
-            // SAFETY: the block came to us with its chain.
-            let slab = unsafe { Slab::of_live(first) };
-            #[cfg(any(loom, shuttle))]
-            assert!(slab.usage() == Usage::Slab, "a look into a block of no slab");
-            // SAFETY: as above; whoever sends tells of what it sends.
-            let run = unsafe { Run::told::<C>(first, slab, self.secret.get()) };
-            let leave = || {
-                let next = self.follow::<C>(run.last);
-                Block::expect(next);
-                // Relaxed: the possessor's own.
-                self.received.store(next, Ordering::Relaxed);
-            };
-            // SAFETY: as above. (If it is sent on: it was counted when it was freed.)
-            let go = || unsafe { self.return_run::<C, P>(from, slab, run) };
-            // Behind that the blocks are others', and their slab may be closed and unmapped.
-            in_order(leave, go, "heap.run_left_late");
-            count += 1;
-        }
-        count
-    }
-
-    fn first_received(&self) -> Option<*mut Block> {
-        // Relaxed (both): the possessor's own.
-        if self.received.load(Ordering::Relaxed).is_null() && !self.inbox().is_empty() {
-            self.inbox().take(&self.received);
-        }
-        let first = self.received.load(Ordering::Relaxed);
-        (!first.is_null()).then_some(first)
-    }
-
-    /// Puts a run of blocks that count as live on the list of their slab, or sends it on, if that is another heap's by
-    /// now.
-    ///
-    /// # Safety
-    /// The caller possesses the heap and the run, which is in no list, and whose blocks are those of `slab`.
-    unsafe fn return_run<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, run: Run) {
-        if ptr::eq(slab.owner(), self) || seeded("heap.no_forward") {
-            // A list that is in two places has no end once it is pushed onto itself.
-            #[cfg(any(loom, shuttle))]
-            assert!(!self.is_on::<C>(slab.free_list(), run.first), "a run is on its slab's list already");
-            // SAFETY: the caller's.
-            return unsafe { self.free_run::<C, P>(from, slab, run) };
-        }
-        self.forward::<C, P>(from, slab, run);
-    }
-
-    /// Sends a run on to the heap that owns its slab, or frees it there, if nobody possesses that.
-    #[cold]
-    #[inline(never)]
-    fn forward<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, run: Run) {
-        let idle = self.possess_idle_owner(from, slab);
-        if idle.is_some() {
-            return self.adopt_run::<C, P>(from, slab, idle, run);
-        }
-        // SAFETY: the caller's.
-        unsafe { Block::move_on::<C>(run.last, self.secret.get()) };
-        self.pass_on::<C, P>(from, slab, run);
     }
 
     /// Takes some of what came, and sends what is held back for other heaps: at the end of an operation with a borrowed

@@ -7,7 +7,6 @@ use super::Heaps;
 use super::bin::{Bin, Missed};
 use super::exchange::AT_ONCE;
 use super::meter::Counted;
-use super::run::Run;
 use super::slab::Freed;
 use crate::base::CLASSES;
 use crate::heap::block::{Block, Checks};
@@ -238,20 +237,6 @@ impl Heap {
         // SAFETY: the caller's.
         let freed = unsafe { self.push_home::<C>(slab, block) };
         freed == Freed::Event && self.countdown_ended(from, slab, 1)
-    }
-
-    /// The same of a run.
-    ///
-    /// # Safety
-    /// The caller possesses the heap and the run, which is in no list, and whose blocks are those of `slab`.
-    #[inline]
-    pub(super) unsafe fn free_run<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab, run: Run) {
-        #[cfg(any(loom, shuttle))]
-        assert!(ptr::eq(slab.owner(), self), "freed into a slab of another heap");
-        // SAFETY: the caller's.
-        if unsafe { slab.push_run::<C>(run, self.secret.get()) } == Freed::Event {
-            self.countdown_ended(from, slab, run.count);
-        }
     }
 
     /// The same, and looks at nothing.

@@ -32,6 +32,9 @@ impl Mend for Heap {
         if let Some(outbox) = self.outbox() {
             outbox.mend();
         }
+        if !seeded("heap.child_keeps_on_its_way") {
+            self.mend_received();
+        }
         // Relaxed (both): the child has one thread.
         if self.inbox().holds(self.received.load(Ordering::Relaxed)) && !seeded("heap.child_keeps_received") {
             // In the middle of `Inbox::take`.

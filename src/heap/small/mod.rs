@@ -25,6 +25,7 @@ mod mending;
 mod meter;
 mod own;
 pub(in crate::heap) mod pool;
+mod receiving;
 pub(in crate::heap) mod remote;
 mod run;
 mod slab;
@@ -105,6 +106,8 @@ pub struct Heap {
     is_lent: bool,
     /// What was taken from the inbox and is still to be freed. Written by the possessor only.
     received: AtomicPtr<Block>,
+    /// What is behind the first of these while that is on its way to its slab's list; else null.
+    behind: Cell<*mut Block>,
     /// Blocks freed for other heaps, ever: a figure.
     remote_frees: Counter,
     own_first: [OwnSlab; own::FIRST],
@@ -138,6 +141,7 @@ impl Heap {
                 outbox: Cell::new(ptr::null()),
                 is_lent: false,
                 received: AtomicPtr::new(ptr::null_mut()),
+                behind: Cell::new(ptr::null_mut()),
                 remote_frees: Counter::new(),
                 own_first: [const { OwnSlab::unused() }; own::FIRST],
                 claimant: Claimant::new(index),

@@ -27,7 +27,7 @@ const PIECES: usize = if cfg!(any(loom, shuttle)) { 1 } else { 64 };
 const PINNED: u32 = 16;
 const PINNED_WHILE_ACTIVE: u32 = 64;
 /// Bytes of blocks with which a piece is sent.
-const PIECE_BYTES: usize = if cfg!(any(loom, shuttle)) { 128 } else { 16 << 10 };
+const PIECE_BYTES: usize = if cfg!(any(loom, shuttle)) { 64 } else { 16 << 10 };
 /// Pieces that are looked at when one is sent, for they go along if they are for the same owner; and how many of those
 /// that are not end the search.
 const ALONG: usize = 16;
@@ -186,8 +186,7 @@ impl Piece {
     fn most(slab: &Slab) -> i16 {
         // (By the class's reciprocal, as `ClassInfo` has it, for a division takes longer than all else here.)
         let whole = ((PIECE_BYTES as u128 - 1) * u128::from(slab.info().reciprocal)) >> u64::BITS;
-        // Two under shuttle, or no run of its models would have more than one.
-        if cfg!(shuttle) { 2.max(whole as i16 + 1) } else { whole as i16 + 1 }
+        whole as i16 + 1
     }
 
     /// In the child of a fork: says anew how many blocks it still takes.
@@ -238,11 +237,17 @@ pub struct Parcel {
 }
 
 impl Parcel {
-    /// A parcel of one run of blocks of `slab`, which the caller holds, and whose last is marked, if it was in a list.
-    pub fn of(owner: *const Heap, slab: &Slab, run: Run, secret: usize) -> Parcel {
+    /// A parcel of one run, which the caller holds and has told of, and whose last block is marked, if it was in a list.
+    pub fn of(owner: *const Heap, run: Run) -> Parcel {
+        Parcel { owner, first: run.first, last: run.last }
+    }
+
+    /// A parcel of one block of `slab`, which the caller holds, and which is marked, if it was in a list.
+    pub fn of_one(owner: *const Heap, slab: &Slab, block: *mut Block, secret: usize) -> Parcel {
+        let run = Run::of_one(block);
         // SAFETY: the caller holds it.
         unsafe { run.tell(slab, secret) };
-        Parcel { owner, first: run.first, last: run.last }
+        Parcel::of(owner, run)
     }
 
     /// Sends the blocks to their owner's inbox.
@@ -376,7 +381,7 @@ impl Outbox {
         self.forget(piece);
         // SAFETY: the run is ours.
         unsafe { Block::move_on::<C>(run.last, secret) };
-        let mut parcel = Parcel { owner, first: run.first, last: run.last };
+        let mut parcel = Parcel::of(owner, run);
         let mut others = 0;
         for other in self.following(self.place(piece)).take(ALONG) {
             // SAFETY: the piece is not empty.

@@ -45,11 +45,6 @@ fn free_some(
     gone
 }
 
-fn random(state: &mut u64, below: usize) -> usize {
-    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-    (*state >> 33) as usize % below
-}
-
 /// A heap of small blocks of which about two in each slab are left, and those that were freed.
 fn thinned(from: &Allocator<Os>, heap: &Heap, mib: usize) -> (Live, Vec<usize>) {
     let (mut live, mut state) = (Live::new(), 1);

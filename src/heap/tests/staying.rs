@@ -276,8 +276,7 @@ fn large_blocks_that_take_the_place_of_slabs_soil_hardly_anything() {
 fn mixed(from: &Allocator<Os>, heap: &Heap, state: &mut u64, total: usize) -> Vec<usize> {
     let (mut blocks, mut bytes) = (Vec::new(), 0);
     while bytes < total {
-        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let size = (33 << 10) + (*state >> 33) as usize % (67 << 10);
+        let size = (33 << 10) + random(state, 67 << 10);
         blocks.push(get(from, heap, size));
         bytes += size;
     }
@@ -315,12 +314,11 @@ fn what_is_lent_is_no_reason_to_lend_more() {
     let mut held: Vec<(usize, usize)> = Vec::new();
     let mut live = 0;
     for _ in 0..20_000 {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let size = (33 << 10) + (state >> 33) as usize % (2 << 20);
+        let size = (33 << 10) + random(&mut state, 2 << 20);
         held.push((get(from, heap, size), size));
         live += size;
         while live > TOTAL {
-            let (block, size) = held.swap_remove((state >> 40) as usize % held.len());
+            let (block, size) = held.swap_remove(random(&mut state, held.len()));
             free(from, heap, block);
             live -= size;
         }
