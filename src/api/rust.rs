@@ -116,6 +116,7 @@ impl SpecMalloc {
     }
 
     /// Share of the live bytes that may be free and still resident, in percent, up to 1000. Default: 12.
+    /// Where what goes beyond it is faulted in again at once, half as much again may stay.
     ///
     /// # Panics
     /// On a larger share: where the allocator is a static, that is an error of the compiler.

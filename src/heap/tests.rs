@@ -8,6 +8,7 @@ mod growing;
 mod hollow;
 mod leaving;
 mod limited;
+mod many_sizes;
 mod populating;
 mod sending;
 mod staying;

@@ -99,14 +99,14 @@ pub(super) fn first_with_room(used: &Bitmap, held: &Bitmap, len: usize, room: us
 }
 
 /// Of the first `tries` places where `len` zero bits of `used` begin, the one with the least `cost`, the lowest of
-/// several. The cost is told the place, and whether the bits are a part of a longer run: then it is `least` or more, and
+/// several: its cost, and the place. The cost is told the place, and whether the bits are a part of a longer run: then it is `least` or more, and
 /// one place that costs no more is enough of that run.
 pub(super) fn cheapest_free(
     used: &Bitmap,
     len: usize,
     [tries, least]: [usize; 2],
     cost: impl Fn(usize, bool) -> usize,
-) -> Option<usize> {
+) -> Option<(usize, usize)> {
     let (mut best, mut end, mut left) = (None, 0, tries);
     while left > 0 {
         let start = next_bit(used, FULL, end);
@@ -122,14 +122,14 @@ pub(super) fn cheapest_free(
                 best = Some((cost, place));
             }
             if cost == 0 {
-                return Some(place);
+                return best;
             }
             if cuts && cost <= least {
                 break;
             }
         }
     }
-    best.map(|(_, place)| place)
+    best
 }
 
 /// How many slices are free before `start`, and how many behind `end`, in one run with those between. Asks for the
@@ -246,11 +246,14 @@ mod tests {
                 let cuts = |start: usize| fits(start) && !bit(map, start - 1) || fits(start + 1);
                 let cost = |start: usize, cuts: bool| start * 5 % 7 + usize::from(cuts);
                 let places = window.clone().filter(|&start| fits(start)).take(tries);
-                let expected = places.min_by_key(|&start| cost(start, cuts(start)));
+                let expected = places.map(|start| (cost(start, cuts(start)), start)).min();
                 assert_eq!(cheapest_free(map, len, [tries, 0], cost), expected, "{map:x?} {len} {tries}");
             }
         });
-        assert_eq!(cheapest_free(&[0; WORDS], GRANULE_SLICES, [2, 0], |_, cuts| usize::from(cuts)), Some(0));
+        assert_eq!(
+            cheapest_free(&[0; WORDS], GRANULE_SLICES, [2, 0], |_, cuts| usize::from(cuts)),
+            Some((0, 0))
+        );
         // Of a run that is cut at the least cost one place is looked at, and those of others, too.
         let mut map = [0; WORDS];
         map[1] = 1;
@@ -259,7 +262,7 @@ mod tests {
             looks.set(looks.get() + 1);
             if cuts { 5 } else { 0 }
         });
-        assert_eq!((found, looks.get()), (Some(0), 2));
+        assert_eq!((found, looks.get()), (Some((5, 0)), 2));
     }
 
     #[test]

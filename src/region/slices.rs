@@ -25,8 +25,9 @@ use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use crate::sync::{Exchange, acquire, in_order, release, seeded};
 use core::ops::Range;
 
-/// Runs that a claim looks at which chooses among those that fit.
+/// Runs that a claim looks at which chooses among those that fit, for each so many slices that it wants.
 const TRIES: usize = 16;
+const LONG: usize = 4;
 /// What it may cost in bytes to leave a longer run whole: two pages.
 const CUT: usize = 8 << 10;
 
@@ -163,22 +164,38 @@ impl SliceMap {
         prefer: Prefer,
         misfit: impl Fn(usize, bool) -> usize,
     ) -> Attempt {
-        self.claim_found(len, prefer, |taken| {
-            let cut = |cuts| if cuts { CUT } else { 0 };
-            if prefer == Prefer::Dirty {
-                return cheapest_free(taken, len, [TRIES, CUT], |start, cuts| {
-                    misfit(start + len - 1, true) + cut(cuts)
-                });
-            }
-            let dirty = read(&self.dirty);
-            cheapest_free(taken, len, [TRIES, CUT], |start, cuts| {
-                let last = start + len - 1;
-                let dirty_of = |word: usize| (dirty[word] & span(word, start, last)).count_ones() as usize;
-                let clean =
-                    len - 1 - if len > 1 { words(start, last).map(dirty_of).sum::<usize>() } else { 0 };
-                let last_is_dirty = dirty[last / BITS] >> (last % BITS) & 1 == 1;
-                clean * SLICE + misfit(last, last_is_dirty) + cut(cuts)
-            })
+        self.claim_found(len, prefer, |taken| Some(self.fitting(taken, len, prefer, &misfit)?.1))
+    }
+
+    /// How many bytes would be faulted in, or stay for nothing, in the place that [`SliceMap::claim_fitting`] would choose
+    /// now among all that are free; `None` if there is no place.
+    pub fn least_misfit(&self, len: usize, misfit: impl Fn(usize, bool) -> usize) -> Option<usize> {
+        Some(self.fitting(&read(&self.claimed), len, Prefer::Any, &misfit)?.0)
+    }
+
+    /// The place for a run of `len` slices that fits best, where what is `taken` is not to be had: what it costs, and where
+    /// it begins.
+    fn fitting(
+        &self,
+        taken: &Bitmap,
+        len: usize,
+        prefer: Prefer,
+        misfit: &impl Fn(usize, bool) -> usize,
+    ) -> Option<(usize, usize)> {
+        let cut = |cuts| if cuts { CUT } else { 0 };
+        let tries = TRIES * len.div_ceil(LONG);
+        if prefer == Prefer::Dirty {
+            return cheapest_free(taken, len, [tries, CUT], |start, cuts| {
+                misfit(start + len - 1, true) + cut(cuts)
+            });
+        }
+        let dirty = read(&self.dirty);
+        cheapest_free(taken, len, [tries, CUT], |start, cuts| {
+            let last = start + len - 1;
+            let dirty_of = |word: usize| (dirty[word] & span(word, start, last)).count_ones() as usize;
+            let clean = len - 1 - if len > 1 { words(start, last).map(dirty_of).sum::<usize>() } else { 0 };
+            let last_is_dirty = dirty[last / BITS] >> (last % BITS) & 1 == 1;
+            clean * SLICE + misfit(last, last_is_dirty) + cut(cuts)
         })
     }
 

@@ -237,6 +237,36 @@ static void random_blocks(void)
     }
 }
 
+/* Large blocks of many sizes, 100 MiB of them replaced at random: of what is allocated no more than one page in five is
+ * faulted in, and what is resident for nothing is less than a third of what is live. */
+static void many_sizes(void)
+{
+    enum { SLOTS = 1024, LIMIT = 100 << 20, TURNS = 8000 };
+    static char *held[SLOTS];
+    static size_t sizes_held[SLOTS];
+    uint64_t state = 88172645463325252;
+    size_t live = 0, allocated = 0, resident_before = resident();
+    long before = 0;
+    for (long turn = 0; turn < TURNS; turn++) {
+        if (turn == TURNS / 2) before = faults(), allocated = 0;
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        size_t slot = state % SLOTS, size = (size_t)32768 << state / SLOTS % 7;
+        size += state / SLOTS / 7 % size;
+        while (live + size > LIMIT || held[slot] != NULL) {
+            live -= sizes_held[slot];
+            free(held[slot]);
+            held[slot] = NULL, sizes_held[slot] = 0;
+            if (live + size > LIMIT) slot = (slot + 1) % SLOTS;
+        }
+        CHECK((held[slot] = malloc(size)) != NULL);
+        sizes_held[slot] = size;
+        live += size, allocated += size;
+        memset(held[slot], 1, size);
+        if (turn % 100 == 0) CHECK(resident() - resident_before <= LIMIT / 20 * 26);
+    }
+    CHECK(faults() - before <= (long)(allocated / PAGE / 5));
+}
+
 /* Of what a limit leaves, half may be free and resident. (A program that is started under the limit.) */
 static void little_left(void)
 {
@@ -256,5 +286,5 @@ static void little_left(void)
 }
 
 MAIN(CASE(small_cycles), CASE(large_cycles), CASE(huge_cycles), CASE(cycles_beside_a_thread),
-     CASE(cycles_end_with_a_helper), CASE(cycles_end_with_the_next_calls), CASE(first_descent), CASE(locked), CASE(exchanged), CASE(random_blocks),
+     CASE(cycles_end_with_a_helper), CASE(cycles_end_with_the_next_calls), CASE(first_descent), CASE(locked), CASE(exchanged), CASE(random_blocks), CASE(many_sizes),
      CASE(little_left), CASE(mixed_cycles), CASE(descent_after_the_others))

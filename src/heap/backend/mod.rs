@@ -81,7 +81,7 @@ impl<P: Platform> Backend<P> {
         self.has_taken(by, promised);
         let claim = claim?;
         // What is live has grown beside what is free and resident.
-        self.count_change(by, claim.clean);
+        self.count_faulted(by, claim.clean);
         Some(claim)
     }
 
@@ -91,7 +91,7 @@ impl<P: Platform> Backend<P> {
         let claim = self.arenas.claim_fitting(&self.ground, by, slices, tail, room);
         self.has_taken(by, promised);
         let claim = claim?;
-        self.count_change(by, claim.clean);
+        self.count_faulted(by, claim.clean);
         Some(claim)
     }
 
@@ -181,10 +181,22 @@ impl<P: Platform> Backend<P> {
         }
     }
 
+    /// Counts slices that were claimed although they are not resident.
+    fn count_faulted(&self, by: &Claimant, slices: usize) {
+        if slices > 0 {
+            self.retention().regret().faulted(slices * SLICE);
+        }
+        self.count_change(by, slices);
+    }
+
     /// Counts slices that were released, or claimed although they were not resident: once in a while somebody looks at
     /// how much is dirty.
     fn count_change(&self, by: &Claimant, slices: usize) {
-        if by.adds_up(slices, LOOK) || self.retention().is_held() {
+        let looks = by.adds_up(slices, LOOK);
+        if looks {
+            self.retention().regret().turned(LOOK * SLICE, self.live_bytes());
+        }
+        if looks || self.retention().is_held() {
             self.bound_dirty(by);
         }
     }
@@ -337,7 +349,14 @@ impl<P: Platform> Backend<P> {
     /// Gives back what may not stay.
     pub(in crate::heap) fn bound_dirty(&self, by: &Claimant) {
         self.take_back(by);
-        self.give_back_some(by, self.excess(0));
+        let excess = self.excess(0);
+        // Huge blocks that are kept go first.
+        let slices = excess.saturating_sub(self.huge_figures().kept_bytes().get());
+        if slices > 0 {
+            self.retention().regret().purging(slices, self.live_bytes());
+            by.spares().give_up();
+        }
+        self.give_back_some(by, excess);
     }
 
     /// Leaves no more free memory than a quarter of what the options allow, whatever is proven: nobody is going to look

@@ -9,6 +9,7 @@ mod folios;
 mod limit;
 mod population;
 mod refusals;
+mod regret;
 mod retention;
 mod scarcity;
 mod settings;
@@ -292,9 +293,10 @@ impl<P: Platform> Ground<P> {
         self.retention.excess(&self.settings, live, dirty, soiled, now)
     }
 
-    /// Slices that heaps may keep, all of them together, beyond what each may: half of what may be dirty.
+    /// Slices that heaps may keep, all of them together, beyond what each may: half of what may be dirty; and none while
+    /// what is purged is faulted in again.
     pub(in crate::heap) fn may_lend(&self) -> usize {
-        if self.settings.has_limit() {
+        if self.settings.has_limit() || !self.retention.regret().lends() {
             return 0;
         }
         // What is lent is no reason to lend more.

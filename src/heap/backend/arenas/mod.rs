@@ -33,6 +33,8 @@ use core::ptr;
 const MAX_ARENAS: usize = if cfg!(any(loom, shuttle)) { 2 } else { 1 << 16 };
 /// Smallest arena, mapped when address space is short.
 const SMALLEST: usize = if cfg!(any(loom, shuttle)) { GRANULE } else { 1 << 20 };
+/// Slices of a large block for each arena that it looks at, before it takes the one where it lies best.
+const FEW: usize = 4;
 /// Arenas that a claim at an alignment tries in the hope that a run happens to lie well.
 const HOPES: usize = 8;
 
@@ -140,7 +142,7 @@ impl Arenas {
     }
 
     /// Claims what is wanted in an arena whose hint is at least `least`. Asks at most `most` arenas, first the one that
-    /// served this claimant last, or for a large block the lowest.
+    /// served this claimant last; for a large block the one where it lies best, or the lowest.
     fn claim_hinted<P: Platform>(
         &self,
         ground: &Ground<P>,
@@ -151,7 +153,13 @@ impl Arenas {
         [least, most]: [usize; 2],
     ) -> Option<Claim> {
         let least = least.min(MOST);
-        let home = if wanted.tail.is_some() { 0 } else { by.position().get() };
+        let home = match wanted.tail {
+            None => by.position().get(),
+            Some(tail) if asked == Asked::Room && wanted.room == 0 => {
+                self.best_place(section, wanted.slices, tail)
+            }
+            Some(_) => 0,
+        };
         let mut position = home;
         let mut wrapped = false;
         for _ in 0..most {
@@ -190,6 +198,26 @@ impl Arenas {
             }
         }
         None
+    }
+
+    /// The position of the arena, of the lowest that have room, where a block of `slices` slices lies best, which does not
+    /// need its `tail`. A longer block looks at more: it would have more to fault in. A short one takes the lowest.
+    fn best_place(&self, section: &Section<'_>, slices: usize, tail: Tail) -> usize {
+        let most = slices / FEW;
+        if most < 2 {
+            return 0;
+        }
+        let mut at = 0;
+        let rooms = core::iter::from_fn(|| {
+            let found = self.hints.find(Asked::Room, Way::Up, at, slices.min(MOST))?;
+            at = found + 1;
+            Some(found)
+        });
+        let costs = rooms.take(most).filter_map(|position| {
+            let region = self.region(position, section)?;
+            Some((region.slices().least_misfit(slices, misfit(region, tail))?, position))
+        });
+        costs.min().map_or(0, |(_, position)| position)
     }
 
     fn claim_of(&self, region: &Region, run: Run) -> Claim {
@@ -394,9 +422,15 @@ fn attempt(region: &Region, wanted: Wanted) -> Attempt {
         return region.slices().claim_with_room(slices, prefer, room);
     }
     let Some(tail) = tail else { return region.slices().claim(slices, prefer, align) };
-    region.slices().claim_fitting(slices, prefer, |last, is_dirty| {
+    region.slices().claim_fitting(slices, prefer, misfit(region, tail))
+}
+
+/// How ill a block that does not need its `tail` would lie with its end in a slice of the arena of `region`. The caller is
+/// in a section.
+fn misfit(region: &Region, tail: Tail) -> impl Fn(usize, bool) -> usize {
+    move |last, is_dirty| {
         // SAFETY: the section keeps the arena; records are readable at any time, and a hint is all that is wanted.
         let spared = || unsafe { &*Slab::of(region.base() + last * SLICE) }.spared();
         tail.misfit(if is_dirty { spared() } else { SLICE })
-    })
+    }
 }
