@@ -198,6 +198,10 @@ impl<P: Platform> Backend<P> {
             in_order(forget, release, "heap.spare_cut_released_early");
             return Some((base, tail, false));
         }
+        if !self.retention().regret().is_calm() {
+            // To copy it to where pages are costs less than to fault in what is behind it.
+            return None;
+        }
         let claim = self.claim_fitting(by, slices, tail, slices.clamp(LEAST_ROOM, MOST_ROOM))?;
         Some((claim.base, tail, true))
     }

@@ -296,7 +296,7 @@ impl<P: Platform> Ground<P> {
     /// Slices that heaps may keep, all of them together, beyond what each may: half of what may be dirty; and none while
     /// what is purged is faulted in again.
     pub(in crate::heap) fn may_lend(&self) -> usize {
-        if self.settings.has_limit() || !self.retention.regret().lends() {
+        if self.settings.has_limit() || !self.retention.regret().is_calm() {
             return 0;
         }
         // What is lent is no reason to lend more.

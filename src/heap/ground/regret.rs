@@ -3,9 +3,9 @@
 //! Blocks of many sizes leave holes between them, a quarter of what is live where those are 32 KiB to 4 MB long: more than
 //! the options let be dirty. So though use stays as it is, claims fault there and releases purge, for ever. That is to be
 //! seen at a purge, by what has changed hands since the last one: as much was *faulted in* as is to go, so use has not
-//! fallen; and it is much of what was *turned over*, so it costs something. Two things are done about it.
-//! - Nothing is lent for spare runs (`spare.rs`) until as much as is live was turned over: such a run fits blocks of one
-//!   length only, and what is dirty in the arenas fits all.
+//! fallen; and it is much of what was *turned over*, so it costs something. This is done about it:
+//! - Until as much as is live was turned over nothing is lent for spare runs (`spare.rs`): such a run fits blocks of one
+//!   length only, and what is dirty in the arenas fits all. Nor do blocks that grow get room: it would be clean.
 //! - An eighth more may be dirty, up to half as much again as the options say; unless nearly all that was released is to
 //!   go, for then it fits nobody. Where use falls that ends; where little goes any more, by and by.
 
@@ -30,7 +30,7 @@ pub struct Regret {
     faulted: AtomicUsize,
     /// Those, and all that were released since.
     turned: AtomicUsize,
-    /// Bytes that have yet to be turned over before anything is lent.
+    /// Bytes that have yet to be turned over before it is calm.
     pause: AtomicUsize,
     /// Parts.
     parts: AtomicUsize,
@@ -97,8 +97,8 @@ impl Regret {
         limit / PARTS * self.parts.load(Ordering::Relaxed)
     }
 
-    /// Whether room may be lent for spare runs.
-    pub(super) fn lends(&self) -> bool {
+    /// Whether nothing that was purged lately was faulted in again.
+    pub(in crate::heap) fn is_calm(&self) -> bool {
         self.pause.load(Ordering::Relaxed) == 0
     }
 }
@@ -116,7 +116,7 @@ mod tests {
         regret.faulted(faulted * MIB);
         (0..turned).for_each(|_| regret.turned(MIB, LIVE));
         regret.purging(bytes * MIB, LIVE);
-        (regret.more(PARTS), regret.lends())
+        (regret.more(PARTS), regret.is_calm())
     }
 
     #[test]
@@ -144,12 +144,12 @@ mod tests {
     #[test]
     fn nothing_is_lent_until_as_much_as_is_live_was_turned_over() {
         let regret = Regret::new();
-        assert!(regret.lends() && !purge(&regret, 10, 10, 60).1);
+        assert!(regret.is_calm() && !purge(&regret, 10, 10, 60).1);
         (0..LIVE / MIB).for_each(|_| {
-            assert!(!regret.lends());
+            assert!(!regret.is_calm());
             regret.turned(MIB, LIVE);
         });
-        assert!(regret.lends());
+        assert!(regret.is_calm());
     }
 
     #[test]
