@@ -278,6 +278,9 @@ fn what_is_left_of_a_fallow_slab_goes_with_it() {
     let census = from.census::<Checked>(heap);
     let resident = census.arena_bytes() - census.record_bytes;
     assert!(census.dirty_bytes > 1 << 20 && resident < 1 << 18, "{resident} of {}", census.dirty_bytes);
+    // Of where its blocks were the record tells still.
+    let misuse = |&block: &usize| from.place(block).err();
+    assert!(live.keys().all(|block| misuse(block) == Some(Misuse::DoubleFree)));
     from.audit::<Checked>();
 }
 
