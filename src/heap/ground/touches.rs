@@ -124,9 +124,14 @@ mod tests {
         let at = os.map(None, 2 * HUGE_PAGE, Access::ReadWrite).unwrap();
         for comes in [true, false] {
             let before = os.calls().purge;
+            let look = |piece| {
+                // SAFETY: the mapping is this test's.
+                unsafe { ptr::with_exposed_provenance_mut::<u8>(piece).write(1) };
+                comes && piece > at
+            };
             // SAFETY: the mapping is this test's.
-            assert_eq!(unsafe { look_ahead(&os, at + HUGE_PAGE, |piece| comes && piece > at) }, comes);
-            assert_eq!(os.calls().purge, before + 1);
+            assert_eq!(unsafe { look_ahead(&os, at + HUGE_PAGE, look) }, comes);
+            assert_eq!((os.calls().purge, is_written(at + HUGE_PAGE)), (before + 1, false));
             let purged = os
                 .record()
                 .iter()

@@ -157,6 +157,51 @@ fn a_sample_takes_no_room_for_good() {
     assert!(clipped > 100, "{clipped} times next to a sample");
 }
 
+/// Nor does it come sooner for what is to be done beside where a free finds no room next to it, and the bin could reach a
+/// little further: such a free is the first in a full slab here.
+#[test]
+fn what_goes_home_next_to_a_sample_brings_it_no_nearer() {
+    // What a block counts in the reach of a bin.
+    const BLOCK: i64 = 21;
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let class = class_of(1_000);
+    let mut slabs: Vec<Vec<usize>> = (0..60).map(|_| fill(from, heap, 1_000)).collect();
+    let mut rest = slabs.split_off(20);
+    from.settings().set_sample_rate(1 << 18);
+    from.follow_sample_rate::<Checked>(heap);
+    let now = || left(heap)[class];
+    let room = || i64::from(heap.room_unsampled(class));
+    let slack = || now() - room() - i64::from(heap.uncounted::<Checked>(class)) * BLOCK;
+    let mut found = 0;
+    for round in 0..400 {
+        // Each of these slabs has one free block, which the bin is filled with.
+        let gone: Vec<usize> = rest.iter_mut().filter_map(Vec::pop).collect();
+        gone.iter().for_each(|&block| free_home(from, heap, block));
+        for slab in &mut rest {
+            while heap.counts_as_sample(Some(class), 1_000) {}
+            slab.push(get(from, heap, 1_000));
+            if !(1..BLOCK).contains(&slack()) {
+                continue;
+            }
+            // So many allocations are left beyond the reach of the bin. There is to be less room than that.
+            let full = &mut slabs[round % 20];
+            while room() >= BLOCK && full.len() > 1 {
+                free(from, heap, full.pop().unwrap());
+            }
+            while room() > 0 && room() + slack() >= BLOCK - 2 && !heap.has_none(class) {
+                let block = get(from, heap, 1_000);
+                free(from, heap, block);
+            }
+            let before = now();
+            free(from, heap, full.pop().unwrap());
+            assert_eq!(now(), before);
+            found += 1;
+        }
+    }
+    assert!(found > 10, "{found}");
+}
+
 /// The first block of a class that is freed stays at hand, also where samples are far away.
 #[test]
 fn what_is_freed_first_stays_at_hand() {

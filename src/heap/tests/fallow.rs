@@ -295,9 +295,52 @@ fn a_fallow_slab_that_is_used_is_tilled() {
     let (&block, _) =
         live.iter().find(|&(&block, _)| is_long(slab_of(from, block), block)).expect("a fallow slab");
     let slab = slab_of(from, block);
-    let frees =
-        (0..1000).take_while(|_| is_long(slab, block)).map(|_| heap.use_fallow::<Checked>(slab)).count();
-    assert!((20..200).contains(&frees), "{frees}");
+    // And again when it has lain fallow again.
+    for _ in 0..2 {
+        assert!(is_long(slab, block));
+        let frees =
+            (0..1000).take_while(|_| is_long(slab, block)).map(|_| heap.use_fallow::<Checked>(slab)).count();
+        assert!((20..200).contains(&frees), "{frees}");
+        from.audit::<Checked>();
+        look(from, &live);
+        from.trim::<Checked>(heap);
+    }
+}
+
+/// Which pages of a slab lie fallow after `heap` has given back what it can.
+fn fallow_pages(from: &Allocator<Os>, heap: &Heap, slab: &Slab) -> u32 {
+    heap.collect::<Checked, _>(from);
+    heap.hollow_out::<Checked, _>(from, 1);
     from.audit::<Checked>();
-    look(from, &live);
+    slab.fallow() & 0xFFFF
+}
+
+/// A page that is free is not worth that frees in its slab are long; two are.
+#[test]
+fn a_single_page_does_not_lie_fallow() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let blocks = fill(from, heap, 48);
+    let (slab, purged) = (slab_of(from, blocks[0]), purges(from));
+    let on = |pages: core::ops::Range<usize>| (pages.start * 4096 / 48)..(pages.end * 4096).div_ceil(48);
+    // Those of the fourth page, and others here and there: so that the slab is looked at.
+    let some = on(3..4).chain((500..700).step_by(2));
+    some.for_each(|index| free(from, heap, blocks[index]));
+    assert_eq!((fallow_pages(from, heap, slab), purges(from)), (0, purged));
+    let next = (on(3..4).end..on(4..5).end).chain((501..511).step_by(2));
+    next.for_each(|index| free(from, heap, blocks[index]));
+    assert_eq!((fallow_pages(from, heap, slab), purges(from)), (0b11000, purged + 1));
+}
+
+/// A page whose blocks lie on fallow ones in part follows these when the others are free.
+#[test]
+fn what_lies_fallow_spreads() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let blocks = fill(from, heap, 5_120);
+    let slab = slab_of(from, blocks[0]);
+    blocks[..6].iter().for_each(|&block| free(from, heap, block));
+    assert_eq!(fallow_pages(from, heap, slab), (1 << 7) - 1);
+    blocks[6..9].iter().for_each(|&block| free(from, heap, block));
+    assert_eq!(fallow_pages(from, heap, slab), (1 << 11) - 1);
 }

@@ -65,6 +65,22 @@ fn blocks_are_linked_page_by_page_unless_the_pages_are_there() {
         assert!(large.iter().any(|&large| (large..large + 2 * SLICE).contains(&block)));
         assert_eq!(linked(block), some);
     }
+    // Nor is what slabs had touched there before known to be left.
+    let other = allocator(GRANULE);
+    let heap = possess(other, 1);
+    let small: Vec<usize> = (0..4_000).map(|_| get(other, heap, 3_000)).collect();
+    small.iter().for_each(|&block| free(other, heap, block));
+    heap.collect::<Checked, _>(other);
+    let large: Vec<usize> = (0..16).map(|_| get(other, heap, 100_000)).collect();
+    assert!(large.iter().all(|block| small.iter().any(|small| small / SLICE == block / SLICE)));
+    large.iter().for_each(|&block| free(other, heap, block));
+    heap.collect::<Checked, _>(other);
+    for turn in 0..8 {
+        let block = get(other, heap, 100);
+        assert!(large.contains(&(block - turn % 2 * SLICE)), "the slices of one after those of another");
+        assert_eq!(linked(block), 36);
+        (1..class_info(class_of(100)).capacity).for_each(|_| _ = get(other, heap, 100));
+    }
 }
 
 #[test]
