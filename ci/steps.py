@@ -70,17 +70,19 @@ MEMORY = 3 << 30
 
 MUTANT = """
 // Of `ci/steps.py`: which of the mutants from `first` on is in force, of those that stand together. The first time that it is asked, the
-// environment says which one is in force; or that those that are come past are to be noted.
+// environment says which one is in force; or that those that are come past are to be noted, in a file of which there is a byte for each.
+// It is mapped, for later on a program may not open it any more.
 pub fn mutant(first: u32) -> u32 {
-    use core::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+    use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::{Acquire, Relaxed, Release}};
     const UNREAD: u32 = u32::MAX;
     const NOTING: u32 = u32::MAX - 1;
+    const MOST: usize = 1 << 14;
     static IN_FORCE: AtomicU32 = AtomicU32::new(UNREAD);
-    static NOTED: [AtomicU8; 1 << 14] = [const { AtomicU8::new(0) }; 1 << 14];
+    static NOTED: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
     unsafe extern "C" {
         static environ: *const *const libc::c_char;
     }
-    let mut number = IN_FORCE.load(Relaxed);
+    let mut number = IN_FORCE.load(Acquire);
     if number == UNREAD {
         unsafe {
             // Malloc is called before the C library has begun.
@@ -89,25 +91,28 @@ pub fn mutant(first: u32) -> u32 {
             }
             let text = libc::getenv(c"STEP_MUTANT".as_ptr());
             number = if text.is_null() { NOTING - 1 } else { libc::strtoul(text, core::ptr::null_mut(), 10) as u32 };
-            if !libc::getenv(c"STEP_REACH".as_ptr()).is_null() {
-                number = NOTING;
+            let path = libc::getenv(c"STEP_REACH".as_ptr());
+            if !path.is_null() {
+                let file = libc::open(path, libc::O_RDWR);
+                let access = libc::PROT_READ | libc::PROT_WRITE;
+                let noted = libc::mmap(core::ptr::null_mut(), MOST, access, libc::MAP_SHARED, file, 0);
+                libc::close(file);
+                if noted != libc::MAP_FAILED {
+                    NOTED.store(noted.cast(), Relaxed);
+                    number = NOTING;
+                }
             }
         }
-        IN_FORCE.store(number, Relaxed);
+        IN_FORCE.store(number, Release);
     }
-    if number == NOTING && NOTED[first as usize].load(Relaxed) == 0 && NOTED[first as usize].swap(1, Relaxed) == 0 {
-        unsafe {
-            let path = libc::getenv(c"STEP_REACH".as_ptr());
-            let file = libc::open(path, libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND, 0o644);
-            let line = [1000, 100, 10, 1].map(|unit| b'0' + (first / unit % 10) as u8);
-            libc::write(file, line.as_ptr().cast(), 4);
-            libc::write(file, c"\\n".as_ptr().cast(), 1);
-            libc::close(file);
-        }
+    if number == NOTING {
+        unsafe { NOTED.load(Relaxed).add(first as usize % MOST).write_volatile(1) };
     }
     number.wrapping_sub(first)
 }
 """
+# Bytes of the file that they are noted in.
+NOTED = 1 << 14
 
 
 def blank(text):
@@ -531,7 +536,8 @@ def reach(out, until):
         for program in programs:
             listed = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout
             for test in re.findall(r"^(\S+): test$", listed, flags=re.M):
-                key = f"{build} {test}"
+                # Programs have tests of the same name.
+                key = f"{build} {os.path.basename(program).rpartition('-')[0]}::{test}" if build == "real" else f"{build} {test}"
                 if "every_seeded" in test or test.split("::")[0] in LAYERS[:lowest]:
                     continue
                 if key in found and found[key]["program"] == program:
@@ -539,13 +545,15 @@ def reach(out, until):
                 if time.monotonic() > until:
                     return 3
                 notes = os.path.abspath(os.path.join(out, "notes"))
-                open(notes, "w", encoding="utf-8").close()
+                with open(notes, "wb") as file:
+                    file.write(bytes(NOTED))
                 # Some tests are not root's for long.
                 os.chmod(notes, 0o666)
                 status, took = execute(program, test, out, 300, STEP_REACH=notes)
                 if status != 0:
                     print(f"fails without a mutant: {key}: {status}", flush=True)
-                blocks = sorted({int(line) for line in read(notes).split()})
+                with open(notes, "rb") as file:
+                    blocks = [number for number, is_noted in enumerate(file.read()) if is_noted]
                 found[key] = {"program": program, "test": test, "seconds": round(took, 3), "passes": status == 0, "blocks": blocks}
                 write(target, json.dumps(found))
     return 0
