@@ -356,6 +356,7 @@ impl Heap {
 
     /// Takes all that came, and sends what is held back for other heaps.
     pub(in crate::heap) fn settle_all<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
+        debug_assert!(self.possession().possessor().is_some(), "nobody's heap is settled");
         while self.receive::<C, P>(from, AT_ONCE) != 0 {}
         self.send_all::<C, P>(from);
     }

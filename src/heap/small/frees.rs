@@ -234,6 +234,7 @@ impl Heap {
         slab: &Slab,
         block: *mut Block,
     ) -> bool {
+        debug_assert!(self.possession().possessor().is_some(), "a block goes home to nobody's heap");
         // SAFETY: the caller's.
         let freed = unsafe { self.push_home::<C>(slab, block) };
         freed == Freed::Event && self.countdown_ended(from, slab, 1)

@@ -343,4 +343,30 @@ fn what_lies_fallow_spreads() {
     assert_eq!(fallow_pages(from, heap, slab), (1 << 7) - 1);
     blocks[6..9].iter().for_each(|&block| free(from, heap, block));
     assert_eq!(fallow_pages(from, heap, slab), (1 << 11) - 1);
+    // With the last block goes what is behind it in its page.
+    let blocks = fill(from, heap, 6_656);
+    let (slab, before) = (slab_of(from, blocks[0]), from.purged_bytes());
+    blocks[3..].iter().for_each(|&block| free(from, heap, block));
+    assert_eq!(fallow_pages(from, heap, slab), ((1 << 10) - 1) << 5);
+    assert_eq!((blocks.len(), from.purged_bytes() - before), (9, 10 * 4096));
+    // And with the last that is live all of the slab.
+    blocks[..3].iter().for_each(|&block| free_home(from, heap, block));
+    assert_eq!(from.purged_bytes() - before, (10 * 4096 + SLICE) as u64);
+}
+
+/// A child has all that was free in the heap of another thread, beside fallow pages and on them.
+#[test]
+fn a_child_loses_nothing_of_slabs_that_lie_fallow() {
+    let from = allocator(GRANULE);
+    let (own, other) = (possess(from, 1), possess(from, 2));
+    let (live, _) = thinned(from, other, 6);
+    from.trim::<Checked>(other);
+    let free_bytes = cached(from, own);
+    // SAFETY: this thread is the only one.
+    unsafe { from.child_after_fork(ThreadId::new(1), 0) };
+    assert_eq!(cached(from, own), free_bytes);
+    look(from, &live);
+    live.keys().for_each(|&block| free(from, own, block));
+    (0..2).for_each(|_| from.trim::<Checked>(own));
+    assert_eq!((from.claimed_slices(), from.live_bytes()), (0, 0));
 }

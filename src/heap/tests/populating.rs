@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::heap::huge_tests::resize;
+use crate::pal::simulated::CallKind;
 
 const MIB: usize = 1 << 20;
 
@@ -40,6 +41,18 @@ fn a_heap_that_gives_back_on_its_way_is_not() {
         assert!(taken(from) <= 1, "before anything was given back");
         from.give_back_all(heap.claimant());
     }
+    // Nor of small blocks, however much is live.
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let mut held = build_up(from, heap, 1_000, 20);
+    for _ in 0..8 {
+        let more = build_up(from, heap, 3_000, 8);
+        held.extend(build_up(from, heap, 1_000, 10));
+        more.iter().for_each(|&block| free(from, heap, block));
+        heap.collect::<Checked, _>(from);
+        from.give_back_all(heap.claimant());
+    }
+    assert!(taken(from) <= 1, "{}", taken(from));
 }
 
 #[test]
@@ -69,10 +82,14 @@ fn what_an_arena_gives_back_stays_given_back() {
     // One block in each ten slabs stays.
     let kept: Vec<usize> = held.iter().copied().step_by(650).collect();
     held.retain(|block| kept.binary_search(block).is_err());
+    let splits = || from.os().record().iter().filter(|call| call.kind == CallKind::Split).count();
+    assert_eq!(splits(), 0);
     held.iter().for_each(|&block| free(from, heap, block));
     from.give_back_all(heap.claimant());
     assert_eq!(huge_arenas(from, &kept), 0);
     assert_eq!(taken(from), 4);
+    // What goes of a huge page that stays in part is split off first.
+    assert!(splits() > 0);
 }
 
 #[test]
