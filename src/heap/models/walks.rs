@@ -14,6 +14,7 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("heap.moved_unmarked", "the mark of a block that comes home", "sent_and_unmapped"),
     SeededBug::new("heap.fallow_unseen", "the look whether a block lies on a fallow page", "laid_fallow"),
     SeededBug::new("heap.fallow_turn", "the look whether a slab was tilled meanwhile", "laid_fallow"),
+    SeededBug::new("heap.closed_unmarked", "what says that a slab's pages go with it", "closed_fallow"),
 ];
 
 const SCHEDULES: usize = 1500;
@@ -84,6 +85,17 @@ fn laid_fallow() {
     });
 }
 
+/// A slab that lies fallow goes with the last of its blocks: the others are known to be free until it has gone.
+fn closed_fallow() {
+    beside(true, false, |actor| {
+        actor.heap.collect::<Checked, _>(actor.from);
+        actor.heap.hollow_out::<Checked, _>(actor.from, 1);
+        assert!(actor.from.hollow().get() > 0, "nothing lies fallow");
+        actor.world.live().into_iter().for_each(|at| actor.free(at));
+        actor.heap.collect::<Checked, _>(actor.from);
+    });
+}
+
 /// Blocks are handed out for the first time, of a slab that has handed out as many: nothing else happens beside the walk.
 fn extended() {
     beside(true, true, |actor| {
@@ -133,4 +145,4 @@ fn sent_and_unmapped() {
     });
 }
 
-models! { laid_fallow moved extended reopened sent_and_unmapped }
+models! { closed_fallow laid_fallow moved extended reopened sent_and_unmapped }

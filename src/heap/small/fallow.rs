@@ -26,6 +26,8 @@ use core::{mem, ptr};
 const PAGE: usize = 4 << 10;
 const PAGES: usize = SLICE / PAGE;
 const _: () = assert!(PAGES <= 16);
+/// All pages of a slab.
+const ALL: u32 = (1 << PAGES) - 1;
 /// What is worth a look, and to be laid fallow, as a part of the slab.
 const WORTH: usize = 8;
 /// Frees that go the long way before the slab is tilled: they take as long as faulting in a slab's pages.
@@ -338,9 +340,15 @@ impl Heap {
     /// it is resident.
     pub(super) fn purge_fallow<P: Platform>(&self, from: &Heaps<P>, slab: &Slab) -> bool {
         let (base, bytes) = (slab.base(), slab.bytes());
+        if !slab.is_fallow() {
+            return false;
+        }
+        if !seeded("heap.closed_unmarked") {
+            // All of it: a walk is not to take a block for live whose words go before the slab's life has ended.
+            slab.set_fallow(ALL);
+        }
         // SAFETY: all blocks of the slab are free, and in no list but its own, which nobody reads any more.
-        let purge = || unsafe { from.purge_part(from.arena_of(base), base, bytes) };
-        if !slab.is_fallow() || purge().is_err() {
+        if unsafe { from.purge_part(from.arena_of(base), base, bytes) }.is_err() {
             return false;
         }
         from.count_purged(bytes);
