@@ -464,6 +464,13 @@ fn forked_in_tables() {
     explore(prepare, [growing, growing]);
     let shrinking = |actor: Actor| actor.heap.collect::<Checked, _>(actor.from);
     explore(prepare, [shrinking, shrinking]);
+    // A slab of another class takes the place of one in the arena before.
+    let full = |own: &Actor, actors: [&Actor; VICTIMS]| {
+        actors.into_iter().for_each(|actor| _ = actor.get(MEDIUM, false));
+        (0..2).for_each(|_| _ = own.get(2 * SLICE, false));
+    };
+    let entering = |actor: Actor| actor.free(actor.get(PAGE, false));
+    explore(full, [entering, entering]);
 }
 
 /// What lies in an arena that found no place in the table is not counted anew, and goes back all the same.
