@@ -42,3 +42,8 @@ fn advice_that_is_forbidden() {
 fn a_barrier_that_is_forbidden_later() {
     lives("without_the_barrier");
 }
+
+#[test]
+fn the_helper_that_came_behind_a_filter_is_waited_for() {
+    lives("unshares");
+}
