@@ -174,14 +174,16 @@ fn sent_to_a_tidied() {
 /// A thread comes to have a heap, or is back in one that was tidied, while the helper falls asleep: that is awake, for
 /// what the thread frees and keeps is to be looked after.
 fn noticed() {
-    for tidied in [false, true] {
+    // Somebody comes back to a heap that was tidied, or that was left; or to one that was tidied before it was left.
+    for [tidied, left] in [[false, true], [true, false], [true, true]] {
         explore(3, move || {
             let gated = Gated::new(Barrier::Works);
             let (from, heap) = (gated.base.get(), gated.heap);
             let helpers = gated.base.possess_as(VISITOR);
             if tidied {
                 from.make_round::<Checked>(helpers, Round::Untidied);
-            } else {
+            }
+            if left {
                 from.abandon::<Checked>(heap, OWNER);
                 assert!(from.pool().possess(heap.index() as usize, OWNER).is_some());
             }
@@ -189,10 +191,10 @@ fn noticed() {
             let owner = {
                 let gated = Arc::clone(&gated);
                 thread::spawn(move || {
-                    if tidied {
-                        gated.step();
-                    } else {
+                    if left {
                         gated.base.get().open_gate(gated.heap);
+                    } else {
+                        gated.step();
                     }
                 })
             };
