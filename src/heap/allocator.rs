@@ -257,7 +257,7 @@ impl<P: Platform> Allocator<P> {
         heap.collect::<C, P>(self);
         heap.hollow_out::<C, P>(self, 1);
         self.make_round::<C>(heap, Round::All);
-        self.collect_idle::<C>(heap.caller());
+        self.trim_idle::<C>(heap.caller());
     }
 
     /// One tick of the clock: takes in what was sent to idle heaps, and gives back to the system a part of what has

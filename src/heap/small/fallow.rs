@@ -182,40 +182,53 @@ impl Slab {
 }
 
 impl Heap {
-    /// Calls `visit` with those of the first `most` available slabs of which enough is free that was not looked at yet, and
-    /// how many bytes that is.
-    fn each_weedy(&self, page: usize, mut most: usize, mut visit: impl FnMut(&'static Slab, usize)) {
+    /// Calls `visit` with the available slabs of which enough is free that was not looked at yet, and how many bytes that
+    /// is, until it says `false`.
+    fn each_weedy(&self, page: usize, mut visit: impl FnMut(&'static Slab, usize) -> bool) {
         for class in (0..CLASSES).filter(|&class| is_of(class, page)) {
             let mut next = self.available(class).get();
             // SAFETY: slabs in a list belong to this heap, which holds their arenas.
-            while let Some(slab) = unsafe { next.as_ref() }.filter(|_| most > 0) {
-                (next, most) = (slab.next(), most - 1);
+            while let Some(slab) = unsafe { next.as_ref() } {
+                next = slab.next();
                 let (size, free) = (slab.info().size as usize, slab.free_count());
                 let unseen = free.saturating_sub(slab.hollow_blocks()) as usize * size;
                 if free as usize * size >= slab.bytes() / WORTH
                     && unseen >= page.max(slab.bytes() / WORTH / 2)
+                    && !visit(slab, unseen)
                 {
-                    visit(slab, unseen);
+                    return;
                 }
             }
         }
     }
 
-    /// Bytes of free blocks in the first `most` available slabs that nobody has looked at for pages.
-    pub(super) fn weedy_bytes(&self, page: usize, most: usize) -> usize {
+    /// Bytes of free blocks in the available slabs that nobody has looked at for pages.
+    pub(super) fn weedy_bytes(&self, page: usize) -> usize {
         let mut bytes = 0;
-        self.each_weedy(page, most, |_, unseen| bytes += unseen);
+        self.each_weedy(page, |_, unseen| {
+            bytes += unseen;
+            true
+        });
         bytes
     }
 
     /// Lays fallow what no live block touches in the available slabs, if free blocks that nobody looked at for it have
     /// `least` bytes. The caller possesses the heap.
     pub(super) fn lay_fallow<C: Checks, P: Platform>(&self, from: &Heaps<P>, least: usize) {
-        let page = from.page_size();
-        let mut refused = least > 1 && self.weedy_bytes(page, usize::MAX) < least;
-        self.each_weedy(page, usize::MAX, |slab, _| {
-            refused = refused || !self.lay_slab_fallow::<C, P>(from, slab);
+        if least <= 1 || self.weedy_bytes(from.page_size()) >= least {
+            let _all = self.lay_some_fallow::<C, P>(from, usize::MAX);
+        }
+    }
+
+    /// The same in `most` of these slabs. Returns whether there were no more, or the system refused some.
+    pub(super) fn lay_some_fallow<C: Checks, P: Platform>(&self, from: &Heaps<P>, most: usize) -> bool {
+        let (mut refused, mut left) = (false, most);
+        self.each_weedy(from.page_size(), |slab, _| {
+            refused = !self.lay_slab_fallow::<C, P>(from, slab);
+            left -= 1;
+            !refused && left > 0
         });
+        refused || left > 0
     }
 
     /// Lays fallow what no live block touches in a slab. `false` if the system refused some: then nothing is fallow.

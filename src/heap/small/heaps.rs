@@ -96,14 +96,24 @@ impl<P: Platform> Heaps<P> {
         }
     }
 
-    /// Tidies the heaps that nobody possesses: takes in what was sent to them, and gives back what is empty.
+    /// Tidies the heaps that nobody possesses: takes in what was sent to them, and gives back what is empty, and pages of
+    /// free blocks where these are many.
     pub fn collect_idle<C: Checks>(&self, by: ThreadId) {
+        self.tidy_idle::<C>(by, LEAST_IDLE);
+    }
+
+    /// The same, with all pages of free blocks, as for a trim.
+    pub(in crate::heap) fn trim_idle<C: Checks>(&self, by: ThreadId) {
+        self.tidy_idle::<C>(by, 1);
+    }
+
+    fn tidy_idle<C: Checks>(&self, by: ThreadId, least: usize) {
         for index in self.pool.idle_heaps() {
             if let Some(idle) = self.pool.possess(index, by) {
                 let is_roomy = || idle.is_roomy(self.page_size());
-                if idle.needs_collecting() || self.watch.warm.has(index) || is_roomy() {
+                if least < LEAST_IDLE || idle.needs_collecting() || self.watch.warm.has(index) || is_roomy() {
                     idle.collect::<C, P>(self);
-                    idle.hollow_out::<C, P>(self, LEAST_IDLE);
+                    idle.hollow_out::<C, P>(self, least);
                 }
                 self.give_up(idle);
             }

@@ -42,11 +42,18 @@ pub(super) struct Heights {
     highest: Cell<usize>,
     /// Whether the last look has left something to the next.
     goes_on: Cell<bool>,
+    /// Whether the heap was collected since all its slabs were looked at.
+    unseen: Cell<bool>,
 }
 
 impl Heights {
     pub const fn new() -> Heights {
-        Heights { left: Cell::new(0), highest: Cell::new(0), goes_on: Cell::new(false) }
+        Heights {
+            left: Cell::new(0),
+            highest: Cell::new(0),
+            goes_on: Cell::new(false),
+            unseen: Cell::new(false),
+        }
     }
 }
 
@@ -129,11 +136,16 @@ impl Heap {
         bytes
     }
 
-    /// Whether an idle heap has more in free blocks than it may keep, as far as a look at some slabs tells: those that
-    /// became available last come first.
+    /// Whether an idle heap has more in free blocks than it may keep. Asked once after the heap was collected: a look at all
+    /// its slabs, which those that nobody uses stay as they were seen.
     pub(super) fn is_roomy(&self, page: usize) -> bool {
-        self.solid_bytes(page, LOOKED_AT_ONCE) >= LEAST_IDLE
-            || self.weedy_bytes(page, LOOKED_AT_ONCE) >= LEAST_IDLE
+        self.heights.unseen.replace(false)
+            && (self.solid_bytes(page, usize::MAX) >= LEAST_IDLE || self.weedy_bytes(page) >= LEAST_IDLE)
+    }
+
+    /// Notes that the heap was collected: what is in its slabs has not been seen.
+    pub(super) fn forget_seen(&self) {
+        self.heights.unseen.set(true);
     }
 
     /// Gives back the pages inside free blocks that lie on their slabs' lists, and those that only smaller ones touch, if
@@ -144,6 +156,7 @@ impl Heap {
             let _all = self.hollow_slabs::<C, P>(from, usize::MAX, usize::MAX);
         }
         self.lay_fallow::<C, P>(from, least);
+        self.heights.unseen.set(false);
         self.tell_hollow(from);
         self.heights.highest.set(from.live_bytes());
     }
@@ -211,7 +224,7 @@ impl Heap {
     #[cold]
     fn look_for_hollow<C: Checks, P: Platform>(&self, from: &Heaps<P>) {
         self.tell_hollow(from);
-        let Heights { left, highest, goes_on } = &self.heights;
+        let Heights { left, highest, goes_on, .. } = &self.heights;
         let held = self.growth.held();
         if held < LOOK_BYTES {
             return left.set(LOOK_BYTES);
@@ -226,7 +239,9 @@ impl Heap {
         let solid = self.solid_bytes(page, LOOKED_AT_ONCE);
         let is_much = solid >= (held / MOST_SHARE).clamp(LOOK_BYTES, MOST_BYTES);
         let goes = is_near && solid > 0 || goes_on.get() || is_much;
-        goes_on.set(goes && !self.hollow_slabs::<C, P>(from, LOOKED_AT_ONCE, HOLLOWED_AT_ONCE));
+        let all = !goes || self.hollow_slabs::<C, P>(from, LOOKED_AT_ONCE, HOLLOWED_AT_ONCE);
+        // Pages of smaller blocks go only where it is that or nothing: who takes those again tills the slab.
+        goes_on.set(!all || is_near && !self.lay_some_fallow::<C, P>(from, HOLLOWED_AT_ONCE));
         if goes_on.get() {
             left.set(GO_ON_BYTES);
         }

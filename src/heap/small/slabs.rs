@@ -238,5 +238,6 @@ impl Heap {
         self.tell_hollow(from);
         self.own.shrink(from, &self.own_first, self.growth.held() / SLICE);
         from.give_back_kept_slices(&self.claimant);
+        self.forget_seen();
     }
 }

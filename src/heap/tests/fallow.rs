@@ -370,3 +370,54 @@ fn a_child_loses_nothing_of_slabs_that_lie_fallow() {
     (0..2).for_each(|_| from.trim::<Checked>(own));
     assert_eq!((from.claimed_slices(), from.live_bytes()), (0, 0));
 }
+
+/// Blocks of `size` bytes in so many slabs, each of which keeps one.
+fn weeds(from: &Allocator<Os>, heap: &Heap, size: usize, slabs: usize) {
+    let capacity = class_info(class_of(size)).capacity as usize;
+    let blocks: Vec<usize> = (0..slabs * capacity).map(|_| get(from, heap, size)).collect();
+    for slab in blocks.chunks(capacity) {
+        slab[1..].iter().for_each(|&block| free(from, heap, block));
+    }
+}
+
+#[test]
+fn what_one_thread_after_the_other_leaves_in_a_heap_goes() {
+    type Way = fn(&Allocator<Os>, &Heap);
+    let ways: [Way; 2] =
+        [|from, _| from.collect_idle::<Checked>(ThreadId::new(9)), |from, other| from.trim::<Checked>(other)];
+    for way in ways {
+        let from = allocator(GRANULE);
+        let other = possess(from, 3);
+        // Many slabs, and then some of a class that comes behind them.
+        for (thread, size, slabs) in [(1, 2_000, 1_100), (2, 4_000, 100)] {
+            let heap = possess(from, thread);
+            weeds(from, heap, size, slabs);
+            let hollow = from.hollow().get();
+            // As a thread does that exits and leaves much.
+            heap.collect::<Checked, _>(from);
+            from.give_up(heap);
+            way(from, other);
+            let pages = from.hollow().get() - hollow;
+            assert!(pages > slabs * SLICE / from.page_size() / 4 * 3, "{pages} pages of {slabs} slabs");
+        }
+    }
+}
+
+#[test]
+fn near_a_limit_pages_go_before_the_heap_grows() {
+    for near in [true, false] {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        weeds(from, heap, 2_000, 400);
+        if near {
+            from.settings().set_memory(from.live_bytes() + from.live_bytes() / 8);
+        }
+        let (hollow, before) = (from.hollow().get(), from.live_bytes());
+        let blocks = build_up(from, heap, 4_000, 20);
+        let pages = from.hollow().get() - hollow;
+        assert_eq!(pages * from.page_size() > 15 * MIB, near, "{pages} pages");
+        assert_eq!(from.live_bytes() < before + 8 * MIB, near);
+        from.audit::<Checked>();
+        blocks.iter().for_each(|&block| free(from, heap, block));
+    }
+}

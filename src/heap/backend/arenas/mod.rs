@@ -33,8 +33,10 @@ use core::ptr;
 const MAX_ARENAS: usize = if cfg!(any(loom, shuttle)) { 2 } else { 1 << 16 };
 /// Smallest arena, mapped when address space is short.
 const SMALLEST: usize = if cfg!(any(loom, shuttle)) { GRANULE } else { 1 << 20 };
-/// Slices of a large block for each arena that it looks at, before it takes the one where it lies best.
+/// Slices of a large block for each arena that it looks at, before it takes the one where it lies best; and among how many
+/// these are sought: a byte is read for each.
 const FEW: usize = 4;
+const NEXT: usize = 16;
 /// Arenas that a claim at an alignment tries in the hope that a run happens to lie well.
 const HOPES: usize = 8;
 
@@ -201,18 +203,16 @@ impl Arenas {
     }
 
     /// The position of the arena, of the lowest that have room, where a block of `slices` slices lies best, which does not
-    /// need its `tail`. A longer block looks at more: it would have more to fault in. A short one takes the lowest.
+    /// need its `tail`. A longer block looks at more, for it would have more to fault in; a short one takes the lowest.
     fn best_place(&self, section: &Section<'_>, slices: usize, tail: Tail) -> usize {
         let most = slices / FEW;
         if most < 2 {
             return 0;
         }
-        let mut at = 0;
-        let rooms = core::iter::from_fn(|| {
-            let found = self.hints.find(Asked::Room, Way::Up, at, slices.min(MOST))?;
-            at = found + 1;
-            Some(found)
-        });
+        let least = slices.min(MOST);
+        let Some(lowest) = self.hints.find(Asked::Room, Way::Up, 0, least) else { return 0 };
+        let next = lowest..MAX_ARENAS.min(lowest + NEXT);
+        let rooms = next.filter(|&position| self.hints.get(Asked::Room, position) >= least);
         let costs = rooms.take(most).filter_map(|position| {
             let region = self.region(position, section)?;
             Some((region.slices().least_misfit(slices, misfit(region, tail))?, position))
