@@ -303,3 +303,23 @@ fn a_region_whose_pages_cannot_be_given_back_goes_as_a_whole() {
         assert_eq!((kept(), from.space().counts().regions[Kind::Huge as usize]), (0, 0));
     }
 }
+
+#[test]
+fn a_block_that_is_to_be_zero_is_given_back_where_hardly_anything_was_written() {
+    for (every, purges) in [(64, true), (1, false)] {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        from.settings().set_dirty(None, Some(64 << 20));
+        let size = 16 << 20;
+        let block = get(from, heap, size);
+        (0..size).step_by(every * 4096).for_each(|at| write(block, at, at + 1));
+        free(from, heap, block);
+        let before = calls(from, CallKind::Purge);
+        // SAFETY: the test possesses its heap.
+        let again = unsafe { from.allocate::<Checked>(heap, size, 1, true) }.addr();
+        assert_eq!((again, calls(from, CallKind::Purge) > before), (block, purges), "one page in {every}");
+        // SAFETY: inside the block.
+        assert!((0..size).step_by(8).all(|at| unsafe { word(block + at).read() } == 0));
+        free(from, heap, block);
+    }
+}

@@ -9,7 +9,7 @@
 //! is how a second free of it is recognised.
 
 use crate::base::{SLICE, align_down, align_up, is_aligned};
-use crate::heap::ground::{Claimant, Ground, HUGE_PAGE, Sampled, clear, is_filled};
+use crate::heap::ground::{Claimant, Ground, HUGE_PAGE, Sampled, clear, is_filled, is_sparse};
 use crate::index::Move;
 use crate::pal::{Call, Errno, Misuse, Platform, broken_contract};
 use crate::region::{Kind, Region};
@@ -156,12 +156,14 @@ impl Huge {
     }
 
     /// Makes the first `used` bytes zero. Writing costs a tenth of faulting again, at any size; but pages that were
-    /// never touched are looked at then, and so it is bounded.
+    /// never touched are looked at then, and so it is bounded, and not done where hardly any was written.
     fn clear<P: Platform>(&self, ground: &Ground<P>, region: &Region, used: usize) {
-        let dirty = region.huge().dirty().min(used);
-        if dirty <= MOST_WRITTEN || purge(ground, region, 0, dirty).is_err() {
-            // SAFETY: the region is the caller's, read-write; regions begin with a page.
-            unsafe { clear(base_of(region), dirty, ground.page_size()) };
+        let (block, dirty, page) = (base_of(region), region.huge().dirty().min(used), ground.page_size());
+        // SAFETY: the region is the caller's, read-write; regions begin with a page.
+        let is_written = || dirty <= MOST_WRITTEN && !unsafe { is_sparse(block, dirty, page) };
+        if is_written() || purge(ground, region, 0, dirty).is_err() {
+            // SAFETY: as above.
+            unsafe { clear(block, dirty, page) };
         }
     }
 

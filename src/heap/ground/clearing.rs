@@ -7,6 +7,9 @@
 
 use core::ptr;
 
+/// Pages that tell whether a block is written in some places only.
+const LOOKS: usize = 32;
+
 /// Bytes that are looked at together.
 type Chunk = [u64; 16];
 
@@ -33,6 +36,22 @@ pub unsafe fn clear(block: *mut u8, len: usize, page: usize) {
     }
 }
 
+/// Whether hardly anything is written in the first `len` bytes at `block`, as far as a look at some pages tells: then it is
+/// less work to give all of them back than to look at each.
+///
+/// # Safety
+/// As for [`clear`].
+pub unsafe fn is_sparse(block: *const u8, len: usize, page: usize) -> bool {
+    let stride = (len / page.max(1) / LOOKS).max(1);
+    // Not at equal distances: what is written may be.
+    let page_of = |look: usize| look * stride + (look * 37 + 11) % stride;
+    let is_written = |&look: &usize| {
+        // SAFETY: a whole page of the caller's bytes.
+        !unsafe { is_zero(block.add(page_of(look) * page), page) }
+    };
+    stride >= LOOKS && (0..LOOKS).filter(is_written).count() <= LOOKS / 8
+}
+
 /// Whether the `len` bytes at `at` are zero.
 ///
 /// # Safety
@@ -52,6 +71,22 @@ mod tests {
     use super::*;
     use crate::pal::simulated::Simulated;
     use crate::pal::{Access, Platform};
+
+    #[test]
+    fn what_is_written_in_few_of_its_pages_is_sparse() {
+        const PAGE: usize = 4096;
+        const PAGES: usize = LOOKS * LOOKS * 4;
+        let mut bytes = std::vec![0_u64; PAGES * PAGE / 8];
+        let is_sparse = |bytes: &[u64], pages: usize| {
+            // SAFETY: the vector's bytes, which need not begin with a page to be read.
+            unsafe { is_sparse(bytes.as_ptr().cast(), pages * PAGE, PAGE) }
+        };
+        assert!(is_sparse(&bytes, PAGES) && !is_sparse(&bytes, LOOKS * LOOKS - 1), "a short one");
+        for (every, sparse) in [(32, true), (16, true), (2, false), (1, false)] {
+            (0..PAGES).step_by(every).for_each(|page| bytes[page * PAGE / 8 + 511] = 1);
+            assert_eq!(is_sparse(&bytes, PAGES), sparse, "one in {every}");
+        }
+    }
 
     #[test]
     fn whatever_was_there_is_zero_and_what_is_behind_stays() {

@@ -20,7 +20,7 @@ mod touches;
 pub use bell::Bell;
 pub use bets::{Bet, BetCount, Bets};
 pub use claimant::Claimant;
-pub use clearing::clear;
+pub use clearing::{clear, is_sparse};
 pub use limit::Limit;
 pub use population::{HUGE_PAGE, Population, Sampled, UNSEEN};
 pub use refusals::Refusals;
