@@ -1,4 +1,4 @@
-//! See the parent.
+//! Programs whose free memory is purged when it has to be: what stays, and what is faulted in again.
 
 use super::*;
 
