@@ -128,7 +128,8 @@ mod tests {
         // What is neither much nor little leaves it as it is, what is little takes a part off.
         let rates = [80, 90, 100, 101, 120, 200].map(|turned| purge(&regret, 10, 10, turned).0);
         assert_eq!(rates, [4, 4, 4, 3, 2, 1]);
-        assert_eq!(purge(&regret, 10, 0, 9).0, 1, "another thread has judged");
+        assert_eq!(purge(&regret, 10, 10, 9).0, 1, "another thread has judged");
+        assert_eq!(purge(&regret, 10, 0, 60).0, 2, "what was faulted in counts for the next");
         assert_eq!(purge(&regret, 10, 2, 60).0, 0, "use falls");
     }
 
@@ -163,7 +164,7 @@ mod tests {
                 turned += MIB;
             }
         }
-        assert!(turned > CALM * LIVE && turned < 2 * CALM * LIVE, "{} MiB", turned / MIB);
+        assert_eq!(turned, (CALM + MOST - 1) * LIVE, "{} MiB", turned / MIB);
         assert!(purge(&regret, 10, 10, 60) == (0, true), "the last one is long ago");
     }
 }
