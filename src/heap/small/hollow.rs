@@ -239,9 +239,12 @@ impl Heap {
         let solid = self.solid_bytes(page, LOOKED_AT_ONCE);
         let is_much = solid >= (held / MOST_SHARE).clamp(LOOK_BYTES, MOST_BYTES);
         let goes = is_near && solid > 0 || goes_on.get() || is_much;
-        let all = !goes || self.hollow_slabs::<C, P>(from, LOOKED_AT_ONCE, HOLLOWED_AT_ONCE);
-        // Pages of smaller blocks go only where it is that or nothing: who takes those again tills the slab.
-        goes_on.set(!all || is_near && !self.lay_some_fallow::<C, P>(from, HOLLOWED_AT_ONCE));
+        goes_on.set(goes && !self.hollow_slabs::<C, P>(from, LOOKED_AT_ONCE, HOLLOWED_AT_ONCE));
+        if is_near && !goes_on.get() {
+            // Pages of smaller blocks go only where it is that or nothing: who takes those again tills the slab. As many at
+            // once as will do until the next look, for this one walks over all slabs.
+            let _all = self.lay_some_fallow::<C, P>(from, LOOKED_AT_ONCE);
+        }
         if goes_on.get() {
             left.set(GO_ON_BYTES);
         }
