@@ -194,7 +194,7 @@ impl<P: Platform> Backend<P> {
     fn count_change(&self, by: &Claimant, slices: usize) {
         let looks = by.adds_up(slices, LOOK);
         if looks {
-            self.retention().regret().turned(LOOK * SLICE, self.live_bytes());
+            self.retention().regret().turned(LOOK * SLICE);
         }
         if looks || self.retention().is_held() {
             self.bound_dirty(by);

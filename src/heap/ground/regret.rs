@@ -55,15 +55,23 @@ impl Regret {
         self.faulted.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Notes that `bytes` were released, or claimed though they are not resident, while `live` are in use.
-    pub(in crate::heap) fn turned(&self, bytes: usize, live: usize) {
-        let turned = self.turned.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    /// Notes that `bytes` were released, or claimed though they are not resident.
+    pub(in crate::heap) fn turned(&self, bytes: usize) {
+        self.turned.fetch_add(bytes, Ordering::Relaxed);
         let pause = self.pause.load(Ordering::Relaxed);
         if pause > 0 {
             self.pause.store(pause.saturating_sub(bytes), Ordering::Relaxed);
         }
+    }
+
+    /// Takes a part off if much was turned over since the last purge, while `live` bytes are in use.
+    pub(super) fn fade(&self, live: usize) {
         let parts = self.parts.load(Ordering::Relaxed);
-        if parts > 0 && turned / CALM >= live {
+        if parts == 0 {
+            return;
+        }
+        let turned = self.turned.load(Ordering::Relaxed);
+        if turned / CALM >= live {
             self.parts.store(parts - 1, Ordering::Relaxed);
             self.turned.store(turned - turned / CALM, Ordering::Relaxed);
         }
@@ -110,11 +118,17 @@ mod tests {
     const MIB: usize = 1 << 20;
     const LIVE: usize = 100 * MIB;
 
+    /// A MiB is turned over, and looked at.
+    fn turn(regret: &Regret) {
+        regret.turned(MIB);
+        regret.fade(LIVE);
+    }
+
     /// What becomes of it when so many MiB go, `faulted` were faulted in, and so many were turned over: parts more, and
     /// whether room may be lent.
     fn purge(regret: &Regret, bytes: usize, faulted: usize, turned: usize) -> (usize, bool) {
         regret.faulted(faulted * MIB);
-        (0..turned).for_each(|_| regret.turned(MIB, LIVE));
+        (0..turned).for_each(|_| turn(regret));
         regret.purging(bytes * MIB, LIVE);
         (regret.more(PARTS), regret.is_calm())
     }
@@ -148,7 +162,7 @@ mod tests {
         assert!(regret.is_calm() && !purge(&regret, 10, 10, 60).1);
         (0..LIVE / MIB).for_each(|_| {
             assert!(!regret.is_calm());
-            regret.turned(MIB, LIVE);
+            turn(&regret);
         });
         assert!(regret.is_calm());
     }
@@ -160,7 +174,7 @@ mod tests {
         let mut turned = 0;
         for parts in (0..MOST).rev() {
             while regret.more(PARTS) > parts {
-                regret.turned(MIB, LIVE);
+                turn(&regret);
                 turned += MIB;
             }
         }

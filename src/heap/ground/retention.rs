@@ -119,6 +119,7 @@ impl Retention {
         if get(&self.high_water) < live {
             set(&self.high_water, live);
         }
+        self.regret.fade(live);
         let left = settings.memory_left(live) / 2;
         let limit = self.limit(settings, live);
         if dirty + soiled <= limit.min(left) {

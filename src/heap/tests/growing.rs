@@ -86,11 +86,11 @@ fn while_what_is_purged_is_faulted_in_again_a_block_that_grows_gets_no_room() {
     let first = get(from, heap, SLICE);
     let regret = from.retention().regret();
     regret.faulted(from.live_bytes());
-    regret.turned(3 * from.live_bytes(), from.live_bytes());
+    regret.turned(3 * from.live_bytes());
     regret.purging(from.live_bytes(), from.live_bytes());
     let to_grow = || from.allocate_to_grow(heap.claimant(), 2 * SLICE, true).expose_provenance();
     assert_eq!(to_grow(), 0);
-    regret.turned(from.live_bytes(), from.live_bytes());
+    regret.turned(from.live_bytes());
     let grown = to_grow();
     assert_ne!(grown, 0);
     [first, grown].iter().for_each(|&block| free(from, heap, block));

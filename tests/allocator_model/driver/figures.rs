@@ -287,15 +287,22 @@ impl<C: Checks> Driver<C> {
             // Never handed out.
             Err(_) => false,
         };
-        let (page, free) = (self.allocator.page_size(), blocks.filter(free).count());
+        let page = self.allocator.page_size();
         let hollow = record.hollow_pages() * page;
-        // What lies fallow goes with the words of its blocks, two of which may have just a page; and with what is behind
-        // the last of them.
-        let lies_fallow = size < 2 * page && record.slices() == 1;
-        let behind = (record.info().capacity as usize * size).next_multiple_of(page);
-        let behind = behind - record.info().capacity as usize * size;
-        let most = if lies_fallow { free * size + behind } else { free * size.saturating_sub(16) };
-        assert!(hollow <= most / page * page, "{hollow} bytes of {free} free blocks of {size}");
+        let most = if size < 2 * page && record.slices() == 1 {
+            // What lies fallow goes with the words of its blocks: pages that only free ones touch.
+            let mut pages = BTreeMap::new();
+            for block in blocks.clone() {
+                for at in (block / page)..=((block + size - 1) / page) {
+                    *pages.entry(at).or_insert(true) &= free(&block);
+                }
+            }
+            pages.into_values().filter(|&only| only).count() * page
+        } else {
+            blocks.clone().filter(free).count() * size.saturating_sub(16) / page * page
+        };
+        let free = blocks.filter(free).count();
+        assert!(hollow <= most, "{hollow} bytes of {free} free blocks of {size}");
         (free * size) as i64 - hollow as i64
     }
 
