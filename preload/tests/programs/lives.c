@@ -270,34 +270,9 @@ static void helpers_take_no_signals_and_leave_no_stacks(void)
     CHECK(mappings() <= before + 2);
 }
 
-static pid_t number_of_the_other;
-
-static void *allocates_and_tells(void *unused)
-{
-    number_of_the_other = (pid_t)syscall(SYS_gettid);
-    return allocates(unused);
-}
-
-/* Fails with EINVAL in a process that has a second thread, which one that was joined may be for a moment: the kernel tells
- * the C library before it is done with it. (A few of 2,000 fail so without any library, on a busy machine.) */
 static void unshare_after_the_only_thread_was_joined(void)
 {
-    int failed = 0;
-    for (int i = 0; i < 50; i++) {
-        pid_t child = fork();
-        CHECK(child >= 0);
-        if (child == 0) {
-            run(allocates_and_tells, NULL);
-            while (syscall(SYS_tgkill, getpid(), number_of_the_other, 0) == 0) sched_yield();
-            /* It is off the kernel's lists; a call that takes their lock comes after all else that happens under it. */
-            syscall(SYS_getpriority, 1 /* PRIO_PGRP */, 0);
-            _exit(unshare(CLONE_NEWUSER) == 0 ? 0 : errno == EINVAL ? 1 : 2);
-        }
-        int status;
-        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
-        failed += WEXITSTATUS(status) == 1;
-    }
-    CHECK(failed == 0);
+    unshares_after_the_only_thread_was_joined();
 }
 
 /* A thread that cannot be made is not counted, and nothing of it stays. */

@@ -196,37 +196,12 @@ static void without_the_barrier(void)
     if (stays > 60 * MIB) fprintf(stderr, "%zu MiB stay of %d\n", stays / MIB, 20 * BLOCKS), _exit(1);
 }
 
-static pid_t number_of_the_other;
-
-static void *allocates_and_tells(void *unused)
-{
-    number_of_the_other = (pid_t)syscall(SYS_gettid);
-    free(opaque(malloc(100)));
-    return unused;
-}
-
-/* What fails in a process of several threads, as in lives.c: the helper that a thread has brought is gone before, behind a
- * filter, too. */
+/* The helper that a thread has brought is gone before, behind a filter, too. */
 static void unshares(void)
 {
     struct sock_filter all[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
-    int failed = 0;
     install(all, 1);
-    for (int i = 0; i < 50; i++) {
-        pid_t child = fork();
-        CHECK(child >= 0);
-        if (child == 0) {
-            pthread_t thread;
-            CHECK(pthread_create(&thread, NULL, allocates_and_tells, NULL) == 0 && pthread_join(thread, NULL) == 0);
-            while (syscall(SYS_tgkill, getpid(), number_of_the_other, 0) == 0) sched_yield();
-            syscall(SYS_getpriority, 1 /* PRIO_PGRP */, 0);
-            _exit(unshare(CLONE_NEWUSER) == 0 ? 0 : errno == EINVAL ? 1 : 2);
-        }
-        int status;
-        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
-        failed += WEXITSTATUS(status) == 1;
-    }
-    CHECK(failed == 0);
+    unshares_after_the_only_thread_was_joined();
 }
 
 MAIN(CASE(alone), CASE(reports), CASE(with_threads_later), CASE(without_advice), CASE(without_advice_later), CASE(without_the_barrier), CASE(unshares))
