@@ -354,6 +354,7 @@ impl<P: Platform> Backend<P> {
         let slices = excess.saturating_sub(self.huge_figures().kept_bytes().get());
         if slices > 0 {
             self.retention().regret().purging(slices, self.live_bytes());
+            by.spares().give_up();
         }
         self.give_back_some(by, excess);
     }
