@@ -65,7 +65,14 @@ pub fn compile(source: &str, flags: &[&str]) -> PathBuf {
     let number = PARTIAL.fetch_add(1, Ordering::SeqCst);
     let partial = scratch().join(format!("{stem}-{}.{number}", std::process::id()));
     compiler
-        .args(["-g", "-O1", "-fno-builtin", "-pthread", if cxx { "-std=c++17" } else { "-std=gnu11" }])
+        .args([
+            "-g",
+            "-O1",
+            "-fno-builtin",
+            "-pthread",
+            "-D_GNU_SOURCE",
+            if cxx { "-std=c++17" } else { "-std=gnu11" },
+        ])
         .arg("-I")
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("include"))
         .arg(&path)

@@ -1,5 +1,4 @@
 /* A plug-in that allocates and frees, its own blocks and others'; and with OUTER, one that loads another. */
-#define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>

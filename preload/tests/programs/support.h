@@ -2,9 +2,6 @@
 #ifndef SUPPORT_H
 #define SUPPORT_H
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -183,7 +180,7 @@ static inline void unshares_after_the_only_thread_was_joined(void)
             while (syscall(SYS_tgkill, getpid(), number_of_the_other, 0) == 0) sched_yield();
             /* It is off the kernel's lists; a call that takes their lock comes after all else that happens under it. */
             syscall(SYS_getpriority, 1 /* PRIO_PGRP */, 0);
-            _exit(syscall(SYS_unshare, 0x10000000 /* CLONE_NEWUSER */) == 0 ? 0 : errno == EINVAL ? 1 : 2);
+            _exit(unshare(CLONE_NEWUSER) == 0 ? 0 : errno == EINVAL ? 1 : 2);
         }
         int status;
         CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
