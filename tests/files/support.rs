@@ -59,6 +59,18 @@ pub fn region(len: usize) -> (File, FileRegion) {
     (file, region)
 }
 
+/// Whether the file is mapped there no more, as soon as the guards of tests beside this one are gone, which hold for a moment
+/// whatever is unmapped meanwhile: it goes at the next mapping or unmapping of any region.
+pub fn goes(file: &File, address: usize) -> bool {
+    (0..1_000).any(|_| {
+        let gone = !is_mapped(file, address);
+        if !gone {
+            region(1).1.unmap().unwrap();
+        }
+        gone
+    })
+}
+
 /// Whether `file` is mapped at `address`: beside a test others map their files, there too once it is free.
 pub fn is_mapped(file: &File, address: usize) -> bool {
     let number = file.metadata().unwrap().ino().to_string();
