@@ -23,7 +23,7 @@ pub use crate::global::{
 #[inline(always)]
 pub fn malloc<T: Thread>(size: usize) -> *mut u8 {
     match Bin::of_size(size) {
-        Some(at) => take::<T>(size, at),
+        Some(at) => take::<T, true>(size, at),
         None => malloc_medium::<T>(size),
     }
 }
@@ -32,7 +32,7 @@ pub fn malloc<T: Thread>(size: usize) -> *mut u8 {
 #[inline(never)]
 fn malloc_medium<T: Thread>(size: usize) -> *mut u8 {
     match Bin::of_granules(size) {
-        Some(at) => take::<T>(size, at),
+        Some(at) => take::<T, false>(size, at),
         None => malloc_large::<T>(size),
     }
 }
@@ -55,18 +55,24 @@ fn malloc_large<T: Thread>(size: usize) -> *mut u8 {
     if block.is_null() { allocate::<T>(size, 1, false) } else { block }
 }
 
-/// The block that was freed last of those in the bin that lies `at` words from the first, which serves `size` bytes.
+/// The block that was freed last of those in the bin that lies `at` words from the first, which serves `size` bytes. Has
+/// the next one fetched if blocks are `SMALL`, of which there may be many.
 #[inline(always)]
-fn take<T: Thread>(size: usize, at: usize) -> *mut u8 {
+fn take<T: Thread, const SMALL: bool>(size: usize, at: usize) -> *mut u8 {
     let heap = T::heap();
     // SAFETY: a thread's heap is one.
     if !unsafe { enter_step::<T>(heap) } {
         return malloc_refused::<T>(size, heap);
     }
     // SAFETY: the thread possesses its heap and is inside, or it is NOBODY or EXITED, whose bins are empty.
-    let block = unsafe { (*heap).bin_at(at).try_pop::<T::Checks>((*heap).secret()) };
+    let (bin, secret) = unsafe { ((*heap).bin_at(at), (*heap).secret()) };
+    // SAFETY: as above.
+    let block = unsafe { bin.try_pop::<T::Checks>(secret) };
     if block.is_null() {
         return malloc_slow::<T>(size, heap);
+    }
+    if SMALL {
+        bin.expect_next();
     }
     // SAFETY: as above.
     unsafe { leave_step::<T>(heap) };

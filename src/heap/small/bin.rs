@@ -12,9 +12,11 @@
 //!    [`Growth`].
 //! 2. When several times as many miss as the bound says and nothing is asked for, or when one that missed leaves its
 //!    slab empty, the program gives back more than it wants again soon: the list goes home, and the bound is what it
-//!    began with. (A long list goes in parts, one with each free that misses: no call takes long.) So what stays at hand
-//!    of a heap that shrinks lies in the slabs that were freed into last. Should the program want those blocks again
-//!    after all, the bound grows by all that have missed.
+//!    began with. (A long list goes in parts, one with each free that misses: no call takes long.) What is freed next
+//!    goes home, too, until the list is filled again: where blocks come in any order, a few at hand would hold as many
+//!    slabs, which would be empty otherwise, and be filled anew in the order of their addresses. (Of large ones, of which
+//!    two are at hand at first, two may stay: their slabs come and go.) Should the program want those blocks again after
+//!    all, the bound grows by all that have missed.
 //!
 //! And there is an ebb: where frees and allocations keep the balance, one free in about 20 goes home all the same, so
 //! that the list runs out in the end, and the heap looks at what it was sent and at its other slabs. Without it the few
@@ -269,6 +271,12 @@ impl Bin {
         block
     }
 
+    /// Has the words of the block fetched that is taken next: who does that reads them first.
+    #[inline(always)]
+    pub fn expect_next(&self) {
+        Block::expect(self.list.get());
+    }
+
     /// Takes the block that was pushed last, for another list: it stays free.
     ///
     /// # Safety
@@ -279,7 +287,9 @@ impl Bin {
             return None;
         }
         // SAFETY: as in `try_pop`.
-        self.list.set(unsafe { Block::follow::<C>(block, secret) });
+        let next = unsafe { Block::follow::<C>(block, secret) };
+        Block::expect(next);
+        self.list.set(next);
         self.room.set(self.room.get() + POPPED);
         Some(block)
     }
@@ -427,7 +437,7 @@ impl Bin {
         let (bound, least) = (usize::from(self.bound.get() & !SHRINKING), least(class));
         growth.grown.set(growth.grown.get() - (bound - least) * class_size(class));
         self.bound.set(least as u16);
-        self.room.set(room_for(least));
+        self.room.set(room_for(if least > LEAST.0 { 0 } else { least }));
     }
 }
 

@@ -232,6 +232,7 @@ impl Heap {
         if C::ON && block.is_null() && !bin.list().get().is_null() {
             broken_contract(Misuse::WriteAfterFree, Call::Free, bin.list().get().addr());
         }
+        bin.expect_next();
         block
     }
 
