@@ -98,8 +98,8 @@ unsafe fn launch(
     made
 }
 
-/// Gives back what is free if there is no room for the stack of a thread with these attributes. Returns whether anything
-/// was given back.
+/// Gives back what is free if there is no room for the stack of a thread with these attributes. Returns whether there is
+/// room then.
 ///
 /// # Safety
 /// They are a thread's, or null.
@@ -119,7 +119,11 @@ unsafe fn makes_room(attributes: *const libc::pthread_attr_t) -> bool {
             libc::pthread_attr_destroy(usual.as_mut_ptr());
         }
     }
-    !global::has_room(stack.saturating_add(guard)) && global::trim::<PreloadThread>()
+    if !global::has_room(stack.saturating_add(guard)) {
+        global::make_room::<PreloadThread>();
+    }
+    // By another thread, or by that.
+    global::has_room(stack.saturating_add(guard))
 }
 
 /// The first function of a new thread, called by the trampoline.

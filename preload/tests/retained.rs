@@ -6,5 +6,5 @@ mod common;
 passing_cases! { "retained.c":
     small_cycles, large_cycles, huge_cycles, cycles_beside_a_thread, cycles_end_with_a_helper,
     cycles_end_with_the_next_calls, first_descent, locked, exchanged, random_blocks, many_sizes,
-    little_left, mixed_cycles, descent_after_the_others
+    little_left, mixed_cycles, descent_after_the_others, pool_by_turns
 }

@@ -22,7 +22,7 @@ mod thread;
 
 pub use exit::{ExitKey, exit_value, was_counted};
 pub use heaps::{
-    attach_to, begin_process, begin_thread, enter_or_readmit, exit_thread, trim, with_heap,
+    attach_to, begin_process, begin_thread, enter_or_readmit, exit_thread, make_room, trim, with_heap,
     with_heap_to_free, with_relief,
 };
 pub use helper::{dismiss_helper, end_thread, start_helper, thread_found, thread_made};

@@ -130,6 +130,7 @@ impl<P: Platform> Allocator<P> {
         } else {
             self.unmap_free(heap.claimant());
         }
+        self.space().reap_all(Some(heap.slot()));
     }
 
     /// Whether a request that failed may have a second try, after what is free has been unmapped. That frees no more
@@ -152,10 +153,28 @@ impl<P: Platform> Allocator<P> {
     pub unsafe fn try_allocate_small<C: Checks>(&self, heap: &Heap, class: usize) -> *mut u8 {
         // SAFETY: the caller's.
         unsafe {
-            if heap.has_none(class) && !heap.refill::<C, P>(self, class) {
+            if heap.has_none(class) && !self.refill::<C>(heap, class) {
                 return ptr::null_mut();
             }
             heap.pop::<C>(class).cast()
+        }
+    }
+
+    /// # Safety
+    /// As for [`Heap::refill`].
+    #[inline]
+    unsafe fn refill<C: Checks>(&self, heap: &Heap, class: usize) -> bool {
+        // SAFETY: the caller's.
+        let filled = unsafe { heap.refill::<C, P>(self, class) };
+        self.sweep_if_risen::<C>(heap);
+        filled
+    }
+
+    /// Where the heap has seen the process higher than ever: what others have free is there for the next.
+    #[inline]
+    fn sweep_if_risen<C: Checks>(&self, heap: &Heap) {
+        if heap.has_risen() {
+            self.sweep::<C>(heap);
         }
     }
 
@@ -173,6 +192,7 @@ impl<P: Platform> Allocator<P> {
             }
             BlockKind::Large => {
                 heap.hollow_before_growing::<C, P>(self, size);
+                self.sweep_if_risen::<C>(heap);
                 self.allocate_large(heap.claimant(), size, align, zero)
             }
             BlockKind::Huge => self.allocate_huge(heap.claimant(), size, align, zero),

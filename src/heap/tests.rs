@@ -12,6 +12,7 @@ mod many_sizes;
 mod populating;
 mod sending;
 mod staying;
+mod sweeping;
 mod visited;
 
 use super::backend::hints::LOOKS;

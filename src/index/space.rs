@@ -14,6 +14,7 @@ use crate::rcu::{GraceError, Rcu, ReaderSlot, RetireLink, Section};
 use crate::region::{
     Descriptors, Exclusion, KINDS, Kind, Metadata, Region, Retired, RetiredAs, Shape, Stack,
 };
+use crate::sync::atomic::AtomicU32;
 use crate::sync::{Counter, atomic_array, if_first, seeded};
 
 /// Above this many mappings, huge regions go without a guard page, which would be a mapping of its own. A quarter of
@@ -57,6 +58,9 @@ pub struct SpaceCounts {
 
 /// Bytes that may be resident in regions that wait for others to share a grace period with.
 const WAITING_MOST: usize = 32 << 20;
+/// Looks at what is on its way, for who needs it: those after which another thread runs, and those after a millisecond each.
+const SHORT_LOOKS: usize = if cfg!(any(loom, shuttle)) { 1 } else { 32 };
+const MOST_LOOKS: usize = SHORT_LOOKS + if cfg!(any(loom, shuttle)) { 0 } else { 100 };
 
 /// The regions of one process.
 #[repr(C)] // As `heap::Allocator`.
@@ -331,6 +335,27 @@ impl<P: Platform> Space<P> {
         }
         self.rcu.reclaim(&self.os, own, |link| self.grace_over(link));
         if self.parked.is_empty() && self.unready.is_empty() { 0 } else { self.reap_parked() }
+    }
+
+    /// As [`Space::reap`], and waits until nothing is on its way any more that another thread has in hand, or that waits for
+    /// one in the middle of a section: for who would be told that there is no memory. A thread may be preempted there, so
+    /// for a tenth of a second at most. The caller is in no section.
+    #[cold]
+    pub fn reap_all(&self, own: Option<&ReaderSlot>) {
+        for look in 0..MOST_LOOKS {
+            self.reap(own);
+            let waits = self.rcu.statistics();
+            // Whatever is parked now is pinned, or the system refuses to take it.
+            let is_in_hand = self.parked.is_empty() && self.unready.is_empty();
+            if self.retired.get() == 0 || !(is_in_hand || waits.pending > 0 && !waits.stopped) {
+                return;
+            }
+            if look < SHORT_LOOKS {
+                self.os.yield_now();
+            } else {
+                self.os.wait(&AtomicU32::new(0), 0, Some(1));
+            }
+        }
     }
 
     /// As [`Space::reap`], if so much waits that it is worth a grace period. For a caller who retires one region after

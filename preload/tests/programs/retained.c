@@ -2,6 +2,7 @@
  * What stays resident though free: as much as the options say, and what was proven to be wanted again, for a while.
  */
 #include "support.h"
+#include <stdatomic.h>
 #include <sys/resource.h>
 
 enum { TOTAL = 100 << 20, PAGE = 4096 };
@@ -267,6 +268,42 @@ static void many_sizes(void)
     CHECK(faults() - before <= (long)(allocated / PAGE / 5));
 }
 
+enum { POOL = 100, OF_A_TASK = 2 * MIB / 1000 };
+static pthread_barrier_t turn, done;
+static atomic_int whose;
+
+static void *has_tasks(void *number)
+{
+    char *held[OF_A_TASK];
+    for (;;) {
+        pthread_barrier_wait(&turn);
+        if (whose == (int)(intptr_t)number) {
+            for (int i = 0; i < OF_A_TASK; i++) memset(held[i] = malloc(500 + i * 377 % 1000), 1, 500);
+            for (int i = 0; i < OF_A_TASK; i++) free(held[i]);
+        }
+        pthread_barrier_wait(&done);
+    }
+    return number;
+}
+
+/* Many threads have a task each by turns, of 2 MiB at a time: what one needed is there for the others. */
+static void pool_by_turns(void)
+{
+    size_t most = 0;
+    pthread_barrier_init(&turn, NULL, POOL + 1), pthread_barrier_init(&done, NULL, POOL + 1);
+    for (intptr_t i = 0; i < POOL; i++) {
+        pthread_t thread;
+        CHECK(pthread_create(&thread, NULL, has_tasks, (void *)i) == 0);
+    }
+    size_t before = resident();
+    for (int task = 0; task < 3 * POOL; task++) {
+        whose = task % POOL;
+        pthread_barrier_wait(&turn), pthread_barrier_wait(&done);
+        if (resident() > most) most = resident();
+    }
+    if (most > before + 48 * MIB) fprintf(stderr, "%zu MiB\n", (most - before) / MIB), _exit(1);
+}
+
 /* Of what a limit leaves, half may be free and resident. (A program that is started under the limit.) */
 static void little_left(void)
 {
@@ -287,4 +324,4 @@ static void little_left(void)
 
 MAIN(CASE(small_cycles), CASE(large_cycles), CASE(huge_cycles), CASE(cycles_beside_a_thread),
      CASE(cycles_end_with_a_helper), CASE(cycles_end_with_the_next_calls), CASE(first_descent), CASE(locked), CASE(exchanged), CASE(random_blocks), CASE(many_sizes),
-     CASE(little_left), CASE(mixed_cycles), CASE(descent_after_the_others))
+     CASE(little_left), CASE(mixed_cycles), CASE(descent_after_the_others), CASE(pool_by_turns))

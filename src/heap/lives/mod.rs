@@ -4,6 +4,7 @@
 mod fork;
 mod helper_state;
 mod looks;
+mod sweeps;
 mod visits;
 
 pub use helper_state::HelperState;

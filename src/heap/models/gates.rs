@@ -32,6 +32,7 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("heap.ring_before_open", "the order of opening a gate and the bell", "noticed"),
     SeededBug::new("heap.back_silently", "the bell when the owner of a tidied heap is back", "noticed"),
     SeededBug::new("heap.post_undisturbed", "the look whether the owner was tidied", "sent_to_a_tidied"),
+    SeededBug::new("heap.used_unnoted", "that the owner of a swept heap is back", "swept"),
     SeededBug::new("heap.hollow_unvisited", "that free blocks are given back in a visit only", "hollowed"),
 ];
 
@@ -241,6 +242,47 @@ fn used_after_tidied() {
     }
 }
 
+/// An owner allocates and frees while another thread that grows sweeps its heap, which was passed before or is passed now:
+/// what it keeps afterwards can be swept again.
+fn swept() {
+    for probed in [false, true] {
+        explore(2, move || {
+            let gated = Gated::new(Barrier::Works);
+            let (from, heap, grower) = (gated.base.get(), gated.heap, gated.base.possess_as(VISITOR));
+            // SAFETY: this thread plays the owner.
+            let block = unsafe { from.allocate::<Checked>(heap, 8 << 10, 1, false) }.expose_provenance();
+            if probed {
+                heap.gate().probe();
+            }
+            let owner = {
+                let gated = Arc::clone(&gated);
+                thread::spawn(move || {
+                    let (from, heap) = (gated.base.get(), gated.heap);
+                    let step = |body: &dyn Fn()| {
+                        if heap.gate().enter() || from.readmit(heap, OWNER) {
+                            body();
+                            heap.gate().leave();
+                        }
+                    };
+                    // SAFETY: the owner is inside.
+                    step(&|| unsafe {
+                        assert!(!from.allocate::<Checked>(heap, 8 << 10, 1, false).is_null());
+                    });
+                    step(&|| {
+                        let place = from.place(block).expect("a live block");
+                        // SAFETY: the owner is inside, and the block is its.
+                        unsafe { from.free::<Checked>(heap, ptr::with_exposed_provenance_mut(block), place) };
+                    });
+                })
+            };
+            from.sweep::<Checked>(grower);
+            owner.join().unwrap();
+            let is_seen = from.watch().is_unswept(heap.index() as usize);
+            assert!(is_seen || !heap.needs_collecting(), "nobody sweeps it again");
+        });
+    }
+}
+
 /// An owner takes a free block of two pages again while another thread gives back what such blocks hold: what it writes
 /// there stays.
 fn hollowed() {
@@ -281,4 +323,4 @@ fn hollowed() {
     });
 }
 
-models! { visited handed_over gone sent_to_a_tidied used_after_tidied noticed hollowed }
+models! { visited handed_over gone sent_to_a_tidied used_after_tidied swept noticed hollowed }

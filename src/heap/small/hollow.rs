@@ -44,6 +44,8 @@ pub(super) struct Heights {
     goes_on: Cell<bool>,
     /// Whether the heap was collected since all its slabs were looked at.
     unseen: Cell<bool>,
+    /// Whether the last look found the process higher than the looks before.
+    risen: Cell<bool>,
 }
 
 impl Heights {
@@ -53,6 +55,7 @@ impl Heights {
             highest: Cell::new(0),
             goes_on: Cell::new(false),
             unseen: Cell::new(false),
+            risen: Cell::new(false),
         }
     }
 }
@@ -206,6 +209,18 @@ impl Heap {
         true
     }
 
+    /// A slab was closed that had hollow blocks: its other pages go, too. Where these are in free slices nobody knows which
+    /// they are, and all would be told as resident.
+    #[cold]
+    pub(super) fn purge_hollow<P: Platform>(&self, from: &Heaps<P>, slab: &Slab) {
+        let (base, bytes) = (slab.base(), slab.bytes());
+        // SAFETY: the slices are this heap's, and nobody reads what is in them any more: the slab's life has ended.
+        if unsafe { from.purge_part(from.arena_of(base), base, bytes) }.is_ok() {
+            from.count_purged(bytes);
+            slab.spare_all();
+        }
+    }
+
     /// Before the heap takes so many `bytes` from the arenas: once in a while gives back first what lies in free blocks,
     /// where that is much and the process grows, or little memory is left. So the peak is not what some sizes needed and
     /// what the next ones need together.
@@ -219,6 +234,11 @@ impl Heap {
             Some(left) => self.heights.left.set(left),
             None => self.look_for_hollow::<C, P>(from),
         }
+    }
+
+    /// Whether the process was found higher than ever since this was asked.
+    pub(in crate::heap) fn has_risen(&self) -> bool {
+        self.heights.risen.replace(false)
     }
 
     #[cold]
@@ -235,6 +255,7 @@ impl Heap {
         if !is_near && !goes_on.get() && live <= highest.get() {
             return;
         }
+        self.heights.risen.set(live > highest.get());
         highest.set(live.max(highest.get()));
         let solid = self.solid_bytes(page, LOOKED_AT_ONCE);
         let is_much = solid >= (held / MOST_SHARE).clamp(LOOK_BYTES, MOST_BYTES);

@@ -206,11 +206,15 @@ impl Heap {
         let (base, slices) = (slab.base(), slab.slices() as usize);
         self.own.leave(slab);
         self.growth.lost(slab);
-        if !self.purge_fallow(from, slab) {
+        let (is_hollow, is_purged) = (slab.hollow_pages() > 0, self.purge_fallow(from, slab));
+        if !is_purged {
             slab.spare_unborn(from.page_size());
         }
         slab.close();
         slab.forget_fallow();
+        if is_hollow && !is_purged {
+            self.purge_hollow(from, slab);
+        }
         from.count_slab(base, false);
         from.keep_slices(&self.claimant, base, slices, slices * SLICE, MOST_SPARE_OF_SLABS);
     }

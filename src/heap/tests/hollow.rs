@@ -421,3 +421,18 @@ fn what_is_filled_again_is_known_before_long() {
         assert!(from.hollow().get() < told - MIB / from.page_size());
     }
 }
+
+/// A slab that is freed while blocks of it are hollow is not resident as a whole.
+#[test]
+fn what_was_hollow_is_not_told_as_resident_when_its_slab_is_free() {
+    let from = allocator(GRANULE);
+    from.settings().set_dirty(Some(64 << 20), None);
+    let heap = possess(from, 1);
+    let blocks = hollowed(from, heap, 512);
+    blocks.into_keys().for_each(|block| free(from, heap, block));
+    heap.collect::<Checked, _>(from);
+    let census = from.census::<Checked>(heap);
+    let resident = census.arena_bytes() - census.record_bytes;
+    // What is left are slabs of which no block was free by then.
+    assert!(resident < census.dirty_bytes / 3, "{resident} of {}", census.dirty_bytes);
+}

@@ -231,12 +231,13 @@ fn few_heaps_stay_warm_and_none_that_holds_much() {
     let heaps: Vec<_> = (0..40)
         .map(|number| from.pool().possess_to_keep(from, ThreadId::new(10 + number), None).expect("memory"))
         .collect();
+    // Before there are others, which would be swept for it.
+    let much: Vec<_> = (0..300).map(|_| get(from, heaps[0], 32 << 10)).collect();
     for heap in &heaps {
         from.open_gate(heap);
         let block = get(from, heap, 100);
         free(from, heap, block);
     }
-    let much: Vec<_> = (0..300).map(|_| get(from, heaps[0], 32 << 10)).collect();
     for (number, heap) in heaps.iter().enumerate() {
         from.leave_heap::<Checked>(heap, ThreadId::new(10 + number));
     }
@@ -353,4 +354,48 @@ fn a_block_grows_to_where_a_kept_one_was() {
     // SAFETY: the block is live, and huge before and after.
     let grown = unsafe { from.resize(heap, place, 110 << 20, 1) };
     assert!(grown.is_some_and(|grown| grown.addr() != block));
+}
+
+/// The last blocks that come back are not kept at hand, for they lie in as many slabs; of large ones two are.
+#[test]
+fn what_is_torn_down_in_any_order_leaves_no_slabs() {
+    for (size, most) in [(64, 1), (120, 1), (1_000, 3), (20_000, 3)] {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        for round in 0..3 {
+            let mut state = round;
+            let mut blocks: Vec<usize> = (0..(4 << 20) / size).map(|_| get(from, heap, size)).collect();
+            while !blocks.is_empty() {
+                let drawn = random(&mut state, blocks.len());
+                free(from, heap, blocks.swap_remove(drawn));
+            }
+            from.give_back_kept_slices(heap.claimant());
+            let of_a_slab = class_info(class_of(size)).slices as usize;
+            let slabs = from.claimed_slices() / of_a_slab;
+            assert!(slabs <= most, "{slabs} slabs with blocks of {size} bytes");
+        }
+        from.audit::<Checked>();
+    }
+}
+
+/// Memory is out but for what waits for another thread, which is in the middle of a section.
+#[test]
+fn what_waits_for_another_thread_makes_room() {
+    let from = narrow(8 * GRANULE);
+    let (heap, other) = (possess(from, 1), possess(from, 2));
+    let mut blocks = Vec::new();
+    // SAFETY: the test possesses its heaps.
+    while let Some(block) = ptr::NonNull::new(unsafe { from.allocate::<Checked>(heap, 1 << 20, 1, false) }) {
+        blocks.push(block.as_ptr().expose_provenance());
+    }
+    std::thread::scope(|scope| {
+        let section = other.section(from);
+        blocks.into_iter().for_each(|block| free(from, heap, block));
+        let taker = scope.spawn(move || get(from, heap, 3 * GRANULE));
+        while from.space().counts().retired == 0 {
+            std::thread::yield_now();
+        }
+        drop(section);
+        taker.join().unwrap();
+    });
 }

@@ -1,0 +1,82 @@
+//! Heaps that are swept because others grow while their threads pause.
+
+use super::*;
+
+/// An owner comes in, and leaves.
+fn step(from: &Allocator<Os>, heap: &Heap, body: impl FnOnce()) {
+    assert!(heap.gate().enter() || from.readmit(heap, heap.caller()));
+    body();
+    heap.gate().leave();
+}
+
+/// An owner builds up 2 MiB of blocks of 500 to 1,500 bytes, and tears them down.
+fn task(from: &Allocator<Os>, heap: &Heap) {
+    step(from, heap, || {
+        let blocks: Vec<usize> = (0..2_100).map(|block| get(from, heap, 500 + block * 377 % 1_000)).collect();
+        blocks.into_iter().for_each(|block| free(from, heap, block));
+    });
+}
+
+/// Bytes that are claimed when so many owners have had a task each by turns, so many times.
+fn claimed_after(owners: usize, rounds: usize) -> usize {
+    let from = allocator(GRANULE);
+    let heaps: Vec<&Heap> = (1..=owners).map(|owner| possess(from, owner)).collect();
+    heaps.iter().for_each(|heap| from.open_gate(heap));
+    (0..rounds).for_each(|_| heaps.iter().for_each(|heap| task(from, heap)));
+    from.audit::<Checked>();
+    from.claimed_slices() * SLICE
+}
+
+#[test]
+fn what_pausing_threads_have_free_is_taken_before_what_is_new() {
+    for rounds in [1, 3] {
+        let claimed = claimed_after(40, rounds);
+        assert!(claimed <= 16 << 20, "{} MiB", claimed >> 20);
+    }
+}
+
+#[test]
+fn a_few_threads_keep_what_they_have() {
+    let (one, claimed) = (claimed_after(1, 3), claimed_after(7, 3));
+    assert!(claimed >= 6 * one, "{} of {} KiB", claimed >> 10, one >> 10);
+}
+
+#[test]
+fn who_was_there_between_two_rounds_is_passed_over() {
+    let from = allocator(GRANULE);
+    let heaps: Vec<&Heap> = (1..=9).map(|owner| possess(from, owner)).collect();
+    for heap in &heaps {
+        from.open_gate(heap);
+        let sizes = || (1..=4).map(|size| size * 200);
+        step(from, heap, || sizes().for_each(|size| free(from, heap, get(from, heap, size))));
+    }
+    let (last, grower) = (heaps[7], heaps[8]);
+    let grows = || step(from, grower, || from.sweep::<Checked>(grower));
+    let left = || heaps[..8].iter().filter(|heap| heap.needs_collecting()).count();
+    // All are probed, and then two are swept at a time, while there are eight.
+    grows();
+    assert_eq!(left(), 8);
+    step(from, last, || {});
+    grows();
+    assert_eq!(left(), 6);
+    step(from, last, || {});
+    grows();
+    assert_eq!(left(), 6, "no more than a few are left");
+    assert!(last.needs_collecting());
+}
+
+#[test]
+fn the_hand_rests_after_sweeps_in_vain_for_longer_each_time() {
+    let from = allocator(GRANULE);
+    let hand = &from.watch().hand;
+    let rests = || (0..).take_while(|_| !hand.is_due()).count();
+    assert_eq!(rests(), 0);
+    for left_out in [4, 8, 16, 32, 64, 64] {
+        hand.note(false);
+        assert_eq!(rests(), left_out);
+    }
+    hand.note(true);
+    assert_eq!(rests(), 0);
+    hand.note(false);
+    assert_eq!(rests(), 4);
+}
