@@ -31,6 +31,9 @@ pub enum Along {
     NotFreed,
 }
 
+/// Slabs with free blocks of a class, of its own, that a heap has enough of.
+const ENOUGH: usize = if cfg!(any(loom, shuttle)) { 1 } else { 2 };
+
 impl Heap {
     /// Frees a block of another heap's slab if others of the same slice wait to be sent: these hold the slab and its
     /// arena, so there is nothing to look up.
@@ -229,7 +232,9 @@ impl Heap {
     }
 
     /// Frees blocks of a slab that is this heap's own, or that of the heap `idle`, which this thread possesses, gives
-    /// up, and whose slab this heap takes over unless it is current there. Returns how many.
+    /// up, and whose slab this heap takes over unless it is current there, or there is enough of its kind here: what stays
+    /// is there for all who need a slab ([`Pool::steal`](super::Pool::steal)), and not for this thread only. Returns how
+    /// many.
     fn adopt<C: Checks, P: Platform>(
         &self,
         from: &Heaps<P>,
@@ -240,6 +245,7 @@ impl Heap {
         if let Some(idle) = idle
             && ptr::eq(slab.owner(), idle)
             && slab.standing() != Standing::Current
+            && !self.has_enough(slab.class())
         {
             idle.hand_over(slab, self);
         }
@@ -266,6 +272,17 @@ impl Heap {
             from.give_up(idle);
         }
         count
+    }
+
+    /// Whether [`ENOUGH`] slabs of `class` have free blocks.
+    fn has_enough(&self, class: usize) -> bool {
+        let mut slab = self.available(class).get();
+        for _ in 0..ENOUGH {
+            // SAFETY: slabs in a list belong to this heap, which holds their arenas.
+            let Some(found) = (unsafe { slab.as_ref() }) else { return false };
+            slab = found.next();
+        }
+        true
     }
 
     /// The same of a run that is in this thread's hands.

@@ -321,3 +321,21 @@ fn what_waits_for_a_slab_that_is_ones_own_by_now_goes_home() {
     from.collect_idle::<Checked>(ThreadId::new(3));
     assert_eq!(from.claimed_slices(), 0);
 }
+
+/// What is left of a thread that has gone is there for all, and not for the first who frees some of it.
+#[test]
+fn nobody_takes_over_more_than_a_few_slabs() {
+    let from = allocator(GRANULE);
+    let [gone, first, second] = [1, 2, 3].map(|number| possess(from, number));
+    let of_a_slab = class_info(class_of(1_000)).capacity as usize;
+    let blocks: Vec<usize> = (0..20 * of_a_slab).map(|_| get(from, gone, 1_000)).collect();
+    from.give_up(gone);
+    let claimed = from.claimed_slices();
+    blocks.chunks(of_a_slab).for_each(|slab| free(from, first, slab[0]));
+    let mut more: Vec<usize> = [second; 10].iter().map(|heap| get(from, heap, 1_000)).collect();
+    more.extend([first; 5].iter().map(|heap| get(from, heap, 1_000)));
+    assert_eq!(from.claimed_slices(), claimed, "new slabs beside those that have room");
+    more.extend(blocks.chunks(of_a_slab).flat_map(|slab| &slab[1..]));
+    more.into_iter().for_each(|block| free(from, first, block));
+    from.audit::<Checked>();
+}
