@@ -92,6 +92,19 @@ mod tests {
         assert_eq!(of(PAGE, 2 * PAGE, huge), [Some(PAGE), None], "a single page");
     }
 
+    #[test]
+    fn the_smallest_are_huge_pages_until_it_is_told_otherwise() {
+        let sizes = FolioSizes::new();
+        let known = || {
+            (sizes.largest.load(Ordering::Relaxed), Folios::HUGE - sizes.less.load(Ordering::Relaxed))
+        };
+        assert_eq!(known(), (0, Folios::HUGE));
+        sizes.learn(Folios { unasked: 2 * SLICE, least: SLICE });
+        assert_eq!(known(), (2 * SLICE, SLICE));
+        sizes.asked();
+        assert_eq!(known(), (Folios::HUGE, SLICE));
+    }
+
     proptest! {
         /// Whatever the sizes of the folios that lie there, each that stays in part has a page that is split off.
         #[test]

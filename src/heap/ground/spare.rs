@@ -298,6 +298,16 @@ mod tests {
         released.into_inner()
     }
 
+    /// Who vanished between a change of a list and that of the figure.
+    #[test]
+    fn what_is_kept_is_counted_again() {
+        let spares = Spares::new();
+        assert!(keep(&spares, 1, 3, 0, 8).is_empty() && keep(&spares, 5, 2, 1, 8).is_empty());
+        spares.set_slices(9);
+        spares.recount();
+        assert_eq!(spares.slices(), 5);
+    }
+
     #[test]
     fn of_one_step_the_run_that_was_kept_last_is_taken_first() {
         let spares = Spares::new();

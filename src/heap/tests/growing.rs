@@ -89,11 +89,48 @@ fn while_what_is_purged_is_faulted_in_again_a_block_that_grows_gets_no_room() {
     regret.turned(3 * from.live_bytes());
     regret.purging(from.live_bytes(), from.live_bytes());
     let to_grow = || from.allocate_to_grow(heap.claimant(), 2 * SLICE, true).expose_provenance();
-    assert_eq!(to_grow(), 0);
+    let claimed = from.claimed_slices();
+    assert_eq!((to_grow(), from.claimed_slices()), (0, claimed));
+    // A spare run faults nothing in.
+    let long = get(from, heap, 6 * SLICE);
+    free(from, heap, long);
+    assert_eq!(to_grow(), long);
+    free(from, heap, long);
+    heap.collect::<Checked, _>(from);
     regret.turned(from.live_bytes());
     let grown = to_grow();
     assert_ne!(grown, 0);
     [first, grown].iter().for_each(|&block| free(from, heap, block));
+}
+
+/// Slabs and large blocks alike.
+#[test]
+fn what_is_claimed_where_nothing_is_resident_is_noted() {
+    for size in [1_000, 60_000] {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        let _held = build_up(from, heap, size, 16);
+        let regret = from.retention().regret();
+        assert!(regret.is_calm());
+        regret.purging(12 << 20, from.live_bytes());
+        assert!(!regret.is_calm(), "blocks of {size}");
+    }
+}
+
+/// What is resident behind a block counts from its first moment on.
+#[test]
+fn a_run_that_was_longer_than_its_block_is_soiled() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let few = 3 * from.page_size();
+    let whole = get(from, heap, 3 * SLICE);
+    free(from, heap, whole);
+    let block = get(from, heap, 3 * SLICE - few);
+    assert_eq!((block, from.tally().sum(Count::Soiled)), (whole, few));
+    from.audit::<Checked>();
+    free(from, heap, block);
+    assert_eq!(from.tally().sum(Count::Soiled), 0);
+    from.audit::<Checked>();
 }
 
 #[test]
@@ -113,6 +150,7 @@ fn a_spare_run_is_cut_for_a_block_that_grows() {
     // SAFETY: the block is live, and large before and after.
     let extended = unsafe { from.resize(heap, place, 6 * SLICE, 1) };
     assert_eq!((extended.map(|block| block.addr()), from.dirty_slices()), (Some(block), 0));
+    assert_eq!([0, 1, 2, 3, 5].map(usage), [None, interior, interior, interior, interior]);
     free(from, heap, block);
     from.audit::<Checked>();
 }

@@ -317,6 +317,8 @@ fn free_makes_room(limit: usize) {
 fn what_is_on_its_way_makes_room() {
     for gone in [false, true] {
         let from = narrow(8 * GRANULE);
+        // So nothing of it goes before it has to.
+        from.settings().set_dirty(Some(1000), Some(1 << 30));
         let (owner, caller) = (possess(from, 1), possess(from, 2));
         let mut blocks = Vec::new();
         // SAFETY: the test possesses its heaps.

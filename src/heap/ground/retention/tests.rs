@@ -69,6 +69,21 @@ fn a_first_descent_keeps_what_the_options_say() {
 }
 
 #[test]
+fn what_is_regretted_fades_where_nothing_has_to_go() {
+    let mut program = Program::new();
+    program.live = 100 * MIB;
+    let regret = program.retention.regret();
+    regret.faulted(program.live);
+    regret.turned(2 * program.live);
+    regret.purging(program.live / 2, program.live);
+    let limit = program.settings.dirty_limit(program.live);
+    assert!(regret.more(limit) > 0);
+    regret.turned(8 * program.live);
+    program.bound();
+    assert_eq!(program.retention.regret().more(limit), 0);
+}
+
+#[test]
 fn what_is_resident_behind_large_blocks_counts_with_what_is_dirty() {
     let program = Program::new();
     let excess = |dirty, soiled| {
