@@ -95,9 +95,8 @@ mod tests {
     #[test]
     fn the_smallest_are_huge_pages_until_it_is_told_otherwise() {
         let sizes = FolioSizes::new();
-        let known = || {
-            (sizes.largest.load(Ordering::Relaxed), Folios::HUGE - sizes.less.load(Ordering::Relaxed))
-        };
+        let known =
+            || (sizes.largest.load(Ordering::Relaxed), Folios::HUGE - sizes.less.load(Ordering::Relaxed));
         assert_eq!(known(), (0, Folios::HUGE));
         sizes.learn(Folios { unasked: 2 * SLICE, least: SLICE });
         assert_eq!(known(), (2 * SLICE, SLICE));
