@@ -9,8 +9,9 @@
     ci/steps.py reach OUT           runs every test once, and notes how long it takes and which mutants it comes past
     ci/steps.py try OUT             tries those not yet in OUT/results.txt, against the tests that come past them, the most
                                     likely ones first, until one notices; and against no more than take STEP_BUDGET seconds
-                                    without a mutant (12 if it is not said, 0 for all). Where that leaves tests out and none
-                                    of the others notices, the mutant is UNFINISHED: neither noticed nor a survivor
+                                    without a mutant (12 if it is not said, 0 for all), and, whatever these take, the models of
+                                    the seeded bugs that stand in its function. Where that leaves tests out and none of the
+                                    others notices, the mutant is UNFINISHED: neither noticed nor a survivor
     ci/steps.py tell OUT [LIST]     what became of them, by layer; what survived and is not in LIST, what is there and is
                                     noticed, and what is not judged
     ci/steps.py run OUT LIST FILE ...
@@ -34,6 +35,7 @@ What does not compile is no mutant, and left out of the next attempt.
 import ctypes
 import filecmp
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -483,11 +485,24 @@ def with_parent():
 
 
 PRCTL = ctypes.CDLL(None).prctl
+RUNS = itertools.count()
+
+
+def end_what_is_left(run):
+    """Ends the programs that a test has left, which may be in groups of their own."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if f"STEP_RUN={run}".encode() in file.read().split(b"\0"):
+                    os.kill(int(pid), signal.SIGKILL)
+        except OSError:
+            pass
 
 
 def execute(program, test, out, limit, **more):
     """Whether a test fails, and how long it takes; one that hangs or swells fails."""
     environment = dict(os.environ, PROPTEST_CASES="16", **more)
+    run = environment["STEP_RUN"] = f"{os.getpid()}.{next(RUNS)}"
     environment["SPECMALLOC_LIB"] = os.path.join(target_of(out, "real"), "preload", "libspecmalloc.so")
     begun = time.monotonic()
     child = subprocess.Popen(
@@ -510,6 +525,8 @@ def execute(program, test, out, limit, **more):
     except ProcessLookupError:
         pass
     child.wait()
+    if status != 0:
+        end_what_is_left(run)
     return status, time.monotonic() - begun
 
 
@@ -566,6 +583,24 @@ def results_of(out):
     return {name: outcome for outcome, name in (line.split(" | ", 1) for line in lines if " | " in line)}
 
 
+def models_of_bugs(tree):
+    """Of each function in which seeded bugs stand, by file and name: the models that are to notice these."""
+    texts = {}
+    for folder, _, files in os.walk(os.path.join(tree, "src")):
+        for path in [os.path.join(folder, file) for file in files if file.endswith(".rs")]:
+            texts[os.path.relpath(path, tree)] = read(path)
+    seeded = {}
+    for text in texts.values():
+        for bug, model in re.findall(r'SeededBug::new\(\s*"([\w.]+)",\s*"[^"]*",\s*"(\w+)"', text):
+            seeded.setdefault(bug, set()).add(model)
+    found = {}
+    for path, text in texts.items():
+        for name, start, end in functions(blank(text)):
+            for bug in re.findall(r'"([a-z]+\.\w+)"', text[start:end]):
+                found.setdefault(f"{path}: {name}", set()).update(seeded.get(bug, ()))
+    return found
+
+
 def attempt(out, until):
     """Tries those that were not tried yet, `STEP_JOBS` at a time."""
     budget = float(os.environ.get("STEP_BUDGET", "12")) or float("inf")
@@ -575,6 +610,7 @@ def attempt(out, until):
     for name, outcome in done.items():
         of_file = kills.setdefault(name.split(": ")[0], {})
         of_file[outcome.split(" (")[0]] = of_file.get(outcome.split(" (")[0], 0) + 1
+    models = models_of_bugs(os.path.join(out, "tree"))
     left = [(number, name, block) for number, (name, block) in made.items() if name not in done]
     left.sort(key=lambda mutant: LAYERS.index(mutant[1].split("/")[1]))
 
@@ -584,16 +620,20 @@ def attempt(out, until):
             return False
         before = kills.setdefault(name.split(": ")[0], {})
         past = [key for key, test in tests.items() if block in test["blocks"]]
-        # Quick ones first, those that come past little else, and those that have noticed others of the file.
-        past.sort(key=lambda key: tests[key]["seconds"] * len(tests[key]["blocks"]) / (1 + before.get(key, 0)))
+        named = models.get(": ".join(name.split(": ")[:2]), ())
+        first = {key for key in past if tests[key]["test"].split("::")[-1] in named}
+        # Quick ones first, those that come past little else, and those that have noticed others of the file. (A model of a
+        # seeded bug comes past much, and is for this.)
+        cost = lambda key: tests[key]["seconds"] * (1 if key in first else len(tests[key]["blocks"]) / (1 + before.get(key, 0)))
+        past.sort(key=cost)
         outcome, spent, budget_left, left_out = "SURVIVED" if past else "UNREACHED", 0, budget, 0
         for key in past:
             test = tests[key]
-            if budget_left < test["seconds"]:
+            if key not in first and budget_left < test["seconds"]:
                 left_out += 1
                 outcome = f"UNFINISHED ({left_out} of {len(past)} tests left out)"
                 continue
-            budget_left -= test["seconds"]
+            budget_left -= 0 if key in first else test["seconds"]
             # What fails on the real thing fails again, and what hangs hangs again, if the mutant was why.
             for _ in range(2):
                 status, took = execute(test["program"], test["test"], out, PATIENCE * test["seconds"] + GRACE, STEP_MUTANT=number)
