@@ -19,6 +19,7 @@ passing_cases! { "lives.c":
     threads_of_a_child,
     what_a_thread_has_left_is_not_live,
     the_helper_stays_in_a_child_of_two_threads,
+    a_thread_gets_a_heap_if_it_goes_on,
 }
 
 /// Exceptions, `pthread_exit` and cancellation leave through the first function of a thread.

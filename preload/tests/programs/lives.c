@@ -443,6 +443,41 @@ static void the_helper_stays_in_a_child_of_two_threads(void)
     exit(0);
 }
 
+static void *is_a_guest_at_first(void *barrier)
+{
+    free(malloc(1000));
+    pthread_barrier_wait(barrier);
+    pthread_barrier_wait(barrier); /* It was looked at. */
+    for (int i = 0; i < 4; i++) free(malloc(1000));
+    pthread_barrier_wait(barrier);
+    pthread_barrier_wait(barrier);
+    return NULL;
+}
+
+/* (The helper possesses one for moments.) */
+static void demand_heaps(uint64_t possessed)
+{
+    for (int look = 0; look < 1000 && figures().threads != possessed; look++) usleep(1000);
+    CHECK(figures().threads == possessed);
+}
+
+static void a_thread_gets_a_heap_if_it_goes_on(void)
+{
+    pthread_barrier_t barrier;
+    pthread_t other;
+    CHECK(pthread_barrier_init(&barrier, NULL, 2) == 0);
+    free(malloc(1000));
+    demand_heaps(1);
+    CHECK(pthread_create(&other, NULL, is_a_guest_at_first, &barrier) == 0);
+    for (uint64_t heaps = 1; heaps <= 2; heaps++) {
+        pthread_barrier_wait(&barrier);
+        demand_heaps(heaps);
+        pthread_barrier_wait(&barrier);
+    }
+    CHECK(pthread_join(other, NULL) == 0);
+    demand_heaps(1);
+}
+
 /* What is free in the heap of a thread that has ended is free, whoever has that next. */
 static void what_a_thread_has_left_is_not_live(void)
 {
@@ -466,4 +501,4 @@ MAIN(CASE(no_thread_leaves_a_heap), CASE(no_thread_leaves_a_heap_where_no_keys_a
      CASE(helpers_take_no_signals_and_leave_no_stacks), CASE(unshare_after_the_only_thread_was_joined),
      CASE(threads_that_cannot_be_made), CASE(a_helper_that_could_not_be_made_is_made_later), CASE(small_stacks),
      CASE(children_of_threads), CASE(threads_of_a_child), CASE(what_a_thread_has_left_is_not_live),
-     CASE(the_helper_stays_in_a_child_of_two_threads))
+     CASE(the_helper_stays_in_a_child_of_two_threads), CASE(a_thread_gets_a_heap_if_it_goes_on))
