@@ -349,6 +349,23 @@ fn what_was_cut_off_a_large_block_is_free() {
     assert_eq!([0, 1, 2].map(usage), [Some(Misuse::DoubleFree), nothing, nothing]);
 }
 
+#[test]
+fn a_slab_whose_blocks_are_all_out_is_full_when_its_heap_was_collected() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    for size in [1 << 10, 20 << 10] {
+        let blocks = fill(from, heap, size);
+        let slab = slab_of(from, blocks[0]);
+        assert_eq!(slab.standing(), Standing::Current);
+        heap.collect::<Checked, _>(from);
+        assert_eq!(slab.standing(), Standing::Full);
+        from.audit::<Checked>();
+        free_home(from, heap, blocks[0]);
+        assert_eq!(slab.standing(), Standing::Available);
+        from.audit::<Checked>();
+    }
+}
+
 /// A slab that was available, and has nothing free but what was never handed out, is current again, and nothing else.
 #[test]
 fn an_available_slab_that_is_not_used_up_is_current_again() {
