@@ -11,6 +11,7 @@ mod limited;
 mod many_sizes;
 mod populating;
 mod sending;
+mod slabs;
 mod staying;
 mod sweeping;
 mod visited;
@@ -18,7 +19,6 @@ mod visited;
 use super::backend::hints::LOOKS;
 use super::*;
 use crate::base::{CLASSES, GRANULE, SLICE, SMALL_MAX, class_info, class_of, class_size};
-use crate::heap::small::Standing;
 use crate::heap::small::remote::Inbox;
 use crate::pal::simulated::{Config, Simulated};
 use crate::pal::{Misuse, Platform};
@@ -347,87 +347,6 @@ fn what_was_cut_off_a_large_block_is_free() {
     assert_eq!((from.dirty_slices(), from.claimed_slices()), (3, 2));
     free(from, heap, block);
     assert_eq!([0, 1, 2].map(usage), [Some(Misuse::DoubleFree), nothing, nothing]);
-}
-
-#[test]
-fn a_slab_whose_blocks_are_all_out_is_full_when_its_heap_was_collected() {
-    let from = allocator(GRANULE);
-    let heap = possess(from, 1);
-    for size in [1 << 10, 20 << 10] {
-        let blocks = fill(from, heap, size);
-        let slab = slab_of(from, blocks[0]);
-        assert_eq!(slab.standing(), Standing::Current);
-        heap.collect::<Checked, _>(from);
-        assert_eq!(slab.standing(), Standing::Full);
-        from.audit::<Checked>();
-        free_home(from, heap, blocks[0]);
-        assert_eq!(slab.standing(), Standing::Available);
-        from.audit::<Checked>();
-    }
-}
-
-/// A slab that was available, and has nothing free but what was never handed out, is current again, and nothing else.
-#[test]
-fn an_available_slab_that_is_not_used_up_is_current_again() {
-    let from = allocator(GRANULE);
-    let heap = possess(from, 1);
-    for size in [1 << 10, 20 << 10] {
-        let slab = slab_of(from, get(from, heap, size));
-        let out = slab.handed_out();
-        (1..out).for_each(|_| _ = get(from, heap, size));
-        heap.collect::<Checked, _>(from);
-        assert_eq!((slab.standing(), slab.free_count()), (Standing::Available, 0));
-        assert!(ptr::eq(slab_of(from, get(from, heap, size)), slab));
-        assert!(slab.standing() == Standing::Current && slab.handed_out() > out);
-        from.audit::<Checked>();
-    }
-}
-
-/// The next slab there begins with pages, as many as were touched; unless they were purged meanwhile. And a walk that looked
-/// at the first one is told that it is over, before there is another.
-#[test]
-fn a_slab_knows_what_was_resident_when_it_was_opened() {
-    let from = allocator(GRANULE);
-    let heap = possess(from, 1);
-    let _stays = get(from, heap, 16);
-    for size in [1 << 10, 20 << 10] {
-        let info = class_info(class_of(size));
-        let all = (info.capacity * info.size) as usize;
-        let mut base = None;
-        for resident in [0, all, 0] {
-            let blocks = fill(from, heap, size);
-            let slab = slab_of(from, blocks[0]);
-            assert_eq!((slab.base(), slab.found_resident()), (*base.get_or_insert(slab.base()), resident));
-            let life = slab.life().expect("it is open");
-            blocks.iter().for_each(|&block| free(from, heap, block));
-            heap.collect::<Checked, _>(from);
-            assert!(slab.life().is_none() && !slab.is_in(life));
-            if resident > 0 {
-                from.give_back_all(heap.claimant());
-            }
-        }
-    }
-}
-
-/// As the interfaces free a large block inside the step: as long as the heap has room for its run.
-#[test]
-fn a_large_block_stays_with_the_heap_while_that_has_room() {
-    let from = allocator(GRANULE);
-    let heap = possess(from, 1);
-    let blocks: Vec<usize> = (0..=40).map(|_| get(from, heap, 3 * SLICE - 9_000)).collect();
-    let keep = |block| match from.place(block) {
-        Ok(Place::Large(slab)) => from.keep_large(heap.claimant(), slab),
-        _ => panic!("{block:#x} is no large block"),
-    };
-    let kept: Vec<usize> = blocks.iter().copied().take_while(|&block| keep(block)).collect();
-    assert!((1..40).contains(&kept.len()) && heap.spare_slices() == 3 * kept.len(), "{} runs", kept.len());
-    assert!(kept.iter().all(|&block| from.place(block).err() == Some(Misuse::DoubleFree)));
-    from.audit::<Checked>();
-    // Where there was no room nothing was done.
-    blocks[kept.len()..].iter().for_each(|&block| free(from, heap, block));
-    let last = heap.spare_slices();
-    assert!(blocks.contains(&get(from, heap, 3 * SLICE - 9_000)) && heap.spare_slices() == last - 3);
-    from.audit::<Checked>();
 }
 
 #[test]

@@ -296,8 +296,9 @@ static void threads_that_cannot_be_made(void)
 /* Where the system has no thread left for it, the next thread of the program's brings it. */
 static void a_helper_that_could_not_be_made_is_made_later(void)
 {
-    enum { NOBODY_ELSE = 61234 }; /* Threads are counted by user; and root may have as many as it likes. */
-    CHECK(getuid() != 0 || setresuid(NOBODY_ELSE, NOBODY_ELSE, NOBODY_ELSE) == 0);
+    /* Threads are counted by user; and root may have as many as it likes. So a user of this process's own. */
+    uid_t nobody_else = 100000 + (uid_t)getpid();
+    CHECK(getuid() != 0 || setresuid(nobody_else, nobody_else, nobody_else) == 0);
     struct rlimit limit, two;
     CHECK(getrlimit(RLIMIT_NPROC, &limit) == 0);
     two = limit, two.rlim_cur = 2;
