@@ -12,7 +12,7 @@
 use crate::heap::block::Checks;
 use crate::heap::gate::Gate;
 use crate::heap::small::watch::WORD;
-use crate::heap::small::{Heap, Heaps};
+use crate::heap::small::{AT_ONCE, Heap, Heaps};
 use crate::pal::Platform;
 use crate::sync::Cell;
 
@@ -69,16 +69,23 @@ impl<P: Platform> Heaps<P> {
 
     fn sweep_those<C: Checks>(&self, heap: &Heap, found: [usize; SWEPT]) {
         let wants = |other: &Heap| found.contains(&(other.index() as usize));
-        // Of one that has little nothing is expected.
         let is_worth_it = Cell::new(false);
         self.visit::<C>(heap.caller(), Gate::mark_and_probe, wants, |other| {
             // The owner takes it off as it comes in past the probe.
             self.watch().swept.add(other.index() as usize);
             let before = other.held();
-            if (LEAST_HELD..=MOST_HELD).contains(&before) {
+            let has_read = || {
+                other.receive::<C, P>(self, AT_ONCE);
+                !other.has_mail()
+            };
+            if before < LEAST_HELD || !has_read() {
+                // Nothing is expected of one that has little; and what was sent to one may be more than a call can receive.
+                return is_worth_it.set(true);
+            }
+            if before <= MOST_HELD {
                 other.collect::<C, P>(self);
             }
-            if before < LEAST_HELD || before - other.held() >= before / WORTH {
+            if before - other.held() >= before / WORTH {
                 is_worth_it.set(true);
             }
         });

@@ -33,7 +33,6 @@ mod slabs;
 pub(in crate::heap) mod watch;
 
 pub use bin::Bin;
-#[cfg(all(test, not(any(loom, shuttle))))]
 pub(in crate::heap) use exchange::AT_ONCE;
 pub use exchange::Along;
 pub use heaps::Heaps;

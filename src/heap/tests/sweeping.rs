@@ -1,6 +1,7 @@
 //! Heaps that are swept because others grow while their threads pause.
 
 use super::*;
+use crate::heap::small::AT_ONCE;
 
 /// An owner comes in, and leaves.
 fn step(from: &Allocator<Os>, heap: &Heap, body: impl FnOnce()) {
@@ -63,6 +64,24 @@ fn who_was_there_between_two_rounds_is_passed_over() {
     grows();
     assert_eq!(left(), 6, "no more than a few are left");
     assert!(last.needs_collecting());
+}
+
+/// Millions of blocks may have been sent to a heap: a sweep receives as many as a call may, and lets the rest be.
+#[test]
+fn a_sweep_receives_no_more_than_a_call_may() {
+    let from = allocator(GRANULE);
+    let heaps: Vec<&Heap> = (1..=9).map(|owner| possess(from, owner)).collect();
+    heaps.iter().for_each(|heap| from.open_gate(heap));
+    let (owner, grower) = (heaps[0], heaps[8]);
+    let blocks: Vec<usize> = (0..20_000).map(|_| get(from, owner, 16)).collect();
+    // Blocks so small come one by one.
+    blocks.into_iter().for_each(|block| free(from, grower, block));
+    grower.send_all::<Checked, _>(from);
+    let sent = owner.mail::<Checked>();
+    assert!(sent > 10 * AT_ONCE, "{sent} blocks are on their way");
+    (0..2).for_each(|_| step(from, grower, || from.sweep::<Checked>(grower)));
+    assert_eq!(owner.mail::<Checked>(), sent - AT_ONCE);
+    assert!(!from.watch().is_unswept(owner.index() as usize) && owner.needs_collecting());
 }
 
 #[test]
