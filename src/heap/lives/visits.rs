@@ -47,7 +47,7 @@ impl<P: Platform> Heaps<P> {
         let index = heap.index() as usize;
         heap.gate().open();
         self.watch().tidied.remove(index);
-        self.watch().is_used(index);
+        self.watch().note_used(index);
         // The helper may sleep: it is to notice when the thread pauses.
         in_order(|| self.watch().gated.add(index), || self.ring(), "heap.ring_before_open");
     }
@@ -60,7 +60,7 @@ impl<P: Platform> Heaps<P> {
             return false;
         }
         let probed = heap.gate().pass_marks();
-        self.watch().is_used(heap.index() as usize);
+        self.watch().note_used(heap.index() as usize);
         // The owner is here: it cannot have gone.
         let _ended = heap.visit().end(by);
         if probed && self.watch().disturb(heap.index() as usize) && !seeded("heap.back_silently") {

@@ -79,7 +79,7 @@ impl Watch {
     }
 
     /// The owner of a heap has come in past a probe, or another has come to possess it.
-    pub(in crate::heap) fn is_used(&self, index: usize) {
+    pub(in crate::heap) fn note_used(&self, index: usize) {
         if !seeded("heap.used_unnoted") {
             self.swept.remove(index);
         }
