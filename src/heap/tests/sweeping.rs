@@ -66,6 +66,56 @@ fn who_was_there_between_two_rounds_is_passed_over() {
     assert!(last.needs_collecting());
 }
 
+/// Eight heaps that have little at hand, and one for whoever grows.
+fn crowd(from: &Allocator<Os>) -> Vec<&'static Heap> {
+    let heaps: Vec<&Heap> = (1..=9).map(|owner| possess(from, owner)).collect();
+    for heap in &heaps {
+        from.open_gate(heap);
+        step(from, heap, || free(from, heap, get(from, heap, 1_000)));
+    }
+    heaps
+}
+
+#[test]
+fn what_gives_little_is_let_alone_for_a_while() {
+    let from = allocator(GRANULE);
+    let heaps = crowd(from);
+    heaps.iter().for_each(|heap| step(from, heap, || _ = build_up(from, heap, 1_000, 1)));
+    let grows = || step(from, heaps[8], || from.sweep::<Checked>(heaps[8]));
+    (0..2).for_each(|_| grows());
+    let rests = || !from.watch().hand.is_due();
+    assert!((0..4).all(|_| rests()) && !rests(), "what was swept was live");
+}
+
+#[test]
+fn the_next_thread_of_a_swept_heap_has_one_that_can_be_swept() {
+    let from = allocator(GRANULE);
+    let heaps = crowd(from);
+    (0..2).for_each(|_| step(from, heaps[8], || from.sweep::<Checked>(heaps[8])));
+    let is_swept = |heap: &&&Heap| !from.watch().is_unswept(heap.index() as usize);
+    let swept = heaps.iter().find(is_swept).expect("two of them");
+    from.abandon::<Checked>(swept, swept.caller());
+    let next = from.pool().possess_to_keep(from, ThreadId::new(20), Some(swept)).unwrap();
+    from.open_gate(next);
+    assert!(ptr::eq(next, *swept) && !is_swept(&&next));
+}
+
+/// Who has slabs, too.
+#[test]
+fn whoever_grows_by_large_blocks_sweeps_others() {
+    let from = allocator(GRANULE);
+    let heaps = crowd(from);
+    let left = || heaps[..8].iter().filter(|heap| heap.needs_collecting()).count();
+    let small = build_up(from, heaps[8], 1_000, 2);
+    heaps[..8].iter().for_each(|heap| step(from, heap, || free(from, heap, get(from, heap, 1_000))));
+    let before = left();
+    let large: Vec<usize> = (0..40).map(|_| get(from, heaps[8], 1 << 20)).collect();
+    let swept = heaps[..8].iter().filter(|heap| !from.watch().is_unswept(heap.index() as usize)).count();
+    assert!(before == 8 && swept > 0, "{swept} of {before}");
+    small.into_iter().chain(large).for_each(|block| free(from, heaps[8], block));
+    from.audit::<Checked>();
+}
+
 /// Millions of blocks may have been sent to a heap: a sweep receives as many as a call may, and lets the rest be.
 #[test]
 fn a_sweep_receives_no_more_than_a_call_may() {
