@@ -119,11 +119,12 @@ unsafe fn makes_room(attributes: *const libc::pthread_attr_t) -> bool {
             libc::pthread_attr_destroy(usual.as_mut_ptr());
         }
     }
-    if !global::has_room(stack.saturating_add(guard)) {
+    // There may be by now: another thread has given something back.
+    let has_room = || global::has_room(stack.saturating_add(guard));
+    has_room() || {
         global::make_room::<PreloadThread>();
+        has_room()
     }
-    // By another thread, or by that.
-    global::has_room(stack.saturating_add(guard))
 }
 
 /// The first function of a new thread, called by the trampoline.

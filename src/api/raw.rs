@@ -65,14 +65,9 @@ fn take<T: Thread, const SMALL: bool>(size: usize, at: usize) -> *mut u8 {
         return malloc_refused::<T>(size, heap);
     }
     // SAFETY: the thread possesses its heap and is inside, or it is NOBODY or EXITED, whose bins are empty.
-    let (bin, secret) = unsafe { ((*heap).bin_at(at), (*heap).secret()) };
-    // SAFETY: as above.
-    let block = unsafe { bin.try_pop::<T::Checks>(secret) };
+    let block = unsafe { (*heap).bin_at(at).try_pop::<T::Checks, SMALL>((*heap).secret()) };
     if block.is_null() {
         return malloc_slow::<T>(size, heap);
-    }
-    if SMALL {
-        bin.expect_next();
     }
     // SAFETY: as above.
     unsafe { leave_step::<T>(heap) };

@@ -256,14 +256,9 @@ pub fn exit_thread<T: Thread>(counted: bool) {
     }
 }
 
-/// Gives back everything free, and waits for what other threads have in hand (see [`Space::reap_all`](crate::index::Space)):
-/// for who would be told that there is no memory.
+/// Unmaps everything free, for who would be told that there is no room.
 pub fn make_room<T: Thread>() {
-    with_heap::<T, _>(Options::NONE, |heap| {
-        let Some(heap) = heap else { return };
-        process().trim::<T::Checks>(heap);
-        process().space().reap_all(Some(heap.slot()));
-    });
+    with_heap::<T, _>(Options::NONE, |heap| heap.map(|heap| process().make_all_room::<T::Checks>(heap)));
 }
 
 /// Gives back everything free that can be given back now. Returns whether anything was.

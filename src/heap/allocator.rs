@@ -116,10 +116,15 @@ impl<P: Platform> Allocator<P> {
         if !self.may_make_room(size, align) {
             return ptr::null_mut();
         }
-        self.collect_all::<C>(heap);
-        self.make_room(heap);
+        self.make_all_room::<C>(heap);
         // SAFETY: the caller's.
         unsafe { self.try_allocate::<C>(heap, size, align, zero) }
+    }
+
+    /// Has all that is free come home, and unmaps it: for who would be told that there is no memory, or no room for a stack.
+    pub fn make_all_room<C: Checks>(&self, heap: &Heap) {
+        self.collect_all::<C>(heap);
+        self.make_room(heap);
     }
 
     /// Unmaps what is free; and where there is a limit, against which it counts, purges what stays mapped.

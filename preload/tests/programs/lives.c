@@ -270,11 +270,6 @@ static void helpers_take_no_signals_and_leave_no_stacks(void)
     CHECK(mappings() <= before + 2);
 }
 
-static void unshare_after_the_only_thread_was_joined(void)
-{
-    unshares_after_the_only_thread_was_joined();
-}
-
 /* A thread that cannot be made is not counted, and nothing of it stays. */
 static void threads_that_cannot_be_made(void)
 {

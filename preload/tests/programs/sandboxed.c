@@ -201,7 +201,7 @@ static void unshares(void)
 {
     struct sock_filter all[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
     install(all, 1);
-    unshares_after_the_only_thread_was_joined();
+    unshare_after_the_only_thread_was_joined();
 }
 
 MAIN(CASE(alone), CASE(reports), CASE(with_threads_later), CASE(without_advice), CASE(without_advice_later), CASE(without_the_barrier), CASE(unshares))

@@ -168,7 +168,7 @@ static inline void *allocates_and_tells(void *unused)
 
 /* Fails with EINVAL in a process that has a second thread, which one that was joined may be for a moment: the kernel tells
  * the C library before it is done with it. (A few of 2,000 fail so without any library, on a busy machine.) */
-static inline void unshares_after_the_only_thread_was_joined(void)
+static inline void unshare_after_the_only_thread_was_joined(void)
 {
     int failed = 0;
     for (int i = 0; i < 50; i++) {

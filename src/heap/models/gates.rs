@@ -66,10 +66,26 @@ impl Gated {
     }
 
     fn step(&self) {
+        self.inside(|| self.touch());
+    }
+
+    /// The owner does something in a step, unless it is refused.
+    fn inside(&self, body: impl FnOnce()) {
         if self.heap.gate().enter() || self.base.get().readmit(self.heap, OWNER) {
-            self.touch();
+            body();
             self.heap.gate().leave();
         }
+    }
+
+    /// The owner frees a block in a step.
+    fn frees(&self, block: usize) {
+        self.inside(|| {
+            let place = self.base.get().place(block).expect("a live block");
+            // SAFETY: the owner is inside, and the block is its.
+            unsafe {
+                self.base.get().free::<Checked>(self.heap, ptr::with_exposed_provenance_mut(block), place)
+            };
+        });
     }
 
     fn visit(&self) {
@@ -215,21 +231,13 @@ fn used_after_tidied() {
             let (from, heap) = (gated.base.get(), gated.heap);
             // SAFETY: this thread plays the owner.
             let block = unsafe { from.allocate::<Checked>(heap, 8 << 10, 1, false) }.expose_provenance();
-            let place = from.place(block).expect("a live block");
             let helpers = gated.base.possess_as(VISITOR);
             if probed {
                 heap.gate().probe();
             }
             let owner = {
                 let gated = Arc::clone(&gated);
-                thread::spawn(move || {
-                    let (from, heap) = (gated.base.get(), gated.heap);
-                    if heap.gate().enter() || from.readmit(heap, OWNER) {
-                        // SAFETY: the owner is inside, and the block is its.
-                        unsafe { from.free::<Checked>(heap, ptr::with_exposed_provenance_mut(block), place) };
-                        heap.gate().leave();
-                    }
-                })
+                thread::spawn(move || gated.frees(block))
             };
             if probed {
                 from.watch_heaps::<Checked>(helpers);
@@ -257,22 +265,13 @@ fn swept() {
             let owner = {
                 let gated = Arc::clone(&gated);
                 thread::spawn(move || {
-                    let (from, heap) = (gated.base.get(), gated.heap);
-                    let step = |body: &dyn Fn()| {
-                        if heap.gate().enter() || from.readmit(heap, OWNER) {
-                            body();
-                            heap.gate().leave();
-                        }
-                    };
                     // SAFETY: the owner is inside.
-                    step(&|| unsafe {
-                        assert!(!from.allocate::<Checked>(heap, 8 << 10, 1, false).is_null());
+                    gated.inside(|| unsafe {
+                        assert!(
+                            !gated.base.get().allocate::<Checked>(gated.heap, 8 << 10, 1, false).is_null()
+                        );
                     });
-                    step(&|| {
-                        let place = from.place(block).expect("a live block");
-                        // SAFETY: the owner is inside, and the block is its.
-                        unsafe { from.free::<Checked>(heap, ptr::with_exposed_provenance_mut(block), place) };
-                    });
+                    gated.frees(block);
                 })
             };
             from.sweep::<Checked>(grower);

@@ -257,7 +257,7 @@ impl Bin {
     /// # Safety
     /// The caller possesses the heap.
     #[inline(always)]
-    pub unsafe fn try_pop<C: Checks>(&self, secret: usize) -> *mut Block {
+    pub unsafe fn try_pop<C: Checks, const SMALL: bool>(&self, secret: usize) -> *mut Block {
         let block = self.list.get();
         if block.is_null() {
             return block;
@@ -265,16 +265,13 @@ impl Bin {
         // SAFETY: blocks of the list are free and the heap's.
         let Some(next) = (unsafe { Block::next::<C>(block, secret) }) else { return ptr::null_mut() };
         self.list.set(next);
+        if SMALL {
+            Block::expect(next);
+        }
         self.room.set(self.room.get() + POPPED);
         // SAFETY: the block has just left the list and is the caller's.
         unsafe { Block::clear::<C>(block) };
         block
-    }
-
-    /// Has the words of the block fetched that is taken next: who does that reads them first.
-    #[inline(always)]
-    pub fn expect_next(&self) {
-        Block::expect(self.list.get());
     }
 
     /// Takes the block that was pushed last, for another list: it stays free.

@@ -227,11 +227,10 @@ impl Heap {
         // SAFETY: the caller's.
         let bin = unsafe { self.bins.get_unchecked(class) };
         // SAFETY: as above.
-        let block = unsafe { bin.try_pop::<C>(self.secret.get()) };
+        let block = unsafe { bin.try_pop::<C, true>(self.secret.get()) };
         if C::ON && block.is_null() && !bin.list().get().is_null() {
             broken_contract(Misuse::WriteAfterFree, Call::Free, bin.list().get().addr());
         }
-        bin.expect_next();
         block
     }
 

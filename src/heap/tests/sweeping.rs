@@ -45,12 +45,7 @@ fn a_few_threads_keep_what_they_have() {
 #[test]
 fn who_was_there_between_two_rounds_is_passed_over() {
     let from = allocator(GRANULE);
-    let heaps: Vec<&Heap> = (1..=9).map(|owner| possess(from, owner)).collect();
-    for heap in &heaps {
-        from.open_gate(heap);
-        let sizes = || (1..=4).map(|size| size * 200);
-        step(from, heap, || sizes().for_each(|size| free(from, heap, get(from, heap, size))));
-    }
+    let heaps = crowd(from);
     let (last, grower) = (heaps[7], heaps[8]);
     let grows = || step(from, grower, || from.sweep::<Checked>(grower));
     let left = || heaps[..8].iter().filter(|heap| heap.needs_collecting()).count();
@@ -66,12 +61,13 @@ fn who_was_there_between_two_rounds_is_passed_over() {
     assert!(last.needs_collecting());
 }
 
-/// Eight heaps that have little at hand, and one for whoever grows.
+/// Eight heaps that have something at hand, and one for whoever grows.
 fn crowd(from: &Allocator<Os>) -> Vec<&'static Heap> {
     let heaps: Vec<&Heap> = (1..=9).map(|owner| possess(from, owner)).collect();
     for heap in &heaps {
         from.open_gate(heap);
-        step(from, heap, || free(from, heap, get(from, heap, 1_000)));
+        let sizes = || (1..=4).map(|size| size * 200);
+        step(from, heap, || sizes().for_each(|size| free(from, heap, get(from, heap, size))));
     }
     heaps
 }
