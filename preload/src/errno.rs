@@ -1,6 +1,7 @@
 //! The calling thread's `errno`.
 
 use core::ffi::c_int;
+use specmalloc::internals::pal::Errno;
 
 /// Sets `errno`.
 pub fn set(value: c_int) {
@@ -12,4 +13,15 @@ pub fn set(value: c_int) {
 pub fn get() -> c_int {
     // SAFETY: as in `set`.
     unsafe { *libc::__errno_location() }
+}
+
+/// What the C library's function of a system call returns for its `outcome`.
+pub fn returned(outcome: Result<usize, Errno>) -> c_int {
+    match outcome {
+        Ok(value) => value as c_int,
+        Err(Errno(error)) => {
+            set(error);
+            -1
+        }
+    }
 }

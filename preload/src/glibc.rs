@@ -13,12 +13,13 @@
 //! | none | lies in the program's data segment | the blocks behind it, one after the other |
 //! | none | the same in a libc of another namespace, from mmap | the same, where there is another namespace |
 
-use crate::{errno, next};
+use crate::next;
 use core::ffi::c_void;
 use core::mem::transmute;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use specmalloc::internals::global::Stray;
+use specmalloc::internals::pal::{Errno, system_call};
 
 /// glibc's free; null before it is looked for, and without glibc.
 static FREE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
@@ -59,7 +60,7 @@ pub fn namespace_appears() {
 /// The end of the data segment.
 fn end_of_segment() -> usize {
     // SAFETY: to a request for the impossible end 0 the kernel returns the end as it is.
-    unsafe { libc::syscall(libc::SYS_brk, 0) as usize }
+    unsafe { system_call(libc::SYS_brk, [0]) }.unwrap_or(0)
 }
 
 /// The block that starts at `address`, if it is one of glibc's.
@@ -67,10 +68,7 @@ pub fn block_at(address: usize) -> Option<Stray> {
     if !address.is_multiple_of(ALIGNMENT) || address < ALIGNMENT {
         return None;
     }
-    let before = errno::get();
-    let found = find(&mut Memory::new(), address - HEADER);
-    errno::set(before);
-    found
+    find(&mut Memory::new(), address - HEADER)
 }
 
 /// Bytes that every block is aligned to.
@@ -202,12 +200,10 @@ impl Memory {
         let page = address & !(Self::PAGE - 1);
         if page != self.page {
             // No such way to change the mask, so nothing is changed; but the kernel reads the mask first.
-            const NO_WAY: libc::c_int = -1;
+            const NO_WAY: usize = usize::MAX;
             // SAFETY: the kernel reads eight bytes at the address if they are there, and has no place to write to.
-            let asked = unsafe {
-                libc::syscall(libc::SYS_rt_sigprocmask, NO_WAY, address, ptr::null_mut::<u64>(), 8usize)
-            };
-            if asked != -1 || errno::get() != libc::EINVAL {
+            let asked = unsafe { system_call(libc::SYS_rt_sigprocmask, [NO_WAY, address, 0, 8]) };
+            if asked != Err(Errno(libc::EINVAL)) {
                 return None;
             }
             self.page = page;

@@ -4,9 +4,10 @@
 
 use crate::errno;
 use crate::next::Next;
-use core::ffi::{c_int, c_long, c_ulong, c_void};
+use core::ffi::{c_int, c_ulong, c_void};
 use core::{mem, ptr};
 use specmalloc::internals::global;
+use specmalloc::internals::pal::system_call;
 
 type Unshare = unsafe extern "C" fn(c_int) -> c_int;
 type Setns = unsafe extern "C" fn(c_int, c_int) -> c_int;
@@ -61,8 +62,9 @@ pub unsafe extern "C" fn prctl(
         global::before_a_filter();
         errno::set(before);
     }
+    let [second, third, fourth, fifth] = [second, third, fourth, fifth].map(|argument| argument as usize);
     // SAFETY: the caller's.
-    unsafe { libc::syscall(libc::SYS_prctl, c_long::from(what), second, third, fourth, fifth) as c_int }
+    errno::returned(unsafe { system_call(libc::SYS_prctl, [what as usize, second, third, fourth, fifth]) })
 }
 
 /// POSIX: sets a limit. One of address space is heeded from here on: what is reserved behind blocks would count against
@@ -98,11 +100,14 @@ pub unsafe extern "C" fn prlimit(
     old: *mut libc::rlimit64,
 ) -> c_int {
     // SAFETY: the caller's.
-    let done = unsafe { libc::syscall(libc::SYS_prlimit64, process, which, new, old) as c_int };
-    if done == 0 && !new.is_null() && matches!(which as u32, libc::RLIMIT_AS | libc::RLIMIT_DATA) {
+    let done = unsafe {
+        let (new, old) = (new.expose_provenance(), old.expose_provenance());
+        system_call(libc::SYS_prlimit64, [process as usize, which as usize, new, old])
+    };
+    if done.is_ok() && !new.is_null() && matches!(which as u32, libc::RLIMIT_AS | libc::RLIMIT_DATA) {
         global::adapt_to_late_limit();
     }
-    done
+    errno::returned(done)
 }
 
 /// The same under the name that programs of 64-bit files use.
@@ -129,11 +134,11 @@ pub unsafe extern "C" fn prlimit64(
 pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
     let locks = flags & (libc::MCL_FUTURE | libc::MCL_ONFAULT) == libc::MCL_FUTURE;
     // SAFETY: the caller's.
-    let done = unsafe { libc::syscall(libc::SYS_mlockall, flags) as c_int };
-    if done == 0 && locks {
+    let done = unsafe { system_call(libc::SYS_mlockall, [flags as usize]) };
+    if done.is_ok() && locks {
         global::reserve_nothing();
     }
-    done
+    errno::returned(done)
 }
 
 /// The function, once the helper is gone, if the program has one thread.

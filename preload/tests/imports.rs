@@ -10,10 +10,6 @@ use std::process::Command;
 
 /// Where a function is called, and why it is safe there.
 const REASONS: &[(&str, &str)] = &[
-    (
-        "in malloc and free: one system call, and errno; no lock, no allocation, no cancellation point",
-        "mmap mmap64 munmap mremap mprotect madvise sched_yield syscall getrlimit getpid",
-    ),
     ("in malloc and free: reads a clock, through the vDSO", "clock_gettime"),
     (
         "in malloc and free: an address in thread-local memory that is there from the start",
@@ -54,10 +50,6 @@ const REASONS: &[(&str, &str)] = &[
         "at load, or in the first call of a function of the same name that this library has taken over, whose caller may be \
          held up by the dynamic linker as well",
         "dlsym dlclose",
-    ),
-    (
-        "at load, for the file of figures, should one be asked for; and at the end of the process",
-        "open open64 close fstat fstat64 read pread getppid",
     ),
     (
         "the C startup code's, at load and at the end",

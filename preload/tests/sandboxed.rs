@@ -44,6 +44,11 @@ fn a_barrier_that_is_forbidden_later() {
 }
 
 #[test]
+fn neither_advice_nor_a_barrier() {
+    lives("without_advice_or_barrier");
+}
+
+#[test]
 fn the_helper_that_came_behind_a_filter_is_waited_for() {
     lives("unshares");
 }

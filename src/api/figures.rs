@@ -6,7 +6,7 @@ use super::statistics::{Statistics, SystemCalls};
 use crate::base::aligned_size;
 use crate::global::{Options, Thread, environment, is_shut_off, process, sample_at, with_heap_to_free};
 use crate::heap::{ArenaCensus, Census, Heap, HeapCensus};
-use crate::pal::Platform;
+use crate::pal::{Platform, system_call};
 use crate::region::Kind;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use core::cell::UnsafeCell;
@@ -146,7 +146,7 @@ pub fn open_shared() {
 
 fn pid() -> usize {
     // SAFETY: no arguments.
-    unsafe { libc::getpid() as usize }
+    unsafe { system_call(libc::SYS_getpid, []) }.unwrap_or(0)
 }
 
 fn shared() -> Option<&'static SharedRecord> {

@@ -1,5 +1,5 @@
 //! Figures in memory shared with another process, so that they outlive the process that they are about.
-//! Imports `pal` (for `Errno`) and its neighbours here; makes its own few system calls.
+//! Imports `pal` (for system calls and their errors) and its neighbours here.
 //!
 //! A reader (the command `specmalloc`) makes a [`StatisticsFile`]; every process that finds its path in the environment
 //! as `SPECMALLOC_STATS` opens it as a [`SharedRecord`]: it maps the file, closes the descriptor, claims one record and
@@ -12,7 +12,7 @@
 use super::detail::{DETAIL_WORDS, Detail, DetailWriter};
 use super::publication::Publication;
 use super::statistics::{Statistics, WORDS};
-use crate::pal::Errno;
+use crate::pal::{Errno, system_call};
 use core::ffi::{CStr, c_int};
 use core::mem::{MaybeUninit, offset_of};
 use core::ptr::NonNull;
@@ -92,28 +92,32 @@ unsafe impl Sync for Mapped {}
 struct Descriptor(c_int);
 
 impl Descriptor {
-    /// What a call that makes one has returned.
-    fn new(answer: c_int) -> Result<Descriptor, Errno> {
-        if answer < 0 { Err(last_error()) } else { Ok(Descriptor(answer)) }
+    /// Opens the file at `path`.
+    fn open(path: &CStr, how: c_int) -> Result<Descriptor, Errno> {
+        let how = (how | libc::O_CLOEXEC | libc::O_NONBLOCK) as usize;
+        // SAFETY: `path` ends in a zero byte.
+        let opened = unsafe {
+            let path = path.as_ptr().expose_provenance();
+            system_call(libc::SYS_openat, [libc::AT_FDCWD as usize, path, how])
+        };
+        opened.map(|number| Descriptor(number as c_int))
     }
 }
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
         // SAFETY: the descriptor is open, and nobody else's.
-        unsafe { libc::close(self.0) };
+        let _closed = unsafe { system_call(libc::SYS_close, [self.0 as usize]) };
     }
 }
 
 impl Mapped {
     fn new(fd: &Descriptor, bytes: usize, access: c_int) -> Result<Self, Errno> {
-        let flags = libc::MAP_SHARED;
+        let how = [0, bytes, access as usize, libc::MAP_SHARED as usize, fd.0 as usize, 0];
         // SAFETY: a new mapping at an address that the system chooses touches nothing that exists.
-        let base = unsafe { libc::mmap(core::ptr::null_mut(), bytes, access, flags, fd.0, 0) };
-        if base == libc::MAP_FAILED {
-            return Err(last_error());
-        }
-        NonNull::new(base.cast()).map(|base| Self { base }).ok_or(Errno(libc::ENOMEM))
+        let base = unsafe { system_call(libc::SYS_mmap, how) }?;
+        let base = NonNull::new(core::ptr::with_exposed_provenance_mut(base));
+        base.map(|base| Self { base }).ok_or(Errno(libc::ENOMEM))
     }
 
     fn header(&self) -> &Header {
@@ -128,7 +132,8 @@ impl Mapped {
         let index = self.header().claimed.fetch_add(1, Ordering::Relaxed);
         let record = self.record(index)?;
         // SAFETY: no arguments, no memory; they always succeed.
-        let (pid, parent) = unsafe { (libc::getpid(), libc::getppid()) };
+        let [pid, parent] = [libc::SYS_getpid, libc::SYS_getppid]
+            .map(|number| unsafe { system_call(number, []) }.unwrap_or(0));
         // Relaxed, all three: ordered by the store of `process` below.
         record.started_ns.store(monotonic_ns(), Ordering::Relaxed);
         record.state.store(RUNNING, Ordering::Relaxed);
@@ -166,9 +171,7 @@ impl SharedRecord {
         if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
             return Err(Errno(libc::EPERM));
         }
-        // SAFETY: `path` ends in a zero byte.
-        let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK) };
-        let fd = Descriptor::new(fd)?;
+        let fd = Descriptor::open(path, libc::O_RDWR)?;
         let file = Mapped::new(&fd, check(&fd)?, BOTH)?;
         let record = Self { file, own: AtomicPtr::new(core::ptr::null_mut()) };
         record.claim(process_name());
@@ -240,16 +243,16 @@ impl StatisticsFile {
         let bytes = file_bytes(capacity as u64).ok_or(Errno(libc::EINVAL))?;
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
         // SAFETY: the name ends in a zero byte.
-        let fd = unsafe { libc::memfd_create(c"specmalloc statistics".as_ptr(), flags) };
-        let fd = Descriptor::new(fd)?;
-        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-        // SAFETY: `fd` is open; neither call touches memory of this process.
-        let sealed = unsafe {
-            libc::ftruncate(fd.0, bytes as libc::off_t) == 0
-                && libc::fcntl(fd.0, libc::F_ADD_SEALS, seals) == 0
+        let made = unsafe {
+            let name = c"specmalloc statistics".as_ptr().expose_provenance();
+            system_call(libc::SYS_memfd_create, [name, flags as usize])
         };
-        if !sealed {
-            return Err(last_error());
+        let fd = made.map(|number| Descriptor(number as c_int))?;
+        let (number, seals) = (fd.0 as usize, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL);
+        // SAFETY: `fd` is open; neither call touches memory of this process.
+        unsafe {
+            system_call(libc::SYS_ftruncate, [number, bytes])?;
+            system_call(libc::SYS_fcntl, [number, libc::F_ADD_SEALS as usize, seals as usize])?;
         }
         let file = Mapped::new(&fd, bytes, BOTH)?;
         let (record_bytes, capacity) = (size_of::<Record>() as u64, capacity as u64);
@@ -285,9 +288,7 @@ impl StatisticsFile {
     }
 
     fn open_for(path: &CStr, how: c_int, access: c_int) -> Result<Self, Errno> {
-        // SAFETY: `path` ends in a zero byte.
-        let fd = unsafe { libc::open(path.as_ptr(), how | libc::O_CLOEXEC | libc::O_NONBLOCK) };
-        let fd = Descriptor::new(fd)?;
+        let fd = Descriptor::open(path, how)?;
         let file = Mapped::new(&fd, check(&fd)?, access)?;
         Ok(Self { file, fd })
     }
@@ -357,18 +358,20 @@ fn file_bytes(capacity: u64) -> Option<usize> {
 /// The length of the file behind `fd`, if it is one of ours.
 fn check(fd: &Descriptor) -> Result<usize, Errno> {
     let mut status = MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: `status` is valid for the write of one `stat`.
-    if unsafe { libc::fstat(fd.0, status.as_mut_ptr()) } != 0 {
-        return Err(last_error());
-    }
+    let number = fd.0 as usize;
+    // SAFETY: `status` is valid for the write of one `stat`, which on machines of 64 bits is what the kernel writes.
+    unsafe { system_call(libc::SYS_fstat, [number, status.as_mut_ptr().expose_provenance()]) }?;
     // SAFETY: filled in by the call that succeeded.
     let status = unsafe { status.assume_init() };
     let mut head = [0u64; 4];
     // SAFETY: `head` is valid for the write of its own size.
-    let read = unsafe { libc::pread(fd.0, head.as_mut_ptr().cast(), size_of_val(&head), 0) };
+    let read = unsafe {
+        let at = head.as_mut_ptr().expose_provenance();
+        system_call(libc::SYS_pread64, [number, at, size_of_val(&head), 0])
+    };
     let [magic, version, record_bytes, capacity] = head;
     let ours = status.st_mode & libc::S_IFMT == libc::S_IFREG
-        && read == size_of_val(&head) as isize
+        && read == Ok(size_of_val(&head))
         && (magic, version, record_bytes) == (MAGIC, VERSION, size_of::<Record>() as u64);
     match file_bytes(capacity) {
         Some(bytes) if ours && status.st_size == bytes as libc::off_t => Ok(bytes),
@@ -379,7 +382,10 @@ fn check(fd: &Descriptor) -> Result<usize, Errno> {
 fn process_name() -> [u64; 2] {
     let mut name = [0u64; 2];
     // SAFETY: PR_GET_NAME writes at most 16 bytes, which is what `name` has.
-    unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+    let _told = unsafe {
+        let at = name.as_mut_ptr().expose_provenance();
+        system_call(libc::SYS_prctl, [libc::PR_GET_NAME as usize, at])
+    };
     name
 }
 
@@ -388,11 +394,6 @@ fn monotonic_ns() -> u64 {
     // SAFETY: `now` is valid for the write; the clock exists on every Linux.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
-
-fn last_error() -> Errno {
-    // SAFETY: libc returns with the address of this thread's errno.
-    Errno(unsafe { *libc::__errno_location() })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::pressure;
 use super::process::process;
 use super::thread::{Thread, is_here};
 use crate::heap::ThreadId;
-use crate::pal::{Access, Platform};
+use crate::pal::{Access, Platform, system_call};
 use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -27,7 +27,7 @@ fn own<T: Thread>() -> (ThreadId, bool) {
     (T::id(), is_here::<T>())
 }
 
-const MADV_WIPEONFORK: libc::c_int = 18;
+const MADV_WIPEONFORK: usize = 18;
 
 /// Maps the witness. Before the first heap.
 pub(super) fn prepare() {
@@ -36,7 +36,7 @@ pub(super) fn prepare() {
     let Ok(page) = os.map(None, size, Access::ReadWrite) else { return };
     let word = ptr::with_exposed_provenance_mut::<AtomicU32>(page);
     // SAFETY: the page was mapped just now and is ours.
-    if unsafe { libc::madvise(word.cast(), size, MADV_WIPEONFORK) } == 0 {
+    if unsafe { system_call(libc::SYS_madvise, [page, size, MADV_WIPEONFORK]) }.is_ok() {
         // SAFETY: as above; zero is a valid AtomicU32.
         // Relaxed: published by the Release below.
         unsafe { &*word }.store(1, Ordering::Relaxed);

@@ -16,7 +16,7 @@ use super::presence::{self, NUMBER, is_allowed};
 use super::process::{learn_limits, process};
 use super::thread::{EXITED, NOBODY, Thread};
 use crate::heap::HelperState;
-use crate::pal::Platform;
+use crate::pal::{Platform, system_call};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
@@ -47,14 +47,16 @@ static PROCESSORS_BYTES: AtomicUsize = AtomicUsize::new(0);
 extern "C" fn note_processors() {
     let mut words = [0usize; CPU_WORDS];
     // SAFETY: the kernel writes no more bytes than `words` has.
-    let told =
-        unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, size_of_val(&words), words.as_mut_ptr()) };
+    let told = unsafe {
+        let at = words.as_mut_ptr().expose_provenance();
+        system_call(libc::SYS_sched_getaffinity, [0, size_of_val(&words), at])
+    };
     for (noted, word) in PROCESSORS.iter().zip(words) {
         // Relaxed: read by a thread that is made later.
         noted.store(word, Ordering::Relaxed);
     }
     // Relaxed: as above.
-    PROCESSORS_BYTES.store(usize::try_from(told).unwrap_or(0), Ordering::Relaxed);
+    PROCESSORS_BYTES.store(told.unwrap_or(0), Ordering::Relaxed);
 }
 
 #[used]
@@ -175,15 +177,18 @@ fn settle_in() {
     // SAFETY: the name is a string of less than 16 characters; the others are read for as long as they say.
     unsafe {
         // Relaxed: read by those who wait for the helper's end.
-        NUMBER.store(libc::syscall(libc::SYS_gettid) as i32, Ordering::Relaxed);
+        NUMBER.store(system_call(libc::SYS_gettid, []).unwrap_or(0) as i32, Ordering::Relaxed);
         if lookout::is_shut_off() {
             // A filter of system calls may kill for what follows. The helper runs as its maker does.
             return;
         }
-        libc::prctl(libc::PR_SET_NAME, c"specmalloc".as_ptr());
-        libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_OTHER, &raw const ordinary);
+        let name = c"specmalloc".as_ptr().expose_provenance();
+        let _named = system_call(libc::SYS_prctl, [libc::PR_SET_NAME as usize, name]);
+        let policy = [0, libc::SCHED_OTHER as usize, (&raw const ordinary).expose_provenance()];
+        let _set = system_call(libc::SYS_sched_setscheduler, policy);
         if bytes > 0 {
-            libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, words.as_ptr());
+            let at = words.as_ptr().expose_provenance();
+            let _set = system_call(libc::SYS_sched_setaffinity, [0, bytes, at]);
         }
     }
 }
@@ -272,13 +277,16 @@ pub fn dismiss_helper() {
     // Relaxed: ordered by the fence.
     let number = NUMBER.load(Ordering::Relaxed);
     // SAFETY: no signal is sent: the kernel only looks whether the process has such a thread.
-    let lives = || unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), number, 0) } == 0;
+    let lives = || unsafe {
+        let process = system_call(libc::SYS_getpid, []).unwrap_or(0);
+        system_call(libc::SYS_tgkill, [process, number as usize, 0]).is_ok()
+    };
     while helper.is_alone() && number != 0 && lives() {
         os.yield_now();
     }
     if number != 0 {
         // SAFETY: nothing is changed. The kernel takes the thread off its lists, which is all that the above sees, and then
         // lets go of what it shared, under the one lock for both: a call that takes that lock, too, comes after.
-        let _either = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PGRP, 0) };
+        let _either = unsafe { system_call(libc::SYS_getpriority, [libc::PRIO_PGRP as usize, 0]) };
     }
 }

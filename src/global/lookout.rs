@@ -5,8 +5,8 @@
 //! And no file is opened once a filter of system calls may be there, which may kill for it.
 
 use crate::heap::Looks;
+use crate::pal::system_call;
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use core::ffi::c_ulong;
 
 /// What the options say.
 static HEEDED: AtomicU8 = AtomicU8::new(UNSAID);
@@ -46,7 +46,7 @@ pub(super) fn heeds() -> bool {
 /// No look begins from here on, and none is going on any more: a filter is about to be installed.
 pub(super) fn forbid() {
     // SAFETY: no arguments.
-    LOOKS.forbid(|| _ = unsafe { libc::sched_yield() });
+    LOOKS.forbid(|| _ = unsafe { system_call(libc::SYS_sched_yield, []) });
 }
 
 /// Whether a filter of system calls is there, as far as anybody told of one.
@@ -85,10 +85,10 @@ impl Lookout {
         if !self.has_own_files {
             // Relaxed: as in `has_own_files`.
             HAS_OWN_FILES.store(true, Ordering::Relaxed);
-            let unshare = libc::CLOSE_RANGE_UNSHARE;
+            let unshare = libc::CLOSE_RANGE_UNSHARE as usize;
             // SAFETY: closes no file but in the copy of the table that becomes this thread's, which uses none.
             self.has_own_files =
-                unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, unshare) } == 0;
+                unsafe { system_call(libc::SYS_close_range, [0, u32::MAX as usize, unshare]) }.is_ok();
         }
         self.has_own_files
     }
@@ -96,7 +96,6 @@ impl Lookout {
 
 /// Whether this thread is under a filter of system calls: one that nobody told of, or that came with the process.
 fn is_filtered() -> bool {
-    let none: c_ulong = 0;
-    // SAFETY: asks for a number. (A bare system call: the preload library's own function of this name is not meant.)
-    unsafe { libc::syscall(libc::SYS_prctl, libc::PR_GET_SECCOMP, none, none, none, none) != 0 }
+    // SAFETY: asks for a number.
+    unsafe { system_call(libc::SYS_prctl, [libc::PR_GET_SECCOMP as usize]) != Ok(0) }
 }

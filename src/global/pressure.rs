@@ -10,6 +10,7 @@
 
 use super::process::process;
 use super::thread::{Thread, enter_step, is_own, leave_step, undo_step};
+use crate::pal::system_call;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use core::ptr;
 
@@ -168,15 +169,10 @@ fn blocks_signals() -> bool {
     let mut blocked = 0_u64;
     // SAFETY: the kernel writes a set of 64 signals, and changes nothing.
     let told = unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_BLOCK,
-            ptr::null::<u64>(),
-            &raw mut blocked,
-            size_of::<u64>(),
-        )
+        let (how, at) = (libc::SIG_BLOCK as usize, (&raw mut blocked).expose_provenance());
+        system_call(libc::SYS_rt_sigprocmask, [how, 0, at, size_of::<u64>()])
     };
-    told != 0 || blocked != 0
+    told.is_err() || blocked != 0
 }
 
 /// In the child of a fork: the other threads are not there. `own` is the calling one.

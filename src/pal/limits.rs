@@ -8,8 +8,7 @@
 //! the process sees it. Files that are not there say nothing: a container may see another tree than the one that its
 //! path is told in. Of what a group uses, file pages that nobody has used for long do not count: they give way.
 
-use super::errno::kept_errno;
-use core::ffi::{c_int, c_long};
+use super::system_call;
 
 /// Bytes of a file that are read at most.
 const FILE: usize = 4096;
@@ -94,15 +93,14 @@ fn left_by_process(root: &[u8], page: usize, file: &mut [u8; FILE]) -> usize {
 /// a coroutine: a malloc that comes here must not need much of it.
 fn with_files(body: impl FnOnce(&mut [[u8; FILE]; 2]) -> usize) -> usize {
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    let map = || {
-        // SAFETY: a new mapping, wherever the kernel likes.
-        unsafe { libc::mmap(core::ptr::null_mut(), 2 * FILE, access, kind, -1, 0) }
-    };
-    let Ok(files) = kept_errno(libc::MAP_FAILED, map) else { return usize::MAX };
+    // SAFETY: a new mapping, wherever the kernel likes.
+    let mapped =
+        unsafe { system_call(libc::SYS_mmap, [0, 2 * FILE, access as usize, kind as usize, usize::MAX, 0]) };
+    let Ok(at) = mapped else { return usize::MAX };
     // SAFETY: mapped just now, as large as that, zero, and nobody else's.
-    let left = body(unsafe { &mut *files.cast::<[[u8; FILE]; 2]>() });
+    let left = body(unsafe { &mut *core::ptr::with_exposed_provenance_mut::<[[u8; FILE]; 2]>(at) });
     // SAFETY: as above; the body has returned nothing that lies there.
-    let _unmapped = kept_errno(-1, || unsafe { libc::munmap(files, 2 * FILE) });
+    let _unmapped = unsafe { system_call(libc::SYS_munmap, [at, 2 * FILE]) };
     left
 }
 
@@ -110,7 +108,10 @@ fn with_files(body: impl FnOnce(&mut [[u8; FILE]; 2]) -> usize) -> usize {
 pub(super) fn limit(which: libc::__rlimit_resource_t) -> usize {
     let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: the call writes `limit` and nothing else.
-    let asked = kept_errno(-1, || unsafe { libc::getrlimit(which, &mut limit) });
+    let asked = unsafe {
+        let at = (&raw mut limit).expose_provenance();
+        system_call(libc::SYS_prlimit64, [0, which as usize, 0, at])
+    };
     match asked {
         Ok(_) if limit.rlim_cur != libc::RLIM_INFINITY => {
             usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
@@ -187,27 +188,26 @@ pub(super) fn read<'a>(parts: &[&[u8]], file: &'a mut [u8]) -> Option<&'a [u8]> 
         path[..PATH - 1].get_mut(length..end)?.copy_from_slice(part);
         length = end;
     }
-    let open = || {
-        // SAFETY: the path is a string on our stack.
-        unsafe {
-            libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC)
-        }
+    // SAFETY: the path is a string on our stack.
+    let opened = unsafe {
+        let (here, how) = (libc::AT_FDCWD as usize, libc::O_RDONLY | libc::O_CLOEXEC);
+        system_call(libc::SYS_openat, [here, path.as_ptr().expose_provenance(), how as usize])
     };
-    let descriptor = kept_errno(-1, open).ok()? as c_int;
+    let descriptor = opened.ok()?;
     let mut length = 0;
     while length < file.len() {
         let rest = &mut file[length..];
         // SAFETY: the kernel writes no further than the rest of the buffer.
-        let got = kept_errno(-1 as c_long, || unsafe {
-            libc::syscall(libc::SYS_read, descriptor, rest.as_mut_ptr(), rest.len())
-        });
+        let got = unsafe {
+            system_call(libc::SYS_read, [descriptor, rest.as_mut_ptr().expose_provenance(), rest.len()])
+        };
         match got {
-            Ok(got) if got > 0 => length += got as usize,
+            Ok(got) if got > 0 => length += got,
             _ => break,
         }
     }
     // SAFETY: the descriptor was opened above, and nobody else knows it.
-    let _closed = kept_errno(-1 as c_long, || unsafe { libc::syscall(libc::SYS_close, descriptor) });
+    let _closed = unsafe { system_call(libc::SYS_close, [descriptor]) };
     Some(&file[..length])
 }
 

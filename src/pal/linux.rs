@@ -1,4 +1,4 @@
-//! The Linux kernel, through libc.
+//! The Linux kernel.
 //!
 //! Works from the first instruction of a process that may call malloc, allocates nothing, and leaves the caller's
 //! `errno` as it was whatever happens: the caller is inside malloc or free, and only the C interface above decides
@@ -7,11 +7,11 @@
 use super::emptying::pieces;
 use super::errno::{auxiliary, kept_errno};
 use super::random::Random;
-use super::{Access, CallCounts, Errno, Folios, Platform, limits};
+use super::{Access, CallCounts, Errno, Folios, Platform, limits, system_call};
 use crate::const_unless_model;
 use crate::sync::CachePadded;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use core::ffi::{CStr, c_int, c_long, c_ulong, c_void};
+use core::ffi::{CStr, c_int, c_long};
 
 /// The operating system that the process runs on.
 ///
@@ -43,6 +43,8 @@ struct Counters {
 
 /// As MADV_DONTNEED, also for memory that is locked. Since Linux 5.18; the libc crate does not know it.
 const MADV_DONTNEED_LOCKED: c_int = 24;
+/// What a mapping of no file has for a descriptor.
+const NO_FILE: usize = usize::MAX;
 const MAP_FLAGS: c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
 impl Linux {
@@ -100,19 +102,20 @@ impl Linux {
     /// As there.
     unsafe fn drop_pages(&self, addr: usize, len: usize) -> Result<(), Errno> {
         // SAFETY: the caller vouches that the range is ours and its contents are not needed.
-        let advise = |advice| done(|| unsafe { libc::madvise(addr as *mut c_void, len, advice) });
+        let advise = |advice| unsafe { madvise(addr, len, advice) };
         // Relaxed: a hint which of the two is likely to do.
         if self.locked.load(Ordering::Relaxed) {
-            advise(MADV_DONTNEED_LOCKED)
-        } else {
-            match advise(libc::MADV_DONTNEED) {
-                Err(Errno(libc::EINVAL)) => {
-                    let purged = advise(MADV_DONTNEED_LOCKED);
-                    self.locked.store(purged.is_ok(), Ordering::Relaxed);
-                    purged
-                }
-                outcome => outcome,
+            return advise(MADV_DONTNEED_LOCKED);
+        }
+        match advise(libc::MADV_DONTNEED) {
+            Err(Errno(libc::EINVAL)) => {
+                let purged = advise(MADV_DONTNEED_LOCKED);
+                self.locked.store(purged.is_ok(), Ordering::Relaxed);
+                purged
             }
+            // SAFETY: passed on.
+            Err(Errno(libc::EPERM | libc::EACCES | libc::ENOSYS)) => unsafe { carry_away(addr, len) },
+            outcome => outcome,
         }
     }
 }
@@ -123,9 +126,26 @@ impl Default for Linux {
     }
 }
 
-/// [`kept_errno`] for calls that return 0 or -1.
-fn done(call: impl FnOnce() -> c_int) -> Result<(), Errno> {
-    kept_errno(-1, call).map(|_| ())
+/// What dropping pages does, where a filter of system calls knows no madvise, and the system is Linux 5.7 or later: they
+/// move elsewhere, and are unmapped there. What they leave is mapped as it was, and reads as zero.
+///
+/// # Safety
+/// As for [`Platform::purge`].
+#[cold]
+unsafe fn carry_away(addr: usize, len: usize) -> Result<(), Errno> {
+    const FLAGS: c_int = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP;
+    // SAFETY: the caller's; where the pages go there was nothing.
+    unsafe {
+        let elsewhere = system_call(libc::SYS_mremap, [addr, len, len, FLAGS as usize])?;
+        system_call(libc::SYS_munmap, [elsewhere, len]).map(|_| ())
+    }
+}
+
+/// # Safety
+/// As for [`system_call`].
+unsafe fn madvise(addr: usize, len: usize, advice: c_int) -> Result<(), Errno> {
+    // SAFETY: the caller's.
+    unsafe { system_call(libc::SYS_madvise, [addr, len, advice as usize]) }.map(|_| ())
 }
 
 /// The address that the kernel knows `word` by; `None` under a model checker, whose atomics are no plain words.
@@ -142,25 +162,23 @@ fn futex_word(word: &AtomicU32) -> Option<*mut u32> {
 /// `membarrier(command, 0)`.
 fn membarrier(command: c_int) -> Result<(), Errno> {
     // SAFETY: membarrier reads and writes no memory of ours.
-    kept_errno(-1, || unsafe {
-        libc::syscall(libc::SYS_membarrier, command as c_long, 0 as c_long, 0 as c_long)
-    })
-    .map(|_| ())
+    unsafe { system_call(libc::SYS_membarrier, [command as usize]) }.map(|_| ())
 }
 
 /// Nanoseconds on a clock that needs no system call.
 fn now(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call writes `now` and nothing else.
-    let _ = done(|| unsafe { libc::clock_gettime(clock, &mut now) });
+    let _ = kept_errno(-1, || unsafe { libc::clock_gettime(clock, &mut now) });
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-fn protection(access: Access) -> c_int {
-    match access {
+fn protection(access: Access) -> usize {
+    let protection = match access {
         Access::None => libc::PROT_NONE,
         Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
-    }
+    };
+    protection as usize
 }
 
 // SAFETY: `map` returns what mmap gave for MAP_PRIVATE | MAP_ANONYMOUS, which is zero and ours alone; a hint becomes
@@ -188,25 +206,26 @@ unsafe impl Platform for Linux {
             None => (0, 0),
         };
         // SAFETY: without MAP_FIXED, mmap takes only addresses that nothing occupies.
-        let mapped = kept_errno(libc::MAP_FAILED, || unsafe {
-            libc::mmap(hint as *mut c_void, len, protection(access), MAP_FLAGS | placed, -1, 0)
-        });
+        let mapped = unsafe {
+            let flags = (MAP_FLAGS | placed) as usize;
+            system_call(libc::SYS_mmap, [hint, len, protection(access), flags, NO_FILE, 0])
+        };
         let mapped = match mapped {
             // A kernel before 4.17 ignores the flag and takes the address for a hint.
-            Ok(address) if at.is_some_and(|at| at != address as usize) => {
+            Ok(address) if at.is_some_and(|at| at != address) => {
                 // SAFETY: the range was mapped just now and nobody else knows of it.
-                let _ = done(|| unsafe { libc::munmap(address, len) });
+                let _ = unsafe { system_call(libc::SYS_munmap, [address, len]) };
                 Err(Errno(libc::EEXIST))
             }
-            other => other.map(|address| address as usize),
+            other => other,
         };
         self.counted(&self.counters.map, mapped)
     }
 
     unsafe fn unmap(&self, addr: usize, len: usize) -> Result<(), Errno> {
         // SAFETY: the caller vouches that the range is ours and unused.
-        let outcome = done(|| unsafe { libc::munmap(addr as *mut c_void, len) });
-        self.counted(&self.counters.unmap, outcome)
+        let outcome = unsafe { system_call(libc::SYS_munmap, [addr, len]) };
+        self.counted(&self.counters.unmap, outcome.map(|_| ()))
     }
 
     unsafe fn unmap_used(&self, addr: usize, len: usize, used: usize) -> Result<(), Errno> {
@@ -224,8 +243,8 @@ unsafe impl Platform for Linux {
 
     unsafe fn protect(&self, addr: usize, len: usize, access: Access) -> Result<(), Errno> {
         // SAFETY: the caller vouches that the range is ours, and unused if it becomes inaccessible.
-        let outcome = done(|| unsafe { libc::mprotect(addr as *mut c_void, len, protection(access)) });
-        self.counted(&self.counters.protect, outcome)
+        let outcome = unsafe { system_call(libc::SYS_mprotect, [addr, len, protection(access)]) };
+        self.counted(&self.counters.protect, outcome.map(|_| ()))
     }
 
     unsafe fn purge(&self, addr: usize, len: usize) -> Result<(), Errno> {
@@ -237,37 +256,34 @@ unsafe impl Platform for Linux {
     unsafe fn resize(&self, addr: usize, old: usize, new: usize) -> Result<(), Errno> {
         // SAFETY: the caller vouches for the range; without MREMAP_MAYMOVE it stays where it is and grows only into
         // address space that nothing occupies.
-        let outcome =
-            kept_errno(libc::MAP_FAILED, || unsafe { libc::mremap(addr as *mut c_void, old, new, 0) });
+        let outcome = unsafe { system_call(libc::SYS_mremap, [addr, old, new]) };
         self.counted(&self.counters.remap, outcome.map(|_| ()))
     }
 
     unsafe fn move_pages(&self, from: usize, to: usize, len: usize) -> Result<(), Errno> {
         const FLAGS: c_int = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
         // SAFETY: the caller vouches that both ranges are ours and that what `to` holds may be replaced.
-        let outcome = kept_errno(libc::MAP_FAILED, || unsafe {
-            libc::mremap(from as *mut c_void, len, len, FLAGS, to as *mut c_void)
-        });
+        let outcome = unsafe { system_call(libc::SYS_mremap, [from, len, len, FLAGS as usize, to]) };
         self.counted(&self.counters.remap, outcome.map(|_| ()))
     }
 
     fn prefer_huge_pages(&self, addr: usize, len: usize, preferred: bool) -> Result<(), Errno> {
         let advice = if preferred { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
         // SAFETY: the advice changes no contents.
-        done(|| unsafe { libc::madvise(addr as *mut c_void, len, advice) })
+        unsafe { madvise(addr, len, advice) }
     }
 
     unsafe fn split(&self, addr: usize) {
         // The advice that splits a folio which it concerns in part, and that a filter is most likely to know.
         // SAFETY: the caller vouches that the page is ours and its contents are not needed.
-        let _refused =
-            done(|| unsafe { libc::madvise(addr as *mut c_void, self.page_size(), libc::MADV_FREE) });
+        let _refused = unsafe { madvise(addr, self.page_size(), libc::MADV_FREE) };
     }
 
     fn are_resident(&self, addr: usize, pages: &mut [u8]) -> Result<(), Errno> {
         let len = pages.len().saturating_mul(self.page_size());
         // SAFETY: the kernel writes a byte for each page of the range; what it does not know of it refuses.
-        done(|| unsafe { libc::syscall(libc::SYS_mincore, addr, len, pages.as_mut_ptr()) as c_int })
+        unsafe { system_call(libc::SYS_mincore, [addr, len, pages.as_mut_ptr().expose_provenance()]) }
+            .map(|_| ())
     }
 
     fn name(&self, addr: usize, len: usize, name: &'static CStr) {
@@ -275,9 +291,10 @@ unsafe impl Platform for Linux {
             return;
         }
         // SAFETY: the kernel copies the string and changes no memory.
-        let outcome = done(|| unsafe {
-            libc::prctl(libc::PR_SET_VMA, libc::PR_SET_VMA_ANON_NAME as c_ulong, addr, len, name.as_ptr())
-        });
+        let outcome = unsafe {
+            let (what, kind) = (libc::PR_SET_VMA as usize, libc::PR_SET_VMA_ANON_NAME as usize);
+            system_call(libc::SYS_prctl, [what, kind, addr, len, name.as_ptr().expose_provenance()])
+        };
         // EINVAL from a kernel that has no names (before 5.17), something else from a filter.
         if outcome.is_err() {
             self.allow_names(false);
@@ -307,28 +324,24 @@ unsafe impl Platform for Linux {
             tv_sec: libc::time_t::from((ms / 1000) as i32),
             tv_nsec: c_long::from((ms % 1000) as i32) * 1_000_000,
         });
-        let timeout = timeout.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
+        let timeout = timeout.as_ref().map_or(core::ptr::null(), core::ptr::from_ref).expose_provenance();
         // A wake, another value, a signal and a timeout are all the same to the caller, who looks at the word again.
         // SAFETY: the kernel reads the word, which the reference keeps alive, and `timeout`, which is null or on our
         // stack.
-        let _ = kept_errno(-1, || unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                address,
-                libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
-                expected,
-                timeout,
-            )
-        });
+        let _ = unsafe {
+            let what = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
+            system_call(libc::SYS_futex, [address.expose_provenance(), what, expected as usize, timeout])
+        };
     }
 
     fn wake(&self, word: &AtomicU32, count: u32) {
         let Some(address) = futex_word(word) else { return };
-        let count = i32::try_from(count).unwrap_or(i32::MAX);
+        let count = count.min(i32::MAX as u32) as usize;
         // SAFETY: to the kernel the word is an address to compare, not memory to touch.
-        let _ = kept_errno(-1, || unsafe {
-            libc::syscall(libc::SYS_futex, address, libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, count)
-        });
+        let _ = unsafe {
+            let what = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize;
+            system_call(libc::SYS_futex, [address.expose_provenance(), what, count])
+        };
     }
 
     fn yield_now(&self) {
@@ -336,7 +349,7 @@ unsafe impl Platform for Linux {
             return crate::sync::spin_hint();
         }
         // SAFETY: no memory is involved.
-        let _ = done(|| unsafe { libc::sched_yield() });
+        let _ = unsafe { system_call(libc::SYS_sched_yield, []) };
     }
 
     fn now_ms(&self) -> u64 {
@@ -393,6 +406,26 @@ mod tests {
     use crate::pal::conformance;
 
     static LINUX: Linux = Linux::new();
+
+    #[test]
+    fn pages_that_are_carried_away_leave_zeros_and_nothing_resident() {
+        let (page, pages) = (LINUX.page_size(), 16);
+        let at = LINUX.map(None, pages * page, Access::ReadWrite).expect("memory");
+        let word = |index: usize| core::ptr::with_exposed_provenance_mut::<usize>(at + index * page);
+        // SAFETY: mapped just now, and nobody else's.
+        unsafe {
+            (0..pages).for_each(|index| word(index).write(index + 1));
+            carry_away(at + 4 * page, 8 * page).expect("Linux 5.7");
+            for index in 0..pages {
+                let is_gone = (4..12).contains(&index);
+                let mut resident = [0];
+                LINUX.are_resident(word(index).addr(), &mut resident).expect("a page");
+                assert_eq!(resident[0] & 1 == 0, is_gone, "{index}");
+                assert_eq!(word(index).read(), if is_gone { 0 } else { index + 1 });
+            }
+            LINUX.unmap(at, pages * page).expect("ours");
+        }
+    }
 
     /// Runs in a process of its own: a thread of another test could map something into the holes that the checks make.
     #[test]

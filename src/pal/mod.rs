@@ -21,6 +21,7 @@ mod random;
 mod report;
 #[cfg(any(test, loom, shuttle, feature = "simulated"))]
 pub mod simulated;
+mod system_call;
 pub mod twin;
 
 pub use folios::Folios;
@@ -29,6 +30,7 @@ pub use misuse::{Call, Misuse, broken_contract};
 #[cfg(not(any(feature = "std", panic = "unwind")))]
 pub use report::panicked;
 pub use report::{end_process, to_stderr};
+pub use system_call::system_call;
 
 use crate::sync::atomic::AtomicU32;
 use core::ffi::CStr;

@@ -1,9 +1,9 @@
 //! Random bits for secrets and placement: one word of the kernel's, and splitmix64 from there.
 
-use super::errno::{auxiliary, kept_errno};
+use super::errno::auxiliary;
+use super::system_call;
 use crate::const_unless_model;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use core::ffi::{c_long, c_ulong};
 
 /// What the next number is made from; zero before the kernel was asked, which happens once, at start.
 pub(super) struct Random(AtomicU64);
@@ -29,10 +29,11 @@ impl Random {
 fn kernel_random(flags: libc::c_uint) -> Option<u64> {
     let mut word = 0u64;
     // SAFETY: getrandom writes at most the eight bytes of `word`.
-    let got = kept_errno(-1, || unsafe {
-        libc::syscall(libc::SYS_getrandom, &raw mut word, size_of::<u64>(), c_ulong::from(flags))
-    });
-    (got == Ok(size_of::<u64>() as c_long)).then_some(word)
+    let got = unsafe {
+        let at = (&raw mut word).expose_provenance();
+        system_call(libc::SYS_getrandom, [at, size_of::<u64>(), flags as usize])
+    };
+    (got == Ok(size_of::<u64>())).then_some(word)
 }
 
 /// The finalizer of splitmix64 (Steele, Lea, Flood, 2014): a bijection in which every input bit reaches every output

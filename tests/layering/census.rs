@@ -33,6 +33,8 @@ const METHODS: [&str; 15] = [
 ];
 const ORDERINGS: [&str; 7] = ["Relaxed", "Acquire", "Release", "AcqRel", "SeqCst", "acquire", "release"];
 const FENCES: [&str; 5] = ["fence", "acquire_fence", "release_fence", "full_fence", "light_barrier"];
+/// How a system call is made: see `pal`.
+const SYSTEM_CALL: &str = "system_call";
 
 /// The calls of a platform that change anything, or wait.
 const CALLS: [&str; 12] = [
@@ -82,7 +84,7 @@ fn touches(body: &[Token]) -> bool {
     (1..body.len()).any(|at| {
         let opens = body.get(at + 1).is_some_and(|next| next.is_mark('('));
         let Some(word) = body[at].word().filter(|_| opens) else { return false };
-        if FENCES.contains(&word) {
+        if FENCES.contains(&word) || word == SYSTEM_CALL {
             return true;
         }
         if !body[at - 1].is_mark('.') {

@@ -196,6 +196,32 @@ static void without_the_barrier(void)
     if (stays > 60 * MIB) fprintf(stderr, "%zu MiB stay of %d\n", stays / MIB, 20 * BLOCKS), _exit(1);
 }
 
+/* Neither the barrier nor any advice is to be had, from when the program has threads. What is free goes all the same. */
+static void without_advice_or_barrier(void)
+{
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, sleeper, NULL) == 0);
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_membarrier, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    install(filter, sizeof filter / sizeof *filter);
+    size_t stays = 0;
+    for (int round = 0; round < 3; round++) {
+        for (uintptr_t seed = 1; seed <= 3; seed++) work((void *)seed);
+        malloc_trim(0);
+        stays = resident();
+        if (stays > 60 * MIB) fprintf(stderr, "%zu MiB stay after round %d\n", stays / MIB, round), _exit(1);
+    }
+    /* And reads as zero. */
+    char *huge = calloc(1, 40 * MIB);
+    for (size_t i = 0; i < 40 * MIB; i += 512) CHECK(huge[i] == 0);
+    _exit(0);
+}
+
 /* The helper that a thread has brought is gone before, behind a filter, too. */
 static void unshares(void)
 {
@@ -204,4 +230,5 @@ static void unshares(void)
     unshare_after_the_only_thread_was_joined();
 }
 
-MAIN(CASE(alone), CASE(reports), CASE(with_threads_later), CASE(without_advice), CASE(without_advice_later), CASE(without_the_barrier), CASE(unshares))
+MAIN(CASE(alone), CASE(reports), CASE(with_threads_later), CASE(without_advice), CASE(without_advice_later), CASE(without_the_barrier),
+     CASE(without_advice_or_barrier), CASE(unshares))
