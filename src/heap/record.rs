@@ -77,7 +77,7 @@ pub(super) struct Owned {
     /// Blocks at the end of the free list whose inner pages were given back; and in the upper half, those pages. See
     /// `small::hollow`.
     pub(super) hollow: AtomicU32,
-    /// Which pages of a slab of one slice lie fallow, a bit for each; and in the upper half, how often these have changed.
+    /// Marks of what lies fallow in a slab, a bit each; and in the upper half, how often these have changed.
     /// See `small::fallow`.
     pub(super) fallow: AtomicU32,
     /// Frees that went the long way since the slab was laid fallow.

@@ -8,16 +8,27 @@ use crate::sync::checker::{explore, models};
 const SEEDED: &[SeededBug] = &[
     SeededBug::new("heap.fallow_listed", "that blocks on fallow pages are in no list", "shared"),
     SeededBug::new("heap.fallow_limited", "the limit of a slab that lies fallow", "shared"),
+    SeededBug::new("heap.fallow_listed", "the same of blocks that are marked one by one", "shared_long"),
+    SeededBug::new("heap.fallow_limited", "the limit of a slab of such blocks", "shared_long"),
 ];
 
 const SCHEDULES: usize = 1000;
 
 /// Slabs are laid fallow while others free what is left in them, and take them over; some lie fallow in the end.
 fn shared() {
-    explore(SCHEDULES, || {
+    shared_of(PAGE);
+}
+
+/// The same of blocks that are marked one by one.
+fn shared_long() {
+    shared_of(2 * PAGE);
+}
+
+fn shared_of(size: usize) {
+    explore(SCHEDULES, move || {
         let world = World::new();
         let owner = Actor::new(&world);
-        let blocks = [(); 8].map(|()| owner.get(PAGE, false));
+        let blocks = [(); 8].map(|()| owner.get(size, false));
         blocks[..3].iter().for_each(|&at| world.pass(at));
         let kept = blocks[7];
         blocks[3..7].iter().for_each(|&at| owner.free(at));
@@ -26,17 +37,17 @@ fn shared() {
         let owner = spawn(&world, move |world| {
             let actor = Actor::with(world, heap);
             actor.heap.hollow_out::<Checked, _>(actor.from, 1);
-            let at = actor.get(PAGE, false);
+            let at = actor.get(size, false);
             world.passed().into_iter().for_each(|at| actor.free(at));
             actor.free(at);
             actor.heap.collect::<Checked, _>(actor.from);
             actor.heap.hollow_out::<Checked, _>(actor.from, 1);
             actor.leave();
         });
-        let other = spawn(&world, |world| {
+        let other = spawn(&world, move |world| {
             let actor = Actor::new(world);
             world.passed().into_iter().for_each(|at| actor.free(at));
-            let at = actor.get(PAGE, false);
+            let at = actor.get(size, false);
             actor.free(at);
             actor.leave();
         });
@@ -46,4 +57,4 @@ fn shared() {
     });
 }
 
-models! { shared }
+models! { shared shared_long }

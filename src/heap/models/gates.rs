@@ -282,8 +282,8 @@ fn swept() {
     }
 }
 
-/// An owner takes a free block of two pages again while another thread gives back what such blocks hold: what it writes
-/// there stays.
+/// An owner takes a free block of two pages again while another thread gives back what only free blocks touch: what it
+/// writes there stays.
 fn hollowed() {
     explore(2, || {
         let gated = Gated::new(Barrier::Works);
@@ -294,7 +294,7 @@ fn hollowed() {
         let place = from.place(block).expect("a live block");
         // SAFETY: as above.
         unsafe { from.free::<Checked>(heap, ptr::with_exposed_provenance_mut(block), place) };
-        heap.empty_bins::<Checked, _>(from);
+        heap.collect::<Checked, _>(from);
         let visitors = gated.base.possess_as(VISITOR);
         let owner = {
             let gated = Arc::clone(&gated);

@@ -1,9 +1,10 @@
-//! Pages inside slabs that only free blocks touch, of less than two pages each, and how they go back.
+//! Pages inside slabs that only free blocks touch, and how they go back.
 //!
-//! Such a block has no whole page inside; but where neighbours are free there may be a page that no live block touches. It
+//! A small block has no whole page inside; but where neighbours are free there may be a page that no live block touches. It
 //! is laid *fallow* where memory is wanted more than speed: it goes back with all that is in it, the words of free blocks
-//! among that. So the free blocks that touch it are in no list. Which these are is told by a bit for each page, in the
-//! slab's record. (Such slabs are one slice each.)
+//! among that. So the free blocks that touch it are in no list. Which these are is told by marks, a bit each, in the slab's
+//! record: a bit for each page; or, of blocks of two pages and more, of which there are few in a slab, a bit for each block.
+//! (What is inside such a block can go alone, too, with the words kept: see `hollow`.)
 //!
 //! That such a block is free its words do not say any more: a second free of it would find a live one. So while any of a
 //! slab's pages lie fallow its limit is that of a slab without blocks, and each free of one of its blocks goes the long way,
@@ -14,70 +15,81 @@
 
 use super::slab::Standing;
 use super::{Heap, Heaps};
-use crate::base::{CLASSES, SLICE, SMALL_MAX, class_info};
+use crate::base::{CLASSES, SLICE, SMALL_MAX, align_down};
 use crate::heap::block::{Block, Checked, Checks, LOOKS, Trusting};
 use crate::heap::record::Slab;
 use crate::pal::Platform;
 use crate::sync::atomic::Ordering;
 use crate::sync::{acquire, release, seeded, signal_fence};
+use core::ops::{Range, RangeInclusive};
 use core::{mem, ptr};
 
-/// What a bit stands for. A page of the system's may be several of them.
+/// What a bit stands for where blocks are shorter than [`LONG`]. A page of the system's may be several of them.
 const PAGE: usize = 4 << 10;
+/// Blocks of so many bytes have a bit each.
+const LONG: usize = 2 * PAGE;
 const PAGES: usize = SLICE / PAGE;
 const _: () = assert!(PAGES <= 16);
-/// All pages of a slab.
+/// All marks of a slab.
 const ALL: u32 = (1 << PAGES) - 1;
 /// What is worth a look, and to be laid fallow, as a part of the slab.
 const WORTH: usize = 8;
 /// Frees that go the long way before the slab is tilled: they take as long as faulting in a slab's pages.
 const LONG_FREES: u32 = 64;
 
-/// Whether blocks of a class may lie fallow: else they have a page or more inside (see `hollow`), or, where pages are larger
-/// than usual, slabs of several slices.
-fn is_of(class: usize, page: usize) -> bool {
-    let info = class_info(class);
-    (info.size as usize) < 2 * page && info.slices == 1
-}
-
 /// The pages, counted from the slab's first, that a block of `size` bytes at `offset` touches.
-fn pages_of(offset: usize, size: usize) -> impl Iterator<Item = usize> {
+fn pages_of(offset: usize, size: usize) -> RangeInclusive<usize> {
     offset / PAGE..=(offset + size - 1) / PAGE
 }
 
-/// Whether a page is among `pages`, a bit for each.
-fn has(pages: u32, page: usize) -> bool {
-    page < PAGES && pages >> page & 1 == 1
+/// The marks of a block of `size` bytes at `offset`.
+fn marks_of(offset: usize, size: usize) -> RangeInclusive<usize> {
+    if size < LONG { pages_of(offset, size) } else { offset / size..=offset / size }
+}
+
+/// The runs of marks that are set.
+fn runs_of(marks: u32) -> impl Iterator<Item = Range<usize>> {
+    let mut next = 0;
+    core::iter::from_fn(move || {
+        let first = (next..PAGES).find(|&mark| has(marks, mark))?;
+        next = (first..PAGES).find(|&mark| !has(marks, mark)).unwrap_or(PAGES);
+        Some(first..next)
+    })
+}
+
+/// Whether one of the marks is set.
+fn has(marks: u32, mark: usize) -> bool {
+    mark < PAGES && marks >> mark & 1 == 1
 }
 
 impl Slab {
-    /// Which pages of the slab lie fallow; and in the upper half, how often that has changed.
+    /// The marks of what lies fallow in the slab; and in the upper half, how often these have changed.
     pub(in crate::heap) fn fallow(&self) -> u32 {
         // Acquire: pairs with the Release in `set_fallow`: who finds pages tilled finds their blocks listed.
         self.owned.fallow.load(acquire("heap.fallow_read"))
     }
 
-    fn fallow_pages(&self) -> u32 {
+    fn fallow_marks(&self) -> u32 {
         self.fallow() & 0xFFFF
     }
 
-    /// Notes which pages lie fallow from now on.
-    pub(in crate::heap) fn set_fallow(&self, pages: u32) {
+    /// Notes what lies fallow from now on.
+    pub(in crate::heap) fn set_fallow(&self, marks: u32) {
         // Relaxed: the owner's own store.
         let turns = (self.owned.fallow.load(Ordering::Relaxed) & !0xFFFF).wrapping_add(1 << 16);
         // Release: see `fallow`.
-        self.owned.fallow.store(turns | pages, release("heap.fallow_written"));
+        self.owned.fallow.store(turns | marks, release("heap.fallow_written"));
     }
 
-    /// Whether the block at `offset` touches a fallow page: then it is free. Any thread may ask, for what holds a block
+    /// Whether the block at `offset` lies fallow: then it is free. Any thread may ask, for what holds a block
     /// holds its pages. Of an address that somebody made up, and in a walk, the record may be a large block's by now.
     pub(in crate::heap) fn lies_fallow(&self, offset: usize) -> bool {
-        self.is_on(self.fallow_pages(), offset)
+        self.is_on(self.fallow_marks(), offset)
     }
 
-    /// Whether the block at `offset` touches one of the pages.
-    fn is_on(&self, pages: u32, offset: usize) -> bool {
-        pages != 0 && pages_of(offset, self.block_size().min(SMALL_MAX)).any(|page| has(pages, page))
+    /// Whether the block at `offset` has one of the marks.
+    fn is_on(&self, marks: u32, offset: usize) -> bool {
+        marks != 0 && marks_of(offset, self.block_size().min(SMALL_MAX)).any(|mark| has(marks, mark))
     }
 
     /// Whether `block` is free for sure. Its slab may be laid fallow meanwhile, between the first look and the second, or
@@ -103,9 +115,9 @@ impl Slab {
             && !(C::ON && unsafe { self.is_known_free(block, key) })
     }
 
-    /// Whether any of its pages do: then its list has not all of its free blocks, though it counts them.
+    /// Whether anything does in it: then its list has not all of its free blocks, though it counts them.
     pub(in crate::heap) fn is_fallow(&self) -> bool {
-        self.fallow_pages() != 0
+        self.fallow_marks() != 0
     }
 
     /// Counts a free that went the long way because the slab lies fallow. Whether these have been so many that it is time
@@ -133,12 +145,12 @@ impl Slab {
         ((page + 1) * PAGE).div_ceil(size).min(capacity).saturating_sub(page * PAGE / size)
     }
 
-    /// The blocks that touch a fallow page, by their offsets.
+    /// The blocks that lie fallow, by their offsets.
     fn fallow_offsets(&self) -> impl Iterator<Item = usize> {
-        let (size, pages) = (self.info().size as usize, self.fallow_pages());
+        let (size, marks) = (self.info().size as usize, self.fallow_marks());
         (0..self.handed_out() as usize)
             .map(move |index| index * size)
-            .filter(move |&offset| self.is_on(pages, offset))
+            .filter(move |&offset| self.is_on(marks, offset))
     }
 
     /// Enters the blocks that lie fallow, and returns their number.
@@ -183,15 +195,17 @@ impl Slab {
 
 impl Heap {
     /// Calls `visit` with the available slabs of which enough is free that was not looked at yet, and how many bytes that
-    /// is, until it says `false`.
+    /// is, until it says `false`. Those of the largest blocks come first: most of them goes.
     fn each_weedy(&self, page: usize, mut visit: impl FnMut(&'static Slab, usize) -> bool) {
-        for class in (0..CLASSES).filter(|&class| is_of(class, page)) {
+        for class in (0..CLASSES).rev() {
             let mut next = self.available(class).get();
             // SAFETY: slabs in a list belong to this heap, which holds their arenas.
             while let Some(slab) = unsafe { next.as_ref() } {
                 next = slab.next();
                 let (size, free) = (slab.info().size as usize, slab.free_count());
-                let unseen = free.saturating_sub(slab.hollow_blocks()) as usize * size;
+                // Of longer blocks that are hollow the first pages have stayed.
+                let seen = if size < LONG || slab.is_fallow() { slab.hollow_blocks() } else { 0 };
+                let unseen = free.saturating_sub(seen) as usize * size;
                 if free as usize * size >= slab.bytes() / WORTH
                     && unseen >= page.max(slab.bytes() / WORTH / 2)
                     && !visit(slab, unseen)
@@ -234,6 +248,9 @@ impl Heap {
     /// Lays fallow what no live block touches in a slab. `false` if the system refused some: then nothing is fallow.
     fn lay_slab_fallow<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab) -> bool {
         debug_assert!(slab.standing() == Standing::Available);
+        if slab.info().size as usize >= LONG {
+            return self.lay_blocks_fallow::<C, P>(from, slab);
+        }
         let (base, size, group) = (slab.base(), slab.info().size as usize, (from.page_size() / PAGE).max(1));
         let mut free = [0_u16; PAGES];
         let mut enter = |offset| {
@@ -249,24 +266,61 @@ impl Heap {
         slab.fallow_offsets().for_each(&mut enter);
         let touched = |page: usize| slab.blocks_on(page) as u16;
         let is_free = |page: usize| touched(page) > 0 && free.get(page) == Some(&touched(page));
-        let is_new = |page: usize| !has(slab.fallow_pages(), page);
+        let is_new = |page: usize| !has(slab.fallow_marks(), page);
         let goes = |&page: &usize| is_new(page) && (page - page % group..).take(group).all(is_free);
         let more = (0..PAGES).filter(goes).fold(0, |pages: u32, page| pages | 1 << page);
         if (more.count_ones() as usize) < PAGES / WORTH {
             slab.note_hollow(slab.hollow_pages());
             return true;
         }
-        self.unlist::<C>(slab, more);
-        let mut purged = 0;
-        let (mut page, mut refused) = (0, false);
-        while page < PAGES && !refused {
-            let len = (page..PAGES).take_while(|&page| has(more, page)).count();
-            // SAFETY: only free blocks of this heap touch those pages, which are in no list, and are not read.
-            let purge = || unsafe { from.purge_part(from.arena_of(base), base + page * PAGE, len * PAGE) };
-            refused = len > 0 && purge().is_err();
-            purged += if refused { 0 } else { len / group };
-            page += len.max(1);
+        let parts = runs_of(more).map(|pages| (base + pages.start * PAGE, pages.len() * PAGE));
+        self.lay::<C, P>(from, slab, more, parts, 0)
+    }
+
+    /// The same of a slab of long blocks: all that are free lie fallow then.
+    fn lay_blocks_fallow<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab) -> bool {
+        let (base, size, page) = (slab.base(), slab.info().size as usize, from.page_size());
+        let mut more = 0;
+        let mut block = slab.free_list();
+        while !block.is_null() {
+            more |= 1 << ((block.addr() - base) / size);
+            block = self.follow::<C>(block);
         }
+        let parts = || {
+            runs_of(slab.fallow_marks() | more).map(|blocks| {
+                let start = (base + blocks.start * size).next_multiple_of(page);
+                (start, align_down(base + blocks.end * size, page).saturating_sub(start))
+            })
+        };
+        let bytes: usize = parts().map(|(_, bytes)| bytes).sum();
+        if more == 0 || bytes <= slab.hollow_pages() * page {
+            slab.note_hollow(slab.hollow_pages());
+            return true;
+        }
+        self.lay::<C, P>(from, slab, more, parts(), slab.hollow_pages())
+    }
+
+    /// Gives back those `parts` of a slab, each by where it begins and its bytes, of which so many pages are gone already,
+    /// and has blocks of some `more` marks lie fallow. `false` if the system refused some: then nothing is fallow.
+    fn lay<C: Checks, P: Platform>(
+        &self,
+        from: &Heaps<P>,
+        slab: &Slab,
+        more: u32,
+        parts: impl Iterator<Item = (usize, usize)>,
+        gone: usize,
+    ) -> bool {
+        self.unlist::<C>(slab, more);
+        let (arena, mut purged, mut refused) = (from.arena_of(slab.base()), 0, false);
+        for (at, bytes) in parts.filter(|&(_, bytes)| bytes > 0) {
+            // SAFETY: only free blocks of this heap touch those pages, which are in no list, and are not read.
+            refused = unsafe { from.purge_part(arena, at, bytes) }.is_err();
+            if refused {
+                break;
+            }
+            purged += bytes / from.page_size();
+        }
+        let purged = purged.saturating_sub(gone);
         from.count_purged(purged * from.page_size());
         self.growth.hollowed(purged);
         slab.note_hollow(slab.hollow_pages() + purged);
@@ -276,11 +330,11 @@ impl Heap {
         !refused
     }
 
-    /// Notes those pages of a slab as fallow, and takes the blocks that touch them off its list.
+    /// Marks what lies fallow in a slab, too, from now on, and takes its blocks off the list.
     ///
     /// A thread that vanishes in between (fork) leaves a list with some of those blocks in it, see `mend_fallow`.
-    fn unlist<C: Checks>(&self, slab: &Slab, pages: u32) {
-        slab.set_fallow(slab.fallow_pages() | pages);
+    fn unlist<C: Checks>(&self, slab: &Slab, marks: u32) {
+        slab.set_fallow(slab.fallow_marks() | marks);
         // The last block that stays, and whether others that do not follow it.
         let (mut stays, mut goes) = (ptr::null_mut(), false);
         let mut block = slab.free_list();

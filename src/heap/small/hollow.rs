@@ -1,9 +1,8 @@
-//! What free blocks of several pages hold inside slabs that are used in part, and how it goes back. (Of smaller ones:
-//! `fallow`.)
+//! What free blocks of several pages hold inside slabs that are used in part, and how it goes back while they serve.
 //!
 //! A free block needs no more than its first two words: by them it is linked, and known to be free. The whole pages
-//! behind those are given back where memory is wanted more than speed: when the heap idles, when all that is free is
-//! asked back, near a limit, and when the process grows higher than ever though much of the heap is such blocks.
+//! behind those are given back near a limit, and when the process grows higher than ever though much of the heap is such
+//! blocks. (Where memory is wanted more than speed all goes that no live block touches, of smaller ones, too: `fallow`.)
 //!
 //! *Hollow* blocks lie at the end of their slab's list, and the slab says how many these are: what is freed comes in
 //! front of them, and who takes the list takes them last. So none is given back twice, and nothing is asked on the fast
@@ -142,8 +141,7 @@ impl Heap {
     /// Whether an idle heap has more in free blocks than it may keep. Asked once after the heap was collected: a look at all
     /// its slabs, which those that nobody uses stay as they were seen.
     pub(super) fn is_roomy(&self, page: usize) -> bool {
-        self.heights.unseen.replace(false)
-            && (self.solid_bytes(page, usize::MAX) >= LEAST_IDLE || self.weedy_bytes(page) >= LEAST_IDLE)
+        self.heights.unseen.replace(false) && self.weedy_bytes(page) >= LEAST_IDLE
     }
 
     /// Notes that the heap was collected: what is in its slabs has not been seen.
@@ -151,13 +149,8 @@ impl Heap {
         self.heights.unseen.set(true);
     }
 
-    /// Gives back the pages inside free blocks that lie on their slabs' lists, and those that only smaller ones touch, if
-    /// either have `least` bytes. The caller possesses the heap.
+    /// Gives back the pages that only free blocks touch, if these have `least` bytes. The caller possesses the heap.
     pub(in crate::heap) fn hollow_out<C: Checks, P: Platform>(&self, from: &Heaps<P>, least: usize) {
-        // What is to go whole is not counted first.
-        if least <= 1 || self.solid_bytes(from.page_size(), usize::MAX) >= least {
-            let _all = self.hollow_slabs::<C, P>(from, usize::MAX, usize::MAX);
-        }
         self.lay_fallow::<C, P>(from, least);
         self.heights.unseen.set(false);
         self.tell_hollow(from);
@@ -170,7 +163,12 @@ impl Heap {
     }
 
     /// Makes `most` slabs hollow, looking at `looks` of them. Returns whether there were no more.
-    fn hollow_slabs<C: Checks, P: Platform>(&self, from: &Heaps<P>, looks: usize, most: usize) -> bool {
+    pub(in crate::heap) fn hollow_slabs<C: Checks, P: Platform>(
+        &self,
+        from: &Heaps<P>,
+        looks: usize,
+        most: usize,
+    ) -> bool {
         // What the system refuses once, as it does of locked memory, it is not asked again in this look.
         let (mut refused, mut left) = (false, most);
         self.each_roomy(from.page_size(), looks, |slab| {
