@@ -71,7 +71,7 @@ UNNOTICED = ["SURVIVED", "UNREACHED", "UNFINISHED"]
 # Tests that are asked first.
 NOTICING = "ci/noticing.txt"
 # Bytes that a test may have resident.
-MEMORY = 3 << 30
+MEMORY = 5 << 30
 
 MUTANT = """
 // Of `ci/steps.py`: which of the mutants from `first` on is in force, of those that stand together. The first time that it is asked, the
