@@ -18,7 +18,8 @@
 #                                   for the same files goes on where it stopped, as long as no source has changed.
 #
 # Of `steps`: STEP_BUDGET says how many seconds of tests (as they take without a mutant) are spent on one mutant (12; 0: on
-# each as many as there are). What is not noticed within it, though other tests come past it, is told apart, as out of
+# each as many as there are); besides tests that are known to notice others of its function (ci/noticing.txt). What is not
+# noticed within it, though other tests come past it, is told apart, as out of
 # budget. STEP_SECONDS ends it after so many, with status 3 while there is more to do. 1: something survived that is not
 # listed; 4: something is out of budget, and not listed. Results: target/mutants/steps, or steps-LAYER where one layer or
 # file is named, with a line for each mutant in results.txt.

@@ -9,8 +9,9 @@
     ci/steps.py reach OUT           runs every test once, and notes how long it takes and which mutants it comes past
     ci/steps.py try OUT             tries those not yet in OUT/results.txt, against the tests that come past them, the most
                                     likely ones first, until one notices; and against no more than take STEP_BUDGET seconds
-                                    without a mutant (12 if it is not said, 0 for all), and, whatever these take, the models of
-                                    the seeded bugs that stand in its function. Where that leaves tests out and none of the
+                                    without a mutant (12 if it is not said, 0 for all), and, whatever these take, before them: the
+                                    models of the seeded bugs that stand in its function, the tests that ci/noticing.txt names for
+                                    it, and those that have noticed others of it. Where that leaves tests out and none of the
                                     others notices, the mutant is UNFINISHED: neither noticed nor a survivor
     ci/steps.py tell OUT [LIST]     what became of them, by layer; what survived and is not in LIST, what is there and is
                                     noticed, and what is not judged
@@ -67,8 +68,10 @@ BUILDS = {
 PATIENCE, GRACE = 8, 5
 # What becomes of a mutant that no test noticed: all that come past it were asked, there are none, or some were left out.
 UNNOTICED = ["SURVIVED", "UNREACHED", "UNFINISHED"]
+# Tests that are asked first.
+NOTICING = "ci/noticing.txt"
 # Bytes that a test may have resident.
-MEMORY = 3 << 30
+MEMORY = 5 << 30
 
 MUTANT = """
 // Of `ci/steps.py`: which of the mutants from `first` on is in force, of those that stand together. The first time that it is asked, the
@@ -576,6 +579,16 @@ def reach(out, until):
     return 0
 
 
+def function_of(name):
+    """The file and the function of a mutant."""
+    return ": ".join(name.split(": ")[:2])
+
+
+def last_of(test):
+    """The last part of a test's name."""
+    return test.split("::")[-1]
+
+
 def results_of(out):
     """What was found out before: the outcome by the name."""
     results = os.path.join(out, "results.txt")
@@ -601,16 +614,43 @@ def models_of_bugs(tree):
     return found
 
 
+def words_of_tests(tree, names):
+    """Of each test, by the last part of its name: the words that stand in its text, the names of what it calls among them."""
+    found = {}
+    for folder, _, files in os.walk(tree):
+        for path in [os.path.join(folder, file) for file in files if file.endswith(".rs")]:
+            code = blank(read(path))
+            for match in re.finditer(r"\bfn\s+(\w+)\s*\(\)[^{;]*\{", code):
+                if match.group(1) in names:
+                    body = code[match.end() - 1 : behind(code, match.end() - 1)]
+                    found.setdefault(match.group(1), set()).update(re.findall(r"\w+", body))
+    return found
+
+
+def noticing(listing):
+    """Of each function that is listed there, by file and name: the tests that are known to notice its mutants late."""
+    lines = read(listing).splitlines() if os.path.exists(listing) else []
+    found = [re.match(r"([^#]\S*: \w+) +-- (.*\S)", line) for line in lines]
+    return {match.group(1): match.group(2).split(", ") for match in found if match}
+
+
 def attempt(out, until):
     """Tries those that were not tried yet, `STEP_JOBS` at a time."""
     budget = float(os.environ.get("STEP_BUDGET", "12")) or float("inf")
     made = json.loads(read(os.path.join(out, "made.json")))["mutants"]
     tests = {key: test for key, test in json.loads(read(os.path.join(out, "reach.json"))).items() if test["passes"]}
-    results, done, kills = os.path.join(out, "results.txt"), results_of(out), {}
-    for name, outcome in done.items():
+    results, done, kills, of_functions = os.path.join(out, "results.txt"), results_of(out), {}, {}
+
+    def learn(name, key):
         of_file = kills.setdefault(name.split(": ")[0], {})
-        of_file[outcome.split(" (")[0]] = of_file.get(outcome.split(" (")[0], 0) + 1
+        of_file[key] = of_file.get(key, 0) + 1
+        of_functions.setdefault(function_of(name), set()).add(key)
+
+    for name, outcome in done.items():
+        learn(name, outcome.split(" (")[0])
     models = models_of_bugs(os.path.join(out, "tree"))
+    late = noticing(NOTICING)
+    words = words_of_tests(os.path.join(out, "tree"), {last_of(test["test"]) for test in tests.values()})
     left = [(number, name, block) for number, (name, block) in made.items() if name not in done]
     left.sort(key=lambda mutant: LAYERS.index(mutant[1].split("/")[1]))
 
@@ -620,12 +660,14 @@ def attempt(out, until):
             return False
         before = kills.setdefault(name.split(": ")[0], {})
         past = [key for key, test in tests.items() if block in test["blocks"]]
-        named = models.get(": ".join(name.split(": ")[:2]), ())
-        first = {key for key in past if tests[key]["test"].split("::")[-1] in named}
+        function = function_of(name)
+        named, known = models.get(function, ()), {*late.get(function, ()), *of_functions.get(function, ())}
+        first = {key for key in past if last_of(tests[key]["test"]) in named or key in known}
         # Quick ones first, those that come past little else, and those that have noticed others of the file. (A model of a
-        # seeded bug comes past much, and is for this.)
-        cost = lambda key: tests[key]["seconds"] * (1 if key in first else len(tests[key]["blocks"]) / (1 + before.get(key, 0)))
-        past.sort(key=cost)
+        # seeded bug comes past much, and is for this; so are others of `first`, and those that call the function themselves.)
+        calls = {key for key in past if function.split(": ")[1] in words.get(last_of(tests[key]["test"]), ())}
+        weight = lambda key: 1 if key in first or key in calls else len(tests[key]["blocks"]) / (1 + before.get(key, 0))
+        past.sort(key=lambda key: tests[key]["seconds"] * weight(key))
         outcome, spent, budget_left, left_out = "SURVIVED" if past else "UNREACHED", 0, budget, 0
         for key in past:
             test = tests[key]
@@ -646,7 +688,7 @@ def attempt(out, until):
                 spent += took
                 status = status if alone == 0 else 0
             if status != 0:
-                before[key] = before.get(key, 0) + 1
+                learn(name, key)
                 outcome = f"{key} ({status})"
                 break
         with open(results, "a", encoding="utf-8") as file:
@@ -686,10 +728,16 @@ def tell(out, listing=None):
     for layer in sorted(layers, key=LAYERS.index):
         print(f"{layer}: " + ", ".join(f"{count} {kind}" for kind, count in layers[layer].items()))
     reached = os.path.join(out, "reach.json")
-    failing = [key for key, test in (json.loads(read(reached)) if os.path.exists(reached) else {}).items() if not test["passes"]]
+    tests = json.loads(read(reached)) if os.path.exists(reached) else {}
+    failing = [key for key, test in tests.items() if not test["passes"]]
     dead = [name for name, count in few.items() for _ in range(count)]
+    built = {test.split(" ")[0] for test in tests}
+    here = {function_of(name) for name in names}
+    late = [(function, test) for function, known in noticing(NOTICING).items() if function in here for test in known]
+    missing = [f"{function}: {test}" for function, test in late if test.split(" ")[0] in built and test not in tests]
     for title, which in [
         ("fails without a mutant, so it is not asked", failing),
+        ("named in ci/noticing.txt, but there is no such test", missing),
         ("listed, but noticed now, or no mutant any more", dead),
         ("out of budget, and not listed", lines["unfinished"]),
         ("no test comes past, and not listed", lines["unreached"]),

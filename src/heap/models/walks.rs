@@ -5,6 +5,7 @@ use super::world::{Actor, HUGE, MEDIUM, PAGE, World, join, spawn};
 use super::*;
 use crate::sync::checker::{explore, models};
 use crate::sync::set_steps;
+use std::sync::{Arc, Mutex};
 
 /// Every place that can be weakened, and the model that must fail then.
 const SEEDED: &[SeededBug] = &[
@@ -14,6 +15,11 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("heap.moved_unmarked", "the mark of a block that comes home", "sent_and_unmapped"),
     SeededBug::new("heap.fallow_unseen", "the look whether a block lies on a fallow page", "laid_fallow"),
     SeededBug::new("heap.fallow_turn", "the look whether a slab was tilled meanwhile", "laid_fallow"),
+    SeededBug::new(
+        "heap.fallow_looked_late",
+        "the order of a slab's turn and a block's words",
+        "asked_while_tilled",
+    ),
     SeededBug::new("heap.closed_unmarked", "what says that a slab's pages go with it", "closed_fallow"),
 ];
 
@@ -85,6 +91,43 @@ fn laid_fallow() {
     });
 }
 
+/// Blocks that are free all along are asked for, and nothing else, while their slab is tilled: of a walk, which does much
+/// besides, few schedules have all of it between two looks.
+fn asked_while_tilled() {
+    explore(SCHEDULES, || {
+        let world = World::new();
+        let actor = Actor::new(&world);
+        let blocks = [(); 5].map(|()| actor.get(PAGE, false));
+        blocks[1..].iter().for_each(|&at| actor.free(at));
+        actor.heap.collect::<Checked, _>(actor.from);
+        actor.heap.hollow_out::<Checked, _>(actor.from, 1);
+        let Ok(Place::Slab(slab)) = actor.from.place(blocks[0]) else { panic!("a live block of a slab") };
+        assert!(slab.is_fallow(), "nothing lies fallow");
+        let (heap, found) = (actor.heap, Arc::new(Mutex::new(Vec::new())));
+        let owner = spawn(&world, move |world| _ = Actor::with(world, heap).get(PAGE, false));
+        let told = Arc::clone(&found);
+        let asks = spawn(&world, move |world| {
+            let secret = world.base.get().secret();
+            let is_live = |&at: &usize| {
+                let block = ptr::with_exposed_provenance_mut(at);
+                // SAFETY: a block of that slab, which stays: one of its blocks is live.
+                !unsafe { slab.is_free_meanwhile(block, Block::key(block, secret)) }
+            };
+            let live: Vec<_> = blocks[1..].iter().copied().filter(is_live).collect();
+            *told.lock().unwrap() = live;
+        });
+        join([owner, asks]);
+        let live = world.live();
+        assert!(
+            found.lock().unwrap().iter().all(|at| live.contains(at)),
+            "a free block is taken for a live one"
+        );
+        world.live().into_iter().for_each(|at| actor.free(at));
+        actor.leave();
+        world.finish();
+    });
+}
+
 /// A slab that lies fallow goes with the last of its blocks: the others are known to be free until it has gone.
 fn closed_fallow() {
     beside(true, false, |actor| {
@@ -145,4 +188,4 @@ fn sent_and_unmapped() {
     });
 }
 
-models! { closed_fallow laid_fallow moved extended reopened sent_and_unmapped }
+models! { asked_while_tilled closed_fallow laid_fallow moved extended reopened sent_and_unmapped }

@@ -20,7 +20,7 @@ use crate::heap::block::{Block, Checked, Checks, LOOKS, Trusting};
 use crate::heap::record::Slab;
 use crate::pal::Platform;
 use crate::sync::atomic::Ordering;
-use crate::sync::{acquire, release, seeded, signal_fence};
+use crate::sync::{acquire, in_order, release, seeded, signal_fence};
 use core::ops::{Range, RangeInclusive};
 use core::{mem, ptr};
 
@@ -177,9 +177,9 @@ impl Slab {
     pub(in crate::heap) unsafe fn is_free_meanwhile(&self, block: *mut Block, key: usize) -> bool {
         let offset = block.addr().wrapping_sub(self.base());
         for _ in 0..LOOKS {
-            let before = self.fallow();
             // SAFETY: the caller's.
-            let is_free = unsafe { Block::is_free_meanwhile(block, key) };
+            let look = || unsafe { Block::is_free_meanwhile(block, key) };
+            let (before, is_free) = in_order(|| self.fallow(), look, "heap.fallow_looked_late");
             signal_fence();
             let after = self.fallow();
             if is_free || self.is_on(after & 0xFFFF, offset) && !seeded("heap.fallow_unseen") {
