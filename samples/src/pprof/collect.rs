@@ -15,8 +15,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Segments begin and end with pages when they are loaded.
 const PAGE: u64 = 4096;
 
-/// What was allocated and freed up to some moment, and how long it lived, by stack and by what its allocations count as.
-pub type Before = HashMap<(Vec<u64>, u64), (Sampled, Sampled, u64)>;
+/// What was allocated and freed up to some moment, and how long it lived, by stack, by what its allocations count as, and by
+/// their rate.
+pub type Before = HashMap<(Vec<u64>, u64, u64), (Sampled, Sampled, u64)>;
 
 /// What `image` has been told so far.
 pub fn before(image: &Image) -> Before {
@@ -24,7 +25,7 @@ pub fn before(image: &Image) -> Before {
     stacks
         .map(|stack| {
             let known = (stack.allocated, stack.freed, stack.lived);
-            ((stack.addresses.collect(), stack.counted), known)
+            ((stack.addresses.collect(), stack.counted, stack.rate), known)
         })
         .collect()
 }
@@ -36,11 +37,11 @@ pub fn profile(image: &Image, before: &Before, first_kind: &str, duration: Durat
     let mut collected = Collected { profile: Profile::default(), numbers: HashMap::new() };
     let mut samples = 0;
     for stack in image.stacks() {
-        let key = (stack.addresses.collect::<Vec<u64>>(), stack.counted);
+        let key = (stack.addresses.collect::<Vec<u64>>(), stack.counted, stack.rate);
         let before = before.get(&key).copied().unwrap_or_default();
         let allocated = since(stack.allocated, before.0);
         samples += allocated.objects;
-        let factor = factor(stack.counted, image.rate());
+        let factor = factor(stack.counted, stack.rate);
         let blocks = [allocated, stack.live, stack.peak].into_iter().flat_map(|what| whole(what, factor));
         let freed = Sampled {
             objects: since(stack.freed, before.1).objects,
