@@ -34,7 +34,7 @@ pub fn statistics<T: Thread>() -> Statistics {
     counted::<T>(|_, _| 0)
 }
 
-/// As [`statistics`]; and the system is asked what of live huge blocks is not resident, and of arenas, where there may be
+/// As [`statistics`]; and the system is asked what of huge blocks is not resident, and of arenas, where there may be
 /// blocks that are longer than what was asked for by pages: a call for a thousand pages, and a thousand calls at most for
 /// either, and none once the process has shut itself off from such.
 pub fn exact_statistics<T: Thread>() -> Statistics {
@@ -43,7 +43,7 @@ pub fn exact_statistics<T: Thread>() -> Statistics {
             return 0;
         }
         let untouched = process().untouched_bytes(heap) as u64;
-        untouched.min(census.huge.bytes) + process().absent_bytes(census)
+        untouched.min(census.huge.bytes + census.kept_bytes) + process().absent_bytes(census)
     })
 }
 
