@@ -64,6 +64,7 @@ pub(crate) struct RecordTrace {
 
 /// Runs the program; returns only if that failed.
 pub(crate) fn execute(record: &RecordTrace) -> Result<Infallible, Failure> {
+    library::demand_proc()?;
     let recorder = library::recorder()?;
     let (name, arguments) = record.command.split_first().expect("clap demands a program");
     for notice in target::notices(name) {

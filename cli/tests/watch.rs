@@ -4,13 +4,14 @@ mod common;
 #[path = "common/documented.rs"]
 mod documented;
 
-use common::library;
+use common::{library, profiler};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::FromRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// A program that waits for a line, under the command with `options`; its number as it says it.
 struct Waiting {
@@ -174,4 +175,42 @@ fn what_cannot_be_looked_at_says_why() {
     assert!(failed(&["top", "1", "--json"]).contains("--once"));
     assert!(failed(&["top", "x"]).contains("invalid value"));
     assert!(failed(&["top", "1", "--delay=-1"]).contains("not from 0"));
+}
+
+/// A process may be called anything, and lie anywhere; the kernel cuts off names in the middle of a letter.
+#[test]
+fn names_are_of_any_bytes() {
+    profiler();
+    let folder = format!("{}/any-bytes", env!("CARGO_TARGET_TMPDIR"));
+    let script = format!(
+        r#"folder="{folder}/$(printf '\377')"; mkdir -p "$folder"; cp /bin/sh "$folder/sh"
+        exec "$folder/sh" -c 'printf "\033[2Jn\303" >/proc/$$/comm; echo $$; read line'"#
+    );
+    let waiting = Waiting::start(&["--profile"], &script);
+    let plain = specmalloc(&["top", &waiting.pid, "--once", "--delay", "0"]);
+    assert!(plain.status.success(), "{}", text(&plain.stderr));
+    let plain = text(&plain.stdout);
+    assert!(plain.contains("held by") && plain.contains("?[2Jn") && !plain.contains('\x1b'), "{plain}");
+    let maps = specmalloc(&["maps", &waiting.pid]);
+    assert!(maps.status.success(), "{}", text(&maps.stderr));
+    let (start, profile) = (Instant::now(), format!("{folder}/x.pb.gz"));
+    let attach = specmalloc(&["profile", "attach", "--duration", "0.3", "--output", &profile, &waiting.pid]);
+    assert!(attach.status.success(), "{}", text(&attach.stderr));
+    assert!(start.elapsed() >= Duration::from_millis(300), "it was taken for one that has ended");
+    waiting.end();
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn what_cannot_be_written_is_told() {
+    let waiting = Waiting::start(&["--watch"], "echo $$; read line");
+    for arguments in [&["top", &waiting.pid, "--once", "--delay", "0"][..], &["maps", "--json", &waiting.pid]]
+    {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_specmalloc"));
+        let output = command.args(arguments).stdin(Stdio::null()).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{arguments:?}");
+        assert!(text(&output.stderr).contains("standard output: No space left"), "{}", text(&output.stderr));
+    }
+    waiting.end();
 }

@@ -2,14 +2,14 @@
 //! into; what it notes lies in another, as for `record`. Nothing is put into the process: what notes samples has to be
 //! there already.
 
-use super::record::{Output, rate, save};
+use super::record::{rate, save};
 use crate::Failure;
+use crate::output::{Output, read_lossily};
 use crate::watch::process::{MAPPING, Told};
 use clap::Args;
 use specmalloc::internals::api::shared_record::{StatisticsFile, VARIABLE};
 use specmalloc_samples::{Image, ProfileFile, pprof};
 use std::ffi::CString;
-use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -102,15 +102,14 @@ fn last(file: &ProfileFile, pid: u32) -> Option<&'static Image> {
 
 /// Whether the process is still there.
 fn runs(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = read_lossily(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The state follows the name, which is in parentheses and may contain some.
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
-/// Waits until a signal asks for the end, the time is over, or the process is gone.
-fn wait(pid: u32, end: Option<Instant>) {
-    const STEP: Duration = Duration::from_millis(100);
-    // SAFETY: sets and times of this function's own; the set is initialised before it is used.
+/// The signals that ask for the end, which wait from now on: who has asked for samples takes that back.
+fn hold_ends() -> libc::sigset_t {
+    // SAFETY: a set of this function's own, which is initialised before it is used.
     unsafe {
         let mut ends = std::mem::zeroed();
         libc::sigemptyset(&raw mut ends);
@@ -118,10 +117,19 @@ fn wait(pid: u32, end: Option<Instant>) {
             libc::sigaddset(&raw mut ends, signal);
         }
         libc::sigprocmask(libc::SIG_BLOCK, &raw const ends, std::ptr::null_mut());
+        ends
+    }
+}
+
+/// Waits until a signal of `ends` comes, the time is over, or the process is gone.
+fn wait(pid: u32, ends: &libc::sigset_t, end: Option<Instant>) {
+    const STEP: Duration = Duration::from_millis(100);
+    // SAFETY: sets and times of this process's own.
+    unsafe {
         while runs(pid) {
             let left = end.map_or(STEP, |end| end.saturating_duration_since(Instant::now()).min(STEP));
             let left = libc::timespec { tv_sec: 0, tv_nsec: left.as_nanos() as i64 };
-            let signal = libc::sigtimedwait(&raw const ends, std::ptr::null_mut(), &raw const left);
+            let signal = libc::sigtimedwait(ends, std::ptr::null_mut(), &raw const left);
             if signal > 0 || end.is_some_and(|end| Instant::now() >= end) {
                 break;
             }
@@ -145,7 +153,7 @@ pub(super) fn execute(attach: &Attach) -> Result<ExitCode, Failure> {
     let asked = Asked::open(attach.pid)?;
     let output = Output::new(&attach.output)?;
     let image = last(&asked.notes, asked.own_pid).expect("it was there before");
-    let (before, start) = (pprof::before(image), Instant::now());
+    let (before, start, ends) = (pprof::before(image), Instant::now(), hold_ends());
     if let Err(failure) = asked.ask(number(&attach.rate)) {
         output.discard();
         return Err(failure);
@@ -153,7 +161,7 @@ pub(super) fn execute(attach: &Attach) -> Result<ExitCode, Failure> {
     if attach.duration.is_none() {
         eprintln!("specmalloc: process {} is sampled: Ctrl-C ends that", attach.pid);
     }
-    wait(attach.pid, attach.duration.map(|seconds| start + Duration::from_secs_f64(seconds)));
+    wait(attach.pid, &ends, attach.duration.map(|seconds| start + Duration::from_secs_f64(seconds)));
     let profile = pprof::profile(image, &before, attach.first.kind(), start.elapsed());
     // It may have gone.
     let _gone = asked.ask(0);

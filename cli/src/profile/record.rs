@@ -1,12 +1,12 @@
 //! `specmalloc profile record`.
 
-use crate::{Failure, child, library, run, target, write_whole};
+use crate::output::{Output, write_whole};
+use crate::{Failure, child, library, run, target};
 use clap::Args;
 use specmalloc_samples::pprof::{self, Profile};
 use specmalloc_samples::{Image, ProfileFile};
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -54,36 +54,8 @@ pub(super) fn rate(text: &str) -> Result<String, String> {
     if is_size { Ok(text.to_owned()) } else { Err("not a number of bytes above zero".to_owned()) }
 }
 
-/// The file that a profile goes to.
-pub(super) struct Output<'a> {
-    pub(super) path: &'a Path,
-    /// Whether it is this command's, and goes if there is nothing to write.
-    is_new: bool,
-}
-
-impl<'a> Output<'a> {
-    /// Opened before the program runs: a file that cannot be written is told now, not after an hour's work. What it has
-    /// stays until there is something else, and what was not there is not there until then: this command may be killed.
-    pub(super) fn new(path: &'a Path) -> Result<Self, Failure> {
-        let output = Self { path, is_new: fs::symlink_metadata(path).is_err() };
-        fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(|error| Failure::own(format!("{}: {error}", path.display())))?;
-        output.discard();
-        Ok(output)
-    }
-
-    pub(super) fn discard(&self) {
-        if self.is_new {
-            let _gone_already = fs::remove_file(self.path);
-        }
-    }
-}
-
 pub(super) fn execute(record: &Record) -> Result<Infallible, Failure> {
+    library::demand_proc()?;
     let library = library::find()?;
     let (name, arguments) = record.command.split_first().expect("clap demands a program");
     for notice in target::notices(name) {
