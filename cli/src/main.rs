@@ -99,7 +99,7 @@ fn main() -> ExitCode {
         Action::Completions(completions) => manual::completions(&completions),
     };
     done.unwrap_or_else(|failure| {
-        eprintln!("specmalloc: {}", failure.message);
+        output::tell!("{}", failure.message);
         ExitCode::from(failure.status)
     })
 }

@@ -5,6 +5,16 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
+/// Says something beside what was asked for, to standard error. Who does not want to hear of it need not: nothing ends, or is
+/// left undone, because nobody reads that.
+macro_rules! tell {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _nobody_hears = writeln!(std::io::stderr(), "specmalloc: {}", format_args!($($text)*));
+    }};
+}
+pub(crate) use tell;
+
 /// Reads a file of the kernel's: names of programs and paths in it have any bytes, and names are cut off anywhere.
 pub(crate) fn read_lossily(path: impl AsRef<Path>) -> io::Result<String> {
     fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned())

@@ -1,6 +1,6 @@
 //! `specmalloc run`: a program with specmalloc as its malloc, and its statistics at the end.
 
-use crate::output::Output;
+use crate::output::{Output, tell};
 use crate::{Failure, child, library, profile, report, target};
 use clap::Args;
 use specmalloc::internals::api::shared_record::{CAPACITY, StatisticsFile, VARIABLE};
@@ -65,7 +65,7 @@ pub(crate) fn execute(run: &Run) -> Result<Infallible, Failure> {
     let library = library::find()?;
     let (name, arguments) = run.command.split_first().expect("clap demands a program");
     for notice in target::notices(name) {
-        eprintln!("specmalloc: {notice}");
+        tell!("{notice}");
     }
     let mut command = Command::new(name);
     let images = if run.profile { Some(profile::load(&mut command, &library)?) } else { None };
@@ -109,7 +109,7 @@ pub(crate) fn execute(run: &Run) -> Result<Infallible, Failure> {
     match written {
         // What the program ends with comes first.
         Err(failure) if status.success() => return Err(failure),
-        Err(failure) => eprintln!("specmalloc: {}", failure.message),
+        Err(failure) => tell!("{}", failure.message),
         Ok(()) => {}
     }
     child::end_as(status)

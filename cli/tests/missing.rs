@@ -1,4 +1,4 @@
-//! Where something is missing that a command needs: room for what it writes, and /proc.
+//! Where something is missing that a command needs: room for what it writes, who reads what it says, and /proc.
 
 use std::fs::{self, OpenOptions};
 use std::path::Path;
@@ -52,4 +52,26 @@ fn without_proc_that_is_told() {
             assert!(said.starts_with("specmalloc: /proc is not there"), "{arguments}: {said}");
         }
     }
+}
+
+/// Nothing ends, or is left undone, because nobody reads what is said beside it.
+#[test]
+fn who_does_not_listen_need_not() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("unheard");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    for (arguments, status) in [
+        (&["top", "4194999", "--once"][..], 125),
+        (&["run", "--stats", "--output", "/no/such/folder/x", "--", "true"], 125),
+        (&["replay", "/no/such/trace"], 125),
+        (&["compare", "--only", "glibc", "-n", "1", "--export-json", "-", "--", "true"], 0),
+    ] {
+        let (nobody, unheard) = std::io::pipe().unwrap();
+        drop(nobody);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_specmalloc"));
+        command.args(arguments).env_remove("LD_PRELOAD").current_dir(&folder).stdin(Stdio::null());
+        let ended = command.stdout(Stdio::null()).stderr(unheard).status().unwrap();
+        assert_eq!(ended.code(), Some(status), "{arguments:?}");
+    }
+    fs::remove_dir_all(folder).unwrap();
 }

@@ -4,7 +4,7 @@
 
 use super::record::{rate, save};
 use crate::Failure;
-use crate::output::{Output, read_lossily};
+use crate::output::{Output, read_lossily, tell};
 use crate::watch::process::{MAPPING, Told};
 use clap::Args;
 use specmalloc::internals::api::shared_record::{StatisticsFile, VARIABLE};
@@ -159,7 +159,7 @@ pub(super) fn execute(attach: &Attach) -> Result<ExitCode, Failure> {
         return Err(failure);
     }
     if attach.duration.is_none() {
-        eprintln!("specmalloc: process {} is sampled: Ctrl-C ends that", attach.pid);
+        tell!("process {} is sampled: Ctrl-C ends that", attach.pid);
     }
     wait(attach.pid, &ends, attach.duration.map(|seconds| start + Duration::from_secs_f64(seconds)));
     let profile = pprof::profile(image, &before, attach.first.kind(), start.elapsed());

@@ -1,6 +1,6 @@
 //! `specmalloc profile record`.
 
-use crate::output::{Output, write_whole};
+use crate::output::{Output, tell, write_whole};
 use crate::{Failure, child, library, run, target};
 use clap::Args;
 use specmalloc_samples::pprof::{self, Profile};
@@ -59,7 +59,7 @@ pub(super) fn execute(record: &Record) -> Result<Infallible, Failure> {
     let library = library::find()?;
     let (name, arguments) = record.command.split_first().expect("clap demands a program");
     for notice in target::notices(name) {
-        eprintln!("specmalloc: {notice}");
+        tell!("{notice}");
     }
     let mut command = Command::new(name);
     let file = super::load(&mut command, &library)?;
@@ -113,13 +113,11 @@ fn write(
         }
         None => {
             output.discard();
-            eprintln!("specmalloc: {}: nothing was noted, for it was not served", name.display());
+            tell!("{}: nothing was noted, for it was not served", name.display());
         }
     }
     if others > 0 && !record.follow_fork {
-        eprintln!(
-            "specmalloc: {others} more processes were served: --follow-fork writes their profiles, too"
-        );
+        tell!("{others} more processes were served: --follow-fork writes their profiles, too");
     }
     whole
 }
@@ -128,13 +126,13 @@ fn write(
 pub(super) fn save(path: &Path, profile: &Profile) -> bool {
     let shown = path.display();
     if let Err(error) = write_whole(path, &profile.bytes()) {
-        eprintln!("specmalloc: {shown}: {error}");
+        tell!("{shown}: {error}");
         return false;
     }
     if profile.stacks.is_empty() {
-        eprintln!("specmalloc: {shown}: no samples, for it allocated little: a smaller --rate takes more");
+        tell!("{shown}: no samples, for it allocated little: a smaller --rate takes more");
     } else {
-        eprintln!("specmalloc: {shown} is written: specmalloc profile report {shown}");
+        tell!("{shown} is written: specmalloc profile report {shown}");
     }
     true
 }

@@ -3,7 +3,7 @@
 use super::view::{View, What};
 use super::{firefox, flame, text};
 use crate::Failure;
-use crate::output::{print, write_whole};
+use crate::output::{print, tell, write_whole};
 use crate::terminal::{is_terminal, width};
 use crate::text::printable;
 use clap::{Args, ValueEnum};
@@ -93,7 +93,7 @@ pub(super) fn execute(report: &Report) -> Result<ExitCode, Failure> {
         return Err(Failure::own("this is not for a terminal: say where to with --output FILE".to_owned()));
     }
     for notice in pprof::resolve(&mut profile) {
-        eprintln!("specmalloc: {notice}");
+        tell!("{notice}");
     }
     let mut text = contents(report, &mut profile, what)?;
     if report.output.is_none() && is_terminal(&io::stdout()) {
