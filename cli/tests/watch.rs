@@ -214,3 +214,55 @@ fn what_cannot_be_written_is_told() {
     }
     waiting.end();
 }
+
+/// What a process in a container calls a file is another one here.
+#[test]
+fn functions_of_a_container_are_found_in_its_files() {
+    profiler();
+    let folder = format!("{}/container", env!("CARGO_TARGET_TMPDIR"));
+    fs::create_dir_all(&folder).unwrap();
+    let compile = |name: &str, source: &str| {
+        let (path, file) = (format!("{folder}/{name}"), format!("{folder}/{name}.c"));
+        fs::write(&file, source).unwrap();
+        assert!(Command::new("cc").args(["-g", "-w", "-o", &path, &file]).status().unwrap().success());
+        path
+    };
+    let inside = compile(
+        "inside",
+        "#include <stdio.h>\n#include <stdlib.h>\n#include <unistd.h>\n
+        int there(void) { void *volatile block = malloc(5000000); free(block); return 0; }
+        int main(void) { printf(\"%d\\n\", getpid()), fflush(stdout); for (;;) there(), usleep(100); }",
+    );
+    let outside =
+        compile("outside", "int here(int a) { return a; } int main(int a) { return here(a) + here(2 * a); }");
+    let script = format!("mount --bind {inside} {outside} 2>/dev/null || echo no; exec {outside}");
+    let mut command = Command::new("unshare");
+    command.args([
+        "--mount",
+        env!("CARGO_BIN_EXE_specmalloc"),
+        "run",
+        "--profile",
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ]);
+    command.env("SPECMALLOC_LIB", library()).env_remove("LD_PRELOAD").stdin(Stdio::null());
+    let mut container = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut pid = String::new();
+    BufReader::new(container.stdout.take().unwrap()).read_line(&mut pid).unwrap();
+    // Who is not root must not do that.
+    if let Ok(number) = pid.trim().parse::<i32>() {
+        let profile = format!("{folder}/x.pb.gz");
+        let attach = ["profile", "attach", "--duration", "0.5", "--rate", "64K", "-o", &profile, pid.trim()];
+        let attach = specmalloc(&attach);
+        assert!(attach.status.success(), "{}", text(&attach.stderr));
+        let report = ["profile", "report", "--format", "collapsed", "--what", "allocated", &profile];
+        let names = text(&specmalloc(&report).stdout);
+        assert!(names.contains("main;there ") && !names.contains("here;"), "{names}");
+        // SAFETY: no memory is involved; its parent, which waits for it, is a child that was not waited for.
+        unsafe { libc::kill(number, libc::SIGTERM) };
+    }
+    container.wait().unwrap();
+    fs::remove_dir_all(folder).unwrap();
+}

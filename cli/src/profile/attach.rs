@@ -10,6 +10,9 @@ use clap::Args;
 use specmalloc::internals::api::shared_record::{StatisticsFile, VARIABLE};
 use specmalloc_samples::{Image, ProfileFile, pprof};
 use std::ffi::CString;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -137,6 +140,16 @@ fn wait(pid: u32, ends: &libc::sigset_t, end: Option<Instant>) {
     }
 }
 
+/// The root of its files, held open: it may have one of its own, as in a container. `None` if it is this one's, or not told.
+fn root_of(pid: u32) -> Option<File> {
+    let root = File::open(format!("/proc/{pid}/root")).ok()?;
+    let place = |about: fs::Metadata| (about.dev(), about.ino());
+    let mounts = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let is_this = root.metadata().map(place).ok() == fs::metadata("/").map(place).ok()
+        && mounts(&pid.to_string()) == mounts("self");
+    (!is_this).then_some(root)
+}
+
 /// The rate as a number.
 fn number(rate: &str) -> usize {
     let digits = rate.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
@@ -153,6 +166,7 @@ pub(super) fn execute(attach: &Attach) -> Result<ExitCode, Failure> {
     let asked = Asked::open(attach.pid)?;
     let output = Output::new(&attach.output)?;
     let image = last(&asked.notes, asked.own_pid).expect("it was there before");
+    let root = root_of(attach.pid);
     let (before, start, ends) = (pprof::before(image), Instant::now(), hold_ends());
     if let Err(failure) = asked.ask(number(&attach.rate)) {
         output.discard();
@@ -162,7 +176,17 @@ pub(super) fn execute(attach: &Attach) -> Result<ExitCode, Failure> {
         tell!("process {} is sampled: Ctrl-C ends that", attach.pid);
     }
     wait(attach.pid, &ends, attach.duration.map(|seconds| start + Duration::from_secs_f64(seconds)));
-    let profile = pprof::profile(image, &before, attach.first.kind(), start.elapsed());
+    let (first, took) = (attach.first.kind(), start.elapsed());
+    let profile = match &root {
+        None => pprof::profile(image, &before, first, took),
+        Some(root) => {
+            let root = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
+            let mut profile = pprof::profile_below(&root, image, &before, first, took);
+            // Now, for a report would look for these files here.
+            let _others = pprof::resolve_below(&root, &mut profile);
+            profile
+        }
+    };
     // It may have gone.
     let _gone = asked.ask(0);
     if !save(output.path, &profile) {
