@@ -266,3 +266,30 @@ fn functions_of_a_container_are_found_in_its_files() {
     container.wait().unwrap();
     fs::remove_dir_all(folder).unwrap();
 }
+
+/// Who replaces blocks again and again, and does nothing else, hears of it, too.
+#[test]
+fn a_steady_program_hears_who_asks_for_samples() {
+    profiler();
+    let folder = format!("{}/steady", env!("CARGO_TARGET_TMPDIR"));
+    fs::create_dir_all(&folder).unwrap();
+    let (path, file, profile) =
+        (format!("{folder}/steady"), format!("{folder}/steady.c"), format!("{folder}/x.pb.gz"));
+    let source = "#include <stdio.h>\n#include <stdlib.h>\n#include <unistd.h>\n
+        int main(int count, char **arguments) { printf(\"%d\\n\", getpid()), fflush(stdout);
+        for (;;) { void *volatile block = malloc(atoi(arguments[1])); free(block); } }";
+    fs::write(&file, source).unwrap();
+    assert!(Command::new("cc").args(["-O1", "-o", &path, &file]).status().unwrap().success());
+    for size in ["100", "5000", "50000"] {
+        let waiting = Waiting::start(&["--profile"], &format!("exec {path} {size}"));
+        let attach = specmalloc(&["profile", "attach", "--duration", "0.5", "-o", &profile, &waiting.pid]);
+        assert!(attach.status.success(), "{}", text(&attach.stderr));
+        let report = text(&specmalloc(&["profile", "report", "--what", "allocated", &profile]).stdout);
+        assert!(!report.contains(", 0 samples,"), "{size}: {report}");
+        // SAFETY: no memory is involved; its parent is a child that was not waited for.
+        unsafe { libc::kill(waiting.pid.parse().unwrap(), libc::SIGTERM) };
+        let mut waiting = waiting;
+        waiting.command.wait().unwrap();
+    }
+    fs::remove_dir_all(folder).unwrap();
+}
