@@ -434,5 +434,4 @@ fn weight(counted: u64, rate: u64) -> u64 {
 }
 
 #[cfg(test)]
-#[path = "image_tests.rs"]
 mod tests;
