@@ -141,7 +141,7 @@ pub(crate) fn run(command: &mut Command) -> io::Result<(u32, ExitStatus)> {
 fn stop_with(pid: u32) {
     // A continue sent to the whole process group may reach the program just after this command.
     std::thread::sleep(Duration::from_millis(10));
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = crate::output::read_lossily(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The state follows the name, which is in parentheses and may contain some.
     let stopped = stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'));
     if stopped {

@@ -23,6 +23,15 @@ pub(crate) fn recorder() -> Result<PathBuf, Failure> {
     locate(RECORDER, variable).ok_or_else(|| absent(RECORDER, variable, build))
 }
 
+/// Whether there is /proc, by which a program finds what this command has made for it.
+pub(crate) fn demand_proc() -> Result<(), Failure> {
+    if Path::new("/proc/self").exists() {
+        return Ok(());
+    }
+    let message = "/proc is not there, and a program cannot tell what it does: mount -t proc proc /proc";
+    Err(Failure::own(message.to_owned()))
+}
+
 fn locate(name: &str, variable: &str) -> Option<PathBuf> {
     let command = std::env::current_exe().and_then(std::fs::canonicalize);
     let folder = command.as_deref().ok().and_then(Path::parent);

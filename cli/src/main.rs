@@ -4,7 +4,8 @@
 //! where one allocates, `record` and `replay` are its malloc calls, `top` and
 //! `maps` (in `watch`) look at one that runs, `doctor` at what stands in an allocator's way; `manual` is their manual.
 //! Below them `library` finds libspecmalloc.so; `target` and `elf` tell whether a program will be served; `child` runs
-//! it and ends as it ended; `interrupted` has the command itself end in order; `report` shows the statistics. Uses of `specmalloc` its statistics and the record that
+//! it and ends as it ended; `interrupted` has the command itself end in order; `output` is what
+//! it writes; `report` shows the statistics. Uses of `specmalloc` its statistics and the record that
 //! processes share, and nothing else.
 
 mod child;
@@ -14,6 +15,7 @@ mod elf;
 mod interrupted;
 mod library;
 mod manual;
+mod output;
 mod profile;
 mod record;
 mod replay;
@@ -26,9 +28,7 @@ mod watch;
 
 use clap::{FromArgMatches, Parser, Subcommand};
 use std::ffi::OsStr;
-use std::fs;
 use std::io;
-use std::path::Path;
 use std::process::ExitCode;
 
 /// Exit status when the command itself fails, as `env` and `timeout` have it.
@@ -99,18 +99,8 @@ fn main() -> ExitCode {
         Action::Completions(completions) => manual::completions(&completions),
     };
     done.unwrap_or_else(|failure| {
-        eprintln!("specmalloc: {}", failure.message);
+        output::tell!("{}", failure.message);
         ExitCode::from(failure.status)
-    })
-}
-
-/// Writes a file as a whole: what could be written in part only is not left behind, unless it was there before.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let was_there = path.exists();
-    fs::write(path, bytes).inspect_err(|_| {
-        if !was_there {
-            let _gone_already = fs::remove_file(path);
-        }
     })
 }
 

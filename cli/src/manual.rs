@@ -6,7 +6,7 @@
 use crate::{Arguments, Failure};
 use clap::builder::Resettable;
 use clap::{Args, CommandFactory};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -163,24 +163,16 @@ pub(crate) fn man(arguments: &Man) -> Result<ExitCode, Failure> {
         wanted = wanted.find_subcommand(name).ok_or_else(|| Failure::own(unknown()))?;
     }
     let (_, text) = page(wanted).map_err(|error| Failure::own(error.to_string()))?;
-    print(&text)
+    crate::output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints the completions.
 pub(crate) fn completions(arguments: &Completions) -> Result<ExitCode, Failure> {
     let mut text = Vec::new();
     clap_complete::generate(arguments.shell, &mut whole(), "specmalloc", &mut text);
-    print(&text)
-}
-
-/// Prints `text`, and does not mind that nobody reads it to its end.
-fn print(text: &[u8]) -> Result<ExitCode, Failure> {
-    match io::stdout().write_all(text) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::own(format!("standard output: {error}")))
-        }
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    crate::output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn failed(path: &Path, error: &io::Error) -> Failure {

@@ -4,6 +4,7 @@
 //! ended, however it did, traces are made of the notes.
 
 use crate::compare::allocators::{self, Allocator};
+use crate::output::{Output, tell, write_whole};
 use crate::text::{counted, grouped};
 use crate::{Failure, child, library, target};
 use clap::Args;
@@ -12,7 +13,7 @@ use specmalloc_trace::recording::layout::{self, Head, MAGIC, NAME, Record, VARIA
 use specmalloc_trace::recording::{self, Contents, Recorded};
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -64,50 +65,36 @@ pub(crate) struct RecordTrace {
 
 /// Runs the program; returns only if that failed.
 pub(crate) fn execute(record: &RecordTrace) -> Result<Infallible, Failure> {
+    library::demand_proc()?;
     let recorder = library::recorder()?;
     let (name, arguments) = record.command.split_first().expect("clap demands a program");
     for notice in target::notices(name) {
-        eprintln!("specmalloc: {notice}");
+        tell!("{notice}");
     }
     let path = record.output.clone().unwrap_or_else(|| {
         let mut file = Path::new(name).file_name().unwrap_or(name).to_owned();
         file.push(".trace");
         file.into()
     });
-    // Opened before the program runs: a file that cannot be written is told now, not after an hour's work.
-    let was_there = path.exists();
-    let output = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-    let output = output.map_err(|error| Failure::own(format!("{}: {error}", path.display())))?;
-
-    let notes = Notes::new(record).map_err(|error| Failure::own(format!("no memory for the notes: {error}")));
-    let run = notes.and_then(|notes| {
-        let mut preload = std::env::var_os("LD_PRELOAD");
-        if let Some(allocator) = &record.under {
-            preload = Some(library::preload(&allocator.library, preload)?);
-        }
-        let mut command = Command::new(name);
-        command.args(arguments).env("LD_PRELOAD", library::preload(&recorder, preload)?);
-        let variable = VARIABLE.to_str().expect("a constant in ASCII");
-        command.env(variable, format!("/proc/{}/fd/{}", std::process::id(), notes.file.as_raw_fd()));
-        let (_, status) = child::run(&mut command).map_err(|error| Failure::start(name, &error))?;
-        Ok((notes, status))
-    });
-    let keep = |written: bool| {
-        if !written && !was_there {
-            // Nothing is left to tell if even this fails.
-            let _ = std::fs::remove_file(&path);
-        }
-    };
-    let (notes, status) = run.inspect_err(|_| keep(false))?;
-    let written = notes.read().and_then(|contents| write(&contents, &path, output));
-    keep(written == Ok(true));
-    match written {
+    let output = Output::new(&path)?;
+    let notes =
+        Notes::new(record).map_err(|error| Failure::own(format!("no memory for the notes: {error}")))?;
+    let mut preload = std::env::var_os("LD_PRELOAD");
+    if let Some(allocator) = &record.under {
+        preload = Some(library::preload(&allocator.library, preload)?);
+    }
+    let mut command = Command::new(name);
+    command.args(arguments).env("LD_PRELOAD", library::preload(&recorder, preload)?);
+    let variable = VARIABLE.to_str().expect("a constant in ASCII");
+    command.env(variable, format!("/proc/{}/fd/{}", std::process::id(), notes.file.as_raw_fd()));
+    let (_, status) = child::run(&mut command).map_err(|error| Failure::start(name, &error))?;
+    match notes.read().and_then(|contents| write(&contents, output.path)) {
         // What the program ends with comes first.
         Err(why) if status.success() => return Err(Failure::own(why)),
-        Err(why) => eprintln!("specmalloc: {why}"),
+        Err(why) => tell!("{why}"),
         Ok(true) => {}
-        Ok(false) => eprintln!(
-            "specmalloc: no call was recorded: the program does not load libraries that are preloaded, makes no calls, or \
+        Ok(false) => tell!(
+            "no call was recorded: the program does not load libraries that are preloaded, makes no calls, or \
              was started with another environment"
         ),
     }
@@ -115,34 +102,30 @@ pub(crate) fn execute(record: &RecordTrace) -> Result<Infallible, Failure> {
 }
 
 /// Writes a file for each process that was recorded. Says whether the one that is wanted was.
-fn write(contents: &Contents, path: &Path, output: File) -> Result<bool, String> {
+fn write(contents: &Contents, path: &Path) -> Result<bool, String> {
     if contents.lost > 0 {
         let lost = grouped(contents.lost);
-        eprintln!("specmalloc: the last {lost} calls are not in the trace: see --limit");
+        tell!("the last {lost} calls are not in the trace: see --limit");
     }
     if contents.unseen > 0 {
-        eprintln!("specmalloc: {} programs more were not recorded", contents.unseen);
+        tell!("{} programs more were not recorded", contents.unseen);
     }
-    let mut output = Some(output);
+    let mut is_there = false;
     for recorded in &contents.processes {
         let Recorded { process, first, trace } = recorded;
-        let (path, file) = match output.take_if(|_| *first) {
-            Some(file) => (path.to_owned(), file.set_len(0).map(|()| file)),
-            None => {
-                let mut path = path.as_os_str().to_owned();
-                path.push(format!(".{process}"));
-                (PathBuf::from(&path), File::create(path))
-            }
-        };
-        let bytes = file
-            .and_then(|file| file::write(trace, file))
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        if !path.exists() {
-            return Err(format!("{}: it was removed while the program ran", path.display()));
+        let mut path = path.as_os_str().to_owned();
+        if is_there || !*first {
+            path.push(format!(".{process}"));
+        } else {
+            is_there = true;
         }
+        let (path, mut packed) = (PathBuf::from(path), Vec::new());
+        let bytes = file::write(trace, &mut packed)
+            .and_then(|bytes| write_whole(&path, &packed).map(|()| bytes))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
         let calls = trace.calls().len() as u64;
-        eprintln!(
-            "specmalloc: {}: {} calls of {} by {}, {:.2} bytes each",
+        tell!(
+            "{}: {} calls of {} by {}, {:.2} bytes each",
             path.display(),
             grouped(calls),
             trace.program,
@@ -150,7 +133,7 @@ fn write(contents: &Contents, path: &Path, output: File) -> Result<bool, String>
             bytes as f64 / calls as f64,
         );
     }
-    Ok(output.is_none())
+    Ok(is_there)
 }
 
 /// The memory that the program's calls are noted in.

@@ -1,11 +1,11 @@
 //! `specmalloc run`: a program with specmalloc as its malloc, and its statistics at the end.
 
+use crate::output::{Output, tell};
 use crate::{Failure, child, library, profile, report, target};
 use clap::Args;
 use specmalloc::internals::api::shared_record::{CAPACITY, StatisticsFile, VARIABLE};
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::Command;
@@ -58,10 +58,14 @@ pub(crate) struct Run {
 
 /// Runs the program; returns only if that failed.
 pub(crate) fn execute(run: &Run) -> Result<Infallible, Failure> {
+    let tells = run.stats || run.json || run.classes || run.output.is_some();
+    if tells || run.watch || run.profile {
+        library::demand_proc()?;
+    }
     let library = library::find()?;
     let (name, arguments) = run.command.split_first().expect("clap demands a program");
     for notice in target::notices(name) {
-        eprintln!("specmalloc: {notice}");
+        tell!("{notice}");
     }
     let mut command = Command::new(name);
     let images = if run.profile { Some(profile::load(&mut command, &library)?) } else { None };
@@ -80,18 +84,11 @@ pub(crate) fn execute(run: &Run) -> Result<Infallible, Failure> {
         let before = before.or_else(|| std::env::var_os("SPECMALLOC_CONF"));
         command.env("SPECMALLOC_CONF", joined(before, conf));
     }
-    let tells = run.stats || run.json || run.classes || run.output.is_some();
     if !tells && !run.watch && images.is_none() {
         return Err(Failure::start(name, &child::exec(&mut command)));
     }
 
-    // Opened before the program runs: a file that cannot be written is told now, not after an hour's work.
-    let mut output = match &run.output {
-        None => None,
-        Some(path) => {
-            Some(File::create(path).map_err(|error| Failure::own(format!("{}: {error}", path.display())))?)
-        }
-    };
+    let output = run.output.as_deref().map(Output::new).transpose()?;
     let file = StatisticsFile::create(CAPACITY).map_err(|errno| {
         let error = io::Error::from_raw_os_error(errno.0);
         Failure::own(format!("no memory file for the statistics: {error}"))
@@ -99,18 +96,21 @@ pub(crate) fn execute(run: &Run) -> Result<Infallible, Failure> {
     let variable = VARIABLE.to_str().expect("a constant in ASCII");
     command.env(variable, format!("/proc/{}/fd/{}", std::process::id(), file.fd()));
     let (pid, status) = child::run(&mut command).map_err(|error| Failure::start(name, &error))?;
-
     if !tells {
         return child::end_as(status);
     }
     let report = report::Report::new(&file, pid, status);
     let text = if run.json { report.json(run.classes) } else { report.table(run.classes) };
-    let written = match &mut output {
-        Some(file) => file.write_all(text.as_bytes()),
-        None => io::stderr().write_all(text.as_bytes()),
+    let written = match &output {
+        Some(output) => output.write(text.as_bytes()),
+        // Who does not want to hear of it need not.
+        None => io::stderr().write_all(text.as_bytes()).or(Ok(())),
     };
-    if let (Err(error), Some(path)) = (written, &run.output) {
-        eprintln!("specmalloc: {}: {error}", path.display());
+    match written {
+        // What the program ends with comes first.
+        Err(failure) if status.success() => return Err(failure),
+        Err(failure) => tell!("{}", failure.message),
+        Ok(()) => {}
     }
     child::end_as(status)
 }

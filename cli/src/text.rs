@@ -15,13 +15,18 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
+/// A name of somebody's, without what a terminal would act on.
+pub(crate) fn printable(name: &str) -> String {
+    name.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+}
+
 /// So many things of a name, which takes an s where there is not one.
 pub(crate) fn counted(count: u64, name: &str) -> String {
     format!("{} {name}{}", grouped(count), if count == 1 { "" } else { "s" })
 }
 
 /// At least three digits of `value`, with a point where it is due.
-fn digits(value: f64) -> String {
+pub(crate) fn digits(value: f64) -> String {
     match value {
         _ if value < 9.995 => format!("{value:.2}"),
         _ if value < 99.95 => format!("{value:.1}"),
@@ -175,6 +180,11 @@ mod tests {
         ] {
             assert_eq!(shortened(command, width), shorter, "{width}");
         }
+    }
+
+    #[test]
+    fn names_say_nothing_to_a_terminal() {
+        assert_eq!(printable("é\x1b[2J\n"), "é?[2J?");
     }
 
     #[test]

@@ -234,3 +234,17 @@ fn the_program_inherits_what_the_command_was_given() {
         "{shown} not {direct}"
     );
 }
+
+/// As hyperfine has it: one bound alone is not held against the usual other, - is standard output, and null is no file.
+#[test]
+fn hyperfines_words_mean_what_they_mean_there() {
+    let output = compare(&["-M", "1", "--input", "null", "--export-json", "-", "--", "true"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["results"][0]["times"].as_array().unwrap().len(), 1);
+    assert!(text(&output.stderr).contains("one run under each"), "{}", text(&output.stderr));
+    assert!(!Path::new("-").exists());
+    let output = compare(&["-m", "3", "-M", "2", "--", "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("--max-runs is less than --min-runs"));
+}

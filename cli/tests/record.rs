@@ -315,15 +315,24 @@ fn a_limit_a_name_and_what_cannot_be_recorded() {
         (&["--", "/dev/null"], 126),
         (&["--under", "nobody", "--", "true"], 125),
         (&["--limit", "0", "--", "true"], 125),
-        // Nor where the file is gone by then: what was recorded is lost.
-        (&["--", "sh", "-c", &format!("rm {shown}; exec {} edges", program())], 125),
-        (&["--", "sh", "-c", &format!("rm {shown}; {} edges; exit 3", program())], 3),
         (&[], 125),
     ] {
         let output = specmalloc(&[&["record-trace", "-o", &shown], command].concat());
         assert_eq!(output.status.code(), Some(code), "{command:?}: {}", text(&output.stderr));
         assert!(!output.stderr.is_empty() && !file.exists(), "{command:?}");
     }
+    // Nor while the program runs; and where there is no place for it by then, what was recorded is lost.
+    let folder = scratch().join("gone");
+    let shown = folder.join("x").display().to_string();
+    for (end, code) in [("exec", 125), ("trap 'exit 3' EXIT;", 3)] {
+        fs::create_dir(&folder).unwrap();
+        let script = format!("rmdir {} || exit 9; {end} {} edges", folder.display(), program());
+        let output = specmalloc(&["record-trace", "-o", &shown, "--", "sh", "-c", &script]);
+        assert_eq!(output.status.code(), Some(code), "{script}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("gone/x: No such file"), "{}", text(&output.stderr));
+    }
+    let output = specmalloc(&["record-trace", "-o", "/dev/full", "--", program(), "edges"]);
+    assert!(output.status.code() == Some(125) && text(&output.stderr).contains("/dev/full: No space left"));
     let output = specmalloc(&["record-trace", "-o", "/no/such/folder/x", "--", "true"]);
     assert!(output.status.code() == Some(125) && text(&output.stderr).contains("/no/such/folder/x: No such"));
 }

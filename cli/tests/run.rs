@@ -318,3 +318,21 @@ fn the_table_goes_where_it_is_told() {
         assert!(table.contains(line), "{line} is missing in:\n{table}");
     }
 }
+
+/// What the file had stays until there is something else, and a program that has not run leaves none.
+#[test]
+fn a_file_is_written_as_a_whole_or_that_is_told() {
+    let (old, new) = (scratch().join("old.json"), scratch().join("new.json"));
+    fs::write(&old, "as it was").unwrap();
+    for path in [&old, &new] {
+        let output = output(&["--json", "--output", path.to_str().unwrap(), "--", "/no/such/program"]);
+        assert_eq!(output.status.code(), Some(127), "{}", stderr(&output));
+    }
+    assert_eq!(fs::read_to_string(&old).unwrap(), "as it was");
+    assert!(!new.exists());
+    for (script, status) in [("true", 125), ("exit 3", 3)] {
+        let output = output(&["--json", "--output", "/dev/full", "--", "sh", "-c", script]);
+        assert_eq!(output.status.code(), Some(status), "{}", stderr(&output));
+        assert!(stderr(&output).contains("/dev/full: No space left"), "{}", stderr(&output));
+    }
+}

@@ -4,13 +4,14 @@ mod common;
 #[path = "common/documented.rs"]
 mod documented;
 
-use common::library;
+use common::{library, profiler};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::FromRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// A program that waits for a line, under the command with `options`; its number as it says it.
 struct Waiting {
@@ -174,4 +175,121 @@ fn what_cannot_be_looked_at_says_why() {
     assert!(failed(&["top", "1", "--json"]).contains("--once"));
     assert!(failed(&["top", "x"]).contains("invalid value"));
     assert!(failed(&["top", "1", "--delay=-1"]).contains("not from 0"));
+}
+
+/// A process may be called anything, and lie anywhere; the kernel cuts off names in the middle of a letter.
+#[test]
+fn names_are_of_any_bytes() {
+    profiler();
+    let folder = format!("{}/any-bytes", env!("CARGO_TARGET_TMPDIR"));
+    let script = format!(
+        r#"folder="{folder}/$(printf '\377')"; mkdir -p "$folder"; cp /bin/sh "$folder/sh"
+        exec "$folder/sh" -c 'printf "\033[2Jn\303" >/proc/$$/comm; echo $$; read line'"#
+    );
+    let waiting = Waiting::start(&["--profile"], &script);
+    let plain = specmalloc(&["top", &waiting.pid, "--once", "--delay", "0"]);
+    assert!(plain.status.success(), "{}", text(&plain.stderr));
+    let plain = text(&plain.stdout);
+    assert!(plain.contains("held by") && plain.contains("?[2Jn") && !plain.contains('\x1b'), "{plain}");
+    let maps = specmalloc(&["maps", &waiting.pid]);
+    assert!(maps.status.success(), "{}", text(&maps.stderr));
+    let (start, profile) = (Instant::now(), format!("{folder}/x.pb.gz"));
+    let attach = specmalloc(&["profile", "attach", "--duration", "0.3", "--output", &profile, &waiting.pid]);
+    assert!(attach.status.success(), "{}", text(&attach.stderr));
+    assert!(start.elapsed() >= Duration::from_millis(300), "it was taken for one that has ended");
+    waiting.end();
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn what_cannot_be_written_is_told() {
+    let waiting = Waiting::start(&["--watch"], "echo $$; read line");
+    for arguments in [&["top", &waiting.pid, "--once", "--delay", "0"][..], &["maps", "--json", &waiting.pid]]
+    {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_specmalloc"));
+        let output = command.args(arguments).stdin(Stdio::null()).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{arguments:?}");
+        assert!(text(&output.stderr).contains("standard output: No space left"), "{}", text(&output.stderr));
+    }
+    waiting.end();
+}
+
+/// What a process in a container calls a file is another one here.
+#[test]
+fn functions_of_a_container_are_found_in_its_files() {
+    profiler();
+    let folder = format!("{}/container", env!("CARGO_TARGET_TMPDIR"));
+    fs::create_dir_all(&folder).unwrap();
+    let compile = |name: &str, source: &str| {
+        let (path, file) = (format!("{folder}/{name}"), format!("{folder}/{name}.c"));
+        fs::write(&file, source).unwrap();
+        assert!(Command::new("cc").args(["-g", "-w", "-o", &path, &file]).status().unwrap().success());
+        path
+    };
+    let inside = compile(
+        "inside",
+        "#include <stdio.h>\n#include <stdlib.h>\n#include <unistd.h>\n
+        int there(void) { void *volatile block = malloc(5000000); free(block); return 0; }
+        int main(void) { printf(\"%d\\n\", getpid()), fflush(stdout); for (;;) there(), usleep(100); }",
+    );
+    let outside =
+        compile("outside", "int here(int a) { return a; } int main(int a) { return here(a) + here(2 * a); }");
+    let script = format!("mount --bind {inside} {outside} 2>/dev/null || echo no; exec {outside}");
+    let mut command = Command::new("unshare");
+    command.args([
+        "--mount",
+        env!("CARGO_BIN_EXE_specmalloc"),
+        "run",
+        "--profile",
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ]);
+    command.env("SPECMALLOC_LIB", library()).env_remove("LD_PRELOAD").stdin(Stdio::null());
+    let mut container = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut pid = String::new();
+    BufReader::new(container.stdout.take().unwrap()).read_line(&mut pid).unwrap();
+    // Who is not root must not do that.
+    if let Ok(number) = pid.trim().parse::<i32>() {
+        let profile = format!("{folder}/x.pb.gz");
+        let attach = ["profile", "attach", "--duration", "0.5", "--rate", "64K", "-o", &profile, pid.trim()];
+        let attach = specmalloc(&attach);
+        assert!(attach.status.success(), "{}", text(&attach.stderr));
+        let report = ["profile", "report", "--format", "collapsed", "--what", "allocated", &profile];
+        let names = text(&specmalloc(&report).stdout);
+        assert!(names.contains("main;there ") && !names.contains("here;"), "{names}");
+        // SAFETY: no memory is involved; its parent, which waits for it, is a child that was not waited for.
+        unsafe { libc::kill(number, libc::SIGTERM) };
+    }
+    container.wait().unwrap();
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// Who replaces blocks again and again, and does nothing else, hears of it, too.
+#[test]
+fn a_steady_program_hears_who_asks_for_samples() {
+    profiler();
+    let folder = format!("{}/steady", env!("CARGO_TARGET_TMPDIR"));
+    fs::create_dir_all(&folder).unwrap();
+    let (path, file, profile) =
+        (format!("{folder}/steady"), format!("{folder}/steady.c"), format!("{folder}/x.pb.gz"));
+    let source = "#include <stdio.h>\n#include <stdlib.h>\n#include <unistd.h>\n
+        int main(int count, char **arguments) { printf(\"%d\\n\", getpid()), fflush(stdout);
+        for (;;) { void *volatile block = malloc(atoi(arguments[1])); free(block); } }";
+    fs::write(&file, source).unwrap();
+    assert!(Command::new("cc").args(["-O1", "-o", &path, &file]).status().unwrap().success());
+    for size in ["100", "5000", "50000"] {
+        let waiting = Waiting::start(&["--profile"], &format!("exec {path} {size}"));
+        let attach = specmalloc(&["profile", "attach", "--duration", "0.5", "-o", &profile, &waiting.pid]);
+        assert!(attach.status.success(), "{}", text(&attach.stderr));
+        let report = text(&specmalloc(&["profile", "report", "--what", "allocated", &profile]).stdout);
+        assert!(!report.contains(", 0 samples,"), "{size}: {report}");
+        // SAFETY: no memory is involved; its parent is a child that was not waited for.
+        unsafe { libc::kill(waiting.pid.parse().unwrap(), libc::SIGTERM) };
+        let mut waiting = waiting;
+        waiting.command.wait().unwrap();
+    }
+    fs::remove_dir_all(folder).unwrap();
 }

@@ -164,7 +164,7 @@ struct specmalloc_sample {
     size_t size;            /* bytes that were asked for; of more than 4 MiB, in whole pages */
     size_t usable;          /* bytes that may be used */
     size_t counted;         /* bytes that it counts as: it stands for 1 / (1 - exp(-counted / rate)) allocations */
-    size_t rate;            /* bytes for a sample on average */
+    size_t rate;            /* bytes for a sample on average, when it was allocated */
     uint64_t age;           /* nanoseconds since it was allocated */
     const uintptr_t *stack; /* addresses of the calls that led to this allocation or free, the innermost first */
     size_t depth;           /* how many */

@@ -14,7 +14,7 @@ pub const VARIABLE: &CStr = c"SPECMALLOC_PROFILE";
 pub const IMAGES: usize = 256;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"specprof");
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 
 /// The first page of a file.
 #[repr(C, align(4096))]

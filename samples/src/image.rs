@@ -55,13 +55,14 @@ struct ModuleRecord {
     path: [AtomicU64; PATH],
 }
 
-/// The samples of one stack that count as one size.
+/// The samples of one stack that count as one size, and were drawn at one rate.
 #[repr(C)]
 struct Entry {
     hash: AtomicU64,
     /// Where the stack lies among the words, and its length in the lowest byte.
     stack: AtomicU64,
     counted: AtomicU64,
+    rate: AtomicU64,
     allocated: [AtomicU64; 2],
     freed: [AtomicU64; 2],
     /// What was live at the moment below.
@@ -76,6 +77,8 @@ struct Entry {
 pub(super) struct Freed {
     pub(super) id: u64,
     pub(super) counted: u64,
+    /// Bytes for a sample when it was allocated.
+    pub(super) rate: u64,
     /// Nanoseconds that it lived.
     pub(super) age: u64,
     pub(super) is_told: bool,
@@ -106,6 +109,8 @@ pub struct Sampled {
 pub struct Stack<I> {
     /// Bytes that each of the allocations counts as.
     pub counted: u64,
+    /// Bytes for a sample on average, when they were allocated: it may have changed since.
+    pub rate: u64,
     /// All samples.
     pub allocated: Sampled,
     /// Those that are live.
@@ -141,10 +146,10 @@ impl ModuleAt {
     }
 }
 
-fn hash(pcs: &[usize], counted: usize) -> u64 {
+fn hash(pcs: &[usize], counted: usize, rate: usize) -> u64 {
     let mix =
         |hash: u64, word: usize| (hash ^ word as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-    pcs.iter().fold(mix(1, counted), |hash, &pc| mix(hash, pc)) | 1
+    pcs.iter().fold(mix(mix(1, counted), rate), |hash, &pc| mix(hash, pc)) | 1
 }
 
 impl Image {
@@ -162,7 +167,7 @@ impl Image {
         self.head.pid.load(Relaxed)
     }
 
-    /// Bytes for a sample on average.
+    /// Bytes for a sample on average: those of the last one.
     pub fn rate(&self) -> u64 {
         self.head.rate.load(Relaxed)
     }
@@ -182,7 +187,7 @@ impl Image {
         rate: usize,
         now: u64,
     ) -> (u32, u64) {
-        let Some((entry_number, place)) = self.find(pcs, counted).zip(self.lives.take()) else {
+        let Some((entry_number, place)) = self.find(pcs, counted, rate).zip(self.lives.take()) else {
             self.head.lost.fetch_add(1, Relaxed);
             return (0, 0);
         };
@@ -208,16 +213,16 @@ impl Image {
 
     /// Notes a free at `now`, in nanoseconds: see [`super::freed`]. `None` of what was not noted, as in the child of a fork
     /// the little that its parent has changed before the child has looked.
-    pub(super) fn freed(&self, sample: u32, size: usize, rate: usize, now: u64) -> Option<Freed> {
+    pub(super) fn freed(&self, sample: u32, size: usize, now: u64) -> Option<Freed> {
         let life = self.lives.end(sample)?;
         let entry = self.entries.get(life.entry as usize)?;
         let age = now.saturating_sub(life.born);
-        let freed = Freed { id: life.id, counted: entry.counted.load(Relaxed), age, is_told: life.is_told };
+        let (counted, rate) = (entry.counted.load(Relaxed), entry.rate.load(Relaxed));
+        let freed = Freed { id: life.id, counted, rate, age, is_told: life.is_told };
         self.save(entry);
         count(&entry.freed, size);
         entry.lived.fetch_add(age, Relaxed);
-        let weight = weight(freed.counted, rate as u64);
-        // Never below nothing, though the rate may have changed meanwhile.
+        let weight = weight(counted, rate);
         let _before = self.head.live.fetch_update(Relaxed, Relaxed, |live| Some(live.saturating_sub(weight)));
         Some(freed)
     }
@@ -234,9 +239,9 @@ impl Image {
         }
     }
 
-    /// The entry of a stack and size: its number.
-    fn find(&self, pcs: &[usize], counted: usize) -> Option<u32> {
-        let hash = hash(pcs, counted);
+    /// The entry of a stack, size and rate: its number.
+    fn find(&self, pcs: &[usize], counted: usize, rate: usize) -> Option<u32> {
+        let hash = hash(pcs, counted, rate);
         let mut made = None;
         for step in 0..TRIES {
             let place = self.places.get(((hash >> 20) as usize % PLACES) ^ step)?;
@@ -245,7 +250,7 @@ impl Image {
             if found == 0 {
                 let number = match made {
                     Some(number) => number,
-                    None => self.make(pcs, counted, hash)?,
+                    None => self.make(pcs, counted, rate, hash)?,
                 };
                 made = Some(number);
                 // Release: pairs with the Acquire above and in this exchange.
@@ -258,6 +263,7 @@ impl Image {
             let entry = self.entries.get(number as usize)?;
             if entry.hash.load(Relaxed) == hash
                 && entry.counted.load(Relaxed) == counted as u64
+                && entry.rate.load(Relaxed) == rate as u64
                 && self.addresses(entry).eq(pcs.iter().map(|&pc| pc as u64))
             {
                 return Some(number);
@@ -267,7 +273,7 @@ impl Image {
     }
 
     /// Writes a new entry, which nothing leads to yet.
-    fn make(&self, pcs: &[usize], counted: usize, hash: u64) -> Option<u32> {
+    fn make(&self, pcs: &[usize], counted: usize, rate: usize, hash: u64) -> Option<u32> {
         let take = |counter: &AtomicU64, count: usize, most: usize| {
             let taken = counter.fetch_update(Relaxed, Relaxed, |used| {
                 Some(used + count as u64).filter(|&used| used <= most as u64)
@@ -283,6 +289,7 @@ impl Image {
         }
         entry.hash.store(hash, Relaxed);
         entry.counted.store(counted as u64, Relaxed);
+        entry.rate.store(rate as u64, Relaxed);
         entry.stack.store((first as u64) << 8 | pcs.len() as u64, Relaxed);
         Some(number as u32)
     }
@@ -329,6 +336,7 @@ impl Image {
             copy(&to.hash, &from.hash);
             copy(&to.stack, &from.stack);
             copy(&to.counted, &from.counted);
+            copy(&to.rate, &from.rate);
             // What was allocated there before counts for the child as far as it is live.
             let live = from.live();
             for (word, value) in to.allocated.iter().zip([live.objects, live.bytes]) {
@@ -372,6 +380,7 @@ impl Image {
                 let is_saved = entry.moment.load(Relaxed) == moment;
                 Stack {
                     counted: entry.counted.load(Relaxed),
+                    rate: entry.rate.load(Relaxed),
                     allocated: read(&entry.allocated),
                     live,
                     peak: if is_saved { Sampled { objects, bytes } } else { live },
@@ -425,73 +434,4 @@ fn weight(counted: u64, rate: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::alloc::{Layout, alloc_zeroed, dealloc};
-
-    /// An image that nothing was noted in.
-    struct Empty(*mut Image);
-
-    impl Empty {
-        fn new() -> Empty {
-            // SAFETY: an image has a size.
-            Empty(unsafe { alloc_zeroed(Layout::new::<Image>()) }.cast())
-        }
-        fn image(&self) -> &Image {
-            // SAFETY: zero bytes are an image.
-            unsafe { &*self.0 }
-        }
-    }
-
-    impl Drop for Empty {
-        fn drop(&mut self) {
-            // SAFETY: allocated above.
-            unsafe { dealloc(self.0.cast(), Layout::new::<Image>()) };
-        }
-    }
-
-    #[test]
-    fn lives_are_told_apart_and_their_places_used_again() {
-        let empty = Empty::new();
-        let image = empty.image();
-        let born = |now| image.allocated(&[1, 2], 100, 112, 1000, now);
-        let (first, second) = (born(10), born(20));
-        assert!(first.0 != 0 && first.0 != second.0 && (first.1, second.1) == (1, 2));
-        image.set_told(second.0);
-        let freed = image.freed(first.0, 100, 1000, 110).expect("it was noted");
-        assert_eq!(freed, Freed { id: 1, counted: 112, age: 100, is_told: false });
-        assert_eq!(image.freed(first.0, 100, 1000, 120), None, "it is not live any more");
-        let third = born(200);
-        assert!(third.0 & 0xf_ffff == first.0 & 0xf_ffff && third.0 != first.0, "the same place");
-        assert_eq!(image.freed(first.0, 100, 1000, 300), None, "another lives there");
-        assert!(image.freed(second.0, 100, 1000, 50).is_some_and(|freed| freed.is_told && freed.age == 30));
-        let stack = image.stacks().next().expect("a stack");
-        assert_eq!(
-            (stack.allocated.objects, stack.live.objects, stack.freed.objects, stack.lived),
-            (3, 1, 2, 130)
-        );
-    }
-
-    #[test]
-    fn threads_share_the_places_of_lives() {
-        let empty = Empty::new();
-        let image = empty.image();
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    let mut numbers: [u32; 8] = [0; 8];
-                    for round in 0..40_000 {
-                        let number = &mut numbers[round * 5 % 8];
-                        assert!(*number == 0 || image.freed(*number, 16, 16, 1).is_some(), "a life was lost");
-                        *number = image.allocated(&[1], 16, 16, 16, 0).0;
-                    }
-                    for number in numbers {
-                        assert!(image.freed(number, 16, 16, 1).is_some());
-                    }
-                });
-            }
-        });
-        let used = image.lives.used();
-        assert!(used <= 32 && image.head.live.load(Relaxed) == 0 && image.lost() == 0, "{used} places");
-    }
-}
+mod tests;

@@ -124,9 +124,7 @@ pub fn allocated(sample: &Sample) -> u32 {
 #[inline(never)]
 pub fn freed(number: u32, sample: &Sample) {
     system::with_errno_kept(|| {
-        let Some(freed) =
-            image().and_then(|image| image.freed(number, sample.size, sample.rate, system::now()))
-        else {
+        let Some(freed) = image().and_then(|image| image.freed(number, sample.size, system::now())) else {
             return;
         };
         if freed.is_told
@@ -135,10 +133,10 @@ pub fn freed(number: u32, sample: &Sample) {
             let mut pcs = [0; unwind::MOST];
             let count = unwind::stack(&mut pcs, sample.caller);
             let stack = pcs.get(..count).unwrap_or_default();
-            watch::call(
-                watcher.freed,
-                &Told::new(sample, freed.id, freed.counted as usize, freed.age, stack),
-            );
+            // What it stands for was said when it was allocated.
+            let sample = Sample { rate: freed.rate as usize, ..*sample };
+            let told = Told::new(&sample, freed.id, freed.counted as usize, freed.age, stack);
+            watch::call(watcher.freed, &told);
         }
     });
 }

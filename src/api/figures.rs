@@ -4,7 +4,8 @@ use super::detail::{ArenaDetail, HugeDetail};
 use super::shared_record::{SharedRecord, VARIABLE};
 use super::statistics::{Statistics, SystemCalls};
 use crate::base::aligned_size;
-use crate::global::{Options, Thread, environment, is_shut_off, process, sample_at, with_heap_to_free};
+use crate::global::{MOST_RATE, Options, Thread};
+use crate::global::{environment, is_shut_off, process, sample_at, with_heap_to_free};
 use crate::heap::{ArenaCensus, Census, Heap, HeapCensus};
 use crate::pal::{Platform, system_call};
 use crate::region::Kind;
@@ -34,7 +35,7 @@ pub fn statistics<T: Thread>() -> Statistics {
     counted::<T>(|_, _| 0)
 }
 
-/// As [`statistics`]; and the system is asked what of live huge blocks is not resident, and of arenas, where there may be
+/// As [`statistics`]; and the system is asked what of huge blocks is not resident, and of arenas, where there may be
 /// blocks that are longer than what was asked for by pages: a call for a thousand pages, and a thousand calls at most for
 /// either, and none once the process has shut itself off from such.
 pub fn exact_statistics<T: Thread>() -> Statistics {
@@ -43,7 +44,7 @@ pub fn exact_statistics<T: Thread>() -> Statistics {
             return 0;
         }
         let untouched = process().untouched_bytes(heap) as u64;
-        untouched.min(census.huge.bytes) + process().absent_bytes(census)
+        untouched.min(census.huge.bytes + census.kept_bytes) + process().absent_bytes(census)
     })
 }
 
@@ -125,6 +126,31 @@ static SHARED: Shared = Shared {
     last_ms: AtomicU64::new(0),
 };
 
+/// The sample rate that another process has asked for, and that of before. (Relaxed, both: who publishes is alone.)
+struct Asked {
+    /// Zero while nobody asks.
+    rate: AtomicUsize,
+    before: AtomicUsize,
+}
+
+static ASKED: Asked = Asked { rate: AtomicUsize::new(0), before: AtomicUsize::new(0) };
+
+impl Asked {
+    /// The rate from now on where it is `now`, and another process asks for `rate`, zero for none any more: then it is what
+    /// it was before, unless the program has set another meanwhile.
+    fn next(&self, rate: usize, now: usize) -> usize {
+        let asked = self.rate.swap(rate, Ordering::Relaxed);
+        let is_asked = asked != 0 && asked == now;
+        if rate == 0 {
+            return if is_asked { self.before.load(Ordering::Relaxed) } else { now };
+        }
+        if !is_asked {
+            self.before.store(now, Ordering::Relaxed);
+        }
+        rate
+    }
+}
+
 /// Opens the shared file if the environment names one. Once, when the library is loaded.
 pub fn open_shared() {
     // Relaxed: elects one thread.
@@ -186,8 +212,9 @@ fn pulse_open<T: Thread>() {
     {
         record.publish(&statistics::<T>());
         publish_detail::<T>(record);
-        if let Some(rate) = record.take_asked_rate() {
-            sample_at(rate);
+        // Who asked the parent of a child does not read what the child notes.
+        if let Some(rate) = record.take_asked_rate().or(is_new.then_some(0)) {
+            sample_at(ASKED.next(rate.min(MOST_RATE), process().settings().sample_rate()));
         }
     }
 }
@@ -221,5 +248,22 @@ pub fn finish_shared<T: Thread>() {
     if let Some(record) = shared() {
         publish_detail::<T>(record);
         record.finish(&statistics::<T>());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_nobody_asks_any_more_the_rate_is_what_it_was() {
+        let asked = Asked { rate: AtomicUsize::new(0), before: AtomicUsize::new(0) };
+        assert_eq!([asked.next(64, 0), asked.next(0, 64)], [64, 0]);
+        // Of two that ask at a time the first may have been killed.
+        assert_eq!([asked.next(64, 512), asked.next(8, 64), asked.next(0, 8)], [64, 8, 512]);
+        // The program's own wish is newer.
+        assert_eq!([asked.next(64, 512), asked.next(0, 32)], [64, 32]);
+        assert_eq!([asked.next(64, 512), asked.next(8, 32), asked.next(0, 8)], [64, 8, 32]);
+        assert_eq!(asked.next(0, 512), 512, "nobody had asked");
     }
 }

@@ -52,7 +52,11 @@ fn malloc_large<T: Thread>(size: usize) -> *mut u8 {
     let block = process().reuse_large(unsafe { (*heap).claimant() }, size);
     // SAFETY: as above.
     unsafe { leave_step::<T>(heap) };
-    if block.is_null() { allocate::<T>(size, 1, false) } else { block }
+    if block.is_null() {
+        return allocate::<T>(size, 1, false);
+    }
+    figures::pulse::<T>();
+    block
 }
 
 /// The block that was freed last of those in the bin that lies `at` words from the first, which serves `size` bytes. Has
@@ -167,7 +171,12 @@ fn malloc_slow<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
     };
     // SAFETY: as above.
     unsafe { leave_step::<T>(heap) };
-    if block.is_null() { allocate_small::<T>(size, class) } else { block.cast() }
+    if block.is_null() {
+        return allocate_small::<T>(size, class);
+    }
+    // A thread that replaces blocks comes by no other slow path.
+    figures::pulse::<T>();
+    block.cast()
 }
 
 /// The thread was refused at its heap's gate.

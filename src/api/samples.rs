@@ -46,7 +46,10 @@ pub(super) fn malloc_counted<T: Thread>(size: usize, class: usize, heap: *const 
         return allocate_sample::<T>(size, 1, false, class_size(class), NO_CALLER);
     }
     match (block.is_null(), follows) {
-        (false, _) => block.cast(),
+        (false, _) => {
+            figures::pulse::<T>();
+            block.cast()
+        }
         (true, true) => allocate_small::<T>(size, class),
         (true, false) => allocate::<T>(size, 1, false, NO_CALLER),
     }

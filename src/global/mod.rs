@@ -27,7 +27,7 @@ pub use heaps::{
 };
 pub use helper::{dismiss_helper, end_thread, start_helper, thread_found, thread_made};
 pub use lookout::is_shut_off;
-pub use options::{OptionError, Options, limit, sample_at};
+pub use options::{MOST_RATE, OptionError, Options, limit, sample_at};
 pub use pressure::{OnPressure, Pressure, on_pressure, tell_if_due};
 pub use process::{adapt_to_late_limit, environment, has_room, learn_limits, process, reserve_nothing};
 #[cfg(feature = "files")]

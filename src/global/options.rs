@@ -50,9 +50,10 @@ const MOST_PERCENT: usize = 1000;
 /// Smallest arena that may be asked for, in bytes.
 const LEAST_ARENA: usize = 1 << 20;
 
-/// Bytes for a sample on average, where no number is given; and the largest such number.
+/// Bytes for a sample on average, where no number is given.
 const SAMPLE_RATE: usize = 512 << 10;
-const MOST_RATE: usize = 1 << 40;
+/// The largest such number.
+pub const MOST_RATE: usize = 1 << 40;
 
 /// The variable that options are read from.
 const VARIABLE: &core::ffi::CStr = c"SPECMALLOC_CONF";

@@ -283,14 +283,15 @@ impl<P: Platform> Heaps<P> {
         Some([told.len(), told.iter().filter(|page| **page & 1 != 0).count()])
     }
 
-    /// Bytes of live huge blocks that are not resident, for the program never touched them: as the system says, which is
-    /// asked a bounded number of times. Of a very large block parts are looked at, one as far from the next as all others,
+    /// Bytes of huge blocks, live ones and those that are kept, that are not resident, for the program never touched them:
+    /// as the system says, which is asked a bounded number of times. Of a very large block parts are looked at, one as far from the next as all others,
     /// and stand for the whole; what nobody is asked about counts as touched. `heap` is the caller's.
     pub fn untouched_bytes(&self, heap: &Heap) -> usize {
         let page = self.page_size();
         let (mut untouched, mut left) = (0, MOST_ASKED);
-        self.each_huge(heap, |[base, _, used, _]| {
-            let pages = used.checked_div(page).unwrap_or(0);
+        self.each_huge(heap, |[base, _, used, dirty]| {
+            let bytes = if used == 0 { dirty } else { used };
+            let pages = bytes.checked_div(page).unwrap_or(0);
             let parts = pages.div_ceil(ASKED_PAGES);
             let asked = parts.min(MOST_ASKED_OF_ONE).min(left);
             left -= asked;

@@ -126,7 +126,7 @@ fn installed(files: &[&str]) -> Option<PathBuf> {
 
 /// The C library of this process.
 fn c_library() -> Option<PathBuf> {
-    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let maps = crate::output::read_lossily("/proc/self/maps").ok()?;
     let path = maps
         .lines()
         .filter_map(|line| line.find('/').map(|at| Path::new(&line[at..])))

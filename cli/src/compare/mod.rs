@@ -11,8 +11,9 @@ mod results;
 mod rounds;
 mod table;
 
+use crate::output::{print, write_whole};
 use crate::terminal::{Colour, Colours, is_terminal, width};
-use crate::{Failure, child, interrupted, write_whole};
+use crate::{Failure, child, interrupted, library};
 use allocators::Allocator;
 use clap::Args;
 use std::ffi::OsString;
@@ -27,7 +28,8 @@ Each allocator is first tried once, without being counted: what does not load, d
 program or fails is named and left out. Then all of them run in turn, and whoever was first in a round
 is last in the next. Figures are medians, with the spread from the least to the most. A ratio is that of two
 medians; its interval holds 95 of 100 ratios that come out when the rounds are drawn again (bootstrap),
-each as a whole, so that what disturbed both of a round does not count. A ratio whose interval holds 1 is
+each as a whole, so that what disturbed both of a round does not count; of fewer than six rounds it is wider, as
+they say less of others. A ratio whose interval holds 1 is
 marked with a tilde: the difference is inside the noise. Peak memory is that of the largest process.
 
 Examples:
@@ -47,12 +49,12 @@ pub(crate) struct Compare {
     /// Runs under each allocator; otherwise as many as take three seconds, within the two bounds below.
     #[arg(short = 'n', long, short_alias = 'r', value_name = "RUNS", value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
-    /// Runs under each allocator at least.
-    #[arg(short, long, value_name = "RUNS", default_value_t = 10, conflicts_with = "runs")]
-    min_runs: u32,
-    /// Runs under each allocator at most.
-    #[arg(short = 'M', long, value_name = "RUNS", default_value_t = 100, conflicts_with = "runs")]
-    max_runs: u32,
+    /// Runs under each allocator at least: 10, or as many as there may be at most.
+    #[arg(short, long, value_name = "RUNS", conflicts_with = "runs", value_parser = clap::value_parser!(u32).range(1..))]
+    min_runs: Option<u32>,
+    /// Runs under each allocator at most: 100, or as many as there are to be at least.
+    #[arg(short = 'M', long, value_name = "RUNS", conflicts_with = "runs", value_parser = clap::value_parser!(u32).range(1..))]
+    max_runs: Option<u32>,
     /// Runs under each allocator that are not counted, before the others.
     #[arg(short, long, value_name = "RUNS", default_value_t = 0)]
     warmup: u32,
@@ -77,13 +79,14 @@ pub(crate) struct Compare {
     /// Count runs that end with an exit status other than 0, too. (A signal is always a failure.)
     #[arg(short, long)]
     ignore_failure: bool,
-    /// What the program reads as its standard input.
-    #[arg(long, value_name = "FILE", default_value = "/dev/null")]
+    /// What the program reads as its standard input; null for nothing.
+    #[arg(long, value_name = "FILE", default_value = "null")]
     input: PathBuf,
     /// Show what the program writes.
     #[arg(long)]
     show_output: bool,
-    /// Write the figures in hyperfine's JSON, and more of them.
+    /// Write the figures in hyperfine's JSON, and more of them; - for standard output, as below. (The table goes to standard
+    /// error then.)
     #[arg(long, value_name = "FILE")]
     export_json: Option<PathBuf>,
     /// Write the figures as CSV, with hyperfine's columns first.
@@ -105,9 +108,10 @@ pub(crate) struct Compare {
 
 /// Measures and shows it.
 pub(crate) fn execute(arguments: &Compare) -> Result<ExitCode, Failure> {
-    if arguments.min_runs == 0 || arguments.max_runs < arguments.min_runs {
-        return Err(Failure::own("--min-runs is at least 1, and --max-runs not less than it".to_owned()));
+    if arguments.min_runs.zip(arguments.max_runs).is_some_and(|(least, most)| most < least) {
+        return Err(Failure::own("--max-runs is less than --min-runs".to_owned()));
     }
+    library::demand_proc()?;
     let (found, missing) = allocators::find(&arguments.only, &arguments.with)?;
     if let Some(reference) = &arguments.reference
         && !found.iter().any(|one| one.name == *reference)
@@ -117,7 +121,7 @@ pub(crate) fn execute(arguments: &Compare) -> Result<ExitCode, Failure> {
     // A file that cannot be written is told now, not after an hour's work.
     let exports =
         [&arguments.export_json, &arguments.export_csv, &arguments.export_markdown, &arguments.plot];
-    for path in exports.into_iter().flatten() {
+    for path in exports.into_iter().flatten().filter(|path| !is_output(path)) {
         let was_there = path.exists();
         let opened = fs::OpenOptions::new().append(true).create(true).open(path);
         opened.map_err(|error| unwritten(path, &error))?;
@@ -132,19 +136,31 @@ pub(crate) fn execute(arguments: &Compare) -> Result<ExitCode, Failure> {
         return child::end_as(ExitStatus::from_raw(signal)).map(|never| match never {});
     }
     let results = measured?;
-    let colours = Colours::new(arguments.color, is_terminal(&io::stdout()));
-    let text = table::table(&results, width(), colours);
-    // Whoever reads the table may have gone; the files are written all the same.
-    let _ = io::stdout().write_all(text.as_bytes());
+    // If the table cannot be written the files are all the same.
+    let shown = if exports.into_iter().flatten().any(|path| is_output(path)) {
+        let colours = Colours::new(arguments.color, is_terminal(&io::stderr()));
+        let _nobody_hears = io::stderr().write_all(table::table(&results, width(), colours).as_bytes());
+        Ok(())
+    } else {
+        let colours = Colours::new(arguments.color, is_terminal(&io::stdout()));
+        print(table::table(&results, width(), colours).as_bytes())
+    };
     let write = |path: &Option<PathBuf>, text: &dyn Fn() -> Result<String, Failure>| match path {
         None => Ok(()),
+        Some(path) if is_output(path) => print(text()?.as_bytes()),
         Some(path) => write_whole(path, text()?.as_bytes()).map_err(|error| unwritten(path, &error)),
     };
     write(&arguments.export_json, &|| Ok(export::json(&results)))?;
     write(&arguments.export_csv, &|| Ok(export::csv(&results)))?;
     write(&arguments.export_markdown, &|| Ok(export::markdown(&results)))?;
     write(&arguments.plot, &|| plot::svg(&results))?;
+    shown?;
     Ok(ExitCode::from(u8::from(results.rows.iter().any(|row| row.trouble.is_some()))))
+}
+
+/// Whether what is exported goes to standard output.
+fn is_output(path: &Path) -> bool {
+    path == Path::new("-")
 }
 
 fn unwritten(path: &Path, error: &io::Error) -> Failure {

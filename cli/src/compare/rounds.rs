@@ -9,10 +9,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
 /// As many runs as take so long, unless the user says how many.
 const SECONDS: f64 = 3.0;
+
+/// Rounds at least and at most, unless the user says how many.
+const USUAL: (u32, u32) = (10, 100);
 
 /// The option whose command runs whatever happens.
 const CLEANUP: &str = "cleanup";
@@ -77,7 +81,8 @@ fn all_runs(arguments: &Compare, results: &mut Results) -> Result<(), Failure> {
         Some(runs) => runs,
         None => {
             let mean = times.iter().sum::<f64>() / times.len().max(1) as f64;
-            ((SECONDS / mean) as u32).clamp(arguments.min_runs, arguments.max_runs)
+            let (least, most) = bounds(arguments.min_runs, arguments.max_runs);
+            ((SECONDS / mean) as u32).clamp(least, most)
         }
     });
     let warm_up = u64::from(arguments.warmup);
@@ -103,13 +108,23 @@ fn all_runs(arguments: &Compare, results: &mut Results) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How many rounds there are at least and at most: what the user says of one is more than what nobody says of the other.
+fn bounds(least: Option<u32>, most: Option<u32>) -> (u32, u32) {
+    let (usual_least, usual_most) = USUAL;
+    (
+        least.unwrap_or(usual_least.min(most.unwrap_or(usual_least))),
+        most.unwrap_or(usual_most.max(least.unwrap_or(usual_most))),
+    )
+}
+
 /// Runs the program once; what went wrong under this allocator, if anything, is the inner error. One that is `tried`
 /// is looked at more closely.
 fn one_run(arguments: &Compare, allocator: &Allocator, tried: bool) -> Result<Result<Run, String>, Failure> {
     shell(arguments.prepare.as_deref(), "prepare")?;
     ended_early()?;
-    let input = File::open(&arguments.input)
-        .map_err(|error| Failure::own(format!("{}: {error}", arguments.input.display())))?;
+    let is_nothing = arguments.input == Path::new("null");
+    let input = if is_nothing { Path::new("/dev/null") } else { arguments.input.as_path() };
+    let input = File::open(input).map_err(|error| Failure::own(format!("{}: {error}", input.display())))?;
     let mut errors = tried.then(memory_file).transpose().map_err(|error| Failure::own(error.to_string()))?;
     let (output, error) = if arguments.show_output {
         (Stdio::inherit(), Stdio::inherit())
@@ -231,6 +246,13 @@ mod tests {
     fn a_command_is_shown_as_a_shell_reads_it() {
         let words = ["sh", "-c", "echo 'x' $1", ""].map(std::ffi::OsString::from);
         assert_eq!(shown(&words), r"sh -c 'echo '\''x'\'' $1' ''");
+    }
+
+    #[test]
+    fn who_bounds_the_rounds_on_one_side_is_not_bound_by_the_usual_on_the_other() {
+        assert_eq!(bounds(None, None), (10, 100));
+        assert_eq!([bounds(None, Some(3)), bounds(Some(300), None)], [(3, 3), (300, 300)]);
+        assert_eq!([bounds(None, Some(30)), bounds(Some(2), Some(4))], [(10, 30), (2, 4)]);
     }
 
     #[test]

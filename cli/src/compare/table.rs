@@ -2,7 +2,7 @@
 
 use super::results::{Figure, Results, Row, is_known, is_noise};
 use crate::terminal::Colours;
-use crate::text::{Column, Side, bytes, duration, grouped, lines, shortened};
+use crate::text::{Column, Side, bytes, digits, duration, grouped, lines, shortened};
 use specmalloc_measure::stats::Estimate;
 use std::fmt::Write;
 
@@ -87,7 +87,9 @@ pub(super) fn ratio(ratio: &Option<Estimate>) -> String {
 }
 
 fn interval(ratio: &Option<Estimate>) -> String {
-    ratio.filter(is_known).map_or_else(String::new, |ratio| format!("{:.2}-{:.2}", ratio.low, ratio.high))
+    ratio
+        .filter(is_known)
+        .map_or_else(String::new, |ratio| format!("{}-{}", digits(ratio.low), digits(ratio.high)))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The files that tell about the machine and about a process on it, under a root that a test may choose.
 
 use crate::Failure;
+use crate::output::read_lossily;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,7 @@ impl Machine {
 
     /// The text of a file, without blanks around it; nothing if it cannot be read.
     pub(super) fn read(&self, file: &str) -> Option<String> {
-        fs::read_to_string(self.path(file)).ok().map(|text| text.trim().to_owned())
+        read_lossily(self.path(file)).ok().map(|text| text.trim().to_owned())
     }
 
     /// The number that is in a file.

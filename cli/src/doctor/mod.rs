@@ -16,7 +16,7 @@ use clap::Args;
 pub(crate) use groups::{Pressure, memory_pressure};
 pub(crate) use machine::Machine;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
 const HELP: &str = "\
@@ -96,7 +96,6 @@ pub(crate) fn execute(arguments: &Doctor) -> Result<ExitCode, Failure> {
     } else {
         show::lines(&findings, width(), Colours::new(arguments.color, is_terminal(&io::stdout())))
     };
-    // Whoever reads it may have gone.
-    let _ = io::stdout().write_all(text.as_bytes());
+    crate::output::print(text.as_bytes())?;
     Ok(ExitCode::from(u8::from(findings.iter().any(|finding| finding.state == State::Act))))
 }

@@ -177,12 +177,14 @@ fn pressure(machine: &Machine) -> Vec<Finding> {
 pub(super) fn mappings(machine: &Machine) -> Option<Finding> {
     const TOPIC: &str = "mappings";
     let most = machine.number("/proc/sys/vm/max_map_count")?;
-    let count = |file: &str| machine.read(file).map_or(0, |maps| maps.lines().count() as u64);
+    // (Nothing is read of a process of somebody else's.)
+    let count = |file: &str| machine.read(file).map(|maps| maps.lines().count() as u64);
     let (used, who) = match machine.asked() {
-        Some(process) => (count("/proc/PROCESS/maps"), format!("process {process}")),
+        Some(process) => (count("/proc/PROCESS/maps")?, format!("process {process}")),
         None => {
             let processes = machine.names("/proc").into_iter().filter(|name| name.parse::<u32>().is_ok());
-            let counted = processes.map(|process| (count(&format!("/proc/{process}/maps")), process));
+            let counted =
+                processes.filter_map(|process| Some((count(&format!("/proc/{process}/maps"))?, process)));
             let (used, process) = counted.max()?;
             (used, format!("process {process}, which has the most"))
         }
@@ -272,6 +274,7 @@ mod tests {
         );
         let few = [full[0], ("/proc/17/maps", "line\n")];
         assert_eq!(states(&few, "mappings")[0].0, State::Fine);
+        assert!(states(&full[..1], "mappings").is_empty(), "nothing is told of what cannot be read");
     }
 
     #[test]

@@ -2,14 +2,17 @@
 //! into; what it notes lies in another, as for `record`. Nothing is put into the process: what notes samples has to be
 //! there already.
 
-use super::record::{Output, rate, save};
+use super::record::{rate, save};
 use crate::Failure;
+use crate::output::{Output, read_lossily, tell};
 use crate::watch::process::{MAPPING, Told};
 use clap::Args;
 use specmalloc::internals::api::shared_record::{StatisticsFile, VARIABLE};
 use specmalloc_samples::{Image, ProfileFile, pprof};
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -102,15 +105,14 @@ fn last(file: &ProfileFile, pid: u32) -> Option<&'static Image> {
 
 /// Whether the process is still there.
 fn runs(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = read_lossily(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The state follows the name, which is in parentheses and may contain some.
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
-/// Waits until a signal asks for the end, the time is over, or the process is gone.
-fn wait(pid: u32, end: Option<Instant>) {
-    const STEP: Duration = Duration::from_millis(100);
-    // SAFETY: sets and times of this function's own; the set is initialised before it is used.
+/// The signals that ask for the end, which wait from now on: who has asked for samples takes that back.
+fn hold_ends() -> libc::sigset_t {
+    // SAFETY: a set of this function's own, which is initialised before it is used.
     unsafe {
         let mut ends = std::mem::zeroed();
         libc::sigemptyset(&raw mut ends);
@@ -118,15 +120,34 @@ fn wait(pid: u32, end: Option<Instant>) {
             libc::sigaddset(&raw mut ends, signal);
         }
         libc::sigprocmask(libc::SIG_BLOCK, &raw const ends, std::ptr::null_mut());
+        ends
+    }
+}
+
+/// Waits until a signal of `ends` comes, the time is over, or the process is gone.
+fn wait(pid: u32, ends: &libc::sigset_t, end: Option<Instant>) {
+    const STEP: Duration = Duration::from_millis(100);
+    // SAFETY: sets and times of this process's own.
+    unsafe {
         while runs(pid) {
             let left = end.map_or(STEP, |end| end.saturating_duration_since(Instant::now()).min(STEP));
             let left = libc::timespec { tv_sec: 0, tv_nsec: left.as_nanos() as i64 };
-            let signal = libc::sigtimedwait(&raw const ends, std::ptr::null_mut(), &raw const left);
+            let signal = libc::sigtimedwait(ends, std::ptr::null_mut(), &raw const left);
             if signal > 0 || end.is_some_and(|end| Instant::now() >= end) {
                 break;
             }
         }
     }
+}
+
+/// The root of its files, held open: it may have one of its own, as in a container. `None` if it is this one's, or not told.
+fn root_of(pid: u32) -> Option<File> {
+    let root = File::open(format!("/proc/{pid}/root")).ok()?;
+    let place = |about: fs::Metadata| (about.dev(), about.ino());
+    let mounts = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let is_this = root.metadata().map(place).ok() == fs::metadata("/").map(place).ok()
+        && mounts(&pid.to_string()) == mounts("self");
+    (!is_this).then_some(root)
 }
 
 /// The rate as a number.
@@ -145,16 +166,27 @@ pub(super) fn execute(attach: &Attach) -> Result<ExitCode, Failure> {
     let asked = Asked::open(attach.pid)?;
     let output = Output::new(&attach.output)?;
     let image = last(&asked.notes, asked.own_pid).expect("it was there before");
-    let (before, start) = (pprof::before(image), Instant::now());
+    let root = root_of(attach.pid);
+    let (before, start, ends) = (pprof::before(image), Instant::now(), hold_ends());
     if let Err(failure) = asked.ask(number(&attach.rate)) {
         output.discard();
         return Err(failure);
     }
     if attach.duration.is_none() {
-        eprintln!("specmalloc: process {} is sampled: Ctrl-C ends that", attach.pid);
+        tell!("process {} is sampled: Ctrl-C ends that", attach.pid);
     }
-    wait(attach.pid, attach.duration.map(|seconds| start + Duration::from_secs_f64(seconds)));
-    let profile = pprof::profile(image, &before, attach.first.kind(), start.elapsed());
+    wait(attach.pid, &ends, attach.duration.map(|seconds| start + Duration::from_secs_f64(seconds)));
+    let (first, took) = (attach.first.kind(), start.elapsed());
+    let profile = match &root {
+        None => pprof::profile(image, &before, first, took),
+        Some(root) => {
+            let root = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
+            let mut profile = pprof::profile_below(&root, image, &before, first, took);
+            // Now, for a report would look for these files here.
+            let _others = pprof::resolve_below(&root, &mut profile);
+            profile
+        }
+    };
     // It may have gone.
     let _gone = asked.ask(0);
     if !save(output.path, &profile) {

@@ -1,12 +1,12 @@
 //! `specmalloc profile record`.
 
-use crate::{Failure, child, library, run, target, write_whole};
+use crate::output::{Output, tell, write_whole};
+use crate::{Failure, child, library, run, target};
 use clap::Args;
 use specmalloc_samples::pprof::{self, Profile};
 use specmalloc_samples::{Image, ProfileFile};
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -54,40 +54,12 @@ pub(super) fn rate(text: &str) -> Result<String, String> {
     if is_size { Ok(text.to_owned()) } else { Err("not a number of bytes above zero".to_owned()) }
 }
 
-/// The file that a profile goes to.
-pub(super) struct Output<'a> {
-    pub(super) path: &'a Path,
-    /// Whether it is this command's, and goes if there is nothing to write.
-    is_new: bool,
-}
-
-impl<'a> Output<'a> {
-    /// Opened before the program runs: a file that cannot be written is told now, not after an hour's work. What it has
-    /// stays until there is something else, and what was not there is not there until then: this command may be killed.
-    pub(super) fn new(path: &'a Path) -> Result<Self, Failure> {
-        let output = Self { path, is_new: fs::symlink_metadata(path).is_err() };
-        fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(|error| Failure::own(format!("{}: {error}", path.display())))?;
-        output.discard();
-        Ok(output)
-    }
-
-    pub(super) fn discard(&self) {
-        if self.is_new {
-            let _gone_already = fs::remove_file(self.path);
-        }
-    }
-}
-
 pub(super) fn execute(record: &Record) -> Result<Infallible, Failure> {
+    library::demand_proc()?;
     let library = library::find()?;
     let (name, arguments) = record.command.split_first().expect("clap demands a program");
     for notice in target::notices(name) {
-        eprintln!("specmalloc: {notice}");
+        tell!("{notice}");
     }
     let mut command = Command::new(name);
     let file = super::load(&mut command, &library)?;
@@ -141,13 +113,11 @@ fn write(
         }
         None => {
             output.discard();
-            eprintln!("specmalloc: {}: nothing was noted, for it was not served", name.display());
+            tell!("{}: nothing was noted, for it was not served", name.display());
         }
     }
     if others > 0 && !record.follow_fork {
-        eprintln!(
-            "specmalloc: {others} more processes were served: --follow-fork writes their profiles, too"
-        );
+        tell!("{others} more processes were served: --follow-fork writes their profiles, too");
     }
     whole
 }
@@ -156,13 +126,13 @@ fn write(
 pub(super) fn save(path: &Path, profile: &Profile) -> bool {
     let shown = path.display();
     if let Err(error) = write_whole(path, &profile.bytes()) {
-        eprintln!("specmalloc: {shown}: {error}");
+        tell!("{shown}: {error}");
         return false;
     }
     if profile.stacks.is_empty() {
-        eprintln!("specmalloc: {shown}: no samples, for it allocated little: a smaller --rate takes more");
+        tell!("{shown}: no samples, for it allocated little: a smaller --rate takes more");
     } else {
-        eprintln!("specmalloc: {shown} is written: specmalloc profile report {shown}");
+        tell!("{shown} is written: specmalloc profile report {shown}");
     }
     true
 }

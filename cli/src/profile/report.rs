@@ -2,11 +2,13 @@
 
 use super::view::{View, What};
 use super::{firefox, flame, text};
+use crate::Failure;
+use crate::output::{print, tell, write_whole};
 use crate::terminal::{is_terminal, width};
-use crate::{Failure, write_whole};
+use crate::text::printable;
 use clap::{Args, ValueEnum};
 use specmalloc_samples::pprof::{self, Profile};
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -91,7 +93,7 @@ pub(super) fn execute(report: &Report) -> Result<ExitCode, Failure> {
         return Err(Failure::own("this is not for a terminal: say where to with --output FILE".to_owned()));
     }
     for notice in pprof::resolve(&mut profile) {
-        eprintln!("specmalloc: {notice}");
+        tell!("{notice}");
     }
     let mut text = contents(report, &mut profile, what)?;
     if report.output.is_none() && is_terminal(&io::stdout()) {
@@ -99,18 +101,12 @@ pub(super) fn execute(report: &Report) -> Result<ExitCode, Failure> {
         let width = if is_table { width() } else { usize::MAX };
         text = for_terminal(&String::from_utf8_lossy(&text), width).into_bytes();
     }
-    let failed = |name: &str, error: io::Error| Failure::own(format!("{name}: {error}"));
     match &report.output {
         Some(path) => {
-            write_whole(path, &text).map_err(|error| failed(&path.display().to_string(), error))?;
+            let failed = |error| Failure::own(format!("{}: {error}", path.display()));
+            write_whole(path, &text).map_err(failed)?;
         }
-        None => match io::stdout().write_all(&text) {
-            // Whoever reads it may have gone.
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                return Err(failed("standard output", error));
-            }
-            _ => {}
-        },
+        None => print(&text)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -121,8 +117,7 @@ fn for_terminal(text: &str, width: usize) -> String {
     for line in text.lines() {
         let is_cut = line.chars().count() > width;
         let kept = if is_cut { width.saturating_sub(1) } else { width };
-        let safe = |letter: char| if letter.is_control() { '?' } else { letter };
-        shown.extend(line.chars().take(kept).map(safe));
+        shown += &printable(&line.chars().take(kept).collect::<String>());
         shown.push_str(if is_cut { "…\n" } else { "\n" });
     }
     shown

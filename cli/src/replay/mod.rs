@@ -8,13 +8,14 @@ mod play;
 mod told;
 
 use crate::compare::allocators::{self, Allocator};
+use crate::output::{print, printed};
 use crate::{Failure, child};
 use clap::Args;
 use play::Player;
 use specmalloc_trace::steps::Steps;
 use specmalloc_trace::{Trace, file};
 use std::ffi::{CStr, OsStr};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -66,8 +67,7 @@ pub(crate) fn execute(arguments: &Replay) -> Result<ExitCode, Failure> {
     let shown = arguments.file.display();
     let mut trace = read(&arguments.file).map_err(|error| Failure::own(format!("{shown}: {error}")))?;
     if arguments.print {
-        // Whoever reads it may have gone.
-        let _ = told::print(&trace, io::stdout().lock());
+        printed(told::print(&trace, io::stdout().lock()))?;
         return Ok(ExitCode::SUCCESS);
     }
     let steps = Steps::take(&mut trace);
@@ -77,8 +77,7 @@ pub(crate) fn execute(arguments: &Replay) -> Result<ExitCode, Failure> {
         player.play().map_err(|why| Failure { status: 1, message: format!("{shown}: {why}") })?;
     }
     let text = told::told(&trace, arguments, &before, &served_by());
-    // As above.
-    let _ = io::stdout().write_all(text.as_bytes());
+    print(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 

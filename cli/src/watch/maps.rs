@@ -7,7 +7,6 @@ use crate::text::{Column, Side, bytes, grouped, lines};
 use clap::Args;
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 const HELP: &str = "\
@@ -77,8 +76,7 @@ pub(crate) fn execute(arguments: &Maps) -> Result<ExitCode, Failure> {
     let mappings = parse(&String::from_utf8_lossy(&text));
     let sorted = sorted(&mappings, &sample);
     let text = if arguments.json { json_text(&sorted, &sample) } else { plain(&sorted, &sample) };
-    // Whoever reads it may have gone.
-    let _ = io::stdout().write_all(text.as_bytes());
+    crate::output::print(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -17,7 +17,7 @@ use crate::terminal::{is_dumb, is_terminal, width};
 use clap::Args;
 use process::Watched;
 use sample::Looks;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 use tables::Tab;
@@ -89,8 +89,7 @@ pub(crate) fn top(arguments: &Top) -> Result<ExitCode, Failure> {
         }
     }
     let text = if arguments.json { tables::json(&watched, &looks) } else { plain(&watched, &looks) };
-    // Whoever reads it may have gone.
-    let _ = io::stdout().write_all(text.as_bytes());
+    crate::output::print(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 

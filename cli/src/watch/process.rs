@@ -4,6 +4,9 @@ use super::sample::Sample;
 use super::threads::Stacks;
 use crate::Failure;
 use crate::doctor::{Machine, memory_pressure};
+use crate::library::demand_proc;
+use crate::output::read_lossily;
+use crate::text::printable;
 use specmalloc::internals::api::shared_record::{StatisticsFile, VARIABLE};
 use std::cell::RefCell;
 use std::ffi::{CStr, CString};
@@ -25,6 +28,7 @@ pub(crate) struct Told {
 
 impl Told {
     pub(crate) fn of(pid: u32) -> Result<Self, Failure> {
+        demand_proc()?;
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => Failure::own(format!("there is no process {pid}")),
             io::ErrorKind::PermissionDenied => {
@@ -36,9 +40,9 @@ impl Told {
             }
             _ => Failure::own(format!("process {pid}: {error}")),
         };
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed)?;
+        let status = read_lossily(format!("/proc/{pid}/status")).map_err(failed)?;
         let environment = fs::read(format!("/proc/{pid}/environ")).map_err(failed)?;
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).map_err(failed)?;
+        let maps = read_lossily(format!("/proc/{pid}/maps")).map_err(failed)?;
         let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
         let own_pid =
             numbers.and_then(|numbers| numbers.split_whitespace().last()?.parse().ok()).unwrap_or(pid);
@@ -98,7 +102,7 @@ impl Watched {
     /// What it has now.
     pub(super) fn look(&self) -> Result<Sample, Failure> {
         let gone = || Failure::own(format!("process {} has ended", self.pid));
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).map_err(|_| gone())?;
+        let status = read_lossily(format!("/proc/{}/status", self.pid)).map_err(|_| gone())?;
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
@@ -111,7 +115,7 @@ impl Watched {
             self.file.records().filter(|record| record.pid == self.own_pid).last().ok_or_else(gone)?;
         Ok(Sample {
             at: Instant::now(),
-            name: String::from_utf8_lossy(&record.name).trim_end_matches('\0').to_owned(),
+            name: printable(String::from_utf8_lossy(&record.name).trim_end_matches('\0')),
             started_ns: record.started_ns,
             now_ns: monotonic_ns(),
             statistics: record.statistics.unwrap_or_default(),
@@ -124,7 +128,7 @@ impl Watched {
     }
 
     fn processor_seconds(&self) -> Option<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        let stat = read_lossily(format!("/proc/{}/stat", self.pid)).ok()?;
         // The name, in parentheses, may contain anything; user and system time are the 12th and 13th after it.
         let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
         let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;

@@ -4,6 +4,7 @@ use super::process::Watched;
 use super::sample::Looks;
 use super::tables::{Tab, head_within, table};
 use super::view::{Input, Key, View};
+use crate::output::print;
 use crate::{Failure, child, interrupted};
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -40,7 +41,7 @@ pub(super) fn show(watched: &Watched, delay: f64) -> Result<ExitCode, Failure> {
     match ended.map_err(failed)? {
         // Told below what was on the screen before.
         Some(failure) => {
-            println!("specmalloc: {}", failure.message);
+            print(format!("specmalloc: {}\n", failure.message).as_bytes())?;
             Ok(ExitCode::SUCCESS)
         }
         None => Ok(ExitCode::SUCCESS),

@@ -205,13 +205,17 @@ pub(super) fn head_within(watched: &Watched, looks: &Looks, width: usize, most: 
     if all.len() <= most {
         return all;
     }
-    let facts = facts(watched.pid, looks).concat();
-    let told = |word: &&str| facts.iter().find(|fact| fact.starts_with(*word)).cloned();
-    let first = ["live ", "resident ", "dirty ", "cached "];
-    let first: Vec<_> = facts.first().cloned().into_iter().chain(first.iter().filter_map(told)).collect();
-    let mut few = joined(&first, width);
+    let mut few = joined(&first_of(&facts(watched.pid, looks).concat()), width);
     few.truncate(most);
     few
+}
+
+/// What matters most of them. The first is what the process is called, which may be anything.
+fn first_of(facts: &[String]) -> Vec<String> {
+    let Some((name, others)) = facts.split_first() else { return Vec::new() };
+    let told = |word: &str| others.iter().find(|fact| fact.starts_with(word)).cloned();
+    let first = ["live ", "resident ", "dirty ", "cached "].into_iter().filter_map(told);
+    std::iter::once(name.clone()).chain(first).collect()
 }
 
 fn facts(pid: u32, looks: &Looks) -> [Vec<String>; 3] {
@@ -323,6 +327,12 @@ mod tests {
         assert_eq!(classes.lines().count(), 4);
         assert!(table(Tab::Bets, &looks).text().contains("90 %"));
         assert!(table(Tab::Calls, &looks).marked_text(Some((1, '>'))).contains("made>"));
+    }
+
+    #[test]
+    fn what_matters_most_is_told_whatever_the_process_is_called() {
+        let facts = ["live (17)", "up 1s", "resident 2M", "live 1M in 3 blocks"].map(str::to_owned);
+        assert_eq!(first_of(&facts), ["live (17)", "live 1M in 3 blocks", "resident 2M"]);
     }
 
     #[test]

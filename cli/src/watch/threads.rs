@@ -4,6 +4,8 @@
 //! stack is, the kernel tells of a thread that waits (/proc/PID/task/TID/syscall), to whoever might trace it. The first
 //! thread's address lies elsewhere: it is the one that is left.
 
+use crate::output::read_lossily;
+use crate::text::printable;
 use std::collections::HashMap;
 use std::fs;
 use std::ops::Range;
@@ -31,12 +33,12 @@ impl Stacks {
         let mut numbers: Vec<u32> =
             numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
         numbers.sort_unstable();
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        let maps = read_lossily(format!("/proc/{pid}/maps")).unwrap_or_default();
         let mut seen = HashMap::new();
         let threads = numbers.into_iter().filter_map(|number| {
-            let stat = fs::read_to_string(format!("{folder}/{number}/stat")).ok()?;
+            let stat = read_lossily(format!("{folder}/{number}/stat")).ok()?;
             let (head, rest) = stat.rsplit_once(')')?;
-            let name = head.split_once('(')?.1.to_owned();
+            let name = printable(head.split_once('(')?.1);
             let state = rest.trim_start().chars().next()?;
             let pointer = fs::read_to_string(format!("{folder}/{number}/syscall")).ok();
             let pointer = pointer.as_deref().and_then(stack_pointer);

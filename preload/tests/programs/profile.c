@@ -3,6 +3,7 @@
  * compiler inlines; what each has allocated and still has is printed.
  */
 #include "support.h"
+#include "specmalloc.h"
 #include <dlfcn.h>
 #include <sys/time.h>
 #include <ucontext.h>
@@ -98,6 +99,20 @@ static void resized(void)
     say("by_one", 0, 200.0 * MANY, 0);
     say("aligned", 0, 140.0 * MANY, 0);
     say("aligned_and_longer", 0, 512.0 * MANY, 0);
+}
+
+/* Blocks of one place that stay, while another rate is asked for in their midst. */
+static void rates(void)
+{
+    enum { MANY = 60000 };
+    typeof(&specmalloc_set_option) set = (typeof(set))dlsym(RTLD_DEFAULT, "specmalloc_set_option");
+    CHECK(set != NULL);
+    for (int i = 0; i < MANY; i++) {
+        if (i == MANY / 3) CHECK(set("profile", "512K") == 0);
+        opaque(stays(1000));
+    }
+    say("stays", 1000.0 * MANY, 1000.0 * MANY, 1000.0 * MANY);
+    say("goes", 0, 0, 0);
 }
 
 /* Each of these allocates 256 blocks of 64 bytes, which stay. */
@@ -323,7 +338,7 @@ static void many_threads(void)
 int main(int argc, char **argv)
 {
     free(malloc(1)); /* The heap follows. */
-    static const struct test_case cases[] = {CASE(amounts), CASE(resized), CASE(stacks),
+    static const struct test_case cases[] = {CASE(amounts), CASE(resized), CASE(rates), CASE(stacks),
                                              CASE(plugin),  CASE(forks),   CASE(many_threads)};
     return run_case(cases, sizeof cases / sizeof *cases, argc, argv);
 }

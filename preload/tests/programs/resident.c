@@ -277,6 +277,7 @@ static void sparse_blocks(void)
     }
     check_resident("others");
     for (int i = 0; i < 20; i++) free(others[i]);
+    check_resident("others that are kept");
     free(table);
     malloc_trim(0);
     check_resident("none");

@@ -9,14 +9,15 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Segments begin and end with pages when they are loaded.
 const PAGE: u64 = 4096;
 
-/// What was allocated and freed up to some moment, and how long it lived, by stack and by what its allocations count as.
-pub type Before = HashMap<(Vec<u64>, u64), (Sampled, Sampled, u64)>;
+/// What was allocated and freed up to some moment, and how long it lived, by stack, by what its allocations count as, and by
+/// their rate.
+pub type Before = HashMap<(Vec<u64>, u64, u64), (Sampled, Sampled, u64)>;
 
 /// What `image` has been told so far.
 pub fn before(image: &Image) -> Before {
@@ -24,7 +25,7 @@ pub fn before(image: &Image) -> Before {
     stacks
         .map(|stack| {
             let known = (stack.allocated, stack.freed, stack.lived);
-            ((stack.addresses.collect(), stack.counted), known)
+            ((stack.addresses.collect(), stack.counted, stack.rate), known)
         })
         .collect()
 }
@@ -32,15 +33,26 @@ pub fn before(image: &Image) -> Before {
 /// What `image` says now, of a process that was noted for so long; what was allocated and freed `before` that is left
 /// out. It is shown by `first_kind` if nothing is said.
 pub fn profile(image: &Image, before: &Before, first_kind: &str, duration: Duration) -> Profile {
+    profile_below(Path::new("/"), image, before, first_kind, duration)
+}
+
+/// The same of a process whose files lie below `root`, as one in a container.
+pub fn profile_below(
+    root: &Path,
+    image: &Image,
+    before: &Before,
+    first_kind: &str,
+    duration: Duration,
+) -> Profile {
     let pid = image.pid();
     let mut collected = Collected { profile: Profile::default(), numbers: HashMap::new() };
     let mut samples = 0;
     for stack in image.stacks() {
-        let key = (stack.addresses.collect::<Vec<u64>>(), stack.counted);
+        let key = (stack.addresses.collect::<Vec<u64>>(), stack.counted, stack.rate);
         let before = before.get(&key).copied().unwrap_or_default();
         let allocated = since(stack.allocated, before.0);
         samples += allocated.objects;
-        let factor = factor(stack.counted, image.rate());
+        let factor = factor(stack.counted, stack.rate);
         let blocks = [allocated, stack.live, stack.peak].into_iter().flat_map(|what| whole(what, factor));
         let freed = Sampled {
             objects: since(stack.freed, before.1).objects,
@@ -55,13 +67,13 @@ pub fn profile(image: &Image, before: &Before, first_kind: &str, duration: Durat
     let mut profile = collected.profile;
     let mut program = None;
     for module in image.modules() {
-        let own = mappings(&module);
+        let own = mappings(root, &module);
         if module.path().1 {
             program = own.first().map(|mapping| mapping.path.clone());
         }
         profile.mappings.extend(own);
     }
-    let jitted = code_made_at_run_time(pid);
+    let jitted = code_made_at_run_time(root, pid);
     for location in &mut profile.locations {
         let holds = |mapping: &Mapping| (mapping.start..mapping.end).contains(&location.address);
         location.mapping = profile.mappings.iter().position(holds);
@@ -114,12 +126,21 @@ fn whole(sampled: Sampled, factor: f64) -> [i64; 2] {
     [sampled.objects, sampled.bytes].map(|sampled| (sampled as f64 * factor).round() as i64)
 }
 
+/// Where what a process calls `path` lies, if its files lie below `root`.
+pub(super) fn below(root: &Path, path: &str) -> PathBuf {
+    root.join(if root == Path::new("/") { path } else { path.trim_start_matches('/') })
+}
+
 /// The parts of an object that hold code.
-fn mappings(module: &ModuleAt) -> Vec<Mapping> {
-    let path = String::from_utf8_lossy(module.path().0).into_owned();
-    // As the program was started from here, this is where its relative paths begin, as a rule.
-    let path = fs::canonicalize(&path).map_or(path, |path| path.to_string_lossy().into_owned());
-    let Some(object) = Object::read(Path::new(&path)) else {
+fn mappings(root: &Path, module: &ModuleAt) -> Vec<Mapping> {
+    let mut path = String::from_utf8_lossy(module.path().0).into_owned();
+    if root == Path::new("/")
+        && let Ok(whole) = fs::canonicalize(&path)
+    {
+        // As the program was started from here, this is where its relative paths begin, as a rule.
+        path = whole.to_string_lossy().into_owned();
+    }
+    let Some(object) = Object::read(&below(root, &path)) else {
         // The kernel's own, or a file that is gone. As linkers lay objects out.
         let offset = module.start.wrapping_sub(module.bias);
         return vec![Mapping { start: module.start, end: module.end, offset, path, build_id: String::new() }];
@@ -171,10 +192,12 @@ struct Code {
 
 /// What a compiler inside the process has told in the file that perf reads, too. Only from the user's own, for anybody
 /// may write one.
-fn code_made_at_run_time(pid: u64) -> Vec<Code> {
+fn code_made_at_run_time(root: &Path, pid: u64) -> Vec<Code> {
     // A pipe in its place is not waited for.
-    let opened =
-        File::options().read(true).custom_flags(libc::O_NONBLOCK).open(format!("/tmp/perf-{pid}.map"));
+    let opened = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(below(root, &format!("/tmp/perf-{pid}.map")));
     let Ok(file) = opened else { return Vec::new() };
     // SAFETY: no arguments, no memory; it always succeeds.
     let own = unsafe { libc::geteuid() };
@@ -183,8 +206,8 @@ fn code_made_at_run_time(pid: u64) -> Vec<Code> {
         return Vec::new();
     }
     // A later line is about younger code.
-    let lines = BufReader::new(file).lines().map_while(Result::ok);
-    let mut all: Vec<Code> = lines.filter_map(|line| code(&line)).collect();
+    let lines = BufReader::new(file).split(b'\n').map_while(Result::ok);
+    let mut all: Vec<Code> = lines.filter_map(|line| code(&String::from_utf8_lossy(&line))).collect();
     all.reverse();
     all
 }
@@ -219,6 +242,17 @@ mod tests {
         for wrong in ["", "1000", "1000 20", "x 20 f", "ffffffffffffffff 20 f"] {
             assert_eq!(code(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_name_of_any_bytes_hides_no_other() {
+        let pid = std::process::id();
+        let path = format!("/tmp/perf-{pid}.map");
+        fs::write(&path, b"1000 20 one\n2000 20 \xff\n3000 20 three\n").unwrap();
+        let names: Vec<String> =
+            code_made_at_run_time(Path::new("/"), pid.into()).into_iter().map(|code| code.name).collect();
+        fs::remove_file(path).unwrap();
+        assert_eq!(names, ["three", "\u{fffd}", "one"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod messages;
 mod objects;
 mod symbols;
 
-pub use collect::{Before, before, profile};
+pub use collect::{Before, before, profile, profile_below};
 pub use data::{KINDS, Leak, Line, Location, Mapping, Profile, Stack, example};
 pub use objects::{Object, Segment};
-pub use symbols::resolve;
+pub use symbols::{resolve, resolve_below};

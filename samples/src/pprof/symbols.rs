@@ -2,6 +2,7 @@
 //! inlined and the lines of the source, or else those of the symbol table. Outside the process, and at any time after it:
 //! a file that is not the one of then, by its build id, is not asked.
 
+use super::collect::below;
 use super::data::{Line, Profile};
 use super::objects::Object;
 use addr2line::{Loader, demangle_auto};
@@ -13,6 +14,11 @@ const DEBUG: &str = "/usr/lib/debug/.build-id";
 
 /// Finds the names of all functions that have none yet. Returns what is worth telling of files that did not help.
 pub fn resolve(profile: &mut Profile) -> Vec<String> {
+    resolve_below(Path::new("/"), profile)
+}
+
+/// The same of a process whose files lie below `root`, as one in a container.
+pub fn resolve_below(root: &Path, profile: &mut Profile) -> Vec<String> {
     let mut notices = Vec::new();
     for number in 0..profile.mappings.len() {
         let mapping = profile.mappings[number].clone();
@@ -23,7 +29,7 @@ pub fn resolve(profile: &mut Profile) -> Vec<String> {
         if !is_open || mapping.path.is_empty() {
             continue;
         }
-        let Some(object) = Object::read(Path::new(&mapping.path)) else {
+        let Some(object) = Object::read(&below(root, &mapping.path)) else {
             // The kernel's own has no file.
             if mapping.path.contains('/') {
                 notices.push(format!("{} is not there any more: its functions have no names", mapping.path));
@@ -36,7 +42,7 @@ pub fn resolve(profile: &mut Profile) -> Vec<String> {
             notices.push(format!("{} {why}", mapping.path));
             continue;
         }
-        let files = [debug_file(&object.build_id), Some(PathBuf::from(&mapping.path))];
+        let files = [debug_file(root, &object.build_id), Some(below(root, &mapping.path))];
         let loaders: Vec<Loader> =
             files.into_iter().flatten().filter_map(|file| Loader::new(file).ok()).collect();
         for location in &mut profile.locations {
@@ -55,10 +61,10 @@ pub fn resolve(profile: &mut Profile) -> Vec<String> {
 }
 
 /// The file of debug information that belongs to a build id.
-fn debug_file(build_id: &str) -> Option<PathBuf> {
+fn debug_file(root: &Path, build_id: &str) -> Option<PathBuf> {
     let (folder, name) = build_id.split_at_checked(2)?;
-    let path = Path::new(DEBUG).join(folder).join(format!("{name}.debug"));
-    path.is_file().then_some(path)
+    let path = format!("{DEBUG}/{folder}/{name}.debug");
+    [below(root, &path), path.into()].into_iter().find(|path| path.is_file())
 }
 
 /// The function at `address` and those it is inlined in, by debug information.
