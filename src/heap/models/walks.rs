@@ -14,7 +14,7 @@ const SEEDED: &[SeededBug] = &[
     SeededBug::new("heap.life_forgotten", "the second look at the life of a slab", "reopened"),
     SeededBug::new("heap.moved_unmarked", "the mark of a block that comes home", "sent_and_unmapped"),
     SeededBug::new("heap.fallow_unseen", "the look whether a block lies on a fallow page", "laid_fallow"),
-    SeededBug::new("heap.fallow_turn", "the look whether a slab was tilled meanwhile", "laid_fallow"),
+    SeededBug::new("heap.fallow_turn", "the look whether a slab was tilled meanwhile", "asked_while_tilled"),
     SeededBug::new(
         "heap.fallow_looked_late",
         "the order of a slab's turn and a block's words",
