@@ -1,4 +1,5 @@
-//! How much more memory the process may have: what its own limits and those of its control groups leave.
+//! How much more memory the process may have: what its control groups leave. (Its own limits, of address space, are asked
+//! for by themselves: pages that go back leave no more of that.)
 //!
 //! Found out by system calls that malloc has no business to make in the middle of a program: a sandbox may forbid them
 //! on pain of death. So it is asked once, when `global` says so, and no descriptor is kept, which a program that closes
@@ -46,10 +47,10 @@ const VERSIONS: [Version; 2] = [
     },
 ];
 
-/// Bytes that the process may still get; `usize::MAX` if nothing says how many. All files are looked for below `root`,
-/// which is empty but in tests.
-pub(super) fn memory_left(root: &[u8], page: usize) -> usize {
-    with_files(|files| left_by_process(root, page, &mut files[0]).min(left_by_groups(root, files)))
+/// Bytes that the process may still have resident; `usize::MAX` if nothing says how many. All files are looked for below
+/// `root`, which is empty but in tests.
+pub(super) fn memory_left(root: &[u8]) -> usize {
+    with_files(|files| left_by_groups(root, files))
 }
 
 /// Microseconds for which tasks have waited for memory, ever: those of the process's control group where the second
@@ -73,20 +74,6 @@ fn stalled(file: &[u8]) -> Option<usize> {
         let mut fields = line.strip_prefix(b"some ")?.split(|&byte| byte == b' ');
         fields.find_map(|field| number(field.strip_prefix(b"total=")?))
     })
-}
-
-/// What RLIMIT_AS and RLIMIT_DATA leave.
-fn left_by_process(root: &[u8], page: usize, file: &mut [u8; FILE]) -> usize {
-    let limits = [(libc::RLIMIT_AS, 0), (libc::RLIMIT_DATA, 5)].map(|(which, field)| (limit(which), field));
-    if limits.iter().all(|&(limit, _)| limit == usize::MAX) {
-        return usize::MAX;
-    }
-    let Some(sizes) = read(&[root, b"/proc/self/statm"], file) else { return usize::MAX };
-    let left = |(limit, field): (usize, usize)| {
-        let pages = sizes.split(|&byte| byte == b' ').nth(field).and_then(number).unwrap_or(0);
-        if limit == usize::MAX { limit } else { limit.saturating_sub(pages.saturating_mul(page)) }
-    };
-    limits.into_iter().map(left).min().unwrap_or(usize::MAX)
 }
 
 /// Gives `body` room for two files, or says that nothing is known. Not on the stack, which may be that of a handler or
@@ -306,7 +293,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_the_process_may_have_is_told_of_this_machine() {
-        let left = memory_left(b"", 4096);
+        let left = memory_left(b"");
         assert!(left > 1 << 20, "this test has some: {left}");
     }
 

@@ -369,7 +369,7 @@ unsafe impl Platform for Linux {
     }
 
     fn memory_left(&self) -> usize {
-        limits::memory_left(b"", self.page_size())
+        limits::memory_left(b"")
     }
 
     fn stalled_us(&self) -> usize {

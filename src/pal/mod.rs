@@ -181,8 +181,7 @@ pub unsafe trait Platform: Send + Sync + 'static {
         usize::MAX
     }
 
-    /// Bytes of memory that the process may still get, by its own limits and those of its control groups, or
-    /// `usize::MAX`. Opens files: asked when `global` says so.
+    /// Bytes that the process may still have resident, by the limits of its control groups, or `usize::MAX`. Opens files: asked when `global` says so.
     fn memory_left(&self) -> usize;
 
     /// Microseconds for which tasks have waited for memory, ever, in the process's control group or else in the system;
