@@ -11,6 +11,7 @@ passing_cases! { "limits.c":
     threads_exhaust_together,
     a_thread_after_all_was_freed,
     limits_are_learned_on_a_small_stack,
+    at_the_limit_pages_stay,
 }
 
 /// Runs a case that prints how many MiB it could use, and demands at least `expected`.

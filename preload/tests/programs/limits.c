@@ -235,7 +235,39 @@ static void limits_are_learned_on_a_small_stack(void)
     CHECK(swapcontext(&outside, &inside) == 0);
 }
 
-MAIN(CASE(exhaust_once_with_the_smallest_huge), CASE(exhaust_the_data_segment_once_with_the_smallest_huge),
+/* A program at its limit frees a part of what it has and goes on. What it frees counts against the limit whether it is
+ * resident or not, and is not faulted in again and again. */
+static void at_the_limit_pages_stay(void)
+{
+    enum { COUNT = 30000, HELD = 20000 };
+    static char *held[HELD];
+    limit(RLIMIT_DATA, 60 * MIB);
+    unsigned state = 7, refused = 0;
+    int count = 0;
+    for (int i = 0; i < COUNT; i++) {
+        state = state * 1664525 + 1013904223;
+        unsigned kind = (state >> 8) % 100;
+        size_t size = (state >> 4) % (kind < 70 ? 3000 : kind < 95 ? 60000 : 3000000) + 1;
+        char *block = count < HELD ? malloc(size) : NULL;
+        if (block == NULL) {
+            refused++;
+            for (int left = count / 3; left > 0; left--) {
+                state = state * 1664525 + 1013904223;
+                int which = (int)((state >> 8) % (unsigned)count);
+                free(held[which]);
+                held[which] = held[--count];
+            }
+            continue;
+        }
+        for (size_t at = 0; at < size; at += 4 * KIB) block[at] = 1;
+        held[count++] = block;
+    }
+    struct rusage usage;
+    CHECK(refused > 50 && getrusage(RUSAGE_SELF, &usage) == 0);
+    if (usage.ru_minflt > 80000) fprintf(stderr, "%ld faults\n", usage.ru_minflt), _exit(1);
+}
+
+MAIN(CASE(at_the_limit_pages_stay), CASE(exhaust_once_with_the_smallest_huge), CASE(exhaust_the_data_segment_once_with_the_smallest_huge),
      CASE(limits_are_learned_on_a_small_stack), CASE(exhaust_with_large), CASE(exhaust_with_small), CASE(exhaust_with_huge), CASE(exhaust_the_data_segment),
      CASE(from_small_to_huge_and_back), CASE(threads_exhaust_together), CASE(a_thread_after_all_was_freed),
      CASE(works_in_64_mib),
