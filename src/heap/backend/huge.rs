@@ -352,13 +352,17 @@ impl Huge {
                 break;
             }
             // Relaxed: a hint that saves the swap.
-            if place.load(Ordering::Relaxed).is_null() {
+            let seen = place.load(Ordering::Relaxed);
+            if seen.is_null() {
                 continue;
             }
             let found = Huge::take(place);
             // SAFETY: descriptors live forever, and this one is ours now.
             let Some(region) = (unsafe { found.as_ref() }) else { continue };
-            let dirty = region.huge().dirty();
+            // What the place held may have changed under the look.
+            let taken = if seeded("heap.shrunk_as_seen") { seen } else { found };
+            // SAFETY: as above.
+            let dirty = unsafe { &*taken }.huge().dirty();
             ground.huge_figures().kept_bytes().take_off(dirty);
             let stays = Huge::down_to_units(ground, region, dirty.saturating_sub(bytes));
             bytes = bytes.saturating_sub(dirty);

@@ -89,6 +89,13 @@ impl Tally {
         sums.map(|sum| (sum as isize).max(0) as usize)
     }
 
+    /// The figure, below zero if it is: what was taken off twice is no zero.
+    #[cfg(any(test, feature = "simulated"))]
+    pub(in crate::heap) fn balance(&self, count: Count) -> isize {
+        let counted = |shard: &CachePadded<[Counter; COUNTS]>| shard[count as usize].get();
+        self.shards.iter().map(counted).fold(0, usize::wrapping_add) as isize
+    }
+
     /// In the child of a fork: sets a figure that a thread that vanished may have been about to change.
     pub fn set(&self, count: Count, sum: usize) {
         for (index, shard) in self.shards.iter().enumerate() {

@@ -63,6 +63,11 @@ const SEEDED: &[SeededBug] = &[
         "what is known of slices that the system did not take back",
         "refused_beside_a_look",
     ),
+    SeededBug::new(
+        "heap.purged_as_seen",
+        "the look at how many slices are dirty when they are claimed",
+        "purged_by_two",
+    ),
     SeededBug::new("heap.purge_unchecked", "the look at whether a purge succeeded", "purge_that_fails"),
     SeededBug::new(
         "heap.extend_unclaimed",
@@ -202,6 +207,30 @@ fn purged_beside_one_claim() {
         other.release(at);
         other.leave();
         join([purger]);
+        world.finish();
+    });
+}
+
+/// Two threads purge the same slices: each of them is counted once.
+fn purged_by_two() {
+    explore(SCHEDULES, || {
+        let world = World::new();
+        let actor = Actor::new(&world);
+        let [stays, free @ ..] = [(); 4].map(|()| actor.get(SLICE, false));
+        // Its arena stays with it.
+        world.pass(stays);
+        free.into_iter().for_each(|at| actor.release(at));
+        assert_eq!(actor.from.dirty_slices(), 3);
+        actor.leave();
+        let purgers = [(); 2].map(|()| {
+            spawn(&world, |world| {
+                let actor = Actor::new(world);
+                actor.from.purge(actor.heap.claimant(), usize::MAX);
+                world.demand_bounds();
+                actor.leave();
+            })
+        });
+        join(purgers);
         world.finish();
     });
 }
@@ -437,7 +466,8 @@ fn left_and_taken_again() {
 
 models! {
     left_to_a_visitor left_and_taken_again
-    remote_frees arenas_come_and_go purged_beside_claims purged_beside_one_claim sampled_beside_a_purge
+    remote_frees arenas_come_and_go purged_beside_claims purged_beside_one_claim purged_by_two
+    sampled_beside_a_purge
     purge_that_fails refused_beside_a_look emptied_by_a_purge grown_in_place cut_beside_claims huge_blocks
     kept_and_counted
 }

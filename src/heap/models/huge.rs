@@ -23,6 +23,11 @@ const SEEDED: &[SeededBug] = &[
         "the way back of a region that does not fit when it is taken",
         "kept_at_two_lengths",
     ),
+    SeededBug::new(
+        "heap.shrunk_as_seen",
+        "the look at how much of a kept region is resident when it is taken",
+        "shrunk_at_two_lengths",
+    ),
 ];
 
 const SCHEDULES: usize = 1000;
@@ -77,7 +82,19 @@ fn moved_beside_a_reap() {
 
 /// A kept region is taken, and a shorter one put in its place, while another thread has chosen it.
 fn kept_at_two_lengths() {
-    explore(2 * SCHEDULES, || {
+    beside_a_change_of_length(|actor| {
+        let at = actor.get(4 * HUGE, false);
+        actor.free(at);
+    });
+}
+
+/// The same while another thread gives back what is kept.
+fn shrunk_at_two_lengths() {
+    beside_a_change_of_length(|actor| actor.from.drop_kept());
+}
+
+fn beside_a_change_of_length(body: fn(&Actor)) {
+    explore(2 * SCHEDULES, move || {
         let world = World::new();
         let owner = Actor::new(&world);
         let [long, short] = [4 * HUGE, HUGE].map(|bytes| owner.get(bytes, false));
@@ -90,15 +107,14 @@ fn kept_at_two_lengths() {
             actor.free(at);
             actor.leave();
         });
-        let taker = spawn(&world, |world| {
+        let other = spawn(&world, move |world| {
             let actor = Actor::new(world);
-            let at = actor.get(4 * HUGE, false);
-            actor.free(at);
+            body(&actor);
             actor.leave();
         });
-        join([changer, taker]);
+        join([changer, other]);
         world.finish();
     });
 }
 
-models! { retired_beside_a_reap moved_beside_a_reap kept_at_two_lengths }
+models! { retired_beside_a_reap moved_beside_a_reap kept_at_two_lengths shrunk_at_two_lengths }

@@ -30,7 +30,7 @@ impl Arenas {
         }
         let is_whole = ground.space().counts().regions[Kind::Arena as usize] == listed;
         for (count, sum) in Count::ALL.into_iter().zip(sums) {
-            let figure = ground.tally().sum(count);
+            let (figure, sum) = (ground.tally().balance(count), sum as isize);
             // Of an arena that has none it is counted what large blocks soil, and nothing else.
             let is_right = if is_whole || count != Count::Soiled { figure == sum } else { figure >= sum };
             assert!(is_right, "{count:?}: {figure} in the figures, {sum} counted");
