@@ -584,6 +584,11 @@ def function_of(name):
     return ": ".join(name.split(": ")[:2])
 
 
+def last_of(test):
+    """The last part of a test's name."""
+    return test.split("::")[-1]
+
+
 def results_of(out):
     """What was found out before: the outcome by the name."""
     results = os.path.join(out, "results.txt")
@@ -606,6 +611,19 @@ def models_of_bugs(tree):
         for name, start, end in functions(blank(text)):
             for bug in re.findall(r'"([a-z]+\.\w+)"', text[start:end]):
                 found.setdefault(f"{path}: {name}", set()).update(seeded.get(bug, ()))
+    return found
+
+
+def words_of_tests(tree, names):
+    """Of each test, by the last part of its name: the words that stand in its text, the names of what it calls among them."""
+    found = {}
+    for folder, _, files in os.walk(tree):
+        for path in [os.path.join(folder, file) for file in files if file.endswith(".rs")]:
+            code = blank(read(path))
+            for match in re.finditer(r"\bfn\s+(\w+)\s*\(\)[^{;]*\{", code):
+                if match.group(1) in names:
+                    body = code[match.end() - 1 : behind(code, match.end() - 1)]
+                    found.setdefault(match.group(1), set()).update(re.findall(r"\w+", body))
     return found
 
 
@@ -632,6 +650,7 @@ def attempt(out, until):
         learn(name, outcome.split(" (")[0])
     models = models_of_bugs(os.path.join(out, "tree"))
     late = noticing(NOTICING)
+    words = words_of_tests(os.path.join(out, "tree"), {last_of(test["test"]) for test in tests.values()})
     left = [(number, name, block) for number, (name, block) in made.items() if name not in done]
     left.sort(key=lambda mutant: LAYERS.index(mutant[1].split("/")[1]))
 
@@ -643,11 +662,12 @@ def attempt(out, until):
         past = [key for key, test in tests.items() if block in test["blocks"]]
         function = function_of(name)
         named, known = models.get(function, ()), {*late.get(function, ()), *of_functions.get(function, ())}
-        first = {key for key in past if tests[key]["test"].split("::")[-1] in named or key in known}
+        first = {key for key in past if last_of(tests[key]["test"]) in named or key in known}
         # Quick ones first, those that come past little else, and those that have noticed others of the file. (A model of a
-        # seeded bug comes past much, and is for this; so are others of `first`.)
-        cost = lambda key: tests[key]["seconds"] * (1 if key in first else len(tests[key]["blocks"]) / (1 + before.get(key, 0)))
-        past.sort(key=cost)
+        # seeded bug comes past much, and is for this; so are others of `first`, and those that call the function themselves.)
+        calls = {key for key in past if function.split(": ")[1] in words.get(last_of(tests[key]["test"]), ())}
+        weight = lambda key: 1 if key in first or key in calls else len(tests[key]["blocks"]) / (1 + before.get(key, 0))
+        past.sort(key=lambda key: tests[key]["seconds"] * weight(key))
         outcome, spent, budget_left, left_out = "SURVIVED" if past else "UNREACHED", 0, budget, 0
         for key in past:
             test = tests[key]
