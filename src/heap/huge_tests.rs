@@ -7,6 +7,7 @@ use crate::pal::simulated::{CallKind, Simulated};
 use crate::pal::{Errno, Folios};
 use crate::region::{Kind, Pinning};
 use core::ptr;
+use std::time::{Duration, Instant};
 use std::vec::Vec;
 
 pub(super) fn resize(from: &Allocator<Simulated>, heap: &Heap, block: usize, size: usize) -> Option<usize> {
@@ -61,6 +62,49 @@ fn a_huge_block_moves_as_often_as_it_likes_and_stays_one_mapping() {
         free(from, heap, neighbour);
     }
     free(from, heap, block);
+}
+
+/// What is unmapped for want of memory is waited for, with a limit of one's own and without.
+#[test]
+fn room_is_made_when_it_returns_or_somebody_is_in_the_way() {
+    for limit in [None, Some(1 << 30)] {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        from.settings().set_limits(limit, None);
+        let block = get(from, heap, 5 << 20);
+        free(from, heap, block);
+        assert_eq!(from.space().counts().retired, 0, "it is kept");
+        let section = from.space().rcu().enter_guest();
+        let begun = Instant::now();
+        from.make_all_room::<Checked>(heap);
+        assert!(begun.elapsed() >= Duration::from_millis(90), "{limit:?}: nobody waits");
+        assert_eq!(from.space().counts().retired, 1);
+        drop(section);
+        from.make_all_room::<Checked>(heap);
+        let counts = from.space().counts();
+        assert_eq!((counts.retired, counts.mapped), (0, 0), "{limit:?}");
+    }
+}
+
+#[test]
+fn what_would_wrap_is_refused_and_changes_nothing() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let block = get(from, heap, 5 << 20);
+    write(block, 0, 5 << 20);
+    let before = (from.live_bytes(), from.space().counts().mapped);
+    for less in [0, 1, 4095, 4096, SLICE, GRANULE, isize::MAX as usize] {
+        let size = usize::MAX - less;
+        for (align, zero) in [(1, false), (1, true), (SLICE, false)] {
+            // SAFETY: the test's own heap.
+            assert!(unsafe { from.allocate::<Checked>(heap, size, align, zero) }.is_null(), "{size:#x}");
+        }
+        assert_eq!(resize(from, heap, block, size), None);
+    }
+    check(block, 5 << 20);
+    assert_eq!((from.live_bytes(), from.space().counts().mapped), before);
+    free(from, heap, block);
+    from.audit::<Checked>();
 }
 
 #[test]

@@ -262,6 +262,40 @@ fn the_last_slice_of_a_granule_can_be_claimed() {
     assert_eq!((map.claimed_count(), map.dirty_count()), (0, last));
 }
 
+#[test]
+fn a_claim_can_be_extended_to_the_last_slice_of_a_granule_and_no_further() {
+    let map = SliceMap::new();
+    map.open(1..GRANULE_SLICES);
+    map.reopen();
+    let last = GRANULE_SLICES - 1;
+    assert_eq!(map.claim(last - 2, Prefer::Any, 1).run.map(|run| run.start), Some(1));
+    for extra in [3, 66, GRANULE_SLICES] {
+        assert_eq!(map.extend_claim(1, last - 2, extra).run, None, "{extra} more");
+    }
+    let rest = Some(Run { start: last - 1, len: 2, all_clean: true });
+    assert_eq!(map.extend_claim(1, last - 2, 2).run, rest);
+    assert_eq!((map.extend_claim(1, last, 1).run, map.free_count()), (None, 0));
+}
+
+#[test]
+fn a_claim_is_clean_if_all_its_slices_are() {
+    const LEN: usize = 130;
+    let map = SliceMap::new();
+    map.open(1..GRANULE_SLICES);
+    map.reopen();
+    let claim = |all_clean| {
+        let run = map.claim(LEN, Prefer::Any, 1).run;
+        assert_eq!(run, Some(Run { start: 1, len: LEN, all_clean }));
+    };
+    for dirty in [1, 2, 63, 64, 65, 127, 128, LEN - 1, LEN] {
+        claim(true);
+        (1..=LEN).filter(|&slice| slice != dirty).for_each(|slice| map.release_clean(slice, 1));
+        map.release(dirty, 1);
+        claim(false);
+        map.release_clean(1, LEN);
+    }
+}
+
 /// Builds with assertions notice a run given back by somebody who does not hold it.
 #[cfg(debug_assertions)]
 #[test]

@@ -98,3 +98,41 @@ impl Mend for Bell {
         self.state.store(AWAKE, Ordering::Relaxed);
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::pal::Linux;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    /// How long `sleeps` takes beside a thread that does something for as long as that goes on.
+    fn beside(sleeps: impl FnOnce(&Bell, &Linux), wakes: impl Fn(&Bell, &Linux) + Sync) -> Duration {
+        let (bell, os, over) = (Bell::new(), Linux::new(), AtomicU32::new(0));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // Relaxed: a sign.
+                while over.load(Ordering::Relaxed) == 0 {
+                    thread::sleep(Duration::from_millis(20));
+                    wakes(&bell, &os);
+                }
+            });
+            let begun = Instant::now();
+            sleeps(&bell, &os);
+            over.store(1, Ordering::Relaxed);
+            begun.elapsed()
+        })
+    }
+
+    #[test]
+    fn whoever_calls_ends_every_sleep_but_one_that_is_to_linger() {
+        const LONG: u32 = 20_000;
+        let pause = |bell: &Bell, os: &Linux| bell.pause(os, LONG);
+        let doze = |bell: &Bell, os: &Linux| bell.doze(os, Some(LONG), || false);
+        let is_short = |slept: Duration| slept < Duration::from_millis(u64::from(LONG) / 2);
+        assert!(is_short(beside(pause, Bell::call)) && is_short(beside(doze, Bell::call)));
+        assert!(is_short(beside(doze, Bell::ring)));
+        assert!(beside(|bell, os| bell.linger(os, 200), Bell::call) >= Duration::from_millis(190));
+        assert!(is_short(beside(|bell, os| bell.linger(os, LONG), Bell::shake)));
+    }
+}

@@ -147,6 +147,7 @@ mod tests {
         assert_eq!([promise(6, 0), promise(5, 0), promise(4, 0), promise(1, 0)], [true, false, true, false]);
         limit.keep(6);
         assert_eq!([promise(1, 6), promise(6, 0)], [false, true]);
+        assert_eq!([usize::MAX, usize::MAX - 6].map(|held| promise(4, held)), [false; 2]);
         limit.forget();
         limit.keep(4);
         assert_eq!([promise(1, 10), promise(10, 0)], [false, true]);

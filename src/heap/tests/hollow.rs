@@ -145,6 +145,22 @@ fn what_goes_is_split_off_first() {
 }
 
 #[test]
+fn where_pages_are_larger_what_goes_is_whole_pages_of_those() {
+    for page_size in [8 << 10, 16 << 10] {
+        let from = allocator_on(Config { page_size, ..Config::default() }, GRANULE);
+        let heap = possess(from, 1);
+        let made = (0..200).map(|_| get(from, heap, SMALL_MAX));
+        let mut blocks: BTreeMap<usize, usize> = made.map(|block| (block, SMALL_MAX)).collect();
+        blocks.keys().for_each(|&block| write_all(block, SMALL_MAX));
+        thin(from, heap, &mut blocks);
+        from.trim::<Checked>(heap);
+        assert!(from.hollow().get() > 0, "nothing went where pages are {page_size}");
+        look(&blocks);
+        from.audit::<Checked>();
+    }
+}
+
+#[test]
 fn an_idle_heap_keeps_little_and_a_used_one_is_let_alone() {
     let from = allocator(GRANULE);
     from.settings().set_helper(true);
