@@ -1,6 +1,7 @@
-//! Tests of the tree, one thread at a time; see also `models`. Those of the space are in `space` and `placement`.
+//! Tests of the tree, one thread at a time; see also `models`. Those of the space are in `space`, `placement` and `reaping`.
 
 mod placement;
+mod reaping;
 mod space;
 
 use super::radix::{LIMIT, PAGE};

@@ -26,7 +26,7 @@ fn reap_all(space: &Space<Simulated>) {
 }
 
 /// Bytes mapped for regions, as the system sees it.
-fn region_bytes(os: &Simulated, space: &Space<Simulated>) -> usize {
+pub(super) fn region_bytes(os: &Simulated, space: &Space<Simulated>) -> usize {
     os.mapped_bytes() - space.metadata().mapped()
 }
 
