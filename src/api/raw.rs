@@ -55,8 +55,7 @@ fn malloc_large<T: Thread>(size: usize) -> *mut u8 {
     if block.is_null() {
         return allocate::<T>(size, 1, false);
     }
-    figures::pulse::<T>();
-    block
+    figures::pulse_with::<T>(block)
 }
 
 /// The block that was freed last of those in the bin that lies `at` words from the first, which serves `size` bytes. Has
@@ -175,8 +174,7 @@ fn malloc_slow<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
         return allocate_small::<T>(size, class);
     }
     // A thread that replaces blocks comes by no other slow path.
-    figures::pulse::<T>();
-    block.cast()
+    figures::pulse_with::<T>(block.cast())
 }
 
 /// The thread was refused at its heap's gate.
