@@ -10,6 +10,7 @@ passing_cases! { "resident.c":
     aligned_blocks,
     phases,
     sparse_blocks,
+    sparse_blocks_in_arenas,
     grown_blocks,
     widely_aligned_blocks,
     locked_blocks,

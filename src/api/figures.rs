@@ -3,7 +3,6 @@
 use super::detail::{ArenaDetail, HugeDetail};
 use super::shared_record::{SharedRecord, VARIABLE};
 use super::statistics::{Statistics, SystemCalls};
-use crate::base::aligned_size;
 use crate::global::{MOST_RATE, Options, Thread};
 use crate::global::{environment, is_shut_off, process, sample_at, with_heap_to_free};
 use crate::heap::{ArenaCensus, Census, Heap, HeapCensus};
@@ -16,16 +15,6 @@ use core::mem::MaybeUninit;
 /// Milliseconds between two publications from slow paths.
 const INTERVAL_MS: u64 = 20;
 
-/// Bytes of the smallest page that a system has.
-pub(super) const LEAST_PAGE: usize = 4096;
-
-/// Notes that `size` bytes were asked for at a multiple of `align`, if that leaves pages of a small block to nobody.
-pub(super) fn note_alignment(align: usize, size: usize) {
-    if align > LEAST_PAGE && aligned_size(size, align).is_some_and(|rounded| rounded - size >= LEAST_PAGE) {
-        process().note_wide();
-    }
-}
-
 /// The process's figures now.
 ///
 /// Live blocks are exact for the calling thread's heap, and for others once they have been tidied: until then, free
@@ -35,9 +24,9 @@ pub fn statistics<T: Thread>() -> Statistics {
     counted::<T>(|_, _| 0)
 }
 
-/// As [`statistics`]; and the system is asked what of huge blocks is not resident, and of arenas, where there may be
-/// blocks that are longer than what was asked for by pages: a call for a thousand pages, and a thousand calls at most for
-/// either, and none once the process has shut itself off from such.
+/// As [`statistics`]; and the system is asked what of huge blocks and of arenas is not resident, for the program never
+/// touched it: a call for a thousand pages, and a thousand calls at most for either, and none once the process has shut
+/// itself off from such.
 pub fn exact_statistics<T: Thread>() -> Statistics {
     counted::<T>(|heap, census| {
         if is_shut_off() {

@@ -438,22 +438,6 @@ pub fn calloc<T: Thread>(count: usize, size: usize) -> *mut u8 {
 #[inline]
 pub fn aligned<T: Thread>(align: usize, size: usize) -> *mut u8 {
     debug_assert!(align.is_power_of_two());
-    if align > figures::LEAST_PAGE {
-        aligned_widely::<T>(align, size)
-    } else {
-        aligned_in_class::<T>(align, size)
-    }
-}
-
-/// The same at a multiple of more than a page.
-#[inline(never)]
-fn aligned_widely<T: Thread>(align: usize, size: usize) -> *mut u8 {
-    figures::note_alignment(align, size);
-    aligned_in_class::<T>(align, size)
-}
-
-#[inline(always)]
-fn aligned_in_class<T: Thread>(align: usize, size: usize) -> *mut u8 {
     match aligned_size(size, align) {
         // All blocks of the class are aligned. (What is noted of a sample is what was asked for.)
         Some(rounded) if rounded == size || process().settings().sample_rate() == 0 => malloc::<T>(rounded),

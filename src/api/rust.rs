@@ -236,7 +236,6 @@ impl SpecMalloc {
     #[cold]
     #[inline(never)]
     fn allocate_slow(&self, layout: Layout, zero: bool) -> *mut u8 {
-        figures::note_alignment(layout.align(), layout.size());
         #[cfg(feature = "profile")]
         // SAFETY: a thread's heap is one.
         if unsafe { samples::are_counted(RustThread::heap()) } {

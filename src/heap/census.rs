@@ -309,13 +309,11 @@ impl<P: Platform> Heaps<P> {
         untouched
     }
 
-    /// Bytes of arenas that are not resident, though `census` says so: where small blocks were asked for at multiples of
-    /// more than a page, most of each may be nobody's. The system is asked about the arenas, a bounded number of times; of
-    /// very many one part in so many is looked at, and stands for those before it. Where it does not tell, they are.
+    /// Bytes of arenas that are not resident, though `census` says so: what the program never touched of its blocks, and
+    /// what is nobody's of small ones that lie at multiples of more than a page. The system is asked about the arenas, a
+    /// bounded number of times; of very many one part in so many is looked at, and stands for those before it. Where it
+    /// does not tell, they are.
     pub fn absent_bytes(&self, census: &Census) -> u64 {
-        if !self.has_wide() {
-            return 0;
-        }
         let page = self.page_size();
         let part = ASKED_PAGES * page;
         let starts = |region: &Region| (region.base()..region.base() + region.mapped()).step_by(part.max(1));

@@ -74,7 +74,6 @@ pub struct Ground<P: Platform> {
     huge: HugeFigures,
     lent: Counter,
     hollow: Counter,
-    wide: Counter,
     space_bet: BetCount,
     population: Population,
     space: Space<P>,
@@ -97,7 +96,6 @@ impl<P: Platform> Ground<P> {
                 },
                 lent: Counter::new(),
                 hollow: Counter::new(),
-                wide: Counter::new(),
                 space_bet: BetCount::new(),
                 population: Population::new(),
                 retention: Retention::new(),
@@ -263,18 +261,6 @@ impl<P: Platform> Ground<P> {
     /// Pages inside free blocks of slabs that were given back.
     pub(in crate::heap) fn hollow(&self) -> &Counter {
         &self.hollow
-    }
-
-    /// Notes that a small block is asked for at a multiple of more than a page.
-    pub fn note_wide(&self) {
-        if self.wide.get() == 0 {
-            self.wide.set(1);
-        }
-    }
-
-    /// Whether there may be small blocks of which pages are nobody's, for they are as long as they are aligned.
-    pub fn has_wide(&self) -> bool {
-        self.wide.get() != 0
     }
 
     /// Bytes that are free and may be resident.
