@@ -283,7 +283,7 @@ impl Heap {
         let mut more = 0;
         let mut block = slab.free_list();
         while !block.is_null() {
-            more |= 1 << ((block.addr() - base) / size);
+            more |= 1 << ((block.addr() - base) / size.max(1));
             block = self.follow::<C>(block);
         }
         let parts = || {
@@ -318,9 +318,9 @@ impl Heap {
             if refused {
                 break;
             }
-            purged += bytes / from.page_size();
+            purged += bytes;
         }
-        let purged = purged.saturating_sub(gone);
+        let purged = purged.checked_div(from.page_size()).unwrap_or(0).saturating_sub(gone);
         from.count_purged(purged * from.page_size());
         self.growth.hollowed(purged);
         slab.note_hollow(slab.hollow_pages() + purged);
