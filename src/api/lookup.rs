@@ -58,14 +58,12 @@ pub(super) fn in_large<T: Thread, R>(
     }
     // A heap that stands for none has no secret, and no slot.
     let large = if own.secret() != 0 {
-        // Keeps the arena while its header is read: a pointer that is not a live block's does not.
-        let _section = own.section(process());
-        let is_near = process().space().index().is_near_arena(address);
-        // SAFETY: an arena is published there, whose header has a record for every slice.
-        let slab = || unsafe { &*Slab::of(address) };
-        is_near
-            .then(slab)
-            .filter(|slab| slab.usage() == Usage::Large && slab.base() == address && slab.sample() == 0)
+        let section = own.section(process());
+        let record = process().near_record(&section, address);
+        let is_large =
+            |slab: &&Slab| slab.usage() == Usage::Large && slab.base() == address && slab.sample() == 0;
+        // SAFETY: a large block that is the caller's.
+        record.filter(is_large).map(|slab| unsafe { slab.held_by_block() })
     } else {
         None
     };

@@ -229,11 +229,9 @@ unsafe fn free_lost<T: Thread>(block: *mut u8, heap: *const Heap) {
     let own = unsafe { &*heap };
     // A heap that stands for none has no secret.
     if own.secret() != 0 {
-        // Keeps the arena while its header is read: a pointer that is not a live block's does not.
         let section = own.section(process());
-        if process().space().index().is_near_arena(address) {
-            // SAFETY: an arena is published there, whose header has a record for every slice.
-            let slab = unsafe { Slab::first_of(Slab::of(address)) };
+        if let Some(record) = process().near_record(&section, address) {
+            let slab = record.first();
             let (block, owner) = (block.cast::<Block>(), slab.owner());
             let key = Block::key(block, own.secret());
             // SAFETY: asked of the start of one of the slab's blocks.
@@ -245,6 +243,8 @@ unsafe fn free_lost<T: Thread>(block: *mut u8, heap: *const Heap) {
             };
             // A slab that has an owner is open.
             if !owner.is_null() && is_live() {
+                // SAFETY: a live block, and the caller's.
+                let slab = unsafe { slab.held_by_block() };
                 drop(section);
                 // SAFETY: the thread is inside its heap, and the block is the caller's to give.
                 return unsafe {
@@ -259,6 +259,8 @@ unsafe fn free_lost<T: Thread>(block: *mut u8, heap: *const Heap) {
                 };
             }
             if slab.usage() == Usage::Large && slab.base() == address {
+                // SAFETY: as above.
+                let slab = unsafe { slab.held_by_block() };
                 drop(section);
                 // SAFETY: the thread is inside its heap, and the large block is the caller's to give.
                 return unsafe {

@@ -284,8 +284,9 @@ impl<P: Platform> Heaps<P> {
     }
 
     /// Bytes of huge blocks, live ones and those that are kept, that are not resident, for the program never touched them:
-    /// as the system says, which is asked a bounded number of times. Of a very large block parts are looked at, one as far from the next as all others,
-    /// and stand for the whole; what nobody is asked about counts as touched. `heap` is the caller's.
+    /// as the system says, which is asked a bounded number of times. Of a very large block parts are looked at, one as far
+    /// from the next as all others, and stand for the whole; what nobody is asked about counts as touched. `heap` is the
+    /// caller's.
     pub fn untouched_bytes(&self, heap: &Heap) -> usize {
         let page = self.page_size();
         let (mut untouched, mut left) = (0, MOST_ASKED);

@@ -6,6 +6,7 @@ use super::small::Heaps;
 use crate::base::SLICE;
 use crate::index::Found;
 use crate::pal::{Misuse, Platform};
+use crate::rcu::Section;
 use crate::region::{Kind, Region};
 use crate::sync::atomic::Ordering;
 use core::ptr;
@@ -103,6 +104,14 @@ impl Place {
 }
 
 impl<P: Platform> Heaps<P> {
+    /// The record of the slice that `address` lies in, for as long as the section goes on: a pointer that is not a live
+    /// block's holds nothing. `None` where the index's near table knows no arena.
+    #[inline(always)]
+    pub fn near_record<'s>(&self, _section: &'s Section<'_>, address: usize) -> Option<&'s Slab> {
+        // SAFETY: an arena is published there, whose header has a record for every slice; the section keeps it.
+        self.space().index().is_near_arena(address).then(|| unsafe { &*Slab::of(address) })
+    }
+
     /// Finds the live block that starts at `address`, or says what is wrong with the pointer. In a section of the
     /// caller's, unless the pointer is known to be a live block's: such a block holds its region, any other pointer may
     /// race an unmap.

@@ -155,6 +155,23 @@ impl Slab {
         slab
     }
 
+    /// The same of a record that is held.
+    #[inline(always)]
+    pub fn first(&self) -> &Slab {
+        // SAFETY: a record lies in the header of its arena, which is mapped while anything holds the record.
+        unsafe { Slab::first_of(ptr::from_ref(self).cast_mut()) }
+    }
+
+    /// The record of a block that the caller has, beyond the section that has held it so far.
+    ///
+    /// # Safety
+    /// A block of the run is live, and the caller's until it frees it: that holds the arena.
+    #[inline(always)]
+    pub unsafe fn held_by_block(&self) -> &'static Slab {
+        // SAFETY: the caller's.
+        unsafe { &*ptr::from_ref(self) }
+    }
+
     /// Address of the slice that this is the record of.
     #[inline(always)]
     pub fn base(&self) -> usize {
