@@ -6,9 +6,8 @@ use crate::index::{Move, Space, UnmapError};
 use crate::pal::simulated::{Barrier, CallKind, Config, Simulated};
 use crate::pal::{Access, Errno, Platform};
 use crate::rcu::ReaderSlot;
-use crate::region::{Kind, Phase, Pinning, Prefer};
+use crate::region::{Kind, Phase, Prefer};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 use std::vec::Vec;
 
 pub(super) fn space_on(config: Config) -> (Simulated, Space<Simulated>) {
@@ -305,34 +304,6 @@ fn a_section_keeps_a_region() {
     drop(section);
     reap_all(&space);
     assert_eq!(region_bytes(&os, &space), 0);
-}
-
-#[test]
-fn who_would_be_told_that_there_is_no_memory_waits_for_a_section_but_not_forever() {
-    let (os, space) = space_on(Config::default());
-    let pinned = space.map_region(Kind::Huge, SLICE, 1, 0).unwrap();
-    // Alone, and beside one that is pinned, for which nobody waits.
-    for stays in 0..2 {
-        let region = space.map_region(Kind::Huge, SLICE, 1, 0).unwrap();
-        // As another thread's.
-        let section = space.rcu().enter_guest();
-        assert!(space.retire_region(region));
-        let begun = Instant::now();
-        space.reap_all(None);
-        assert!(begun.elapsed() >= Duration::from_millis(90) && space.counts().retired == stays + 1);
-        drop(section);
-        space.reap_all(None);
-        assert_eq!(space.counts().retired, stays);
-        if stays == 0 {
-            assert_eq!(pinned.state().try_pin(), Pinning::Pinned);
-            assert!(space.retire_region(pinned));
-            space.reap_all(None);
-            assert_eq!(space.counts().retired, 1, "it is pinned");
-        }
-    }
-    pinned.state().unpin(&os);
-    space.reap_all(None);
-    assert_eq!((space.counts().retired, region_bytes(&os, &space)), (0, 0));
 }
 
 #[test]
