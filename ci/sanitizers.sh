@@ -28,7 +28,7 @@ under() {
     export RUSTFLAGS="-Zsanitizer=$1 -Cunsafe-allow-abi-mismatch=sanitizer"
     # Few tests in a process: what each has simulated stays mapped, and ThreadSanitizer leaves less room for mappings.
     set -- cargo +nightly test --quiet --target "$TARGET" --package specmalloc
-    "$@" --lib -- --list --format terse | sed -n 's/: test$//p' | xargs -n 60 "$@" --lib -- --exact
+    "$@" --lib -- --list --format terse | sed -n 's/: test$//p' | xargs -n 15 "$@" --lib -- --exact
     "$@" --test global_allocator --test stress
 }
 
