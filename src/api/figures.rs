@@ -182,29 +182,10 @@ fn shared() -> Option<&'static SharedRecord> {
 /// From slow paths: publishes the figures if a while has passed since the last time.
 #[inline]
 pub fn pulse<T: Thread>() {
-    if is_open() {
+    // Relaxed: a hint; `shared` orders.
+    if SHARED.state.load(Ordering::Relaxed) == OPEN {
         pulse_open::<T>();
     }
-}
-
-/// The same as the last thing that is done for a `block`, which is returned: nothing is kept in registers for it.
-#[inline(always)]
-pub fn pulse_with<T: Thread>(block: *mut u8) -> *mut u8 {
-    if is_open() { pulse_open_with::<T>(block) } else { block }
-}
-
-/// Whether there is a file to publish them in.
-#[inline(always)]
-fn is_open() -> bool {
-    // Relaxed: a hint; `shared` orders.
-    SHARED.state.load(Ordering::Relaxed) == OPEN
-}
-
-#[cold]
-#[inline(never)]
-fn pulse_open_with<T: Thread>(block: *mut u8) -> *mut u8 {
-    pulse_open::<T>();
-    block
 }
 
 #[cold]

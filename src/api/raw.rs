@@ -55,7 +55,8 @@ fn malloc_large<T: Thread>(size: usize) -> *mut u8 {
     if block.is_null() {
         return allocate::<T>(size, 1, false);
     }
-    figures::pulse_with::<T>(block)
+    figures::pulse::<T>();
+    block
 }
 
 /// The block that was freed last of those in the bin that lies `at` words from the first, which serves `size` bytes. Has
@@ -174,7 +175,8 @@ fn malloc_slow<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
         return allocate_small::<T>(size, class);
     }
     // A thread that replaces blocks comes by no other slow path.
-    figures::pulse_with::<T>(block.cast())
+    figures::pulse::<T>();
+    block.cast()
 }
 
 /// The thread was refused at its heap's gate.

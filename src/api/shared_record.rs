@@ -92,15 +92,19 @@ unsafe impl Sync for Mapped {}
 struct Descriptor(c_int);
 
 impl Descriptor {
+    /// What a system call that makes one has returned.
+    fn new(made: Result<usize, Errno>) -> Result<Descriptor, Errno> {
+        made.map(|number| Descriptor(number as c_int))
+    }
+
     /// Opens the file at `path`.
     fn open(path: &CStr, how: c_int) -> Result<Descriptor, Errno> {
         let how = (how | libc::O_CLOEXEC | libc::O_NONBLOCK) as usize;
         // SAFETY: `path` ends in a zero byte.
-        let opened = unsafe {
+        Descriptor::new(unsafe {
             let path = path.as_ptr().expose_provenance();
             system_call(libc::SYS_openat, [libc::AT_FDCWD as usize, path, how])
-        };
-        opened.map(|number| Descriptor(number as c_int))
+        })
     }
 }
 
@@ -243,11 +247,10 @@ impl StatisticsFile {
         let bytes = file_bytes(capacity as u64).ok_or(Errno(libc::EINVAL))?;
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
         // SAFETY: the name ends in a zero byte.
-        let made = unsafe {
+        let fd = Descriptor::new(unsafe {
             let name = c"specmalloc statistics".as_ptr().expose_provenance();
             system_call(libc::SYS_memfd_create, [name, flags as usize])
-        };
-        let fd = made.map(|number| Descriptor(number as c_int))?;
+        })?;
         let (number, seals) = (fd.0 as usize, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL);
         // SAFETY: `fd` is open; neither call touches memory of this process.
         unsafe {

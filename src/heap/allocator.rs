@@ -280,7 +280,7 @@ impl<P: Platform> Allocator<P> {
     /// gives back their empty slabs.
     fn collect_all<C: Checks>(&self, heap: &Heap) {
         heap.collect::<C, P>(self);
-        heap.hollow_out::<C, P>(self, 1);
+        heap.give_back_pages::<C, P>(self, 1);
         self.make_round::<C>(heap, Round::All);
         self.trim_idle::<C>(heap.caller());
     }

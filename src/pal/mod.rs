@@ -1,5 +1,6 @@
 //! `pal`: the platform abstraction layer. What the allocator asks of the system about memory and waiting, behind one
-//! trait. (Threads, signals, the environment and files are the C library's, which `global` and `api` call themselves.)
+//! trait; and [`system_call`], by which it and others ask the kernel itself. (Threads, the environment and clocks are the C
+//! library's, which `global` and `api` call themselves.)
 //!
 //! May import `base` and `sync`. [`Linux`] is the real thing; [`simulated::Simulated`] (tests and models) is one more
 //! platform, with an address space of its own, page contents, a count of mappings and a failure to inject at each call.

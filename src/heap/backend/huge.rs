@@ -360,9 +360,9 @@ impl Huge {
             // SAFETY: descriptors live forever, and this one is ours now.
             let Some(region) = (unsafe { found.as_ref() }) else { continue };
             // What the place held may have changed under the look.
-            let taken = if seeded("heap.shrunk_as_seen") { seen } else { found };
             // SAFETY: as above.
-            let dirty = unsafe { &*taken }.huge().dirty();
+            let counted = if seeded("heap.shrunk_as_seen") { unsafe { &*seen } } else { region };
+            let dirty = counted.huge().dirty();
             ground.huge_figures().kept_bytes().take_off(dirty);
             let stays = Huge::down_to_units(ground, region, dirty.saturating_sub(bytes));
             bytes = bytes.saturating_sub(dirty);

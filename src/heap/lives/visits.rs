@@ -205,13 +205,13 @@ impl<P: Platform> Heaps<P> {
         let mark = |gate: &Gate| if tidies { gate.mark_and_probe() } else { gate.mark() };
         if seeded("heap.hollow_unvisited") {
             let others = self.pool().each().filter(|other| wants(other));
-            others.for_each(|other| other.hollow_out::<C, P>(self, 1));
+            others.for_each(|other| other.give_back_pages::<C, P>(self, 1));
         }
         self.visit::<C>(heap.caller(), mark, wants, |other| match tidies {
             true => self.tidy::<C>(other),
             false => {
                 other.collect::<C, P>(self);
-                other.hollow_out::<C, P>(self, 1);
+                other.give_back_pages::<C, P>(self, 1);
             }
         });
     }
@@ -227,7 +227,7 @@ impl<P: Platform> Heaps<P> {
         // Partner: the fence in `Heap::post`: either we see what was sent, or the sender sees that it has to ring.
         full_fence("heap.tidy_fence");
         heap.collect::<C, P>(self);
-        heap.hollow_out::<C, P>(self, LEAST_IDLE);
+        heap.give_back_pages::<C, P>(self, LEAST_IDLE);
     }
 
     /// Whether there are heaps for [`Heaps::watch_heaps`] to look at.

@@ -36,12 +36,12 @@ fn shared_of(size: usize) {
         let heap = owner.heap;
         let owner = spawn(&world, move |world| {
             let actor = Actor::with(world, heap);
-            actor.heap.hollow_out::<Checked, _>(actor.from, 1);
+            actor.heap.give_back_pages::<Checked, _>(actor.from, 1);
             let at = actor.get(size, false);
             world.passed().into_iter().for_each(|at| actor.free(at));
             actor.free(at);
             actor.heap.collect::<Checked, _>(actor.from);
-            actor.heap.hollow_out::<Checked, _>(actor.from, 1);
+            actor.heap.give_back_pages::<Checked, _>(actor.from, 1);
             actor.leave();
         });
         let other = spawn(&world, move |world| {

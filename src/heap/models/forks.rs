@@ -327,13 +327,13 @@ fn forked_in_fallow() {
         }
     };
     let tilling = |actor: Actor| {
-        actor.heap.hollow_out::<Checked, _>(actor.from, 1);
+        actor.heap.give_back_pages::<Checked, _>(actor.from, 1);
         let at = actor.get(PAGE, false);
         actor.heap.collect::<Checked, _>(actor.from);
         actor.free(at);
     };
     let closing = |actor: Actor| {
-        actor.heap.hollow_out::<Checked, _>(actor.from, 1);
+        actor.heap.give_back_pages::<Checked, _>(actor.from, 1);
         while let Some(at) = actor.world.passed() {
             actor.free(at);
         }

@@ -83,7 +83,7 @@ fn laid_fallow() {
     beside(true, false, |actor| {
         for _ in 0..4 {
             actor.heap.collect::<Checked, _>(actor.from);
-            actor.heap.hollow_out::<Checked, _>(actor.from, 1);
+            actor.heap.give_back_pages::<Checked, _>(actor.from, 1);
             assert!(actor.from.hollow().get() > 0, "nothing lies fallow");
             let at = actor.get(PAGE, false);
             actor.free(at);
@@ -100,7 +100,7 @@ fn asked_while_tilled() {
         let blocks = [(); 5].map(|()| actor.get(PAGE, false));
         blocks[1..].iter().for_each(|&at| actor.free(at));
         actor.heap.collect::<Checked, _>(actor.from);
-        actor.heap.hollow_out::<Checked, _>(actor.from, 1);
+        actor.heap.give_back_pages::<Checked, _>(actor.from, 1);
         let Ok(Place::Slab(slab)) = actor.from.place(blocks[0]) else { panic!("a live block of a slab") };
         assert!(slab.is_fallow(), "nothing lies fallow");
         let (heap, found) = (actor.heap, Arc::new(Mutex::new(Vec::new())));
@@ -132,7 +132,7 @@ fn asked_while_tilled() {
 fn closed_fallow() {
     beside(true, false, |actor| {
         actor.heap.collect::<Checked, _>(actor.from);
-        actor.heap.hollow_out::<Checked, _>(actor.from, 1);
+        actor.heap.give_back_pages::<Checked, _>(actor.from, 1);
         assert!(actor.from.hollow().get() > 0, "nothing lies fallow");
         actor.world.live().into_iter().for_each(|at| actor.free(at));
         actor.heap.collect::<Checked, _>(actor.from);

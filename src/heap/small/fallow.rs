@@ -226,15 +226,8 @@ impl Heap {
         bytes
     }
 
-    /// Lays fallow what no live block touches in the available slabs, if free blocks that nobody looked at for it have
-    /// `least` bytes. The caller possesses the heap.
-    pub(super) fn lay_fallow<C: Checks, P: Platform>(&self, from: &Heaps<P>, least: usize) {
-        if least <= 1 || self.weedy_bytes(from.page_size()) >= least {
-            let _all = self.lay_some_fallow::<C, P>(from, usize::MAX);
-        }
-    }
-
-    /// The same in `most` of these slabs. Returns whether there were no more, or the system refused some.
+    /// Lays fallow what no live block touches in `most` of these slabs. Returns whether there were no more, or the system
+    /// refused some. The caller possesses the heap.
     pub(super) fn lay_some_fallow<C: Checks, P: Platform>(&self, from: &Heaps<P>, most: usize) -> bool {
         let (mut refused, mut left) = (false, most);
         self.each_weedy(from.page_size(), |slab, _| {

@@ -113,7 +113,7 @@ impl<P: Platform> Heaps<P> {
                 let is_roomy = || idle.is_roomy(self.page_size());
                 if least < LEAST_IDLE || idle.needs_collecting() || self.watch.warm.has(index) || is_roomy() {
                     idle.collect::<C, P>(self);
-                    idle.hollow_out::<C, P>(self, least);
+                    idle.give_back_pages::<C, P>(self, least);
                 }
                 self.give_up(idle);
             }

@@ -149,9 +149,12 @@ impl Heap {
         self.heights.unseen.set(true);
     }
 
-    /// Gives back the pages that only free blocks touch, if these have `least` bytes. The caller possesses the heap.
-    pub(in crate::heap) fn hollow_out<C: Checks, P: Platform>(&self, from: &Heaps<P>, least: usize) {
-        self.lay_fallow::<C, P>(from, least);
+    /// Gives back the pages that only free blocks touch, if those that nobody looked at for it have `least` bytes. The caller
+    /// possesses the heap.
+    pub(in crate::heap) fn give_back_pages<C: Checks, P: Platform>(&self, from: &Heaps<P>, least: usize) {
+        if least <= 1 || self.weedy_bytes(from.page_size()) >= least {
+            let _all = self.lay_some_fallow::<C, P>(from, usize::MAX);
+        }
         self.heights.unseen.set(false);
         self.tell_hollow(from);
         self.heights.highest.set(from.live_bytes());

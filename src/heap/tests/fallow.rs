@@ -222,11 +222,11 @@ fn what_the_system_does_not_take_serves_as_before() {
     let before = cached(from, heap);
     os.fail_kind(CallKind::Purge, Errno(22));
     let calls = os.calls().failed;
-    heap.hollow_out::<Checked, _>(from, 1);
+    heap.give_back_pages::<Checked, _>(from, 1);
     assert_eq!((os.calls().failed, cached(from, heap)), (calls + 1, before), "one call is enough");
     assert!(live.keys().all(|&block| !slab_of(from, block).is_fallow()), "and nothing lies fallow");
     os.heal();
-    heap.hollow_out::<Checked, _>(from, 1);
+    heap.give_back_pages::<Checked, _>(from, 1);
     assert!(cached(from, heap) < before / 2);
     let claimed = from.claimed_slices();
     (0..MIB / 2 / 48).for_each(|_| _ = take(from, heap, &mut live, 48));
@@ -330,7 +330,7 @@ fn a_fallow_slab_that_is_used_is_tilled() {
 /// Which pages of a slab lie fallow after `heap` has given back what it can.
 fn fallow_pages(from: &Allocator<Os>, heap: &Heap, slab: &Slab) -> u32 {
     heap.collect::<Checked, _>(from);
-    heap.hollow_out::<Checked, _>(from, 1);
+    heap.give_back_pages::<Checked, _>(from, 1);
     from.audit::<Checked>();
     slab.fallow() & 0xFFFF
 }

@@ -355,10 +355,10 @@ fn what_the_system_does_not_take_stays_as_it_is() {
     let before = cached(from, heap);
     os.fail_kind(CallKind::Purge, Errno(22));
     let calls = os.calls().failed;
-    heap.hollow_out::<Checked, _>(from, 1);
+    heap.give_back_pages::<Checked, _>(from, 1);
     assert_eq!((os.calls().failed, cached(from, heap)), (calls + 1, before), "one call is enough");
     os.heal();
-    heap.hollow_out::<Checked, _>(from, 1);
+    heap.give_back_pages::<Checked, _>(from, 1);
     assert!(cached(from, heap) < before * 2 / 5);
     look(&blocks);
 }

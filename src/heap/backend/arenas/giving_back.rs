@@ -106,10 +106,8 @@ impl Arenas {
                 let Some(run) = self.settled(ground, by, position, region, attempt, &section) else { break };
                 drop(section);
                 // Another thread may have purged them, or some of them, between the look and the claim.
-                let dirty = match seeded("heap.purged_as_seen") {
-                    true => run.len,
-                    false => region.slices().dirty_within(run.start, run.len),
-                };
+                let found = || region.slices().dirty_within(run.start, run.len);
+                let dirty = if seeded("heap.purged_as_seen") { run.len } else { found() };
                 let base = region.base() + run.start * SLICE;
                 let purge = || match dirty {
                     0 => Ok(()),
