@@ -37,8 +37,19 @@ pub extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
 /// `block` is null or the start of a live block, and this call owns it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void {
+    // SAFETY: the same promise.
+    unsafe { resized(block, size) }
+}
+
+/// What [`realloc`] does, for the names that mean the same. A program may have a `realloc` of its own that calls one of
+/// those: so none of them calls another by an exported name.
+///
+/// # Safety
+/// As [`realloc`].
+#[inline(always)]
+unsafe fn resized(block: *mut c_void, size: usize) -> *mut c_void {
     if block.is_null() {
-        return malloc(size);
+        return raw::malloc(size).cast();
     }
     if size == 0 {
         // SAFETY: the caller hands over the block.
@@ -57,7 +68,7 @@ pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void
 pub unsafe extern "C" fn reallocarray(block: *mut c_void, count: usize, size: usize) -> *mut c_void {
     match count.checked_mul(size) {
         // SAFETY: the caller's promise is the same.
-        Some(bytes) => unsafe { realloc(block, bytes) },
+        Some(bytes) => unsafe { resized(block, bytes) },
         None => failed(libc::ENOMEM),
     }
 }
@@ -161,6 +172,16 @@ pub extern "C" fn pvalloc(size: usize) -> *mut c_void {
 /// `block` is null or the start of a live block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn malloc_usable_size(block: *mut c_void) -> usize {
+    // SAFETY: the same promise.
+    unsafe { usable_size(block) }
+}
+
+/// What [`malloc_usable_size`] does, for the other name of it.
+///
+/// # Safety
+/// As [`malloc_usable_size`].
+#[inline(always)]
+pub unsafe fn usable_size(block: *mut c_void) -> usize {
     if block.is_null() {
         return 0;
     }
@@ -176,13 +197,13 @@ mod second_names {
     /// `malloc`.
     #[unsafe(no_mangle)]
     pub extern "C" fn __libc_malloc(size: usize) -> *mut c_void {
-        malloc(size)
+        raw::malloc(size).cast()
     }
 
     /// `calloc`.
     #[unsafe(no_mangle)]
     pub extern "C" fn __libc_calloc(count: usize, size: usize) -> *mut c_void {
-        calloc(count, size)
+        raw::calloc(count, size).cast()
     }
 
     /// `realloc`.
@@ -192,7 +213,7 @@ mod second_names {
     #[unsafe(no_mangle)]
     pub unsafe extern "C" fn __libc_realloc(block: *mut c_void, size: usize) -> *mut c_void {
         // SAFETY: the same promise.
-        unsafe { realloc(block, size) }
+        unsafe { resized(block, size) }
     }
 
     /// `free`.
@@ -202,7 +223,7 @@ mod second_names {
     #[unsafe(no_mangle)]
     pub unsafe extern "C" fn __libc_free(block: *mut c_void) {
         // SAFETY: the same promise.
-        unsafe { free(block) }
+        unsafe { raw::free(block.cast()) }
     }
 
     /// `memalign`.

@@ -63,6 +63,11 @@ fn live(now: &Statistics) -> (Blocks, Blocks) {
 /// Figures of the process in glibc's terms.
 #[unsafe(no_mangle)]
 pub extern "C" fn mallinfo2() -> MallInfo2 {
+    figures()
+}
+
+/// For both names: none calls the other by a name that a program may have taken over.
+fn figures() -> MallInfo2 {
     let now = raw::statistics();
     let (small, own) = live(&now);
     let free = now.cached_bytes + now.dirty_bytes;
@@ -83,7 +88,7 @@ pub extern "C" fn mallinfo2() -> MallInfo2 {
 /// [`mallinfo2`] for old programs.
 #[unsafe(no_mangle)]
 pub extern "C" fn mallinfo() -> MallInfo {
-    let wide = mallinfo2();
+    let wide = figures();
     let fields = [
         wide.arena,
         wide.ordblks,
