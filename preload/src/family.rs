@@ -42,7 +42,7 @@ pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void
 }
 
 /// What [`realloc`] does, for the names that mean the same. A program may have a `realloc` of its own that calls one of
-/// those: so none of them calls another by an exported name.
+/// those: so none of those calls another by an exported name.
 ///
 /// # Safety
 /// As [`realloc`].
@@ -62,13 +62,15 @@ unsafe fn resized(block: *mut c_void, size: usize) -> *mut c_void {
 
 /// [`realloc`] to `count` times `size` bytes; an overflowing product fails with ENOMEM.
 ///
+/// It is the `realloc` that there is, by name, as in glibc: a program may have one of its own, and no `reallocarray`.
+///
 /// # Safety
 /// As [`realloc`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn reallocarray(block: *mut c_void, count: usize, size: usize) -> *mut c_void {
     match count.checked_mul(size) {
         // SAFETY: the caller's promise is the same.
-        Some(bytes) => unsafe { resized(block, bytes) },
+        Some(bytes) => unsafe { realloc(block, bytes) },
         None => failed(libc::ENOMEM),
     }
 }

@@ -7,9 +7,10 @@ passing_cases! { "wrapped.c":
     each_wrapper_is_called_once_for_a_call,
 }
 
-/// What stays bound by name is what C++ lets a program replace: `new[]` calls the `new` that there is.
+/// What stays bound by name is what a program may replace alone: `new[]` calls the `new` that there is, `reallocarray` the
+/// `realloc`.
 #[test]
-fn no_name_of_c_calls_another_by_name() {
+fn no_second_name_calls_a_first_one_by_name() {
     let output =
         std::process::Command::new("readelf").args(["-rW"]).arg(common::library()).output().expect("readelf");
     let text = String::from_utf8(output.stdout).expect("symbols in ASCII");
