@@ -36,6 +36,7 @@ pub extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
 /// # Safety
 /// `block` is null or the start of a live block, and this call owns it.
 #[unsafe(no_mangle)]
+#[inline(never)] // `reallocarray` calls it by its name.
 pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void {
     // SAFETY: the same promise.
     unsafe { resized(block, size) }

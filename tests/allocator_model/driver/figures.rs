@@ -289,18 +289,14 @@ impl<C: Checks> Driver<C> {
         };
         let page = self.allocator.page_size();
         let hollow = record.hollow_pages() * page;
-        let most = if size < 2 * page && record.slices() == 1 {
-            // What lies fallow goes with the words of its blocks: pages that only free ones touch.
-            let mut pages = BTreeMap::new();
-            for block in blocks.clone() {
-                for at in (block / page)..=((block + size - 1) / page) {
-                    *pages.entry(at).or_insert(true) &= free(&block);
-                }
+        // Inside of a block, or fallow, with the words of its blocks: pages that only free ones touch.
+        let mut pages = BTreeMap::new();
+        for block in blocks.clone() {
+            for at in (block / page)..=((block + size - 1) / page) {
+                *pages.entry(at).or_insert(true) &= free(&block);
             }
-            pages.into_values().filter(|&only| only).count() * page
-        } else {
-            blocks.clone().filter(free).count() * size.saturating_sub(16) / page * page
-        };
+        }
+        let most = pages.into_values().filter(|&only| only).count() * page;
         let free = blocks.filter(free).count();
         assert!(hollow <= most, "{hollow} bytes of {free} free blocks of {size}");
         (free * size) as i64 - hollow as i64
