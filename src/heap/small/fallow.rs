@@ -313,10 +313,10 @@ impl Heap {
             }
             purged += bytes;
         }
-        let purged = purged.checked_div(from.page_size()).unwrap_or(0).saturating_sub(gone);
-        from.count_purged(purged * from.page_size());
-        self.growth.hollowed(purged);
-        slab.note_hollow(slab.hollow_pages() + purged);
+        from.count_purged(purged);
+        let more = purged.checked_div(from.page_size()).unwrap_or(0).saturating_sub(gone);
+        self.growth.hollowed(more);
+        slab.note_hollow(slab.hollow_pages() + more);
         if refused {
             self.till::<C>(slab);
         }

@@ -449,3 +449,22 @@ fn near_a_limit_pages_go_before_the_heap_grows() {
         blocks.iter().for_each(|&block| free(from, heap, block));
     }
 }
+
+/// Of what is inside of blocks already the ends of the ranges go again: as figures of the system's calls have it.
+#[test]
+fn what_is_given_back_again_is_counted_again() {
+    for size in LONG_SIZES {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        weeds(from, heap, size, 20);
+        heap.collect::<Checked, _>(from);
+        assert!(heap.hollow_slabs::<Checked, _>(from, usize::MAX, usize::MAX));
+        let inside = from.hollow().get();
+        heap.give_back_pages::<Checked, _>(from, 0);
+        assert!(inside > 0 && from.hollow().get() > inside, "blocks of {size} bytes");
+        let record = from.os().record();
+        let purges = record.iter().filter(|call| call.kind == CallKind::Purge && call.result.is_ok());
+        assert_eq!(from.purged_bytes(), purges.map(|call| call.len as u64).sum::<u64>());
+        from.audit::<Checked>();
+    }
+}
