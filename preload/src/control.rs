@@ -149,7 +149,7 @@ pub unsafe extern "C" fn specmalloc_walk(visit: Visit, context: *mut c_void) -> 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn specmalloc_usable_size(pointer: *const c_void) -> usize {
     // SAFETY: the same promise.
-    unsafe { crate::family::usable_size(pointer.cast_mut()) }
+    unsafe { crate::family::plain::usable_size(pointer.cast_mut()) }
 }
 
 /// The heap of any pointer, 0 for none.

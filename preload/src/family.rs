@@ -39,26 +39,7 @@ pub extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
 #[inline(never)] // `reallocarray` calls it by its name.
 pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void {
     // SAFETY: the same promise.
-    unsafe { resized(block, size) }
-}
-
-/// What [`realloc`] does, for the names that mean the same. A program may have a `realloc` of its own that calls one of
-/// those: so none of those calls another by an exported name.
-///
-/// # Safety
-/// As [`realloc`].
-#[inline(always)]
-unsafe fn resized(block: *mut c_void, size: usize) -> *mut c_void {
-    if block.is_null() {
-        return raw::malloc(size).cast();
-    }
-    if size == 0 {
-        // SAFETY: the caller hands over the block.
-        unsafe { raw::free(block.cast()) };
-        return null_mut();
-    }
-    // SAFETY: the caller hands over the block.
-    unsafe { raw::realloc(block.cast(), size).cast() }
+    unsafe { plain::realloc(block, size) }
 }
 
 /// [`realloc`] to `count` times `size` bytes; an overflowing product fails with ENOMEM.
@@ -120,10 +101,7 @@ pub unsafe extern "C" fn cfree(block: *mut c_void) {
 /// does; one that cannot be fails with EINVAL.
 #[unsafe(no_mangle)]
 pub extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
-    match align.checked_next_power_of_two() {
-        Some(align) => raw::aligned(align, size).cast(),
-        None => failed(libc::EINVAL),
-    }
+    plain::memalign(align, size)
 }
 
 /// C11: `size` bytes at a multiple of `align`. An alignment that is not a power of two fails with EINVAL; the size
@@ -141,32 +119,20 @@ pub extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
 /// `out` may be written to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, size: usize) -> c_int {
-    if !align.is_power_of_two() || align < size_of::<*mut c_void>() {
-        return libc::EINVAL;
-    }
-    let block = raw::aligned(align, size);
-    if block.is_null() {
-        return libc::ENOMEM;
-    }
-    // SAFETY: the caller lets us write to `out`.
-    unsafe { *out = block.cast() };
-    0
+    // SAFETY: the same promise.
+    unsafe { plain::posix_memalign(out, align, size) }
 }
 
 /// `size` bytes at the start of a page.
 #[unsafe(no_mangle)]
 pub extern "C" fn valloc(size: usize) -> *mut c_void {
-    raw::aligned(raw::page_size(), size).cast()
+    plain::valloc(size)
 }
 
 /// `size` bytes rounded up to whole pages, at least one, at the start of a page. Overflowing sizes fail with ENOMEM.
 #[unsafe(no_mangle)]
 pub extern "C" fn pvalloc(size: usize) -> *mut c_void {
-    let page = raw::page_size();
-    match size.max(1).checked_next_multiple_of(page) {
-        Some(size) => raw::aligned(page, size).cast(),
-        None => failed(libc::ENOMEM),
-    }
+    plain::pvalloc(size)
 }
 
 /// Bytes that may be used of the block at `block`: what was asked for or more. Zero for null.
@@ -176,20 +142,78 @@ pub extern "C" fn pvalloc(size: usize) -> *mut c_void {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn malloc_usable_size(block: *mut c_void) -> usize {
     // SAFETY: the same promise.
-    unsafe { usable_size(block) }
+    unsafe { plain::usable_size(block) }
 }
 
-/// What [`malloc_usable_size`] does, for the other name of it.
-///
-/// # Safety
-/// As [`malloc_usable_size`].
-#[inline(always)]
-pub unsafe fn usable_size(block: *mut c_void) -> usize {
-    if block.is_null() {
-        return 0;
+/// What several names do, under none that a program can take over. A wrapper of the program's may call the second name of
+/// what it wraps (`calloc` calls `__libc_calloc`): if that called the first one it would come back to the wrapper.
+pub mod plain {
+    use super::{c_int, c_void, failed, null_mut, raw};
+
+    /// # Safety
+    /// As [`realloc`](super::realloc).
+    #[inline(always)]
+    pub unsafe fn realloc(block: *mut c_void, size: usize) -> *mut c_void {
+        if block.is_null() {
+            return raw::malloc(size).cast();
+        }
+        if size == 0 {
+            // SAFETY: the caller hands over the block.
+            unsafe { raw::free(block.cast()) };
+            return null_mut();
+        }
+        // SAFETY: the caller hands over the block.
+        unsafe { raw::realloc(block.cast(), size).cast() }
     }
-    // SAFETY: the caller's promise.
-    unsafe { raw::usable_size(block.cast()) }
+
+    #[inline(always)]
+    pub fn memalign(align: usize, size: usize) -> *mut c_void {
+        match align.checked_next_power_of_two() {
+            Some(align) => raw::aligned(align, size).cast(),
+            None => failed(libc::EINVAL),
+        }
+    }
+
+    /// # Safety
+    /// As [`posix_memalign`](super::posix_memalign).
+    #[inline(always)]
+    pub unsafe fn posix_memalign(out: *mut *mut c_void, align: usize, size: usize) -> c_int {
+        if !align.is_power_of_two() || align < size_of::<*mut c_void>() {
+            return libc::EINVAL;
+        }
+        let block = raw::aligned(align, size);
+        if block.is_null() {
+            return libc::ENOMEM;
+        }
+        // SAFETY: the caller lets us write to `out`.
+        unsafe { *out = block.cast() };
+        0
+    }
+
+    #[inline(always)]
+    pub fn valloc(size: usize) -> *mut c_void {
+        raw::aligned(raw::page_size(), size).cast()
+    }
+
+    #[inline(always)]
+    pub fn pvalloc(size: usize) -> *mut c_void {
+        let page = raw::page_size();
+        match size.max(1).checked_next_multiple_of(page) {
+            Some(size) => raw::aligned(page, size).cast(),
+            None => failed(libc::ENOMEM),
+        }
+    }
+
+    /// # Safety
+    /// As [`malloc_usable_size`](super::malloc_usable_size).
+    #[inline(always)]
+    pub unsafe fn usable_size(block: *mut c_void) -> usize {
+        if block.is_null() {
+            return 0;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { raw::usable_size(block.cast()) }
+    }
 }
 
 /// Second names of the family: what glibc exports beside the public ones, so that a program that pairs
@@ -216,7 +240,7 @@ mod second_names {
     #[unsafe(no_mangle)]
     pub unsafe extern "C" fn __libc_realloc(block: *mut c_void, size: usize) -> *mut c_void {
         // SAFETY: the same promise.
-        unsafe { resized(block, size) }
+        unsafe { plain::realloc(block, size) }
     }
 
     /// `free`.
@@ -232,19 +256,19 @@ mod second_names {
     /// `memalign`.
     #[unsafe(no_mangle)]
     pub extern "C" fn __libc_memalign(align: usize, size: usize) -> *mut c_void {
-        memalign(align, size)
+        plain::memalign(align, size)
     }
 
     /// `valloc`.
     #[unsafe(no_mangle)]
     pub extern "C" fn __libc_valloc(size: usize) -> *mut c_void {
-        valloc(size)
+        plain::valloc(size)
     }
 
     /// `pvalloc`.
     #[unsafe(no_mangle)]
     pub extern "C" fn __libc_pvalloc(size: usize) -> *mut c_void {
-        pvalloc(size)
+        plain::pvalloc(size)
     }
 
     /// `posix_memalign`.
@@ -254,6 +278,6 @@ mod second_names {
     #[unsafe(no_mangle)]
     pub unsafe extern "C" fn __posix_memalign(out: *mut *mut c_void, align: usize, size: usize) -> c_int {
         // SAFETY: the same promise.
-        unsafe { posix_memalign(out, align, size) }
+        unsafe { plain::posix_memalign(out, align, size) }
     }
 }

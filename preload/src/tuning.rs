@@ -66,7 +66,7 @@ pub extern "C" fn mallinfo2() -> MallInfo2 {
     figures()
 }
 
-/// For both names: none calls the other by a name that a program may have taken over.
+/// What both names do: neither calls the other by a name that a program can take over.
 fn figures() -> MallInfo2 {
     let now = raw::statistics();
     let (small, own) = live(&now);

@@ -110,8 +110,7 @@ fn resident_memory_of_a_small_program() {
 /// Each is work before the program's first instruction.
 #[test]
 fn relocations() {
-    let output = common::succeed(Command::new("readelf").args(["--relocs", "--wide"]).arg(common::library()));
-    let output = String::from_utf8(output.stdout).expect("text in ASCII");
+    let output = common::relocations();
     let (relative, named): (Vec<_>, Vec<_>) =
         output.lines().filter(|line| line.contains(" R_")).partition(|line| line.contains("_RELATIVE"));
     assert!(relative.len() <= 80 && named.len() <= 60, "{} and {}:\n{output}", relative.len(), named.len());

@@ -43,6 +43,12 @@ pub fn succeed(command: &mut Command) -> Output {
     output
 }
 
+/// What the dynamic linker has to do for the library, as readelf tells it: a line each.
+pub fn relocations() -> String {
+    let output = succeed(Command::new("readelf").args(["--relocs", "--wide"]).arg(library()));
+    String::from_utf8(output.stdout).expect("text in ASCII")
+}
+
 /// Compiles `programs/source` with `flags`, unless that was done before with the same text, and returns the result.
 /// The compiler is `cc`, or `c++` for a `.cpp` file.
 pub fn compile(source: &str, flags: &[&str]) -> PathBuf {

@@ -116,7 +116,7 @@ impl Slab {
     }
 
     /// Whether anything does in it: then its list has not all of its free blocks, though it counts them.
-    pub(in crate::heap) fn is_fallow(&self) -> bool {
+    pub fn is_fallow(&self) -> bool {
         self.fallow_marks() != 0
     }
 
@@ -314,9 +314,9 @@ impl Heap {
             purged += bytes;
         }
         from.count_purged(purged);
-        let more = purged.checked_div(from.page_size()).unwrap_or(0).saturating_sub(gone);
-        self.growth.hollowed(more);
-        slab.note_hollow(slab.hollow_pages() + more);
+        let fresh = purged.checked_div(from.page_size()).unwrap_or(0).saturating_sub(gone);
+        self.growth.hollowed(fresh);
+        slab.note_hollow(slab.hollow_pages() + fresh);
         if refused {
             self.till::<C>(slab);
         }

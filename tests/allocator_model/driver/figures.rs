@@ -289,14 +289,20 @@ impl<C: Checks> Driver<C> {
         };
         let page = self.allocator.page_size();
         let hollow = record.hollow_pages() * page;
-        // Inside of a block, or fallow, with the words of its blocks: pages that only free ones touch.
-        let mut pages = BTreeMap::new();
-        for block in blocks.clone() {
-            for at in (block / page)..=((block + size - 1) / page) {
-                *pages.entry(at).or_insert(true) &= free(&block);
+        let most = if record.is_fallow() {
+            // It goes with the words of its blocks: pages that only free ones touch.
+            let mut pages = BTreeMap::new();
+            for block in blocks.clone() {
+                for at in (block / page)..=((block + size - 1) / page) {
+                    *pages.entry(at).or_insert(true) &= free(&block);
+                }
             }
-        }
-        let most = pages.into_values().filter(|&only| only).count() * page;
+            pages.into_values().filter(|&only| only).count() * page
+        } else if size >= 2 * page {
+            blocks.clone().filter(free).count() * ((size - 16) / page * page)
+        } else {
+            0
+        };
         let free = blocks.filter(free).count();
         assert!(hollow <= most, "{hollow} bytes of {free} free blocks of {size}");
         (free * size) as i64 - hollow as i64
