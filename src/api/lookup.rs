@@ -61,7 +61,7 @@ pub(super) fn in_large<T: Thread, R>(
         let section = own.section(process());
         let record = process().near_record(&section, address);
         let is_large =
-            |slab: &&Slab| slab.usage() == Usage::Large && slab.base() == address && slab.sample() == 0;
+            |slab: &&Slab| slab.usage() == Usage::Large && slab.block() == address && slab.sample() == 0;
         // SAFETY: a large block that is the caller's.
         record.filter(is_large).map(|slab| unsafe { slab.held_by_block() })
     } else {
@@ -113,7 +113,7 @@ pub(super) fn usable<T: Thread>(call: Call, block: *mut u8) -> usize {
 /// Bytes that a block can hold that the thread's heap does not know by one load.
 #[inline(never)]
 fn usable_elsewhere<T: Thread>(call: Call, block: *mut u8) -> usize {
-    if let Some(bytes) = in_large::<T, _>(block, |_, slab| Some(slab.bytes())) {
+    if let Some(bytes) = in_large::<T, _>(block, |_, slab| Some(slab.usable())) {
         return bytes;
     }
     look_up::<T>(call, block).map_or_else(|stray| stray.usable, |place| place.usable())

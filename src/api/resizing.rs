@@ -8,6 +8,7 @@ use crate::base::{SMALL_MAX, is_aligned};
 use crate::global::{Options, Thread, process, tell_if_due, with_heap};
 use crate::heap::{BlockKind, Heap, LARGE_MAX, Place, Slab};
 use crate::pal::Call;
+use crate::region::Region;
 use core::ptr;
 
 /// realloc, for a `size` above zero: the block with `size` bytes, moved if need be, or null with `ENOMEM` and the block
@@ -50,7 +51,7 @@ pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
         // A huge block stays one down to half of that: between the two sizes nothing is copied to and fro.
         (Place::Huge(_), kind) if kind != BlockKind::Huge && !(fits && size >= LARGE_MAX / 2) => None,
         // A huge block whose pages are all needed still, and no others.
-        (Place::Huge(_), _) if size.next_multiple_of(process().page_size()) == usable => Some(block),
+        (Place::Huge(region), _) if is_as_long(region, size) => Some(block),
         _ => with_heap::<T, _>(Options::NONE, |heap| {
             // SAFETY: the heap is possessed here, the block is the caller's, the kinds agree or the block fits.
             heap.and_then(|heap| unsafe { process().resize(heap, place, size, page_aligned(block)) })
@@ -84,6 +85,11 @@ pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
     let moved = unsafe { move_to(moved, block, usable.min(size), |block| free::<T>(block)) };
     // Without memory for a smaller one, this one will do.
     if moved.is_null() && size <= usable { block } else { moved }
+}
+
+/// Whether the huge block in `region` uses as many pages for `size` bytes as it has.
+fn is_as_long(region: &Region, size: usize) -> bool {
+    region.huge().used_for(size, process().page_size()) == Some(region.huge().used())
 }
 
 /// Whether the block is a large one that stays one in the slices that it has; then it has been told its size.

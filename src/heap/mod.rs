@@ -7,7 +7,7 @@
 //!
 //! - `mend`, `possession`, `gate`, `block`: words. Who possesses a heap, who is inside, what a free block carries.
 //! - `ground`: what everything stands on: address space, settings, figures, the bell.
-//! - `tail`, `record`: what the slices of an arena are used for.
+//! - `seat`, `record`, `large`: what the slices of an arena are used for.
 //! - `backend`: arenas, large blocks, huge blocks, and what of them goes back to the system, and when.
 //! - `small`: slabs, heaps, and what passes between heaps.
 //! - `place`: what lies at an address. `census`: everything counted.
@@ -24,13 +24,14 @@ mod block;
 mod census;
 mod gate;
 mod ground;
+mod large;
 mod lives;
 mod mend;
 mod place;
 mod possession;
 mod record;
+mod seat;
 mod small;
-mod tail;
 mod walk;
 
 #[cfg(all(test, not(any(loom, shuttle))))]

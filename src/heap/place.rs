@@ -28,8 +28,8 @@ impl Place {
         match self {
             Place::Slab(slab) => slab.info().size as usize,
             Place::Large(slab) if slab.sample() != 0 => self.usable_of_sample(),
-            Place::Large(slab) => slab.bytes(),
-            Place::Huge(region) => region.huge().used(),
+            Place::Large(slab) => slab.usable(),
+            Place::Huge(_) => self.requested(),
         }
     }
 
@@ -39,7 +39,7 @@ impl Place {
     #[inline(never)]
     pub fn usable_of_sample(&self) -> usize {
         match (self, self.stands_for()) {
-            (Place::Large(slab), 0) => slab.bytes(),
+            (Place::Large(slab), 0) => slab.usable(),
             (Place::Large(_), bytes) => bytes,
             _ => self.requested(),
         }
@@ -78,7 +78,7 @@ impl Place {
         match self {
             Place::Slab(_) => 0,
             Place::Large(slab) => slab.requested(),
-            Place::Huge(region) => region.huge().used(),
+            Place::Huge(region) => region.huge().used() - region.huge().colour(),
         }
     }
 
@@ -124,7 +124,7 @@ impl<P: Platform> Heaps<P> {
             return Err(Misuse::Foreign);
         }
         match region.kind() {
-            Kind::Huge => match (region.huge().used(), address == region.base()) {
+            Kind::Huge => match (region.huge().used(), address == region.base() + region.huge().colour()) {
                 (0, true) => Err(Misuse::DoubleFree),
                 (0, false) => Err(Misuse::Nothing),
                 (_, true) => Ok(Place::Huge(region)),
@@ -145,7 +145,7 @@ impl<P: Platform> Heaps<P> {
     fn place_in_arena(&self, address: usize, slab: &'static Slab) -> Result<Place, Misuse> {
         let offset = address.wrapping_sub(slab.base());
         match slab.usage() {
-            Usage::Large if offset == 0 => Ok(Place::Large(slab)),
+            Usage::Large if slab.block() == address => Ok(Place::Large(slab)),
             Usage::Slab if slab.was_handed_out(offset) => {
                 let block = ptr::with_exposed_provenance_mut::<Block>(address);
                 // SAFETY: the address is the start of a block that was handed out.
@@ -155,7 +155,7 @@ impl<P: Platform> Heaps<P> {
                 Ok(Place::Slab(slab))
             }
             // The record of a run's first slice still tells where the blocks were, all of which have been freed.
-            Usage::Free if slab.is_block(offset) => Err(Misuse::DoubleFree),
+            Usage::Free if slab.starts_block(address) => Err(Misuse::DoubleFree),
             Usage::Free => Err(Misuse::Nothing),
             _ => Err(Misuse::Interior),
         }

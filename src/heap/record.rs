@@ -11,12 +11,11 @@
 //!    them only roughly. Who holds a block may go by `handed_out`, though: the block is among those.
 //! 4. `life` tells a walk, which holds nothing, whether what it has seen of a slab was of one slab.
 //! 5. The record of a slice that is not the first of its run says only how far back the first is, and what of the slice
-//!    itself is known not to be resident (`spared`).
+//!    itself is known not to be resident (`spared`, and that there is no `gap`).
 //! 6. Which pages lie `fallow` any thread may ask of a live block, which holds its pages.
 
 use super::block::Block;
 use super::ground::Kept;
-use super::tail::Tail;
 use crate::base::{GRANULE, GRANULE_SLICES, SLICE, align_down, align_up};
 use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Cell, acquire, acquire_fence, release, release_fence, seeded};
@@ -44,7 +43,7 @@ pub enum Owner {}
 pub(super) struct Shared {
     /// The heap that owns the slab; null for anything that is not the first slice of one.
     pub(super) owner: AtomicPtr<Owner>,
-    /// Address of the slab's first slice.
+    /// Address of the first block: the slab's, or the large block's.
     pub(super) start: AtomicUsize,
     pub(super) reciprocal: AtomicU64,
     /// The class's limit for the blocks handed out so far: see [`ClassInfo::limit`](crate::base::ClassInfo::limit).
@@ -63,7 +62,7 @@ pub(super) struct Shared {
     life: AtomicU32,
     /// Bytes at its start that the slab which has the slice, or had it last, has found resident or touched; zero where a
     /// large block had it. See [`Slab::note_resident`].
-    touched: AtomicU32,
+    pub(super) touched: AtomicU32,
 }
 
 /// The part that only the owner touches.
@@ -179,23 +178,6 @@ impl Slab {
         align_down(at, GRANULE) + at % GRANULE / size_of::<Slab>() * SLICE
     }
 
-    /// Makes the record that of a large block of `slices` slices.
-    pub fn open_large(&self, slices: u32, requested: usize) {
-        if !self.is_marked(slices) {
-            self.mark_later(slices);
-        }
-        // Relaxed (all): as in `Slab::open`.
-        self.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
-        self.shared.slices.store(slices, Ordering::Relaxed);
-        self.shared.requested.store(requested, Ordering::Relaxed);
-        self.shared.touched.store(0, Ordering::Relaxed);
-        self.set_sample(0);
-        // One block, at the start: so that a second free of it is recognised after the run was closed.
-        self.shared.reciprocal.store(1, Ordering::Relaxed);
-        self.shared.limit.store(1, Ordering::Relaxed);
-        self.shared.usage.store(Usage::Large as u32, Ordering::Relaxed);
-    }
-
     /// Begins the life of a slab, all of which but its usage is written.
     pub(super) fn begin_life(&self) {
         // Relaxed: only the slices' holder writes it.
@@ -241,15 +223,9 @@ impl Slab {
         }
     }
 
-    /// The large block is free, and its run stays whole: that the later slices are later ones need not be said again.
-    pub fn close_large(&self) {
-        // Relaxed: as in `close`.
-        self.shared.usage.store(Usage::Free as u32, Ordering::Relaxed);
-    }
-
     /// Whether the run, which was one of so many slices before, says so. (All of its later records do, or none.)
     #[inline(always)]
-    fn is_marked(&self, slices: u32) -> bool {
+    pub(super) fn is_marked(&self, slices: u32) -> bool {
         // SAFETY: as in `close`.
         let last = unsafe { &*ptr::from_ref(self).add(slices as usize - 1) };
         slices == 1 || last.usage() == Usage::Later && last.slices() == slices - 1
@@ -276,7 +252,7 @@ impl Slab {
     }
 
     /// The same for a run whose first `from` slices say so already.
-    fn mark_from(&self, from: u32, slices: u32) {
+    pub(super) fn mark_from(&self, from: u32, slices: u32) {
         for back in from..slices {
             // SAFETY: as in `close`.
             let record = unsafe { &*ptr::from_ref(self).add(back as usize) };
@@ -285,6 +261,7 @@ impl Slab {
             record.shared.usage.store(Usage::Later as u32, Ordering::Relaxed);
             record.shared.owner.store(ptr::null_mut(), Ordering::Relaxed);
             record.shared.touched.store(0, Ordering::Relaxed);
+            record.shared.start.store(0, Ordering::Relaxed);
             // The slice before it is used to its end.
             // SAFETY: as above.
             unsafe { &*ptr::from_ref(record).sub(1) }.spare(0);
@@ -301,11 +278,6 @@ impl Slab {
     pub fn spared(&self) -> usize {
         // Relaxed: as above.
         self.shared.spared.load(Ordering::Relaxed) as usize
-    }
-
-    /// What this large block does not need of its run.
-    pub fn tail(&self, page: usize) -> Tail {
-        Tail::of(self.slices() as usize, self.requested(), page)
     }
 
     /// Notes how much of `slices` slices, of which so many are `dirty`, is resident before a slab is opened there: what
@@ -386,7 +358,7 @@ impl Slab {
             Usage::Slab => self.bytes_touched(page),
             Usage::Large if last < GRANULE_SLICES => {
                 let soiled = self.tail(page).soiled(self.last().spared());
-                align_up(used, page).unwrap_or(0) + soiled
+                align_up(self.colour() % page + used, page).unwrap_or(0) + soiled
             }
             Usage::Large | Usage::Free | Usage::Later => 0,
         };
@@ -417,12 +389,6 @@ impl Slab {
         self.shared.slices.load(Ordering::Relaxed)
     }
 
-    /// Bytes that the program asked for (large blocks).
-    pub fn requested(&self) -> usize {
-        // Relaxed: a figure.
-        self.shared.requested.load(Ordering::Relaxed)
-    }
-
     /// Bytes of the run that the program has been given at some time; roughly, if it is not the caller's.
     pub(super) fn bytes_in_use(&self) -> usize {
         // Relaxed: a figure, as `handed_out` always is for others; see rule 3.
@@ -431,28 +397,6 @@ impl Slab {
             Usage::Large => self.requested(),
             Usage::Free | Usage::Later => 0,
         }
-    }
-
-    /// Which sample this large block is; zero for none.
-    pub fn sample(&self) -> u32 {
-        // Relaxed: only the block's holder reads it.
-        self.shared.bin.load(Ordering::Relaxed)
-    }
-
-    /// Notes which sample this large block is.
-    pub fn set_sample(&self, sample: u32) {
-        // Relaxed: as above.
-        self.shared.bin.store(sample, Ordering::Relaxed);
-    }
-
-    /// Notes a large block's new extent after it grew or shrank in place.
-    pub fn resize_large(&self, slices: u32, requested: usize) {
-        if slices > self.slices() {
-            self.mark_from(self.slices(), slices);
-        }
-        // Relaxed (both): only the block's holder reads them.
-        self.shared.slices.store(slices, Ordering::Relaxed);
-        self.shared.requested.store(requested, Ordering::Relaxed);
     }
 
     /// Whether a block of this slab that has been handed out starts at `address`, any address below 2^47.

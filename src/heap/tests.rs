@@ -1,6 +1,7 @@
 //! Tests of heaps and slabs on the simulated system: what a heap knows of its slabs, and what passes between heaps. The
 //! whole allocator is tested against a model in `tests/allocator_model`.
 
+mod colours;
 mod counting;
 mod fallow;
 mod finding;

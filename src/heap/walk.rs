@@ -103,9 +103,9 @@ impl<P: Platform> Heaps<P> {
         let slice = match region.kind() {
             Kind::Arena => region.slices().first_claimed((walk.at - base) / SLICE),
             Kind::Huge => {
-                let used = region.huge().used();
-                if walk.at == base && used > 0 {
-                    walk.note(base, used, BlockKind::Huge, 1);
+                let (used, colour) = (region.huge().used(), region.huge().colour());
+                if walk.at == base && used > colour {
+                    walk.note(base + colour, used - colour, BlockKind::Huge, 1);
                 }
                 None
             }
@@ -141,7 +141,7 @@ impl<P: Platform> Heaps<P> {
             return;
         }
         if is_first && first.usage() == Usage::Large {
-            walk.note(base, first.bytes(), BlockKind::Large, 1);
+            walk.note(first.block(), first.usable(), BlockKind::Large, 1);
         }
         walk.at = end;
     }

@@ -1,12 +1,15 @@
 //! What the layer above notes of a region, in words of the descriptor: of an arena one thing, of a huge block another,
 //! of a file's pages a third, of a heap's memory a fourth. All zero when the region is attached, and to be used while it is.
 
+use crate::base::{align_down, align_up};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Counter, acquire, release};
 
 /// Words of a descriptor that belong to the layer above.
 const NOTES: usize = 4;
+/// Bytes of the smallest page.
+const PAGE: usize = 4096;
 /// Set in an arena's first note while it is populated by huge pages.
 const HUGE_PAGES: usize = 1 << 63;
 
@@ -96,21 +99,32 @@ impl HugeNotes {
         unsafe { &*core::ptr::from_ref(notes).cast() }
     }
 
-    /// Bytes that the program uses; zero while nobody does.
+    /// Bytes that the program uses, whole pages, what is before its block among them; zero while nobody does.
     pub fn used(&self) -> usize {
         // Relaxed, here and below: as said.
-        self.0.0[0].load(Relaxed)
+        align_down(self.0.0[0].load(Relaxed), PAGE)
     }
 
-    /// Notes how many bytes the program uses.
-    pub fn set_used(&self, bytes: usize) {
-        self.0.0[0].store(bytes, Relaxed);
+    /// Bytes behind the start of the region at which the block begins, or began last: fewer than in a page.
+    pub fn colour(&self) -> usize {
+        self.0.0[0].load(Relaxed) % PAGE
+    }
+
+    /// Bytes that the program uses if the block becomes one of `size` bytes; `None` if there are not as many.
+    pub fn used_for(&self, size: usize, page: usize) -> Option<usize> {
+        align_up(size.max(1).checked_add(self.colour())?, page)
+    }
+
+    /// Notes how many bytes the program uses, and where the block begins.
+    pub fn set_used(&self, bytes: usize, colour: usize) {
+        debug_assert!(bytes.is_multiple_of(PAGE) && colour < PAGE);
+        self.0.0[0].store(bytes + colour, Relaxed);
     }
 
     /// The program does not use it any more: the bytes that it used. Of two threads that say so one finds zero.
     pub fn end_use(&self) -> usize {
         self.set_sample(0);
-        self.0.0[0].swap(0, Relaxed)
+        align_down(self.0.0[0].fetch_and(PAGE - 1, Relaxed), PAGE)
     }
 
     /// Which sample it is; zero for none.

@@ -101,9 +101,9 @@ fn a_descriptor_says_what_it_was_attached_with() {
         let notes = region.huge();
         assert_eq!((notes.used(), notes.dirty()), (0, 0), "a new life begins without notes");
         assert_eq!(region.arena().position(), None);
-        notes.set_used(3);
+        notes.set_used(3 * 4096, 64);
         notes.set_dirty(5);
-        assert_eq!((notes.dirty(), notes.end_use(), notes.end_use()), (5, 3, 0));
+        assert_eq!((notes.dirty(), notes.end_use(), notes.end_use(), notes.colour()), (5, 3 * 4096, 0, 64));
         region.arena().slabs().store(7, Relaxed);
         assert_eq!(region.exclude(), Exclusion::Won { drained: true });
         region.detach();

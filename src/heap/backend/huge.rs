@@ -45,6 +45,10 @@ fn base_of(region: &Region) -> *mut u8 {
     ptr::with_exposed_provenance_mut(region.base())
 }
 
+fn block_of(region: &Region) -> *mut u8 {
+    ptr::with_exposed_provenance_mut(region.base() + region.huge().colour())
+}
+
 /// Freed huge regions that wait to be used again.
 pub struct Huge {
     kept: [AtomicPtr<Region>; KEPT],
@@ -60,15 +64,15 @@ impl Huge {
         }
     }
 
-    /// A block of `size` bytes at a multiple of `align`, all zero if `zero`; null when there is no memory.
+    /// A block in a region at a multiple of `align` that the program uses for `used` bytes, whole pages; it begins `colour`
+    /// bytes behind its start. All zero if `zero`; null when there is no memory.
     pub fn allocate<P: Platform>(
         &self,
         ground: &Ground<P>,
-        size: usize,
+        [used, colour]: [usize; 2],
         align: usize,
         zero: bool,
     ) -> *mut u8 {
-        let Some(used) = align_up(size.max(1), ground.page_size()) else { return ptr::null_mut() };
         let kept = self.take_kept(ground, used, align);
         if let Some(region) = kept
             && zero
@@ -80,8 +84,8 @@ impl Huge {
             // For the looks at blocks that are freed. After the bet, which wants a region that nobody has touched.
             ground.population().measure_fault(ground.os(), region.base());
         }
-        Huge::hand_out(ground, region, used);
-        base_of(region)
+        Huge::hand_out(ground, region, used, colour);
+        block_of(region)
     }
 
     /// Has a region populated by huge pages, if a block of `used` bytes in it, most of them not resident, is likely to be
@@ -95,8 +99,14 @@ impl Huge {
 
     /// The same of a block that grows from `old` to `used` bytes in a region of which no more than `resident` are: what
     /// it was tells.
-    fn populate_growth<P: Platform>(ground: &Ground<P>, region: &Region, [old, resident, used]: [usize; 3]) {
-        let is_likely = || old >= LEAST_POPULATED && is_filled(ground.os(), region.base(), old);
+    fn populate_growth<P: Platform>(
+        ground: &Ground<P>,
+        region: &Region,
+        colour: usize,
+        [old, resident, used]: [usize; 3],
+    ) {
+        let is_likely =
+            || old >= LEAST_POPULATED && is_filled(ground.os(), region.base() + colour, old - colour);
         Huge::bet(ground, region, resident..used, is_likely);
     }
 
@@ -130,17 +140,17 @@ impl Huge {
         region
     }
 
-    fn hand_out<P: Platform>(ground: &Ground<P>, region: &Region, used: usize) {
-        Huge::set_used(ground, region, used);
+    fn hand_out<P: Platform>(ground: &Ground<P>, region: &Region, used: usize, colour: usize) {
+        Huge::set_used(ground, region, used, colour);
         let figures = ground.huge_figures();
         figures.live_blocks().add(1);
         figures.live_bytes().add_in_one_step(used, "heap.huge_count_two_steps");
     }
 
-    /// Notes that the program uses `used` bytes, all of which it may touch.
-    fn set_used<P: Platform>(ground: &Ground<P>, region: &Region, used: usize) {
+    /// Notes that the program uses `used` bytes, all of which it may touch, for a block `colour` bytes behind their start.
+    fn set_used<P: Platform>(ground: &Ground<P>, region: &Region, used: usize, colour: usize) {
         let notes = region.huge();
-        notes.set_used(used);
+        notes.set_used(used, colour);
         notes.set_dirty(notes.dirty().max(Huge::whole_units(ground, region, used)));
     }
 
@@ -171,14 +181,14 @@ impl Huge {
     pub fn free<P: Platform>(&self, ground: &Ground<P>, by: &Claimant, region: &'static Region) {
         let used = region.huge().used();
         if !Huge::take_in(ground, region) {
-            broken_contract(Misuse::DoubleFree, Call::Free, region.base());
+            broken_contract(Misuse::DoubleFree, Call::Free, block_of(region).addr());
         }
         let notes = region.huge();
         if used >= LEAST_POPULATED && notes.unit() != Some(ground.page_size()) {
             // SAFETY: the caller holds the region, all of which is read-write.
             let touched = unsafe {
                 let purge = |page| ground.purge_page(page);
-                ground.population().sample_huge(ground.os(), &purge, region.base(), used)
+                ground.population().sample_huge(ground.os(), &purge, [region.base(), notes.colour()], used)
             };
             if !touched && notes.unit().is_none() {
                 // Neither bet on nor looked at again, though it may be kept.
@@ -376,45 +386,45 @@ impl Huge {
         let _rest = self.shrink_kept(ground, usize::MAX);
     }
 
-    /// Grows or shrinks the block of `region` to `size` bytes. Null when there is no memory: the block is as before.
+    /// Grows or shrinks the block of `region`: the program uses `used` bytes then, whole pages. Null when there is no
+    /// memory: the block is as before.
     pub fn resize<P: Platform>(
         &self,
         ground: &Ground<P>,
         by: &Claimant,
         region: &'static Region,
-        size: usize,
+        used: usize,
         align: usize,
     ) -> *mut u8 {
-        let Some(used) = align_up(size.max(1), ground.page_size()) else { return ptr::null_mut() };
         let (old, dirty) = (region.huge().used(), region.huge().dirty());
         if used <= region.len() {
+            let colour = region.huge().colour();
             if used > old {
                 ground.space_bet().count(true);
-                Huge::populate_growth(ground, region, [old, dirty, used]);
+                Huge::populate_growth(ground, region, colour, [old, dirty, used]);
             } else if dirty - used >= ground.page_size() * 16 {
                 // The block's holder gave the tail up; what is behind it was an earlier holder's.
                 let _refused = Huge::cut(ground, region, Huge::whole_units(ground, region, used));
             }
             Huge::change_live(ground, old, used);
-            Huge::set_used(ground, region, used);
-            return base_of(region);
+            Huge::set_used(ground, region, used, colour);
+            return block_of(region);
         }
         ground.space_bet().count(false);
-        self.grow_elsewhere(ground, by, region, size, align)
+        self.grow_elsewhere(ground, by, region, used, align)
     }
 
-    /// Grows the block of `region` to `size` bytes, more than the region has, in another region. Null when there is no
-    /// memory: the block is as before.
+    /// Grows the block of `region` in another region: the program uses `used` bytes then, whole pages, more than the first
+    /// region has. Null when there is no memory: the block is as before.
     pub fn grow_elsewhere<P: Platform>(
         &self,
         ground: &Ground<P>,
         by: &Claimant,
         region: &'static Region,
-        size: usize,
+        used: usize,
         align: usize,
     ) -> *mut u8 {
         let old = region.huge().used();
-        let Some(used) = align_up(size, ground.page_size()) else { return ptr::null_mut() };
         for _ in 0..TRIES {
             let Some(longer) = Huge::map(ground, used, align) else { break };
             // SAFETY: the caller holds the block, and nobody knows the new region.
@@ -422,11 +432,12 @@ impl Huge {
                 let _retired = ground.space().retire_region(longer);
                 continue;
             }
-            Huge::populate_growth(ground, longer, [old, old, used]);
-            Huge::hand_out(ground, longer, used);
+            let colour = region.huge().colour();
+            Huge::populate_growth(ground, longer, colour, [old, old, used]);
+            Huge::hand_out(ground, longer, used, colour);
             let take_in = || {
                 if !Huge::take_in(ground, region) {
-                    broken_contract(Misuse::DoubleFree, Call::Free, region.base());
+                    broken_contract(Misuse::DoubleFree, Call::Free, block_of(region).addr());
                 }
             };
             // Not kept: what is kept is counted by the pages that it saves, and it has hardly any.
@@ -436,7 +447,7 @@ impl Huge {
                 ground.ring();
             }
             ground.space().reap(Some(by.slot()));
-            return base_of(longer);
+            return block_of(longer);
         }
         ptr::null_mut()
     }

@@ -12,9 +12,9 @@
 
 use super::Backend;
 use crate::base::{SLICE, SMALL_MAX, step_of};
-use crate::heap::ground::{Claimant, Count, MOST_SPARE, clear};
+use crate::heap::ground::{Claimant, Count, LINE, MOST_SPARE, clear};
 use crate::heap::record::Slab;
-use crate::heap::tail::Tail;
+use crate::heap::seat::{Seat, Tail};
 use crate::pal::Platform;
 use crate::region::Prefer;
 use crate::sync::in_order;
@@ -36,11 +36,24 @@ impl<P: Platform> Backend<P> {
     /// A large block of `size` bytes, where one of about that size was freed before; null if the heap has kept none.
     #[inline(always)]
     pub fn reuse_large(&self, by: &Claimant, size: usize) -> *mut u8 {
-        let slices = size.div_ceil(SLICE);
-        match by.spares().take(slices, step_of(size)) {
-            Some(base) => self.open_large(by, base, size, Tail::of(slices, size, self.page_size()), false),
+        match by.spares().take(size.div_ceil(SLICE), step_of(size)) {
+            Some(base) => self.open_large(by, base, self.as_before(self.next_seat(by, size), base), false),
             None => ptr::null_mut(),
         }
+    }
+
+    /// Where the next block of a heap's is to lie in its run, if it may begin anywhere.
+    #[inline(always)]
+    fn next_seat(&self, by: &Claimant, size: usize) -> Seat {
+        let first = Seat::first(size, self.page_size());
+        Seat { colour: by.colours().next(size, first.room()), is_fixed: false, ..first }
+    }
+
+    /// The same in the run at `base`, which is the heap's, and was used before: the gap stays.
+    #[inline(always)]
+    fn as_before(&self, seat: Seat, base: usize) -> Seat {
+        // SAFETY: the slices are the heap's; their records are ours.
+        seat.behind(unsafe { &*Slab::of(base) }.gap(seat.page))
     }
 
     #[inline(always)] // Where it is no sample; that costs no call.
@@ -51,22 +64,21 @@ impl<P: Platform> Backend<P> {
         align: usize,
         zero: bool,
     ) -> *mut u8 {
-        let slices = size.max(1).div_ceil(SLICE);
-        let tail = Tail::of(slices, size, self.page_size());
+        let seat = if align <= LINE { self.next_seat(by, size) } else { Seat::first(size, self.page_size()) };
+        let slices = seat.slices;
         // SAFETY: the slices are the heap's; their records are ours.
-        let spared = |base: usize| unsafe { &*Slab::of(base + (slices - 1) * SLICE) }.spared();
+        let record = |slice: usize| unsafe { &*Slab::of(slice) };
         let kept = if align <= SLICE {
-            let step = step_of(size);
-            let near = || by.spares().take_near(slices, step, |base| tail.misfit(spared(base)) <= FITS);
+            let (step, last) = (step_of(size), (slices - 1) * SLICE);
+            let misfit = |base| seat.misfit(record(base).gap(seat.page), record(base + last).spared());
+            let near = || by.spares().take_near(slices, step, |base| misfit(base) <= FITS);
             by.spares().take(slices, step).or_else(near)
         } else {
             None
         };
         let claimed = match kept {
             Some(base) => Some((base, false)),
-            None if align <= SLICE => {
-                self.claim_fitting(by, slices, tail, 0).map(|claim| (claim.base, claim.zero))
-            }
+            None if align <= SLICE => self.claim_fitting(by, seat, 0).map(|claim| (claim.base, claim.zero)),
             None => self
                 .claim(by, slices, align.div_ceil(SLICE), Prefer::Dirty)
                 .map(|claim| (claim.base, claim.zero)),
@@ -75,25 +87,29 @@ impl<P: Platform> Backend<P> {
         if kept.is_none() {
             self.lend(by, slices);
         }
-        let block = self.open_large(by, base, size, tail, kept.is_none());
+        let seat = if kept.is_some() || self.arenas.is_dirty(&self.ground, base) {
+            self.as_before(seat, base)
+        } else {
+            seat.behind(by.colours().gap(seat.room() / seat.page) * seat.page)
+        };
+        let block = self.open_large(by, base, seat, kept.is_none());
         if zero && !is_zero {
-            // SAFETY: the run holds at least `size` bytes, is ours, and begins with a slice.
-            unsafe { clear(block, size, self.page_size()) };
+            // SAFETY: the run holds the block, and is ours.
+            unsafe { clear(block, size, seat.page) };
         }
         block
     }
 
-    /// Makes the run at `base`, which is the heap's, a large block of `size` bytes, which does not need its `tail`. It
-    /// was claimed just now if `fresh`.
+    /// Makes the run at `base`, which is the heap's, a large block that lies so. It was claimed just now if `fresh`.
     #[inline(always)]
-    fn open_large(&self, by: &Claimant, base: usize, size: usize, tail: Tail, fresh: bool) -> *mut u8 {
+    fn open_large(&self, by: &Claimant, base: usize, seat: Seat, fresh: bool) -> *mut u8 {
         // SAFETY: the slices are the heap's; their records are ours.
         let slab = unsafe { &*Slab::of(base) };
-        slab.open_large(size.max(1).div_ceil(SLICE) as u32, size);
-        by.tails().allocated(size);
-        let soiled = self.bound_tail(by, slab, tail, fresh, false);
+        slab.open_large(seat.slices as u32, seat.colour, seat.size);
+        by.tails().allocated(seat.size);
+        let soiled = self.bound_tail(by, slab, seat.tail(), fresh, false);
         self.count_soiled(by, 0, soiled);
-        ptr::with_exposed_provenance_mut(base)
+        ptr::with_exposed_provenance_mut(base + seat.colour)
     }
 
     /// What there is to do when a large block is freed, but for its slices.
@@ -128,7 +144,7 @@ impl<P: Platform> Backend<P> {
     #[inline(always)]
     pub fn resize_in_run(&self, by: &Claimant, slab: &Slab, size: usize) -> bool {
         let slices = slab.slices();
-        if size.max(1).div_ceil(SLICE) != slices as usize {
+        if slab.slices_for(size) != slices as usize {
             return false;
         }
         if size != slab.requested() {
@@ -177,38 +193,37 @@ impl<P: Platform> Backend<P> {
             (false, false) => growers.early().prove(1),
         }
         match growers.room().spend().then(|| self.find_room(by, size)).flatten() {
-            Some((base, tail, fresh)) => self.open_large(by, base, size, tail, fresh),
+            Some((base, fresh)) => self.open_large(by, base, Seat::first(size, self.page_size()), fresh),
             None if is_early => self.allocate_large(by, size, 1, false),
             None => ptr::null_mut(),
         }
     }
 
-    /// A run for a large block of `size` bytes, behind which there are free slices; what the block does not need of it; and
-    /// whether it was claimed just now.
+    /// A run for a large block of `size` bytes, behind which there are free slices; and whether it was claimed just now.
     #[cold]
     #[inline(never)]
-    fn find_room(&self, by: &Claimant, size: usize) -> Option<(usize, Tail, bool)> {
-        let slices = size.div_ceil(SLICE);
-        let tail = Tail::of(slices, size, self.page_size());
+    fn find_room(&self, by: &Claimant, size: usize) -> Option<(usize, bool)> {
+        let seat = Seat::first(size, self.page_size());
+        let slices = seat.slices;
         if let Some((base, longer)) = by.spares().take_longer(2 * slices) {
             // What is behind the block is resident, and free for it to grow into.
             // SAFETY: the record of the run, which is the heap's.
             let forget = || unsafe { &*Slab::of(base) }.forget(slices, longer);
             let release = || self.release(by, base + slices * SLICE, longer - slices);
             in_order(forget, release, "heap.spare_cut_released_early");
-            return Some((base, tail, false));
+            return Some((base, false));
         }
         if !self.retention().regret().is_calm() {
             // To copy it to where pages are costs less than to fault in what is behind it.
             return None;
         }
-        let claim = self.claim_fitting(by, slices, tail, slices.clamp(LEAST_ROOM, MOST_ROOM))?;
-        Some((claim.base, tail, true))
+        let claim = self.claim_fitting(by, seat, slices.clamp(LEAST_ROOM, MOST_ROOM))?;
+        Some((claim.base, true))
     }
 
     pub(in crate::heap) fn resize_large(&self, by: &Claimant, slab: &Slab, size: usize) -> Option<*mut u8> {
         let (base, old) = (slab.base(), slab.slices() as usize);
-        let new = size.max(1).div_ceil(SLICE);
+        let new = slab.slices_for(size);
         if new > old {
             let promised = self.may_take(by, (new - old) * SLICE)?;
             let extended = self.arenas.extend(&self.ground, by, base, old, new - old);
@@ -230,7 +245,7 @@ impl<P: Platform> Backend<P> {
         self.resized(by, slab, size, new > old, || {
             in_order(resize, release, "heap.cut_released_early");
         });
-        Some(ptr::with_exposed_provenance_mut(base))
+        Some(ptr::with_exposed_provenance_mut(slab.block()))
     }
 
     /// Notes how much of the last slice of a large block is not resident, and gives back what is, behind the block, if

@@ -15,10 +15,10 @@ pub(in crate::heap) use arenas::hints;
 pub use arenas::{Arenas, Beside, Claim};
 pub use huge::Huge;
 
-use super::ground::{Claimant, Ground, MOST_SPARE, Outside, UNSEEN};
+use super::ground::{Claimant, Ground, LINE, MOST_SPARE, Outside, UNSEEN};
 use super::mend::Mend;
 use super::record::Slab;
-use super::tail::Tail;
+use super::seat::Seat;
 use crate::base::{SLICE, align_up, step_of};
 use crate::const_unless_model;
 use crate::pal::Platform;
@@ -86,9 +86,9 @@ impl<P: Platform> Backend<P> {
     }
 
     /// Claims `slices` slices for a large block that does not need their `tail`, and wants so much `room` behind them.
-    fn claim_fitting(&self, by: &Claimant, slices: usize, tail: Tail, room: usize) -> Option<Claim> {
-        let promised = self.may_take(by, slices * SLICE)?;
-        let claim = self.arenas.claim_fitting(&self.ground, by, slices, tail, room);
+    fn claim_fitting(&self, by: &Claimant, seat: Seat, room: usize) -> Option<Claim> {
+        let promised = self.may_take(by, seat.slices * SLICE)?;
+        let claim = self.arenas.claim_fitting(&self.ground, by, seat, room);
         self.has_taken(by, promised);
         let claim = claim?;
         self.count_faulted(by, claim.clean);
@@ -112,7 +112,8 @@ impl<P: Platform> Backend<P> {
             // SAFETY: the slices are the caller's until they are released, which is afterwards.
             unsafe {
                 let purge = |page| self.ground.purge_page(page);
-                self.population().sample_run(self.os(), &purge, base, slices * SLICE);
+                let colour = (*Slab::of(base)).colour();
+                self.population().sample_run(self.os(), &purge, [base, colour], slices * SLICE);
             };
         }
     }
@@ -208,8 +209,11 @@ impl<P: Platform> Backend<P> {
 
     /// A huge block of `size` bytes at a multiple of `align`, all zero if `zero`; null when there is no memory.
     pub fn allocate_huge(&self, by: &Claimant, size: usize, align: usize, zero: bool) -> *mut u8 {
-        let Some(promised) = self.may_take(by, self.whole_pages(size)) else { return ptr::null_mut() };
-        let block = self.huge.allocate(&self.ground, size, align, zero);
+        let colour = if align <= LINE { by.colours().next(size, usize::MAX) } else { 0 };
+        let used = size.max(1).checked_add(colour).and_then(|bytes| align_up(bytes, self.page_size()));
+        let Some(used) = used else { return ptr::null_mut() };
+        let Some(promised) = self.may_take(by, used) else { return ptr::null_mut() };
+        let block = self.huge.allocate(&self.ground, [used, colour], align, zero);
         self.has_taken(by, promised);
         if !block.is_null() {
             // What is live has grown beside what is free and resident.
@@ -251,18 +255,15 @@ impl<P: Platform> Backend<P> {
         align: usize,
         elsewhere: bool,
     ) -> *mut u8 {
-        let more = self.whole_pages(size).saturating_sub(region.huge().used());
+        let Some(used) = region.huge().used_for(size, self.page_size()) else { return ptr::null_mut() };
+        let more = used.saturating_sub(region.huge().used());
         let Some(promised) = self.may_take(by, more) else { return ptr::null_mut() };
         let block = match elsewhere {
-            true => self.huge.grow_elsewhere(&self.ground, by, region, size, align),
-            false => self.huge.resize(&self.ground, by, region, size, align),
+            true => self.huge.grow_elsewhere(&self.ground, by, region, used, align),
+            false => self.huge.resize(&self.ground, by, region, used, align),
         };
         self.has_taken(by, promised);
         block
-    }
-
-    fn whole_pages(&self, size: usize) -> usize {
-        align_up(size.max(1), self.page_size()).unwrap_or(usize::MAX)
     }
 
     /// Purges dirty slices: see [`Arenas::purge`].

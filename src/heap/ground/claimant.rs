@@ -2,6 +2,7 @@
 
 use super::Ground;
 use super::bets::{Bet, BetCount};
+use super::colour::Colours;
 use super::spare::Spares;
 use crate::const_unless_model;
 use crate::pal::Platform;
@@ -26,6 +27,7 @@ pub struct Claimant {
     changed: Cell<usize>,
     spares: Spares,
     tails: Tails,
+    colours: Colours,
     growers: Growers,
     /// Runs of slices given back since one was looked at.
     unseen: Cell<usize>,
@@ -44,6 +46,7 @@ impl Claimant {
                 changed: Cell::new(0),
                 spares: Spares::new(),
                 tails: Tails::new(),
+                colours: Colours::new(),
                 growers: Growers::new(),
                 unseen: Cell::new(0),
                 lookups: BetCount::new(),
@@ -107,6 +110,12 @@ impl Claimant {
     /// What it may spend on tails of large blocks.
     pub(in crate::heap) fn tails(&self) -> &Tails {
         &self.tails
+    }
+
+    /// The colours of its large blocks.
+    #[inline(always)]
+    pub(in crate::heap) fn colours(&self) -> &Colours {
+        &self.colours
     }
 
     /// What it knows of blocks that grow.

@@ -13,15 +13,15 @@ const LOOKS: usize = 32;
 /// Bytes that are looked at together.
 type Chunk = [u64; 16];
 
-/// Makes the first `len` bytes of the run of pages at `block` zero. Pages that are not resident and read as zero stay so.
+/// Makes the first `len` bytes at `block` zero. Whole pages that are not resident and read as zero stay so.
 ///
 /// # Safety
-/// The bytes are the caller's, readable and writable; `block` is a multiple of `page`, a power of two of at least 4096.
+/// The bytes are the caller's, readable and writable; `page` is a power of two of at least 4096.
 pub unsafe fn clear(block: *mut u8, len: usize, page: usize) {
-    debug_assert!(page.is_multiple_of(size_of::<Chunk>()) && block.addr().is_multiple_of(page));
-    // Pages that are not zero are written together with their neighbours that are not.
+    debug_assert!(page.is_multiple_of(size_of::<Chunk>()));
+    // Pages that are not zero are written together with their neighbours that are not, and with a part of one before.
     let mut from = 0;
-    for at in (0..len).step_by(page) {
+    for at in (block.addr().wrapping_neg() % page..len).step_by(page) {
         let bytes = page.min(len - at);
         // SAFETY: whole chunks among the caller's bytes, aligned as the page is.
         if bytes == page && unsafe { is_zero(block.add(at).cast_const(), page) } {

@@ -155,7 +155,7 @@ impl Population {
         is_nearly_all(self.touched[kind as usize].load(Ordering::Relaxed), ALL)
     }
 
-    /// Looks at a page of each part of a huge block that is freed, `len` bytes at `at`: says whether all, or all but one,
+    /// Looks at a page of each part of a huge block that is freed, `len` bytes at `at`, that began `colour` bytes behind that: says whether all, or all but one,
     /// were touched. Each that was not costs two faults, and a call of `purge`, which gives it back; so the second
     /// is the last. Where none of the last blocks was touched anywhere it is the first, and one block in
     /// [`UNSEEN_BYTES`] is looked at.
@@ -166,7 +166,7 @@ impl Population {
         &self,
         os: &P,
         purge: &impl Fn(usize),
-        at: usize,
+        [at, colour]: [usize; 2],
         len: usize,
     ) -> bool {
         // Relaxed: a guess.
@@ -178,7 +178,7 @@ impl Population {
         let untouched = (0..SAMPLES).filter(|sample| {
             let number = sampled_page(at, *sample, pages);
             // SAFETY: the caller's promise.
-            let touched = unsafe { self.is_touched(os, purge, at + number * os.page_size()) };
+            let touched = unsafe { self.is_touched(os, purge, [at + number * os.page_size(), colour]) };
             self.note(Sampled::Huge, touched);
             !touched
         });
@@ -186,7 +186,8 @@ impl Population {
         untouched.take(enough).count() < enough
     }
 
-    /// Looks at one page of a run of slices that is given back, `len` bytes at `at`. For one in [`UNSEEN`].
+    /// Looks at one page of a run of slices that is given back, `len` bytes at `at`, whose block began `colour` bytes
+    /// behind that. For one in [`UNSEEN`].
     ///
     /// # Safety
     /// The caller holds the run.
@@ -194,7 +195,7 @@ impl Population {
         &self,
         os: &P,
         purge: &impl Fn(usize),
-        at: usize,
+        [at, colour]: [usize; 2],
         len: usize,
     ) {
         // Another one for another block.
@@ -203,22 +204,30 @@ impl Population {
         if let Some(number) = number
             && self.is_allowed()
         {
+            let page = at + number * os.page_size();
             // SAFETY: the caller's promise.
-            self.note(Sampled::Run, unsafe { self.is_touched(os, purge, at + number * os.page_size()) });
+            self.note(Sampled::Run, unsafe { self.is_touched(os, purge, [page, colour % os.page_size()]) });
         }
     }
 
-    /// Whether the page at `at` was touched before: something is written at its start or in its middle, or writing to it
-    /// now takes less than half of a fault; if not, it is given back.
+    /// Whether the `page` was touched before: something is written `colour` bytes behind its start, where a program that
+    /// writes to each page of a block would have written that begins so, or half a page from there, or writing to it now
+    /// takes less than half of a fault; if not, it is given back.
     ///
     /// The first look would not tell. It is a fault of another kind, which maps a page of zeros that all share, takes less
     /// than half of the one that is measured, and not even that when somebody has looked before; and a look at a page that
     /// is there, but whose translation no cache has, takes nearly as long.
     ///
     /// # Safety
-    /// It is a page of memory that the caller holds, and whose contents nobody needs.
-    unsafe fn is_touched<P: Platform>(&self, os: &P, purge: &impl Fn(usize), at: usize) -> bool {
-        if is_written(at) || is_written(at + os.page_size() / 2) {
+    /// It is a page of memory that the caller holds, and whose contents nobody needs; `colour` is a multiple of a line.
+    unsafe fn is_touched<P: Platform>(
+        &self,
+        os: &P,
+        purge: &impl Fn(usize),
+        [page, colour]: [usize; 2],
+    ) -> bool {
+        let at = page + colour;
+        if is_written(at) || is_written(at ^ os.page_size() / 2) {
             return true;
         }
         // Relaxed: a guess.
@@ -226,7 +235,7 @@ impl Population {
         let touched = fault > 0 && time(os, || touch(at)) < fault / 2;
         if fault > 0 && !touched {
             // If the system refuses, the page is resident: nothing worse.
-            purge(at);
+            purge(page);
         }
         touched
     }
@@ -383,7 +392,7 @@ mod tests {
         let purge = |page| unsafe { os.purge(page, PAGE).unwrap() };
         let sample = |population: &Population| {
             // SAFETY: the mapping is this test's.
-            unsafe { population.sample_huge(&os, &purge, at, len) };
+            unsafe { population.sample_huge(&os, &purge, [at, 0], len) };
             population.touches_all(Sampled::Huge)
         };
         let fill = |pages: Range<usize>, byte| {
@@ -411,7 +420,7 @@ mod tests {
         fill(0..64, 1);
         assert!(!sample(&population), "nothing is looked at for a bet that is forbidden");
         // SAFETY: as above.
-        unsafe { population.sample_run(&os, &purge, at, len) };
+        unsafe { population.sample_run(&os, &purge, [at, 0], len) };
         assert!(!population.touches_all(Sampled::Run), "nor here");
     }
 
@@ -429,7 +438,7 @@ mod tests {
             let before = looks.get();
             for _ in 0..blocks {
                 // SAFETY: the mapping is this test's.
-                unsafe { population.sample_huge(&os, &purge, at, LEN) };
+                unsafe { population.sample_huge(&os, &purge, [at, 0], LEN) };
             }
             looks.get() - before
         };

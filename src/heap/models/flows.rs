@@ -247,7 +247,7 @@ fn sampled_beside_a_purge() {
         let touches_all = || world.base.get().population().touches_all(Sampled::Run);
         while !touches_all() {
             // SAFETY: the block is this thread's, and nobody needs what is in it.
-            unsafe { world.base.get().population().sample_run(&world.base.os, &|_page| (), at, SLICE) };
+            unsafe { world.base.get().population().sample_run(&world.base.os, &|_page| (), [at, 0], SLICE) };
         }
         // Not when the block is freed and its run is kept, which counts, too, but when that is released.
         (2..UNSEEN).for_each(|_| _ = heap.claimant().is_turn(UNSEEN));

@@ -216,7 +216,7 @@ impl World {
         });
         let ledger = self.ledger.lock().unwrap();
         assert!(
-            live.iter().all(|region| ledger.contains_key(&region.base())),
+            live.iter().all(|region| ledger.contains_key(&(region.base() + region.huge().colour()))),
             "a huge block that nobody has"
         );
         assert_eq!(live.len(), figures.live_blocks().get(), "huge blocks");

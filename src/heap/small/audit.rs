@@ -226,6 +226,10 @@ impl<P: Platform> Heaps<P> {
         self.arenas().each_run(|run| {
             if run.usage() == Usage::Large {
                 large += run.slices() as usize;
+                assert!(
+                    run.requested() <= run.usable() && run.block().is_multiple_of(16),
+                    "a block outside its run"
+                );
                 for slice in 0..run.slices() as usize {
                     // SAFETY: the record of a slice of a large block.
                     let first = unsafe { Slab::first_of(Slab::of(run.base() + slice * SLICE)) };

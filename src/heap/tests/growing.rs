@@ -122,11 +122,13 @@ fn what_is_claimed_where_nothing_is_resident_is_noted() {
 fn a_run_that_was_longer_than_its_block_is_soiled() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
-    let few = 3 * from.page_size();
+    let page = from.page_size();
     let whole = get(from, heap, 3 * SLICE);
     free(from, heap, whole);
-    let block = get(from, heap, 3 * SLICE - few);
-    assert_eq!((block, from.tally().sum(Count::Soiled)), (whole, few));
+    let block = get(from, heap, 3 * SLICE - 3 * page);
+    let colour = block - whole;
+    assert!(colour < page, "nothing before it is known not to be resident");
+    assert_eq!(from.tally().sum(Count::Soiled), 3 * page - colour.next_multiple_of(page));
     from.audit::<Checked>();
     free(from, heap, block);
     assert_eq!(from.tally().sum(Count::Soiled), 0);

@@ -209,11 +209,11 @@ fn what_lies_behind_a_block_is_not_touched_for_a_bet() {
     let block = get(from, heap, 70 * MIB);
     assert_eq!(taken(from), 1);
     let Ok(Place::Huge(region)) = from.place(block) else { panic!("not huge") };
-    let behind = region.len() - 70 * MIB;
+    let behind = region.len() - region.huge().used();
     assert!(behind >= 70 * MIB, "the reserve");
     // The simulated system's memory is the real one's.
     let mut resident = std::vec![0_u8; behind / 4096];
-    let at = ptr::with_exposed_provenance_mut(block + 70 * MIB);
+    let at = ptr::with_exposed_provenance_mut(region.base() + region.huge().used());
     // SAFETY: the range is mapped, and the vector has a byte for each of its pages.
     assert_eq!(unsafe { libc::mincore(at, behind, resident.as_mut_ptr()) }, 0);
     assert_eq!(resident.iter().filter(|&&page| page & 1 != 0).count(), 0, "pages that nobody has asked for");

@@ -64,7 +64,7 @@ impl<C: Checks> Driver<C> {
         let mut classes = [ClassCensus::default(); CLASSES];
         let [mut small, mut large, mut huge] = [LiveBlocks::default(); 3];
         let (mut slabs, mut arenas) = (BTreeSet::new(), BTreeSet::new());
-        let mut large_slices = 0;
+        let (mut large_slices, page) = (0, self.allocator.page_size());
         for (&address, live) in &self.live {
             let (sum, bytes) = match BlockKind::of(live.size, live.align) {
                 BlockKind::Small(class) => {
@@ -75,10 +75,11 @@ impl<C: Checks> Driver<C> {
                     (&mut small, class_info(class).size as usize)
                 }
                 BlockKind::Large => {
-                    large_slices += live.size.max(1).div_ceil(SLICE);
+                    large_slices += (address % SLICE + live.size.max(1)).div_ceil(SLICE);
                     (&mut large, live.size)
                 }
-                BlockKind::Huge => (&mut huge, live.size.max(1).next_multiple_of(self.allocator.page_size())),
+                // What is before it in its first page, too.
+                BlockKind::Huge => (&mut huge, (address % page + live.size.max(1)).next_multiple_of(page)),
             };
             sum.blocks += 1;
             sum.bytes += bytes as u64;

@@ -118,6 +118,8 @@ impl Arenas {
         for position in 0..self.high.load(Ordering::Relaxed) {
             let Some(region) = self.region(position, section) else { continue };
             let map = region.slices();
+            // Of a free slice.
+            let unused = |record: &Slab| (record.gap(page) + record.spared()).min(SLICE);
             each_run(region, |run| match run.usage() {
                 Usage::Slab => {
                     visit(run);
@@ -129,12 +131,12 @@ impl Arenas {
                     beside.bytes += run.requested() as u64;
                 }
                 // A spare one of a heap.
-                Usage::Free | Usage::Later => beside.spared += run.spared().min(SLICE),
+                Usage::Free | Usage::Later => beside.spared += unused(run),
             });
             map.each_dirty(|slice| {
                 // SAFETY: the section keeps the arena; records are readable at any time.
                 let record = unsafe { &*Slab::of(region.base() + slice * SLICE) };
-                beside.spared += record.spared().min(SLICE);
+                beside.spared += unused(record);
             });
             // Relaxed: a figure.
             let reached = region.arena().reached().load(Ordering::Relaxed).max(map.used_end());

@@ -19,7 +19,7 @@ pub use self::known::Beside;
 use crate::base::{GRANULE, GRANULE_SLICES, SLICE};
 use crate::heap::ground::{Claimant, Count, Ground};
 use crate::heap::record::Slab;
-use crate::heap::tail::Tail;
+use crate::heap::seat::Seat;
 use crate::pal::Platform;
 use crate::rcu::Section;
 use crate::region::{Attempt, Kind, Prefer, Region, Run};
@@ -58,8 +58,8 @@ struct Wanted {
     /// In slices.
     align: usize,
     prefer: Prefer,
-    /// For a large block: what it does not need of the run.
-    tail: Option<Tail>,
+    /// For a large block: where in the run it is to lie.
+    seat: Option<Seat>,
     /// Slices behind the run that are to be free: asked of a few arenas only.
     room: usize,
 }
@@ -97,19 +97,18 @@ impl Arenas {
         self.claim_mapped(ground, by, slices, align, prefer).or_else(|| self.grow(ground, by, slices, align))
     }
 
-    /// Claims `slices` slices for a large block that does not need their `tail`: where that much is not resident, as
-    /// nearly as may be. A block whose tail is not resident wastes nothing, and one that finds its
-    /// pages there does not fault. Asks the lowest arena first, for what is packed together leaves long runs free. A block
+    /// Claims slices for a large block that is to lie so: where what it does not need of them is not resident, as nearly as
+    /// may be. A block whose tail is not resident wastes nothing, and one that finds its pages there does not fault. Asks the lowest arena first, for what is packed together leaves long runs free. A block
     /// that is to have `room` slices free behind it takes the first place, of a mapped arena, that has them.
     pub fn claim_fitting<P: Platform>(
         &self,
         ground: &Ground<P>,
         by: &Claimant,
-        slices: usize,
-        tail: Tail,
+        seat: Seat,
         room: usize,
     ) -> Option<Claim> {
-        let wanted = Wanted { slices, align: 1, prefer: Prefer::Dirty, tail: Some(tail), room };
+        let slices = seat.slices;
+        let wanted = Wanted { slices, align: 1, prefer: Prefer::Dirty, seat: Some(seat), room };
         let claim = self.claim_wanted(ground, by, wanted);
         if room > 0 { claim } else { claim.or_else(|| self.grow(ground, by, slices, 1)) }
     }
@@ -124,7 +123,7 @@ impl Arenas {
         align: usize,
         prefer: Prefer,
     ) -> Option<Claim> {
-        self.claim_wanted(ground, by, Wanted { slices, align: align.max(1), prefer, tail: None, room: 0 })
+        self.claim_wanted(ground, by, Wanted { slices, align: align.max(1), prefer, seat: None, room: 0 })
     }
 
     fn claim_wanted<P: Platform>(&self, ground: &Ground<P>, by: &Claimant, wanted: Wanted) -> Option<Claim> {
@@ -155,11 +154,9 @@ impl Arenas {
         [least, most]: [usize; 2],
     ) -> Option<Claim> {
         let least = least.min(MOST);
-        let home = match wanted.tail {
+        let home = match wanted.seat {
             None => by.position().get(),
-            Some(tail) if asked == Asked::Room && wanted.room == 0 => {
-                self.best_place(section, wanted.slices, tail)
-            }
+            Some(seat) if asked == Asked::Room && wanted.room == 0 => self.best_place(section, seat),
             Some(_) => 0,
         };
         let mut position = home;
@@ -180,7 +177,7 @@ impl Arenas {
                 let attempt = attempt(region, wanted);
                 by.count_lookup(attempt.run.is_some());
                 if let Some(run) = self.settled(ground, by, position, region, attempt, section) {
-                    if wanted.tail.is_none() {
+                    if wanted.seat.is_none() {
                         by.position().set(position);
                     }
                     self.claimed(ground, by, position, region, run);
@@ -202,9 +199,9 @@ impl Arenas {
         None
     }
 
-    /// The position of the arena, of the lowest that have room, where a block of `slices` slices lies best, which does not
-    /// need its `tail`. A longer block looks at more, for it would have more to fault in; a short one takes the lowest.
-    fn best_place(&self, section: &Section<'_>, slices: usize, tail: Tail) -> usize {
+    /// The position of the arena, of the lowest that have room, where a block that is to lie so lies best. A longer block looks at more, for it would have more to fault in; a short one takes the lowest.
+    fn best_place(&self, section: &Section<'_>, seat: Seat) -> usize {
+        let slices = seat.slices;
         let most = slices / FEW;
         if most < 2 {
             return 0;
@@ -215,7 +212,7 @@ impl Arenas {
         let rooms = next.filter(|&position| self.hints.get(Asked::Room, position) >= least);
         let costs = rooms.take(most).filter_map(|position| {
             let region = self.region(position, section)?;
-            Some((region.slices().least_misfit(slices, misfit(region, tail))?, position))
+            Some((region.slices().least_misfit(slices, misfit(region, seat))?, position))
         });
         costs.min().map_or(0, |(_, position)| position)
     }
@@ -417,20 +414,20 @@ impl Arenas {
 
 /// Claims what is wanted in the arena of `region`, if it is there. The caller is in a section.
 fn attempt(region: &Region, wanted: Wanted) -> Attempt {
-    let Wanted { slices, align, prefer, tail, room } = wanted;
+    let Wanted { slices, align, prefer, seat, room } = wanted;
     if room > 0 {
         return region.slices().claim_with_room(slices, prefer, room);
     }
-    let Some(tail) = tail else { return region.slices().claim(slices, prefer, align) };
-    region.slices().claim_fitting(slices, prefer, misfit(region, tail))
+    let Some(seat) = seat else { return region.slices().claim(slices, prefer, align) };
+    region.slices().claim_fitting(slices, prefer, misfit(region, seat))
 }
 
-/// How ill a block that does not need its `tail` would lie with its end in a slice of the arena of `region`. The caller is
-/// in a section.
-fn misfit(region: &Region, tail: Tail) -> impl Fn(usize, bool) -> usize {
+/// How ill a block would lie in a run of the arena of `region`. The caller is in a section.
+fn misfit(region: &Region, seat: Seat) -> impl Fn(usize, bool) -> usize {
     move |last, is_dirty| {
         // SAFETY: the section keeps the arena; records are readable at any time, and a hint is all that is wanted.
-        let spared = || unsafe { &*Slab::of(region.base() + last * SLICE) }.spared();
-        tail.misfit(if is_dirty { spared() } else { SLICE })
+        let record = |slice| unsafe { &*Slab::of(region.base() + slice * SLICE) };
+        let gap = record(last + 1 - seat.slices).gap(seat.page);
+        seat.misfit(gap, if is_dirty { record(last).spared() } else { SLICE })
     }
 }

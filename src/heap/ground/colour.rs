@@ -1,0 +1,74 @@
+//! Colour: at which cache line of its first page a long block begins.
+//!
+//! Runs of slices begin with a multiple of 64 KiB, and the first cache finds the set of a line by its place in its page.
+//! Arrays of a program that all began there and are walked side by side, as a matrix of rows is along a column, would
+//! have their elements in one set, of which a cache keeps about ten. So a block begins some lines further on, each at
+//! another, within what its run has to spare.
+
+use crate::const_unless_model;
+use crate::sync::Cell;
+
+/// Bytes in a line; blocks that are to be aligned to more have no colour.
+pub const LINE: usize = 64;
+/// Bytes within which the places of lines differ for the first cache: a page of the smallest kind.
+const WAY: usize = 4096;
+/// As a share of a block its colour is this at most: the pages that it touches for that are half of it on average.
+const SHARE: usize = 16;
+
+/// Which colours a heap has given. Touched by its possessor only.
+pub struct Colours {
+    given: Cell<u32>,
+}
+
+impl Colours {
+    const_unless_model! {
+        /// None yet.
+        pub fn new() -> Colours {
+            Colours { given: Cell::new(0) }
+        }
+    }
+
+    /// How many bytes behind the start of its run a block of `size` bytes begins that can begin `room` bytes behind it
+    /// at most: a multiple of [`LINE`]. Those of blocks in a row are far from each other, and all are given equally often.
+    #[inline(always)]
+    pub fn next(&self, size: usize, room: usize) -> usize {
+        let lines = room.min(size / SHARE).min(WAY - LINE) / LINE + 1;
+        let given = self.given.get();
+        self.given.set(given.wrapping_add(1));
+        evenly(given, 0xc13f_a9a9, lines) * LINE
+    }
+
+    /// How many pages before the block stay unused, of `pages` that its run has to spare and that were never touched: so
+    /// that blocks differ in the sets of the translation cache, too, which go by the number of a page.
+    pub fn gap(&self, pages: usize) -> usize {
+        evenly(self.given.get(), 0x91e1_0da5, pages + 1)
+    }
+}
+
+/// One of `kinds`. As `number` counts up they are taken evenly: multiples of a number such as the golden section lie evenly
+/// in the unit interval, however many there are. (Those of the two `factor`s lie evenly in the unit square.)
+fn evenly(number: u32, factor: u32, kinds: usize) -> usize {
+    (u64::from(number.wrapping_mul(factor)) * kinds as u64 >> 32) as usize
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::{Colours, LINE, WAY};
+
+    #[test]
+    fn colours_lie_evenly_within_what_there_is() {
+        let colours = Colours::new();
+        for (size, room, kinds) in
+            [(1 << 20, 60 << 10, 64), (40_000, 25_536, 40), (1 << 20, 200, 4), (65_536, 0, 1)]
+        {
+            let mut times = [0; WAY / LINE];
+            for _ in 0..8 * kinds {
+                let colour = colours.next(size, room);
+                assert!(colour.is_multiple_of(LINE) && colour <= room && colour < WAY);
+                times[colour / LINE] += 1;
+            }
+            assert!(times[..kinds].iter().all(|times| (6..=10).contains(times)), "{size} {room}: {times:?}");
+            assert!(times[kinds..].iter().all(|&times| times == 0), "{size} {room}: {times:?}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Where in its run of slices a large block lies: what of the run it does not need, before it and behind it, and how much
+//! of that may be resident.
+
+use super::ground::LINE;
+use crate::base::{SLICE, align_down};
+
+/// Where in its run a large block lies.
+#[derive(Clone, Copy)]
+pub struct Seat {
+    /// Slices of the run.
+    pub slices: usize,
+    /// Bytes behind the start of the run at which the block begins: whole pages, the *gap*, which nobody has touched, and
+    /// some lines of the next.
+    pub colour: usize,
+    /// Bytes of the block.
+    pub size: usize,
+    /// Bytes of a page.
+    pub page: usize,
+    /// Whether it must begin where it does.
+    pub is_fixed: bool,
+}
+
+impl Seat {
+    /// That of a block which begins with its run.
+    pub fn first(size: usize, page: usize) -> Seat {
+        Seat { slices: size.max(1).div_ceil(SLICE), colour: 0, size, page, is_fixed: true }
+    }
+
+    /// Bytes of the run that the block does not need.
+    #[inline(always)]
+    pub fn room(self) -> usize {
+        self.slices * SLICE - self.colour - self.size
+    }
+
+    /// The same with a gap of `gap` bytes, or of as many as the run has; for a block that has none yet.
+    #[inline(always)]
+    pub fn behind(self, gap: usize) -> Seat {
+        let most = align_down(self.slices * SLICE - self.size, LINE);
+        Seat { colour: if self.is_fixed { self.colour } else { (self.colour + gap).min(most) }, ..self }
+    }
+
+    /// What the block does not need of its run behind it.
+    #[inline(always)]
+    pub fn tail(self) -> Tail {
+        Tail::of(self.slices, self.colour + self.size, self.page)
+    }
+
+    /// How ill the block would lie where the first `gap` bytes of the run are not resident, and the last `spared` bytes:
+    /// see [`Tail::misfit`].
+    pub fn misfit(self, gap: usize, spared: usize) -> usize {
+        let seat = self.behind(gap);
+        gap.saturating_sub(align_down(seat.colour, self.page)) + seat.tail().misfit(spared)
+    }
+}
+
+/// The end of a run of slices that a large block does not need.
+#[derive(Clone, Copy, Debug)]
+pub struct Tail {
+    bytes: usize,
+    /// How much of it may be resident without being given back: an eighth of the block, less what it does not need of
+    /// its last page.
+    may_be_soiled: usize,
+}
+
+/// What it costs to give a tail back, in bytes that are faulted in.
+const PURGE: usize = 16 << 10;
+
+impl Tail {
+    /// That of a run of `slices` slices that is used for the first `used` bytes.
+    fn of(slices: usize, used: usize, page: usize) -> Tail {
+        let unused = (slices * SLICE).saturating_sub(used);
+        let bytes = align_down(unused, page);
+        Tail { bytes, may_be_soiled: (used / 8).saturating_sub(unused - bytes) }
+    }
+
+    /// Its length.
+    pub fn bytes(self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes of it that are resident for nothing where the last `spared` bytes are not resident.
+    pub fn soiled(self, spared: usize) -> usize {
+        self.bytes.saturating_sub(spared)
+    }
+
+    /// Whether that is so much that it is to be given back.
+    pub fn is_too_soiled(self, soiled: usize) -> bool {
+        soiled > self.may_be_soiled
+    }
+
+    /// How ill the block would lie where the last `spared` bytes of the run are not resident: in bytes that are to be
+    /// faulted in, of which each stands for four that are soiled but stay.
+    fn misfit(self, spared: usize) -> usize {
+        let soiled = self.soiled(spared);
+        match soiled {
+            0 => spared - self.bytes,
+            _ if self.is_too_soiled(soiled) => PURGE + soiled,
+            _ => soiled / 4,
+        }
+    }
+}
