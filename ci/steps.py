@@ -48,7 +48,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-LAYERS = ["rcu", "region", "index", "heap", "global", "heaps", "paging"]
+LAYERS = ["pal", "rcu", "region", "index", "heap", "global", "heaps", "paging"]
 # Those of them that stand on the others, and have no tests but their own; and what of them models run.
 ABOVE = ["heaps", "paging"]
 MODELLED = "src/paging/waiting/"
