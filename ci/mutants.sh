@@ -13,7 +13,7 @@
 #
 #   ci/mutants.sh steps [LAYER|FILE ...]
 #                                   the changes of ci/steps.py instead: two statements swapped, a call left out; in all five
-#                                   layers by default, overnight; src/heaps and src/paging, too, if they are named. The same
+#                                   layers by default, overnight; pal, heaps and paging, too, if they are named. The same
 #                                   list, where such a name begins with `step `. It may be killed at any time: the next call
 #                                   for the same files goes on where it stopped, as long as no source has changed.
 #
@@ -67,7 +67,7 @@ if [ "${1-}" = steps ]; then
     # shellcheck disable=SC2046
     exec python3 ci/steps.py run "$tree" "$list" $(for what; do
         case $what in src/*.rs) echo "$what" ;; *) git ls-files "src/${what#src/}" ;; esac
-    done | grep -Ev '/(models|tests|huge_tests|[a-z]+_models|audit|interrupt)(/|\.rs)')
+    done | grep -Ev '/(models|tests|huge_tests|[a-z]+_models|audit|interrupt|simulated|twin|conformance)(/|\.rs)')
 fi
 
 [ $# -gt 0 ] || set -- rcu region index heap

@@ -36,9 +36,8 @@ fn figure(case: &str, preloaded: bool) -> i64 {
     (0..10).map(|_| run()).min().expect("ten runs")
 }
 
-/// How often the program makes each system call, by number.
-fn system_calls(case: &str, preloaded: bool) -> BTreeMap<u64, i64> {
-    let mut command = program(case, preloaded);
+/// How often a program makes each system call, by number.
+fn system_calls(mut command: Command) -> BTreeMap<u64, i64> {
     // SAFETY: one system call between fork and exec.
     unsafe {
         command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
@@ -73,8 +72,8 @@ fn system_calls(case: &str, preloaded: bool) -> BTreeMap<u64, i64> {
 
 #[test]
 fn system_calls_at_the_start() {
-    let mut more = system_calls("nothing", true);
-    for (number, count) in system_calls("nothing", false) {
+    let mut more = system_calls(program("nothing", true));
+    for (number, count) in system_calls(program("nothing", false)) {
         *more.entry(number).or_insert(0) -= count;
     }
     let mut take = |number: libc::c_long| more.remove(&(number as u64)).unwrap_or(0);
@@ -93,6 +92,19 @@ fn system_calls_at_the_start() {
     assert!(once.map(take).into_iter().all(|count| count <= 1));
     more.retain(|_, count| *count != 0);
     assert!(more.is_empty(), "{more:?}, by number");
+}
+
+/// A filter may kill for it.
+#[test]
+fn what_is_off_is_not_called() {
+    let mut command = program("small", true);
+    command.env("SPECMALLOC_CONF", "membarrier:off");
+    let made = system_calls(command);
+    // Names of mappings are off unless they are asked for.
+    for number in [libc::SYS_membarrier, libc::SYS_prctl] {
+        assert_eq!(made.get(&(number as u64)), None, "system call {number}");
+    }
+    assert!(made.contains_key(&(libc::SYS_mmap as u64)), "none is seen");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! `errno` as it was whatever happens: the caller is inside malloc or free, and only the C interface above decides
 //! what `errno` becomes.
 
+use super::carrying::carry_away;
 use super::emptying::pieces;
 use super::errno::{auxiliary, kept_errno};
 use super::random::Random;
@@ -114,7 +115,9 @@ impl Linux {
                 purged
             }
             // SAFETY: passed on.
-            Err(Errno(libc::EPERM | libc::EACCES | libc::ENOSYS)) => unsafe { carry_away(addr, len) },
+            Err(Errno(libc::EPERM | libc::EACCES | libc::ENOSYS)) => unsafe {
+                carry_away(addr, len, self.page_size())
+            },
             outcome => outcome,
         }
     }
@@ -123,21 +126,6 @@ impl Linux {
 impl Default for Linux {
     fn default() -> Linux {
         Linux::new()
-    }
-}
-
-/// What dropping pages does, where a filter of system calls knows no madvise, and the system is Linux 5.7 or later: they
-/// move elsewhere, and are unmapped there. What they leave is mapped as it was, and reads as zero.
-///
-/// # Safety
-/// As for [`Platform::purge`].
-#[cold]
-unsafe fn carry_away(addr: usize, len: usize) -> Result<(), Errno> {
-    const FLAGS: c_int = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP;
-    // SAFETY: the caller's; where the pages go there was nothing.
-    unsafe {
-        let elsewhere = system_call(libc::SYS_mremap, [addr, len, len, FLAGS as usize])?;
-        system_call(libc::SYS_munmap, [elsewhere, len]).map(|_| ())
     }
 }
 
@@ -407,26 +395,6 @@ mod tests {
 
     static LINUX: Linux = Linux::new();
 
-    #[test]
-    fn pages_that_are_carried_away_leave_zeros_and_nothing_resident() {
-        let (page, pages) = (LINUX.page_size(), 16);
-        let at = LINUX.map(None, pages * page, Access::ReadWrite).expect("memory");
-        let word = |index: usize| core::ptr::with_exposed_provenance_mut::<usize>(at + index * page);
-        // SAFETY: mapped just now, and nobody else's.
-        unsafe {
-            (0..pages).for_each(|index| word(index).write(index + 1));
-            carry_away(at + 4 * page, 8 * page).expect("Linux 5.7");
-            for index in 0..pages {
-                let is_gone = (4..12).contains(&index);
-                let mut resident = [0];
-                LINUX.are_resident(word(index).addr(), &mut resident).expect("a page");
-                assert_eq!(resident[0] & 1 == 0, is_gone, "{index}");
-                assert_eq!(word(index).read(), if is_gone { 0 } else { index + 1 });
-            }
-            LINUX.unmap(at, pages * page).expect("ours");
-        }
-    }
-
     /// Runs in a process of its own: a thread of another test could map something into the holes that the checks make.
     #[test]
     fn does_what_every_platform_does() {
@@ -470,6 +438,16 @@ mod tests {
         assert!(!LINUX.gives_names(), "it has failed");
         assert_eq!(*errno(), libc::EDOM);
         assert_eq!(LINUX.calls().failed, 4);
+    }
+
+    #[test]
+    fn clocks_go_on() {
+        for now in [Linux::now_ms, Linux::now_ns] {
+            let (begun, before) = (std::time::Instant::now(), now(&LINUX));
+            while now(&LINUX) <= before {
+                assert!(begun.elapsed().as_secs() < 60, "a clock that stands");
+            }
+        }
     }
 
     #[test]

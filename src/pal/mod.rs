@@ -8,6 +8,7 @@
 //!
 //! Every failure is an [`Errno`]; nothing here allocates or retries, and only a broken contract of the caller aborts.
 
+mod carrying;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod conformance;
 mod emptying;

@@ -2,7 +2,7 @@
 //! this file runs them up to that step and from then on the child alone. Stores to what a thread owns are steps, too.
 //!
 //! What the child must find: no live block is handed out a second time, those of the vanished threads can be freed, and
-//! each of these threads has taken at most one block with it, and the slices that it had in hand.
+//! each of these threads has taken at most one block with it (a parcel is one, here), and the slices that it had in hand.
 
 use super::world::{Actor, HUGE, MEDIUM, PAGE, World, join, spawn};
 use super::*;
@@ -11,7 +11,7 @@ use crate::sync::checker::{config, count_execution, models};
 use crate::sync::set_steps;
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::AtomicUsize as Count;
+use std::sync::atomic::{AtomicUsize as Count, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 /// Every place that can be weakened, and the model that must fail then.
@@ -46,6 +46,7 @@ const SEEDED: &[SeededBug] = &[
         "the forgetting of pieces whose blocks were taken out",
         "forked_in_exchange",
     ),
+    SeededBug::new("heap.parcel_of_all", "the bound on what is sent at a time", "forked_in_parcels"),
     SeededBug::new("heap.child_keeps_left", "the counting anew of a piece's blocks", "forked_in_adoption"),
     SeededBug::new(
         "heap.on_its_way_untold",
@@ -123,6 +124,7 @@ const CHILD_THREAD: ThreadId = ThreadId::new(2);
 
 /// Runs the threads of a model in turns of random length until a certain step, and the child alone from there: at each
 /// step several times, or at one step in every few in a model of many.
+#[derive(Default)]
 struct Forks {
     most: usize,
     stride: usize,
@@ -189,7 +191,7 @@ fn explore(prepare: fn(&Actor, [&Actor; VICTIMS]), bodies: [fn(Actor); VICTIMS])
     let counts = Arc::clone(&begun_and_ended);
     let model = move || {
         count_execution();
-        counts[0].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        counts[0].fetch_add(1, Relaxed);
         set_steps(true);
         let world = World::new();
         let (own, heaps) =
@@ -198,31 +200,25 @@ fn explore(prepare: fn(&Actor, [&Actor; VICTIMS]), bodies: [fn(Actor); VICTIMS])
         prepare(&Actor::with(&world, own), [&actors[0], &actors[1]]);
         world.base.get().open_gate(own);
         let counts = Arc::clone(&counts);
+        // Victims that are in their bodies: the others have nothing in hand.
+        let inside = Arc::new(Count::new(0));
+        let vanished = Arc::clone(&inside);
         let child = spawn(&world, move |world| {
-            run_child(world, own);
-            counts[1].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            run_child(world, own, vanished.load(Relaxed));
+            counts[1].fetch_add(1, Relaxed);
         });
-        let victims: Vec<_> = heaps
-            .into_iter()
-            .zip(bodies)
-            .map(|(heap, body)| {
-                spawn(&world, move |world| {
-                    body(Actor::with(world, heap));
-                })
+        let victims = heaps.into_iter().zip(bodies).map(|(heap, body)| {
+            let inside = Arc::clone(&inside);
+            spawn(&world, move |world| {
+                inside.fetch_add(1, Relaxed);
+                body(Actor::with(world, heap));
+                inside.fetch_sub(1, Relaxed);
             })
-            .collect();
-        join(victims);
+        });
+        join(victims.collect::<Vec<_>>());
         join([child]);
     };
-    let scheduler = Forks {
-        stride: 0,
-        most: MOST,
-        random: 0x9e37_79b9_7f4a_7c15,
-        at: 0,
-        step: 0,
-        steps: 0,
-        forked: false,
-    };
+    let scheduler = Forks { most: MOST, random: 0x9e37_79b9_7f4a_7c15, ..Forks::default() };
     let ended = catch_unwind(AssertUnwindSafe(|| {
         shuttle::Runner::new(scheduler, config()).run(model);
     }));
@@ -230,12 +226,11 @@ fn explore(prepare: fn(&Actor, [&Actor; VICTIMS]), bodies: [fn(Actor); VICTIMS])
     if let Err(failure) = ended {
         resume_unwind(failure);
     }
-    let [begun, ended] =
-        [0, 1].map(|which| begun_and_ended[which].load(std::sync::atomic::Ordering::Relaxed));
+    let [begun, ended] = [0, 1].map(|which| begun_and_ended[which].load(Relaxed));
     assert_eq!(ended, begun, "a child did not come to its end");
 }
 
-fn run_child(world: &World, own: &'static Heap) {
+fn run_child(world: &World, own: &'static Heap, vanished: usize) {
     let from = world.base.get();
     // SAFETY: the scheduler runs no other thread from here on.
     unsafe { from.child_after_fork(CHILD_THREAD, 0) };
@@ -274,12 +269,12 @@ fn run_child(world: &World, own: &'static Heap) {
     }
     let (blocks, slices) = lost.into_inner().unwrap();
     let blocks = blocks + from.huge_figures().live_blocks().get();
-    assert!(blocks <= VICTIMS, "{blocks} blocks are lost");
+    assert!(blocks <= vanished, "{blocks} blocks are lost");
     // Slices that belong to no block: some that it was to get or had just lost or that were being purged, or all six of
     // an empty arena that was being closed to be unmapped.
     let others = from.claimed_slices() - slices;
-    assert!(others <= 6 * VICTIMS, "{others} slices are lost");
-    assert!(from.space().counts().retired <= VICTIMS, "regions are never unmapped");
+    assert!(others <= 6 * vanished, "{others} slices are lost");
+    assert!(from.space().counts().retired <= vanished, "regions are never unmapped");
 }
 
 /// Slabs that fill, are used up, become empty, and are tidied.
@@ -385,6 +380,21 @@ fn forked_in_adoption() {
     explore(prepare, [|actor| actor.leave(), |actor| actor.leave()]);
 }
 
+/// Two pieces that wait, each of which is a parcel: one is in the hands of who sends them while the other waits or is there.
+fn forked_in_parcels() {
+    let prepare = |_: &Actor, [sender, owner]: [&Actor; VICTIMS]| {
+        // Slabs of which some have the same piece. (Of each, one block more would be sent.)
+        for bytes in [48, 32, 16] {
+            if sender.heap.pinned() < 2 {
+                sender.free(owner.get(bytes, false));
+                owner.get(SLICE, false);
+            }
+        }
+        assert_eq!(sender.heap.pinned(), 2, "pieces that wait");
+    };
+    explore(prepare, [|actor| actor.heap.settle::<Checked, _>(actor.from), |_| ()]);
+}
+
 /// An inbox that is read: the blocks that were sent are in it, or on their way to their slabs, or there. Each of them
 /// comes alone, or two at a time.
 fn forked_in_receive() {
@@ -484,4 +494,4 @@ fn forked_beyond_the_table() {
     explore(prepare, [body, body]);
 }
 
-models! { forked_in_fallow forked_in_tables forked_beyond_the_table forked_in_visits forked_in_slabs forked_in_take_over forked_in_exchange forked_in_adoption forked_in_receive forked_in_runs }
+models! { forked_in_fallow forked_in_tables forked_beyond_the_table forked_in_visits forked_in_slabs forked_in_take_over forked_in_exchange forked_in_adoption forked_in_parcels forked_in_receive forked_in_runs }

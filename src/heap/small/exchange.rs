@@ -386,7 +386,7 @@ impl Heap {
     }
 
     /// Slices that what waits to be sent pins.
-    #[cfg(all(test, not(any(loom, shuttle))))]
+    #[cfg(all(test, not(loom)))]
     pub(in crate::heap) fn pinned(&self) -> u32 {
         self.outbox().map_or(0, Outbox::pinned)
     }

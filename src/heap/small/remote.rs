@@ -22,15 +22,19 @@ use core::ptr;
 
 /// Pieces of an outbox: a slice has the one at its number modulo this, so that slabs that were made one after the other
 /// have different ones.
-const PIECES: usize = if cfg!(any(loom, shuttle)) { 1 } else { 64 };
+const PIECES: usize = match () {
+    () if cfg!(loom) => 1,
+    () if cfg!(shuttle) => 2,
+    () => 64,
+};
 /// Slices that all pieces pin at most: 1 MiB; and of a thread that is visited once it idles, and pins nothing then.
 const PINNED: u32 = 16;
 const PINNED_WHILE_ACTIVE: u32 = 64;
 /// Bytes of blocks with which a piece is sent.
 const PIECE_BYTES: usize = if cfg!(any(loom, shuttle)) { 64 } else { 16 << 10 };
 /// Pieces that are looked at when one is sent, for they go along if they are for the same owner; and how many of those
-/// that are not end the search.
-const ALONG: usize = 16;
+/// that are not end the search. (In models a parcel is one piece, so that two that are in a thread's hands are seen.)
+const ALONG: usize = if cfg!(any(loom, shuttle)) { 0 } else { 16 };
 const OTHERS: usize = 2;
 /// A block that finds no room is sent alone, so that those that wait go on collecting; but every `TURNS`th time some of
 /// those go instead.
@@ -383,7 +387,8 @@ impl Outbox {
         unsafe { Block::move_on::<C>(run.last, secret) };
         let mut parcel = Parcel::of(owner, run);
         let mut others = 0;
-        for other in self.following(self.place(piece)).take(ALONG) {
+        let along = if seeded("heap.parcel_of_all") { PIECES } else { ALONG };
+        for other in self.following(self.place(piece)).take(along) {
             // SAFETY: the piece is not empty.
             if !ptr::eq(unsafe { other.slab() }.owner(), owner) {
                 others += 1;
@@ -442,7 +447,7 @@ impl Outbox {
     }
 
     /// Slices that are pinned.
-    #[cfg(all(test, not(any(loom, shuttle))))]
+    #[cfg(all(test, not(loom)))]
     pub fn pinned(&self) -> u32 {
         self.pinned.get()
     }

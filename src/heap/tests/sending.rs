@@ -300,6 +300,22 @@ fn many_owners_by_turns_are_collected_for_all_the_same() {
     assert!(owners.iter().all(|owner| owner.mail::<Checked>() == 64));
 }
 
+/// What leaves at a time, and is lost to the child of a fork in which the sender has vanished: a piece, and sixteen more.
+#[test]
+fn a_parcel_is_seventeen_pieces_at_most() {
+    let from = allocator(GRANULE);
+    let (owner, sender) = (possess(from, 1), possess(from, 2));
+    from.open_gate(sender);
+    // 16 KiB are sixteen of these.
+    let slabs: Vec<Vec<usize>> = (0..40).map(|_| fill(from, owner, 1 << 10)).collect();
+    let slices = slab_of(from, slabs[0][0]).slices();
+    slabs.iter().flat_map(|slab| &slab[..15]).for_each(|&block| free(from, sender, block));
+    assert_eq!((sender.pinned(), owner.mail::<Checked>()), (40 * slices, 0), "all wait");
+    free(from, sender, slabs[0][15]);
+    assert_eq!(sender.pinned(), 23 * slices);
+    assert_eq!(owner.mail::<Checked>(), 16 + 16 * 15);
+}
+
 /// Blocks that wait to be sent to a heap whose slab has become the sender's own meanwhile go where they belong.
 #[test]
 fn what_waits_for_a_slab_that_is_ones_own_by_now_goes_home() {

@@ -1,0 +1,75 @@
+//! Pages that go where a filter of system calls knows no madvise.
+
+use super::{Errno, system_call};
+use core::ffi::c_int;
+
+/// What dropping pages does, where the system is Linux 5.7 or later: they move elsewhere, and are unmapped there. What they
+/// leave is mapped as it was, and reads as zero.
+///
+/// # Safety
+/// As for [`Platform::purge`](super::Platform::purge), of pages of `page` bytes.
+#[cold]
+pub(super) unsafe fn carry_away(addr: usize, len: usize, page: usize) -> Result<(), Errno> {
+    const FLAGS: c_int = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP;
+    // SAFETY: the caller's.
+    match unsafe { system_call(libc::SYS_mremap, [addr, len, len, FLAGS as usize]) } {
+        // SAFETY: where the pages have gone there was nothing.
+        Ok(elsewhere) => unsafe { system_call(libc::SYS_munmap, [elsewhere, len]) }.map(|_| ()),
+        // Of several mappings, as where a program has locked some of its blocks: each call takes pages of one.
+        Err(Errno(libc::EFAULT)) if len > page => {
+            let half = (len / 2).next_multiple_of(page);
+            // SAFETY: the caller's.
+            unsafe {
+                carry_away(addr, half, page)?;
+                carry_away(addr + half, len - half, page)
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::pal::{Access, Linux, Platform};
+
+    static LINUX: Linux = Linux::new();
+
+    #[test]
+    fn pages_that_are_carried_away_leave_zeros_and_nothing_resident() {
+        let (page, pages) = (LINUX.page_size(), 16);
+        let at = LINUX.map(None, pages * page, Access::ReadWrite).expect("memory");
+        let word = |index: usize| core::ptr::with_exposed_provenance_mut::<usize>(at + index * page);
+        // SAFETY: mapped just now, and nobody else's.
+        unsafe {
+            (0..pages).for_each(|index| word(index).write(index + 1));
+            carry_away(at + 4 * page, 8 * page, page).expect("Linux 5.7");
+            for index in 0..pages {
+                let is_gone = (4..12).contains(&index);
+                let mut resident = [0];
+                LINUX.are_resident(word(index).addr(), &mut resident).expect("a page");
+                assert_eq!(resident[0] & 1 == 0, is_gone, "{index}");
+                assert_eq!(word(index).read(), if is_gone { 0 } else { index + 1 });
+            }
+            LINUX.unmap(at, pages * page).expect("ours");
+        }
+    }
+
+    /// Some of what goes is locked, and so a mapping of its own.
+    #[test]
+    fn pages_of_several_mappings_are_carried_away() {
+        let (page, pages) = (LINUX.page_size(), 16);
+        let at = LINUX.map(None, pages * page, Access::ReadWrite).expect("memory");
+        let word = |index: usize| core::ptr::with_exposed_provenance_mut::<usize>(at + index * page);
+        // SAFETY: mapped just now, and nobody else's.
+        unsafe {
+            (0..pages).for_each(|index| word(index).write(index + 1));
+            assert_eq!(libc::mlock(word(5).cast(), 2 * page), 0);
+            carry_away(at + page, 14 * page, page).expect("Linux 5.7");
+            (0..pages).for_each(|index| {
+                assert_eq!(word(index).read(), if (1..15).contains(&index) { 0 } else { index + 1 });
+            });
+            LINUX.unmap(at, pages * page).expect("ours");
+        }
+    }
+}
