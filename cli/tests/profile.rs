@@ -279,7 +279,7 @@ fn other_formats_say_the_same() {
     let firefox: Value = serde_json::from_str(&folder.report(&["--format", "firefox"])).unwrap();
     let threads = firefox["threads"].as_array().unwrap();
     let allocated = threads.iter().find(|thread| thread["name"] == "allocated").unwrap();
-    let weights = allocated["samples"]["weight"].as_array().unwrap();
+    let weights = allocated["nativeAllocations"]["weight"].as_array().unwrap();
     assert_eq!(weights.iter().map(|weight| weight.as_u64().unwrap()).sum::<u64>(), sum);
     assert!(firefox["shared"]["stringArray"].as_array().unwrap().iter().any(|name| name == "wrapped"));
     assert!(
