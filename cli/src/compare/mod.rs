@@ -7,6 +7,7 @@ pub(crate) mod allocators;
 mod export;
 pub(crate) mod launcher;
 mod plot;
+mod progress;
 mod results;
 mod rounds;
 mod table;
