@@ -451,6 +451,9 @@ fn a_process_that_runs_is_sampled_for_a_while() {
     let mut message = String::new();
     messages.read_line(&mut message).unwrap();
     assert!(message.contains("Ctrl-C"), "{message}");
+    let second = folder.profile(&["attach", "--duration", "0", "-o", "second.pb.gz", &rounds.pid]);
+    assert_eq!((second.status.code(), folder.file("second.pb.gz").exists()), (Some(125), false));
+    assert!(stderr(&second).contains("is asked by another"), "{}", stderr(&second));
     rounds.round();
     rounds.round();
     // SAFETY: no memory is involved; the process is a child that was not waited for.

@@ -79,10 +79,10 @@ mod tests {
 
     #[test]
     fn a_childs_cost_is_told_once() {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "read wait; exit 3"]).stdin(std::process::Stdio::piped());
         #[allow(clippy::zombie_processes, reason = "it is waited for by its number")]
-        let mut child = std::process::Command::new("sh");
-        let child = child.args(["-c", "read wait; exit 3"]);
-        let mut child = child.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut child = command.spawn().unwrap();
         assert!(Usage::look(child.id() as i32, 0).unwrap().is_none());
         drop(child.stdin.take());
         let (status, usage) = Usage::wait(child.id() as i32, 0).unwrap();
