@@ -4,12 +4,13 @@
 //! where one allocates, `record` and `replay` are its malloc calls, `top` and
 //! `maps` (in `watch`) look at one that runs, `doctor` at what stands in an allocator's way; `manual` is their manual.
 //! Below them `library` finds libspecmalloc.so; `target` and `elf` tell whether a program will be served; `child` runs
-//! it and ends as it ended; `interrupted` has the command itself end in order; `output` is what
+//! it and ends as it ended; `interrupted` has the command itself end in order, with `descendants`; `output` is what
 //! it writes; `report` shows the statistics. Uses of `specmalloc` its statistics and the record that
 //! processes share, and nothing else.
 
 mod child;
 mod compare;
+mod descendants;
 mod doctor;
 mod elf;
 mod interrupted;

@@ -5,7 +5,10 @@
 mod documented;
 
 use serde_json::Value;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -171,8 +174,11 @@ fn what_is_ended_by_a_signal_cleans_up_and_leaves_nothing() {
         let (begun, cleaned, json) =
             (scratch().join("begun"), scratch().join("cleaned"), scratch().join("early.json"));
         let [_, _] = [&begun, &cleaned].map(fs::remove_file);
-        // Its number, which it keeps as it becomes something that takes long.
-        let long = format!("echo $$ > '{0}.new'; mv '{0}.new' '{0}'; exec sleep 1000", begun.display());
+        // What it has started ends too, though a shell has that ignore SIGINT.
+        let long = format!(
+            "sleep 1000 & echo $! > '{0}.new'; sleep 1000 & echo $! >> '{0}.new'; mv '{0}.new' '{0}'; wait",
+            begun.display()
+        );
         let (prepare, run) = if case == "run" { ("true", &*long) } else { (&*long, "true") };
         let cleanup = format!("touch '{}'", cleaned.display());
         let mut command = Command::new(env!("CARGO_BIN_EXE_specmalloc"));
@@ -189,11 +195,13 @@ fn what_is_ended_by_a_signal_cleans_up_and_leaves_nothing() {
         assert_eq!(unsafe { libc::kill(if everybody { -pid } else { pid }, signal) }, 0);
         assert_eq!(compare.wait().unwrap().signal(), Some(signal), "{case}");
         assert!(cleaned.exists() && !json.exists(), "{case}");
-        let program = fs::read_to_string(&begun).unwrap();
+        let programs = fs::read_to_string(&begun).unwrap();
+        assert!(programs.lines().count() >= 2, "{programs}");
         // It may be waited for by nobody yet.
         let runs = || {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", program.trim())).unwrap_or_default();
-            stat.contains("(sleep)") && !stat.contains(") Z ")
+            let stat =
+                |pid: &str| fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+            programs.lines().map(stat).any(|stat| stat.contains("(sleep)") && !stat.contains(") Z "))
         };
         let mut looks = 0;
         while runs() {
@@ -247,4 +255,57 @@ fn hyperfines_words_mean_what_they_mean_there() {
     let output = compare(&["-m", "3", "-M", "2", "--", "true"]);
     assert_eq!(output.status.code(), Some(125));
     assert!(text(&output.stderr).contains("--max-runs is less than --min-runs"));
+}
+
+/// What a terminal writes for Ctrl-C comes behind what is on its line: if that is full, it is another that is cleared.
+#[test]
+fn the_line_of_progress_leaves_room_and_is_gone_when_ctrl_c_comes() {
+    const COLUMNS: usize = 70;
+    let size = libc::winsize { ws_row: 20, ws_col: COLUMNS as u16, ws_xpixel: 0, ws_ypixel: 0 };
+    // With descriptors that no program of another test gets.
+    let mut near =
+        File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/ptmx").unwrap();
+    // SAFETY: a descriptor that is open, places for a flag and for a number, and a size.
+    let far = unsafe {
+        let (descriptor, unlocked, mut number): (_, libc::c_int, libc::c_uint) = (near.as_raw_fd(), 0, 0);
+        assert_eq!(libc::ioctl(descriptor, libc::TIOCSPTLCK, &raw const unlocked), 0);
+        assert_eq!(libc::ioctl(descriptor, libc::TIOCGPTN, &raw mut number), 0);
+        assert_eq!(libc::ioctl(descriptor, libc::TIOCSWINSZ, &raw const size), 0);
+        File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOCTTY)
+            .open(format!("/dev/pts/{number}"))
+            .unwrap()
+    };
+    let begun = scratch().join("line");
+    let _ = fs::remove_file(&begun);
+    let long = format!("touch '{}'; exec sleep 1000", begun.display());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_specmalloc"));
+    command.args(["compare", "--only", "glibc", "--", "sh", "-c", &long]);
+    command.stdin(far.try_clone().unwrap()).stdout(Stdio::null()).stderr(far);
+    let own_terminal = || {
+        // SAFETY: no memory is involved.
+        unsafe {
+            libc::setsid();
+            libc::ioctl(0, libc::TIOCSCTTY, 0);
+        }
+        Ok(())
+    };
+    // SAFETY: it makes system calls only.
+    let mut compare = unsafe { command.pre_exec(own_terminal) }.spawn().unwrap();
+    drop(command);
+    while !begun.exists() {
+        assert!(compare.try_wait().unwrap().is_none(), "ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    near.write_all(b"\x03").unwrap();
+    assert_eq!(compare.wait().unwrap().signal(), Some(libc::SIGINT));
+    let mut told = Vec::new();
+    // An error where nobody has the other end any more.
+    let _ = near.read_to_end(&mut told);
+    let told = text(&told);
+    assert!(told.contains("glibc") && told.ends_with("\r\x1b[2K"), "{told:?}");
+    let lines = told.split("\r\x1b[2K").flat_map(|part| part.split('\r'));
+    assert!(lines.map(|line| line.chars().count()).max().unwrap() < COLUMNS, "{told:?}");
 }

@@ -279,7 +279,7 @@ fn other_formats_say_the_same() {
     let firefox: Value = serde_json::from_str(&folder.report(&["--format", "firefox"])).unwrap();
     let threads = firefox["threads"].as_array().unwrap();
     let allocated = threads.iter().find(|thread| thread["name"] == "allocated").unwrap();
-    let weights = allocated["samples"]["weight"].as_array().unwrap();
+    let weights = allocated["nativeAllocations"]["weight"].as_array().unwrap();
     assert_eq!(weights.iter().map(|weight| weight.as_u64().unwrap()).sum::<u64>(), sum);
     assert!(firefox["shared"]["stringArray"].as_array().unwrap().iter().any(|name| name == "wrapped"));
     assert!(
@@ -451,6 +451,9 @@ fn a_process_that_runs_is_sampled_for_a_while() {
     let mut message = String::new();
     messages.read_line(&mut message).unwrap();
     assert!(message.contains("Ctrl-C"), "{message}");
+    let second = folder.profile(&["attach", "--duration", "0", "-o", "second.pb.gz", &rounds.pid]);
+    assert_eq!((second.status.code(), folder.file("second.pb.gz").exists()), (Some(125), false));
+    assert!(stderr(&second).contains("is asked by another"), "{}", stderr(&second));
     rounds.round();
     rounds.round();
     // SAFETY: no memory is involved; the process is a child that was not waited for.

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::FromRawFd;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -84,6 +85,28 @@ fn a_process_is_looked_at_while_it_runs() {
     let plain = text(&specmalloc(&["maps", &waiting.pid]).stdout);
     assert!(plain.contains("\narenas ") && plain.lines().all(|line| line.chars().count() <= 80), "{plain}");
     assert_eq!(waiting.end().code(), Some(3));
+}
+
+#[test]
+fn what_was_never_touched_is_not_resident() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (program, figures) = (folder.join("untouched"), folder.join("untouched.json"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/untouched.c");
+    assert!(Command::new("cc").args(["-O0", "-o"]).args([&program, &source]).status().unwrap().success());
+    let script = format!("exec '{}'", program.display());
+    let waiting = Waiting::start(&["--json", "--output", figures.to_str().unwrap()], &script);
+    let resident = |document: &Value| document["bytes"]["resident"].as_u64().unwrap();
+    for arguments in [["top", &waiting.pid, "--once", "--json"].as_slice(), &["maps", &waiting.pid, "--json"]]
+    {
+        let document: Value = serde_json::from_slice(&specmalloc(arguments).stdout).unwrap();
+        let told = if arguments[0] == "maps" { &document["statistics"] } else { &document };
+        assert!(told["bytes"]["live"].as_u64().unwrap() > 300_000_000, "{document:#}");
+        assert!((1..20_000_000).contains(&resident(told)), "{document:#}");
+    }
+    assert_eq!(waiting.end().code(), Some(0));
+    let document: Value = serde_json::from_str(&fs::read_to_string(&figures).unwrap()).unwrap();
+    let process = document["processes"].as_array().unwrap().last().unwrap();
+    assert!((1..20_000_000).contains(&resident(&process["statistics"])), "{document:#}");
 }
 
 /// `top` in a terminal of its own of 80 columns and 40 lines, whose name is `term`; what it wrote and how it ended, a signal

@@ -33,17 +33,29 @@ impl Usage {
     /// cost.
     pub fn wait(process: i32, options: i32) -> io::Result<(i32, Usage)> {
         loop {
-            let mut status = 0;
-            // SAFETY: a record of plain numbers.
-            let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-            // SAFETY: both are valid for the writes.
-            if unsafe { libc::wait4(process, &raw mut status, options, &raw mut usage) } >= 0 {
-                return Ok((status, usage.into()));
+            match Usage::wait4(process, options) {
+                Ok(Some(told)) => return Ok(told),
+                Ok(None) => return Err(io::ErrorKind::WouldBlock.into()),
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                Err(_) => {}
             }
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
+        }
+    }
+
+    /// The same without waiting: nothing if nothing has become of it.
+    pub fn look(process: i32, options: i32) -> io::Result<Option<(i32, Usage)>> {
+        Usage::wait4(process, options | libc::WNOHANG)
+    }
+
+    fn wait4(process: i32, options: i32) -> io::Result<Option<(i32, Usage)>> {
+        let mut status = 0;
+        // SAFETY: a record of plain numbers.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: both are valid for the writes.
+        match unsafe { libc::wait4(process, &raw mut status, options, &raw mut usage) } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => Ok(None),
+            _ => Ok(Some((status, usage.into()))),
         }
     }
 }
@@ -67,8 +79,12 @@ mod tests {
 
     #[test]
     fn a_childs_cost_is_told_once() {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "read wait; exit 3"]).stdin(std::process::Stdio::piped());
         #[allow(clippy::zombie_processes, reason = "it is waited for by its number")]
-        let child = std::process::Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
+        let mut child = command.spawn().unwrap();
+        assert!(Usage::look(child.id() as i32, 0).unwrap().is_none());
+        drop(child.stdin.take());
         let (status, usage) = Usage::wait(child.id() as i32, 0).unwrap();
         assert_eq!(libc::WEXITSTATUS(status), 3);
         assert!(usage.faults() > 0 && usage.peak_kib > 100 && usage.processor() >= 0.0, "{usage:?}");

@@ -232,11 +232,11 @@ fn publish_detail<T: Thread>(record: &SharedRecord) {
     });
 }
 
-/// Publishes the last figures: the process is ending by itself.
+/// Publishes the last figures: the process is ending by itself. Nobody can ask the system about it later, so this does.
 pub fn finish_shared<T: Thread>() {
     if let Some(record) = shared() {
         publish_detail::<T>(record);
-        record.finish(&statistics::<T>());
+        record.finish(&exact_statistics::<T>());
     }
 }
 

@@ -76,12 +76,11 @@ pub(crate) fn named(text: &str) -> Result<Allocator, String> {
 pub(crate) type Missing = Vec<(String, String)>;
 
 /// The allocators that are there, and those that are not. `only` are the names wanted, all if it is empty; `more` are
-/// the user's own.
+/// the user's own: one of a name that is known stands for what would have been looked for.
 pub(crate) fn find(only: &[String], more: &[Allocator]) -> Result<(Vec<Allocator>, Missing), Failure> {
     let known = |name: &str| KNOWN.iter().any(|known| known.0 == name);
     if let Some(twice) = more.iter().enumerate().find_map(|(index, one)| {
-        let again = more[..index].iter().any(|other| other.name == one.name);
-        (again || known(&one.name)).then_some(&one.name)
+        more[..index].iter().any(|other| other.name == one.name).then_some(&one.name)
     }) {
         return Err(Failure::own(format!("two allocators are called {twice}")));
     }
@@ -94,9 +93,14 @@ pub(crate) fn find(only: &[String], more: &[Allocator]) -> Result<(Vec<Allocator
         )));
     }
     let (mut found, mut missing) = (Vec::new(), Vec::new());
-    for (name, files) in
-        KNOWN.into_iter().filter(|known| only.is_empty() || only.iter().any(|n| n == known.0))
-    {
+    for (name, files) in KNOWN {
+        if let Some(given) = more.iter().find(|one| one.name == name) {
+            found.push(given.clone());
+            continue;
+        }
+        if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {
+            continue;
+        }
         let library = match name {
             "glibc" => c_library().or_else(|| installed(files)),
             "specmalloc" => {
@@ -110,7 +114,7 @@ pub(crate) fn find(only: &[String], more: &[Allocator]) -> Result<(Vec<Allocator
             None => missing.push((name.to_owned(), format!("no {} in the usual folders", files[0]))),
         }
     }
-    found.extend(more.iter().cloned());
+    found.extend(more.iter().filter(|one| !known(&one.name)).cloned());
     Ok((found, missing))
 }
 
@@ -189,7 +193,15 @@ mod tests {
         assert_eq!(names(&[], &[]).unwrap()[0], "glibc");
         assert_eq!(names(&["glibc"], &[one("own")]).unwrap(), ["glibc", "own"]);
         assert!(names(&["nobody"], &[]).is_none());
-        assert!(names(&[], &[one("glibc")]).is_none() && names(&[], &[one("a"), one("a")]).is_none());
+        assert!(names(&[], &[one("a"), one("a")]).is_none());
+        assert!(names(&[], &[one("jemalloc"), one("jemalloc")]).is_none());
+        // One that is known is in its place, once, wherever the library is.
+        let replaced = find(&[], &[one("mimalloc"), one("jemalloc"), one("own")]).ok().unwrap();
+        let of = |name: &str| replaced.0.iter().filter(|one| one.name == name).collect::<Vec<_>>();
+        assert_eq!([of("jemalloc"), of("mimalloc")], [[&one("jemalloc")], [&one("mimalloc")]]);
+        assert!(!replaced.1.iter().any(|(name, _)| name == "jemalloc" || name == "mimalloc"));
+        assert_eq!(replaced.0.last().unwrap().name, "own");
+        assert_eq!(names(&["glibc"], &[one("jemalloc")]).unwrap(), ["glibc", "jemalloc"]);
     }
 
     #[test]

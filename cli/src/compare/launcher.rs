@@ -145,6 +145,8 @@ fn run(mut arguments: std::env::ArgsOs) -> Option<()> {
         unsafe { std::env::set_var("LD_PRELOAD", preload) };
     }
     let inherited = Inherited::read();
+    // From before there is a program: it ends in order if the command asks for that, or the terminal.
+    let held = interrupted::Held::new();
     let (mut failure, failed) = io::pipe().ok()?;
     let start = Instant::now();
     // SAFETY: the process has one thread. The child makes async-signal-safe calls only, and ends in `become_program`.
@@ -155,7 +157,7 @@ fn run(mut arguments: std::env::ArgsOs) -> Option<()> {
     if child < 0 {
         return None;
     }
-    let (status, usage, seen) = wait(child).ok()?;
+    let (status, usage, seen) = wait(child, &held).ok()?;
     let wall = start.elapsed();
     drop(failed);
     let mut errno = [0; 4];
@@ -196,27 +198,29 @@ fn become_program(inherited: &Inherited, argv: &[*const libc::c_char], watched: 
 }
 
 /// Waits for the child's end. If it is traced, it stops when it runs a program and when it ends: there one looks at it.
-fn wait(child: i32) -> io::Result<(i32, Usage, Option<Seen>)> {
+fn wait(child: i32, held: &interrupted::Held) -> io::Result<(i32, Usage, Option<Seen>)> {
     let (mut seen, mut armed) = (None, false);
-    loop {
-        let (status, usage) = Usage::wait(child, libc::__WALL)?;
-        if !libc::WIFSTOPPED(status) {
-            return Ok((status, usage, seen));
+    held.wait(child as u32, || {
+        while let Some((status, usage)) = Usage::look(child, libc::__WALL)? {
+            if !libc::WIFSTOPPED(status) {
+                return Ok(Some((status, usage, seen.take())));
+            }
+            let event = status >> 16;
+            let mut signal = if event == 0 { libc::WSTOPSIG(status) } else { 0 };
+            if !armed {
+                // The stop behind the first exec.
+                (armed, signal) = (true, 0);
+                let options = libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_TRACEEXIT | libc::PTRACE_O_EXITKILL;
+                // SAFETY: the child is stopped and traced by this process; no memory is involved.
+                unsafe { libc::ptrace(libc::PTRACE_SETOPTIONS, child, 0, options) };
+            } else if event == libc::PTRACE_EVENT_EXIT {
+                seen = look(child).ok();
+            }
+            // SAFETY: as above.
+            unsafe { libc::ptrace(libc::PTRACE_CONT, child, 0, signal) };
         }
-        let event = status >> 16;
-        let mut signal = if event == 0 { libc::WSTOPSIG(status) } else { 0 };
-        if !armed {
-            // The stop behind the first exec.
-            (armed, signal) = (true, 0);
-            let options = libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_TRACEEXIT | libc::PTRACE_O_EXITKILL;
-            // SAFETY: the child is stopped and traced by this process; no memory is involved.
-            unsafe { libc::ptrace(libc::PTRACE_SETOPTIONS, child, 0, options) };
-        } else if event == libc::PTRACE_EVENT_EXIT {
-            seen = look(child).ok();
-        }
-        // SAFETY: as above.
-        unsafe { libc::ptrace(libc::PTRACE_CONT, child, 0, signal) };
-    }
+        Ok(None)
+    })
 }
 
 fn look(process: i32) -> io::Result<Seen> {

@@ -7,6 +7,7 @@ pub(crate) mod allocators;
 mod export;
 pub(crate) mod launcher;
 mod plot;
+mod progress;
 mod results;
 mod rounds;
 mod table;
@@ -61,7 +62,7 @@ pub(crate) struct Compare {
     /// Only these allocators: glibc, specmalloc, jemalloc, tcmalloc, mimalloc.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
-    /// One more allocator, as a library to preload.
+    /// One more allocator, as a library to preload; of a name above, instead of the one that would be found.
     #[arg(long, value_name = "NAME=PATH.so", value_parser = allocators::parse)]
     with: Vec<Allocator>,
     /// The allocator that ratios are taken to; otherwise the first in the table.

@@ -3,11 +3,11 @@
 use super::Compare;
 use super::allocators::{Allocator, Missing};
 use super::launcher::{Job, Outcome, launch};
+use super::progress;
 use super::results::{Results, Row, Run};
 use crate::{Failure, child, interrupted, target};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Seek};
+use std::io::{self, Read, Seek};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -58,14 +58,7 @@ fn nothing(results: &Results) -> Failure {
 }
 
 fn all_runs(arguments: &Compare, results: &mut Results) -> Result<(), Failure> {
-    // However the runs end, by a signal, too.
-    let bar = ProgressBar::no_length().with_finish(ProgressFinish::AndClear);
-    if !io::stderr().is_terminal() || arguments.show_output {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    let style =
-        ProgressStyle::with_template("{elapsed_precise} {bar:24} {pos}/{len} runs, {eta} left: {msg}");
-    bar.set_style(style.expect("is well formed"));
+    let bar = progress::bar(arguments.show_output);
     let tried = results.rows.len() as u64;
     bar.set_length(tried);
     let mut times = Vec::new();

@@ -9,9 +9,10 @@ use crate::watch::process::{MAPPING, Told};
 use clap::Args;
 use specmalloc::internals::api::shared_record::{StatisticsFile, VARIABLE};
 use specmalloc_samples::{Image, ProfileFile, pprof};
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,7 +28,7 @@ Examples:
   specmalloc profile attach --duration 30 --rate 64K -o heap.pb.gz 1234
 
 Ends by Ctrl-C, after --duration, or with the process, and writes the profile.
-Exit status: 0, or 125 if there is no such process, or it cannot be asked.";
+Exit status: 0, or 125 if there is no such process, it cannot be asked, or another attach asks it.";
 
 #[derive(Args)]
 #[command(after_help = HELP)]
@@ -87,6 +88,31 @@ impl Asked {
             (true, true) => "cannot be asked for samples",
         };
         Err(Failure::own(format!("process {pid} {why}: start it with specmalloc run --profile -- PROGRAM")))
+    }
+
+    /// Keeps others from asking it until the file is closed: they would end each other's samples.
+    fn alone(&self) -> Result<File, Failure> {
+        let failed = |error: std::io::Error| Failure::own(format!("process {}: {error}", self.own_pid));
+        let path = OsStr::from_bytes(self.figures.to_bytes());
+        let file = File::options().read(true).write(true).open(path).map_err(failed)?;
+        // Its number stands for it: several processes have their figures in one file.
+        // SAFETY: the record is valid and initialised; of plain numbers.
+        let locked = unsafe {
+            let mut place: libc::flock = std::mem::zeroed();
+            place.l_type = libc::F_WRLCK as libc::c_short;
+            place.l_start = self.own_pid.into();
+            place.l_len = 1;
+            libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const place) == 0
+        };
+        let error = std::io::Error::last_os_error();
+        match (locked, error.kind()) {
+            (true, _) => Ok(file),
+            (false, std::io::ErrorKind::WouldBlock) => Err(Failure::own(format!(
+                "process {} is asked by another specmalloc profile attach: wait until that ends",
+                self.own_pid
+            ))),
+            (false, _) => Err(failed(error)),
+        }
     }
 
     /// Zero for no samples any more.
@@ -164,6 +190,7 @@ fn number(rate: &str) -> usize {
 
 pub(super) fn execute(attach: &Attach) -> Result<ExitCode, Failure> {
     let asked = Asked::open(attach.pid)?;
+    let _alone = asked.alone()?;
     let output = Output::new(&attach.output)?;
     let image = last(&asked.notes, asked.own_pid).expect("it was there before");
     let root = root_of(attach.pid);

@@ -1,5 +1,5 @@
 //! A profile as the Firefox Profiler reads it (profiler.firefox.com): its processed format, tables of columns whose rows
-//! are meant by their numbers. Each kind of values is a thread, whose samples are stacks, weighed by their bytes.
+//! are meant by their numbers. Each kind of values is a thread, with a table of allocations as files of dhat have there.
 
 use super::view::What;
 use crate::Failure;
@@ -90,18 +90,26 @@ pub(super) fn json(profile: &Profile, first: What) -> Result<String, Failure> {
         Some(thread(profile, &stacks, what, columns[1], number))
     });
     let threads: Vec<Value> = threads.collect();
+    let has_any = |thread: &Value| thread["nativeAllocations"]["length"] != 0;
+    let selected = threads.iter().position(has_any).unwrap_or(0);
     let libraries: Vec<Value> = profile.mappings.iter().map(library).collect();
     let document = json!({
         "meta": {
             "categories": [{ "name": "Other", "color": "grey", "subcategories": ["Other"] }],
             "debug": false,
             "extensions": { "baseURL": [], "id": [], "length": 0, "name": [] },
+            "initialSelectedThreads": [selected],
+            "initialVisibleThreads": (0..threads.len()).collect::<Vec<usize>>(),
             "interval": 1.0,
+            "keepProfileThreadOrder": true,
             "markerSchema": [],
             "pausedRanges": [],
             "preprocessedProfileVersion": VERSION,
             "processType": 0,
             "product": "specmalloc",
+            // Where it is empty (no samples by time, all allocations at its start), nothing at all is shown.
+            "profilingEndTime": (profile.duration as f64 / 1e6).max(1.0),
+            "profilingStartTime": 0.0,
             "sampleUnits": { "eventDelay": "ms", "threadCPUDelta": "µs", "time": "ms" },
             "sourceCodeIsNotOnSearchfox": true,
             "startTime": (profile.time - profile.duration) as f64 / 1e6,
@@ -119,20 +127,27 @@ pub(super) fn json(profile: &Profile, first: What) -> Result<String, Failure> {
     Ok(document.to_string())
 }
 
-/// The samples of one kind, as if one came each millisecond, the largest first.
+/// What was allocated of one kind, the largest first, at no times that are known. (Samples, which such programs take for
+/// time spent, are none.)
 fn thread(profile: &Profile, stacks: &[Option<usize>], what: What, bytes: usize, number: usize) -> Value {
     let mut order: Vec<usize> =
         (0..stacks.len()).filter(|&at| profile.stacks[at].values[bytes] > 0).collect();
     order.sort_by_key(|&at| std::cmp::Reverse(profile.stacks[at].values[bytes]));
     let own: Vec<Option<usize>> = order.iter().map(|&at| stacks[at]).collect();
     let weight: Vec<i64> = order.iter().map(|&at| profile.stacks[at].values[bytes]).collect();
-    let deltas: Vec<f64> = (0..order.len()).map(|at| if at == 0 { 0.0 } else { 1.0 }).collect();
     json!({
         "isMainThread": number == 0,
         "markers": {
             "category": [], "data": [], "endTime": [], "length": 0, "name": [], "phase": [], "startTime": [],
         },
         "name": what.name(),
+        "nativeAllocations": {
+            "length": order.len(),
+            "stack": own,
+            "time": vec![0.0; order.len()],
+            "weight": weight,
+            "weightType": "bytes",
+        },
         "pausedRanges": [],
         "pid": pid(profile),
         "processName": profile.mappings.first().map_or("program", Mapping::name),
@@ -140,13 +155,7 @@ fn thread(profile: &Profile, stacks: &[Option<usize>], what: What, bytes: usize,
         "processStartupTime": 0.0,
         "processType": "default",
         "registerTime": 0.0,
-        "samples": {
-            "length": order.len(),
-            "stack": own,
-            "timeDeltas": deltas,
-            "weight": weight,
-            "weightType": "bytes",
-        },
+        "samples": { "length": 0, "stack": [], "timeDeltas": [], "weight": null, "weightType": "samples" },
         "showMarkersInTimeline": false,
         "tid": number.to_string(),
         "unregisterTime": null,
@@ -265,9 +274,29 @@ mod tests {
         assert!(prefixes.iter().enumerate().all(earlier), "{prefixes:?}");
         let threads = document["threads"].as_array().unwrap();
         assert_eq!(threads.len(), 3);
-        assert_eq!(threads[0]["samples"]["weight"], json!([400, 64]));
+        assert_eq!(threads[0]["nativeAllocations"]["weight"], json!([400, 64]));
         assert_eq!(threads[1]["name"], "allocated");
-        assert_eq!(threads[1]["samples"]["weight"], json!([1000, 64, 20]));
+        let allocated = &threads[1]["nativeAllocations"];
+        assert_eq!(allocated["weight"], json!([1000, 64, 20]));
+        assert_eq!(allocated["time"], json!([0.0, 0.0, 0.0]));
+        let stacks = allocated["stack"].as_array().unwrap();
+        assert!(stacks.len() == 3 && stacks.iter().all(|at| at.as_u64().unwrap() < len("stackTable")));
+        assert_eq!(threads[1]["samples"]["length"], 0);
+        assert_eq!(document["meta"]["initialVisibleThreads"], json!([0, 1, 2]));
+        assert!(document["meta"]["profilingEndTime"].as_f64().unwrap() > 0.0);
+    }
+
+    #[test]
+    fn what_is_shown_first_has_something() {
+        let mut profile = example();
+        let selected = |profile: &Profile| {
+            let text = json(profile, What::Live).ok().unwrap();
+            serde_json::from_str::<Value>(&text).unwrap()["meta"]["initialSelectedThreads"].clone()
+        };
+        assert_eq!(selected(&profile), json!([0]));
+        let live = What::Live.columns(&profile).ok().unwrap()[1];
+        profile.stacks.iter_mut().for_each(|stack| stack.values[live] = 0);
+        assert_eq!(selected(&profile), json!([1]));
     }
 
     #[test]

@@ -71,13 +71,36 @@ const KINDS: [&str; 8] = [
 pub(crate) fn execute(arguments: &Maps) -> Result<ExitCode, Failure> {
     let watched = Watched::open(arguments.pid)?;
     let sample = watched.look()?;
-    let file = format!("/proc/{}/smaps", arguments.pid);
-    let text = fs::read(&file).map_err(|error| Failure::own(format!("{file}: {error}")))?;
-    let mappings = parse(&String::from_utf8_lossy(&text));
-    let sorted = sorted(&mappings, &sample);
+    let sorted = of(arguments.pid, &sample)?;
     let text = if arguments.json { json_text(&sorted, &sample) } else { plain(&sorted, &sample) };
     crate::output::print(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The figures as JSON, where the kernel says what is resident of arenas and huge blocks: a process that publishes does not
+/// ask it each time, and has what it never touched as resident.
+pub(super) fn figures(sorted: &Sorted, sample: &Sample, classes: bool) -> Value {
+    let mut figures = crate::report::json::figures(&sample.statistics, classes);
+    let now = &sample.statistics;
+    // Not of more arenas than it tells of.
+    if (sorted.arenas.len() as u64, sorted.huge.len() as u64) == (now.arenas, now.huge) {
+        let places = sorted.arenas.iter().chain(&sorted.huge);
+        let resident = places.map(|place| place.resident).sum::<u64>() + now.metadata_bytes;
+        figures["bytes"]["resident"] = json!(resident.min(now.resident_bytes));
+    }
+    figures
+}
+
+/// The mappings of a process.
+fn mappings(pid: u32) -> Result<Vec<Mapping>, Failure> {
+    let file = format!("/proc/{pid}/smaps");
+    let text = fs::read(&file).map_err(|error| Failure::own(format!("{file}: {error}")))?;
+    Ok(parse(&String::from_utf8_lossy(&text)))
+}
+
+/// Those of a process by what they are.
+pub(super) fn of(pid: u32, sample: &Sample) -> Result<Sorted, Failure> {
+    Ok(sorted(&mappings(pid)?, sample))
 }
 
 /// Reads smaps: a line for each mapping, and below it lines of figures in kB.
@@ -106,7 +129,7 @@ fn parse(text: &str) -> Vec<Mapping> {
 }
 
 /// The mappings added up by kind, by arena, and by huge block.
-struct Sorted {
+pub(super) struct Sorted {
     kinds: Vec<Mapping>,
     arenas: Vec<Mapping>,
     huge: Vec<Mapping>,
@@ -203,7 +226,7 @@ fn json_text(sorted: &Sorted, sample: &Sample) -> String {
         "kinds": entries(&sorted.kinds),
         "arenas": entries(&sorted.arenas),
         "huge_blocks": entries(&sorted.huge),
-        "statistics": crate::report::json::figures(&sample.statistics, false),
+        "statistics": figures(sorted, sample, false),
     });
     format!("{document:#}\n")
 }

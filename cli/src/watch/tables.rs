@@ -1,5 +1,6 @@
 //! The figures in columns.
 
+use super::maps;
 use super::process::Watched;
 use super::sample::Looks;
 use super::threads::{Thread, holder};
@@ -261,7 +262,10 @@ fn facts(pid: u32, looks: &Looks) -> [Vec<String>; 3] {
 /// Everything as a JSON document. Rates are in a second.
 pub(super) fn json(watched: &Watched, looks: &Looks) -> String {
     let last = &looks.last;
-    let mut document = report::json::figures(&last.statistics, true);
+    let mut document = match maps::of(watched.pid, last) {
+        Ok(sorted) => maps::figures(&sorted, last, true),
+        Err(_) => report::json::figures(&last.statistics, true),
+    };
     document["pid"] = json!(watched.pid);
     document["name"] = json!(last.name);
     document["threads"] = json!(last.threads.len());

@@ -1,12 +1,13 @@
 //! Profiles in pprof's format, made of what an image has counted.
 //!
 //! `data` is a profile, `messages` its form in a file; `collect` makes one of an image, with the `objects` that its
-//! addresses lie in, and `symbols` finds the names of functions there.
+//! addresses lie in, and `symbols` finds the names of functions there, or in what is kept `separate` of them.
 
 mod collect;
 mod data;
 mod messages;
 mod objects;
+mod separate;
 mod symbols;
 
 pub use collect::{Before, before, profile, profile_below};

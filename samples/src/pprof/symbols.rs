@@ -5,12 +5,10 @@
 use super::collect::below;
 use super::data::{Line, Profile};
 use super::objects::Object;
+use super::separate::debug_file;
 use addr2line::{Loader, demangle_auto};
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
-
-/// Where distributions put what they have cut off programs.
-const DEBUG: &str = "/usr/lib/debug/.build-id";
+use std::path::Path;
 
 /// Finds the names of all functions that have none yet. Returns what is worth telling of files that did not help.
 pub fn resolve(profile: &mut Profile) -> Vec<String> {
@@ -42,7 +40,7 @@ pub fn resolve_below(root: &Path, profile: &mut Profile) -> Vec<String> {
             notices.push(format!("{} {why}", mapping.path));
             continue;
         }
-        let files = [debug_file(root, &object.build_id), Some(below(root, &mapping.path))];
+        let files = [debug_file(root, &mapping.path, &object), Some(below(root, &mapping.path))];
         let loaders: Vec<Loader> =
             files.into_iter().flatten().filter_map(|file| Loader::new(file).ok()).collect();
         for location in &mut profile.locations {
@@ -58,13 +56,6 @@ pub fn resolve_below(root: &Path, profile: &mut Profile) -> Vec<String> {
         }
     }
     notices
-}
-
-/// The file of debug information that belongs to a build id.
-fn debug_file(root: &Path, build_id: &str) -> Option<PathBuf> {
-    let (folder, name) = build_id.split_at_checked(2)?;
-    let path = format!("{DEBUG}/{folder}/{name}.debug");
-    [below(root, &path), path.into()].into_iter().find(|path| path.is_file())
 }
 
 /// The function at `address` and those it is inlined in, by debug information.
