@@ -358,7 +358,7 @@ impl Slab {
             Usage::Slab => self.bytes_touched(page),
             Usage::Large if last < GRANULE_SLICES => {
                 let soiled = self.tail(page).soiled(self.last().spared());
-                align_up(self.colour() % page + used, page).unwrap_or(0) + soiled
+                align_up(self.colour() - self.gap(page) + used, page).unwrap_or(0) + soiled
             }
             Usage::Large | Usage::Free | Usage::Later => 0,
         };

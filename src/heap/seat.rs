@@ -32,11 +32,18 @@ impl Seat {
         self.slices * SLICE - self.colour - self.size
     }
 
-    /// The same with a gap of `gap` bytes, or of as many as the run has; for a block that has none yet.
+    /// The same with as many bytes before it, if the run has them, and it may lie there.
     #[inline(always)]
-    pub fn behind(self, gap: usize) -> Seat {
+    pub fn behind(self, colour: usize) -> Seat {
         let most = align_down(self.slices * SLICE - self.size, LINE);
-        Seat { colour: if self.is_fixed { self.colour } else { (self.colour + gap).min(most) }, ..self }
+        Seat { colour: if self.is_fixed { self.colour } else { colour.min(most) }, ..self }
+    }
+
+    /// The same in a run whose last block had this colour, zero if it was none with a colour: its gap was not touched, and
+    /// its first line may be in a cache.
+    #[inline(always)]
+    pub fn as_before(self, colour: usize) -> Seat {
+        if colour == 0 { self } else { self.behind(colour) }
     }
 
     /// What the block does not need of its run behind it.
@@ -45,11 +52,12 @@ impl Seat {
         Tail::of(self.slices, self.colour + self.size, self.page)
     }
 
-    /// How ill the block would lie where the first `gap` bytes of the run are not resident, and the last `spared` bytes:
-    /// see [`Tail::misfit`].
-    pub fn misfit(self, gap: usize, spared: usize) -> usize {
-        let seat = self.behind(gap);
-        gap.saturating_sub(align_down(seat.colour, self.page)) + seat.tail().misfit(spared)
+    /// How ill the block would lie in a run whose last block had this colour, and of which the last `spared` bytes are not
+    /// resident: see [`Tail::misfit`].
+    pub fn misfit(self, colour: usize, spared: usize) -> usize {
+        let seat = self.as_before(colour);
+        let gap = |colour| align_down(colour, self.page);
+        gap(colour).saturating_sub(gap(seat.colour)) + seat.tail().misfit(spared)
     }
 }
 

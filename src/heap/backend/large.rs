@@ -37,7 +37,11 @@ impl<P: Platform> Backend<P> {
     #[inline(always)]
     pub fn reuse_large(&self, by: &Claimant, size: usize) -> *mut u8 {
         match by.spares().take(size.div_ceil(SLICE), step_of(size)) {
-            Some(base) => self.open_large(by, base, self.as_before(self.next_seat(by, size), base), false),
+            Some(base) => {
+                // SAFETY: the slices are the heap's; their records are ours.
+                let colour = unsafe { &*Slab::of(base) }.colour();
+                self.open_large(by, base, self.next_seat(by, size).as_before(colour), false)
+            }
             None => ptr::null_mut(),
         }
     }
@@ -47,13 +51,6 @@ impl<P: Platform> Backend<P> {
     fn next_seat(&self, by: &Claimant, size: usize) -> Seat {
         let first = Seat::first(size, self.page_size());
         Seat { colour: by.colours().next(size, first.room()), is_fixed: false, ..first }
-    }
-
-    /// The same in the run at `base`, which is the heap's, and was used before: the gap stays.
-    #[inline(always)]
-    fn as_before(&self, seat: Seat, base: usize) -> Seat {
-        // SAFETY: the slices are the heap's; their records are ours.
-        seat.behind(unsafe { &*Slab::of(base) }.gap(seat.page))
     }
 
     #[inline(always)] // Where it is no sample; that costs no call.
@@ -70,7 +67,7 @@ impl<P: Platform> Backend<P> {
         let record = |slice: usize| unsafe { &*Slab::of(slice) };
         let kept = if align <= SLICE {
             let (step, last) = (step_of(size), (slices - 1) * SLICE);
-            let misfit = |base| seat.misfit(record(base).gap(seat.page), record(base + last).spared());
+            let misfit = |base| seat.misfit(record(base).colour(), record(base + last).spared());
             let near = || by.spares().take_near(slices, step, |base| misfit(base) <= FITS);
             by.spares().take(slices, step).or_else(near)
         } else {
@@ -88,9 +85,9 @@ impl<P: Platform> Backend<P> {
             self.lend(by, slices);
         }
         let seat = if kept.is_some() || self.arenas.is_dirty(&self.ground, base) {
-            self.as_before(seat, base)
+            seat.as_before(record(base).colour())
         } else {
-            seat.behind(by.colours().gap(seat.room() / seat.page) * seat.page)
+            seat.behind(seat.colour + by.colours().gap(seat.room(), seat.page))
         };
         let block = self.open_large(by, base, seat, kept.is_none());
         if zero && !is_zero {

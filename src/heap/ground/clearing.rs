@@ -21,7 +21,7 @@ pub unsafe fn clear(block: *mut u8, len: usize, page: usize) {
     debug_assert!(page.is_multiple_of(size_of::<Chunk>()));
     // Pages that are not zero are written together with their neighbours that are not, and with a part of one before.
     let mut from = 0;
-    for at in (block.addr().wrapping_neg() % page..len).step_by(page) {
+    for at in (block.addr().wrapping_neg() & (page - 1)..len).step_by(page) {
         let bytes = page.min(len - at);
         // SAFETY: whole chunks among the caller's bytes, aligned as the page is.
         if bytes == page && unsafe { is_zero(block.add(at).cast_const(), page) } {

@@ -5,6 +5,7 @@
 //! have their elements in one set, of which a cache keeps about ten. So a block begins some lines further on, each at
 //! another, within what its run has to spare.
 
+use crate::base::align_down;
 use crate::const_unless_model;
 use crate::sync::Cell;
 
@@ -38,10 +39,10 @@ impl Colours {
         evenly(given, 0xc13f_a9a9, lines) * LINE
     }
 
-    /// How many pages before the block stay unused, of `pages` that its run has to spare and that were never touched: so
-    /// that blocks differ in the sets of the translation cache, too, which go by the number of a page.
-    pub fn gap(&self, pages: usize) -> usize {
-        evenly(self.given.get(), 0x91e1_0da5, pages + 1)
+    /// How many bytes before the block stay unused, whole pages, of `room` bytes that its run has to spare and that were
+    /// never touched: so that blocks differ in the sets of the translation cache, too, which go by the number of a page.
+    pub fn gap(&self, room: usize, page: usize) -> usize {
+        align_down(evenly(self.given.get(), 0x91e1_0da5, align_down(room, page) + page), page)
     }
 }
 
@@ -54,6 +55,8 @@ fn evenly(number: u32, factor: u32, kinds: usize) -> usize {
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::{Colours, LINE, WAY};
+    use crate::base::SLICE;
+    use std::collections::BTreeSet;
 
     #[test]
     fn colours_lie_evenly_within_what_there_is() {
@@ -69,6 +72,19 @@ mod tests {
             }
             assert!(times[..kinds].iter().all(|times| (6..=10).contains(times)), "{size} {room}: {times:?}");
             assert!(times[kinds..].iter().all(|&times| times == 0), "{size} {room}: {times:?}");
+        }
+    }
+
+    #[test]
+    fn gaps_are_whole_pages_and_all_are_given() {
+        let colours = Colours::new();
+        for (room, kinds) in [(0, 1), (4095, 1), (4096, 2), (25_536, 7), (65_535, 16)] {
+            let gaps = (0..8 * kinds).map(|_| {
+                let _line = colours.next(SLICE, SLICE);
+                colours.gap(room, 4096)
+            });
+            let gaps: BTreeSet<usize> = gaps.collect();
+            assert_eq!(gaps, (0..kinds).map(|page| page * 4096).collect());
         }
     }
 }

@@ -206,7 +206,9 @@ impl Population {
         {
             let page = at + number * os.page_size();
             // SAFETY: the caller's promise.
-            self.note(Sampled::Run, unsafe { self.is_touched(os, purge, [page, colour % os.page_size()]) });
+            self.note(Sampled::Run, unsafe {
+                self.is_touched(os, purge, [page, colour & (os.page_size() - 1)])
+            });
         }
     }
 

@@ -427,7 +427,7 @@ fn misfit(region: &Region, seat: Seat) -> impl Fn(usize, bool) -> usize {
     move |last, is_dirty| {
         // SAFETY: the section keeps the arena; records are readable at any time, and a hint is all that is wanted.
         let record = |slice| unsafe { &*Slab::of(region.base() + slice * SLICE) };
-        let gap = record(last + 1 - seat.slices).gap(seat.page);
-        seat.misfit(gap, if is_dirty { record(last).spared() } else { SLICE })
+        let colour = record(last + 1 - seat.slices).colour();
+        seat.misfit(colour, if is_dirty { record(last).spared() } else { SLICE })
     }
 }
