@@ -1,6 +1,7 @@
 //! What holds a block, and what can be said of it: `malloc_usable_size` and its like, and the way of a free or a realloc to
 //! a block that is not found by one load.
 
+use crate::base::SLICE;
 use crate::global::{
     Options, Stray, Thread, enter_or_readmit, enter_step, is_own, leave_step, process, undo_step, with_heap,
 };
@@ -61,7 +62,7 @@ pub(super) fn in_large<T: Thread, R>(
         let section = own.section(process());
         let record = process().near_record(&section, address);
         let is_large =
-            |slab: &&Slab| slab.usage() == Usage::Large && slab.block() == address && slab.sample() == 0;
+            |slab: &&Slab| slab.usage() == Usage::Large && slab.begins_at(address) && slab.sample() == 0;
         // SAFETY: a large block that is the caller's.
         record.filter(is_large).map(|slab| unsafe { slab.held_by_block() })
     } else {
@@ -113,7 +114,9 @@ pub(super) fn usable<T: Thread>(call: Call, block: *mut u8) -> usize {
 /// Bytes that a block can hold that the thread's heap does not know by one load.
 #[inline(never)]
 fn usable_elsewhere<T: Thread>(call: Call, block: *mut u8) -> usize {
-    if let Some(bytes) = in_large::<T, _>(block, |_, slab| Some(slab.usable())) {
+    // Behind the start of its run, if it begins there.
+    let colour = block.addr() % SLICE;
+    if let Some(bytes) = in_large::<T, _>(block, |_, slab| Some(slab.bytes() - colour)) {
         return bytes;
     }
     look_up::<T>(call, block).map_or_else(|stray| stray.usable, |place| place.usable())

@@ -260,7 +260,7 @@ unsafe fn free_lost<T: Thread>(block: *mut u8, heap: *const Heap) {
                     }
                 };
             }
-            if slab.usage() == Usage::Large && slab.block() == address {
+            if slab.usage() == Usage::Large && slab.begins_at(address) {
                 // SAFETY: as above.
                 let slab = unsafe { slab.held_by_block() };
                 drop(section);

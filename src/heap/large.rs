@@ -51,15 +51,16 @@ impl Slab {
         self.base() + self.colour()
     }
 
+    /// Whether this large block begins at `address`.
+    #[inline(always)]
+    pub fn begins_at(&self, address: usize) -> bool {
+        // Relaxed: see rule 1.
+        self.shared.start.load(Ordering::Relaxed) == address
+    }
+
     /// Bytes from there to the end of its run; roughly, if it is not the caller's.
     pub fn usable(&self) -> usize {
         self.bytes().saturating_sub(self.colour())
-    }
-
-    /// Slices that this large block needs from the start of its run on to hold `size` bytes.
-    #[inline(always)]
-    pub(super) fn slices_for(&self, size: usize) -> usize {
-        (self.colour() + size.max(1)).div_ceil(SLICE)
     }
 
     /// Bytes that the program asked for (large blocks).
@@ -68,10 +69,16 @@ impl Slab {
         self.shared.requested.load(Ordering::Relaxed)
     }
 
+    /// Where this large block lies.
+    #[inline(always)]
+    pub fn seat(&self, page: usize) -> Seat {
+        let (slices, colour, size) = (self.slices() as usize, self.colour(), self.requested());
+        Seat { slices, colour, size, page, is_fixed: true }
+    }
+
     /// What this large block does not need of its run.
     pub fn tail(&self, page: usize) -> Tail {
-        let (slices, colour, size) = (self.slices() as usize, self.colour(), self.requested());
-        Seat { slices, colour, size, page, is_fixed: true }.tail()
+        self.seat(page).tail()
     }
 
     /// Which sample this large block is; zero for none.

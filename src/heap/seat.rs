@@ -46,6 +46,12 @@ impl Seat {
         if colour == 0 { self } else { self.behind(colour) }
     }
 
+    /// That of the block with `size` bytes, which begins where it does.
+    #[inline(always)]
+    pub fn resized(self, size: usize) -> Seat {
+        Seat { slices: (self.colour + size.max(1)).div_ceil(SLICE), size, ..self }
+    }
+
     /// What the block does not need of its run behind it.
     #[inline(always)]
     pub fn tail(self) -> Tail {

@@ -39,8 +39,11 @@ impl<P: Platform> Backend<P> {
         match by.spares().take(size.div_ceil(SLICE), step_of(size)) {
             Some(base) => {
                 // SAFETY: the slices are the heap's; their records are ours.
-                let colour = unsafe { &*Slab::of(base) }.colour();
-                self.open_large(by, base, self.next_seat(by, size).as_before(colour), false)
+                let seat = match unsafe { &*Slab::of(base) }.colour() {
+                    0 => self.next_seat(by, size),
+                    colour => Seat { is_fixed: false, ..Seat::first(size, self.page_size()) }.behind(colour),
+                };
+                self.open_large(by, base, seat, false)
             }
             None => ptr::null_mut(),
         }
@@ -140,30 +143,38 @@ impl<P: Platform> Backend<P> {
     /// done.
     #[inline(always)]
     pub fn resize_in_run(&self, by: &Claimant, slab: &Slab, size: usize) -> bool {
-        let slices = slab.slices();
-        if slab.slices_for(size) != slices as usize {
+        let before = slab.seat(self.page_size());
+        let after = before.resized(size);
+        if after.slices != before.slices {
             return false;
         }
-        if size != slab.requested() {
-            self.resized(by, slab, size, false, || slab.resize_large(slices, size));
+        if size != before.size {
+            self.resized(by, slab, [before, after], false, || slab.resize_large(after.slices as u32, size));
         }
         true
     }
 
-    /// A large block becomes one of `size` bytes by `resize`; its last slice was claimed just now if `fresh`.
+    /// A large block is resized by `resize`; its last slice was claimed just now if `fresh`.
     #[inline(always)]
-    fn resized(&self, by: &Claimant, slab: &Slab, size: usize, fresh: bool, resize: impl FnOnce()) {
-        if slab.requested() <= SMALL_MAX && size > SMALL_MAX {
+    fn resized(
+        &self,
+        by: &Claimant,
+        slab: &Slab,
+        [before, after]: [Seat; 2],
+        fresh: bool,
+        resize: impl FnOnce(),
+    ) {
+        if before.size <= SMALL_MAX && after.size > SMALL_MAX {
             // It was made a large one before it had to be, and that was worth it.
             by.growers().early().prove(1);
         }
-        let (before, shrinks) = (self.soiled(slab), size < slab.requested());
+        let (soiled, shrinks) = (before.tail().soiled(slab.last().spared()), after.size < before.size);
         if !shrinks {
             by.tails().grown();
         }
         resize();
-        let after = self.bound_tail(by, slab, slab.tail(self.page_size()), fresh, shrinks);
-        self.count_soiled(by, before, after);
+        let is_soiled = self.bound_tail(by, slab, after.tail(), fresh, shrinks);
+        self.count_soiled(by, soiled, is_soiled);
     }
 
     /// What is behind a large block was soiled by `before` bytes, and is by `after` now.
@@ -219,8 +230,9 @@ impl<P: Platform> Backend<P> {
     }
 
     pub(in crate::heap) fn resize_large(&self, by: &Claimant, slab: &Slab, size: usize) -> Option<*mut u8> {
-        let (base, old) = (slab.base(), slab.slices() as usize);
-        let new = slab.slices_for(size);
+        let (base, before) = (slab.base(), slab.seat(self.page_size()));
+        let after = before.resized(size);
+        let (old, new) = (before.slices, after.slices);
         if new > old {
             let promised = self.may_take(by, (new - old) * SLICE)?;
             let extended = self.arenas.extend(&self.ground, by, base, old, new - old);
@@ -239,10 +251,10 @@ impl<P: Platform> Backend<P> {
                 self.release(by, base + new * SLICE, old - new);
             }
         };
-        self.resized(by, slab, size, new > old, || {
+        self.resized(by, slab, [before, after], new > old, || {
             in_order(resize, release, "heap.cut_released_early");
         });
-        Some(ptr::with_exposed_provenance_mut(slab.block()))
+        Some(ptr::with_exposed_provenance_mut(base + after.colour))
     }
 
     /// Notes how much of the last slice of a large block is not resident, and gives back what is, behind the block, if
