@@ -4,7 +4,8 @@ use super::{Errno, system_call};
 use core::ffi::c_int;
 
 /// What dropping pages does, where the system is Linux 5.7 or later: they move elsewhere, and are unmapped there. What they
-/// leave is mapped as it was, and reads as zero.
+/// leave is mapped as it was, and reads as zero. (But if a program had locked it, the whole mapping is locked no more. What
+/// would keep that, munlock or mprotect before it, may be forbidden on pain of death, or fail on the way back.)
 ///
 /// # Safety
 /// As for [`Platform::purge`](super::Platform::purge), of pages of `page` bytes.
