@@ -295,6 +295,21 @@ fn what_is_not_touched_in_arenas_is_asked_for() {
     assert_eq!(absent(), 0);
 }
 
+/// Of more than 4 GiB every second part is asked about, and stands for two.
+#[test]
+fn a_part_that_is_asked_about_stands_for_those_that_are_not() {
+    const PAGE: usize = 4096;
+    const COUNT: usize = 1400;
+    let from = allocator(GRANULE);
+    from.population().allow(false);
+    let heap = possess(from, 1);
+    (0..COUNT).for_each(|_| write(get(from, heap, LARGE_MAX), 0, PAGE));
+    let census = from.census::<Checked>(heap);
+    let touched = census.arena_bytes() - from.absent_bytes(&census);
+    assert!(calls(from, CallKind::Look) <= 1024);
+    assert!((touched as usize).abs_diff(COUNT * PAGE) < COUNT * PAGE / 4, "{touched} bytes");
+}
+
 /// Where huge pages come unasked, a block that shrinks gives back a part of one.
 #[test]
 fn what_a_block_gives_back_is_split_off() {

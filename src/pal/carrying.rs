@@ -4,7 +4,8 @@ use super::{Errno, system_call};
 use core::ffi::c_int;
 
 /// What dropping pages does, where the system is Linux 5.7 or later: they move elsewhere, and are unmapped there. What they
-/// leave is mapped as it was, and reads as zero.
+/// leave is mapped as it was, and reads as zero. (But if a program had locked it, the whole mapping is locked no more. What
+/// would keep that, munlock or mprotect before it, may be forbidden on pain of death, or fail on the way back.)
 ///
 /// # Safety
 /// As for [`Platform::purge`](super::Platform::purge), of pages of `page` bytes.
@@ -52,6 +53,33 @@ mod tests {
                 assert_eq!(word(index).read(), if is_gone { 0 } else { index + 1 });
             }
             LINUX.unmap(at, pages * page).expect("ours");
+        }
+    }
+
+    /// Bytes of the mappings that have this name.
+    fn bytes_named(name: &str) -> usize {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("mappings");
+        let named = maps.lines().filter(|line| line.ends_with(&std::format!("[anon:{name}]")));
+        let ends = named.filter_map(|line| line.split(' ').next()?.split_once('-'));
+        let number = |text| usize::from_str_radix(text, 16).expect("an address");
+        ends.map(|(start, end)| number(end) - number(start)).sum()
+    }
+
+    #[test]
+    fn nothing_stays_where_pages_were_carried() {
+        let (linux, bytes) = (Linux::new(), 16 * LINUX.page_size());
+        let at = linux.map(None, bytes, Access::ReadWrite).expect("memory");
+        linux.allow_names(true);
+        linux.name(at, bytes, c"carried away");
+        // (Systems older than 5.17 have no names.)
+        let named = bytes_named("carried away");
+        assert!([0, bytes].contains(&named));
+        // SAFETY: mapped just now, and nobody else's.
+        unsafe {
+            core::ptr::with_exposed_provenance_mut::<u8>(at).write(1);
+            carry_away(at, bytes, linux.page_size()).expect("Linux 5.7");
+            assert_eq!(bytes_named("carried away"), named);
+            linux.unmap(at, bytes).expect("ours");
         }
     }
 

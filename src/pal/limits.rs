@@ -255,6 +255,10 @@ pub(super) mod tests {
         assert_eq!(root.left(), 700_000, "pages of files give way");
         root.write("sys/fs/cgroup/a/b/memory.high", "500000\n");
         assert_eq!(root.left(), 500_000, "the high mark of the lowest");
+        root.write("sys/fs/cgroup/a/b/memory.max", "600000\n");
+        assert_eq!(root.left(), 500_000, "the lower one of its two");
+        root.write("sys/fs/cgroup/a/b/memory.max", "450000\n");
+        assert_eq!(root.left(), 450_000, "whichever that is");
         root.write("sys/fs/cgroup/memory.max", "7\n").write("sys/fs/cgroup/memory.current", "8\n");
         assert_eq!(root.left(), 0, "the root of a container");
     }

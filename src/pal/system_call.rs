@@ -110,6 +110,9 @@ mod tests {
         unsafe {
             *libc::__errno_location() = 77;
             assert_eq!(system_call(libc::SYS_close, [usize::MAX]), Err(Errno(libc::EBADF)));
+            // The least number of an error, which filters answer, and this call always: nobody traces himself.
+            let (attach, own) = (libc::PTRACE_ATTACH as usize, std::process::id() as usize);
+            assert_eq!(system_call(libc::SYS_ptrace, [attach, own, 0, 0]), Err(Errno(libc::EPERM)));
             assert_eq!(system_call(libc::SYS_getpid, []), Ok(std::process::id() as usize));
             let at = system_call(libc::SYS_mmap, [0, bytes, access, FLAGS as usize, usize::MAX, 0])
                 .expect("memory");

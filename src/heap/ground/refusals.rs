@@ -61,7 +61,11 @@ mod tests {
             now += refusals.wait(now);
         }
         assert!(asked < 40, "asked {asked} times in a day");
+        refusals.note(true, now);
+        assert!(refusals.wait(now) > FIRST_MS);
         refusals.note(false, now);
-        assert_eq!(refusals.wait(now), 0);
+        assert_eq!(refusals.wait(now), 0, "it takes something back");
+        refusals.note(true, now);
+        assert_eq!(refusals.wait(now), FIRST_MS, "and all begins anew");
     }
 }

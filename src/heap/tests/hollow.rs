@@ -68,6 +68,23 @@ pub(super) fn purges(from: &Allocator<Os>) -> u64 {
 }
 
 #[test]
+fn what_the_system_refuses_of_free_blocks_is_not_asked_again_in_a_look() {
+    let from = allocator(GRANULE);
+    let (heap, os) = (possess(from, 1), from.os());
+    let mut blocks = build(from, heap, 1_000);
+    thin(from, heap, &mut blocks);
+    heap.collect::<Checked, _>(from);
+    let (before, failed) = (cached(from, heap), os.calls().failed);
+    os.fail_kind(CallKind::Purge, Errno(22));
+    heap.hollow_slabs::<Checked, _>(from, usize::MAX, usize::MAX);
+    assert_eq!((os.calls().failed, cached(from, heap)), (failed + 1, before), "one call is enough");
+    os.heal();
+    heap.hollow_slabs::<Checked, _>(from, usize::MAX, usize::MAX);
+    assert!(cached(from, heap) < before / 2);
+    look(&blocks);
+}
+
+#[test]
 fn a_trim_gives_back_what_free_blocks_of_several_pages_hold() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
