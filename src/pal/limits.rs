@@ -53,17 +53,25 @@ pub(super) fn memory_left(root: &[u8]) -> usize {
     with_files(|files| left_by_groups(root, files))
 }
 
-/// Microseconds for which tasks have waited for memory, ever: those of the process's control group where the second
-/// version is there and tells, else those of the system. `usize::MAX` if nothing tells.
+/// Microseconds for which tasks have waited for memory, ever: in the process's control group, where the second version
+/// is there and tells, and in the system, together: of what is scarce there the group may have enough, and a process
+/// that has what is free is the last to notice. `usize::MAX` if nothing tells.
 pub(super) fn stalled_us(root: &[u8]) -> usize {
     with_files(|[file, other]| {
         let mut told = |path: &[&[u8]]| Some(read(path, other)?).and_then(stalled);
+        let system = told(&[root, b"/proc/pressure/memory"]);
         let groups = read(&[root, b"/proc/self/cgroup"], file);
-        let group = groups.and_then(|groups| path_of(groups, b"")).filter(|path| !path.is_empty());
-        let of_group = group.and_then(|path| {
-            VERSIONS[0].mounts.iter().find_map(|mount| told(&[root, mount, path, b"/memory.pressure"]))
+        let group = groups.and_then(|groups| path_of(groups, b"")).and_then(|path| {
+            // The root is the system, unless a container has a namespace of its own: then it has a file that no root has.
+            let is_group =
+                |mount| !path.is_empty() || read(&[root, mount, b"/cgroup.events"], &mut [0]).is_some();
+            let mut mounts = VERSIONS[0].mounts.iter().filter(|mount| is_group(mount));
+            mounts.find_map(|mount| told(&[root, mount, path, b"/memory.pressure"]))
         });
-        of_group.or_else(|| told(&[root, b"/proc/pressure/memory"])).unwrap_or(usize::MAX)
+        match (group, system) {
+            (None, None) => usize::MAX,
+            (group, system) => group.unwrap_or(0).saturating_add(system.unwrap_or(0)),
+        }
     })
 }
 
@@ -278,7 +286,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn pressure_is_that_of_the_group_or_else_of_the_system() {
+    fn pressure_is_that_of_the_group_and_of_the_system() {
         let root = Root::new("pressure");
         let told = || stalled_us(root.0.as_os_str().as_bytes());
         assert_eq!(told(), usize::MAX, "nothing tells");
@@ -288,10 +296,15 @@ pub(super) mod tests {
         root.write("proc/self/cgroup", "4:memory:/x\n0::/a/b\n");
         assert_eq!(told(), 27_821_880, "the group does not tell");
         root.write("sys/fs/cgroup/a/b/memory.pressure", &(line("some", 12) + &line("full", 7)));
-        assert_eq!(told(), 12);
+        assert_eq!(told(), 27_821_892);
         root.write("proc/self/cgroup", "0::/\n");
+        root.write("sys/fs/cgroup/memory.pressure", &(line("some", 3) + &line("full", 2)));
         assert_eq!(told(), 27_821_880, "the root of all groups is the system");
+        root.write("sys/fs/cgroup/cgroup.events", "populated 1\nfrozen 0\n");
+        assert_eq!(told(), 27_821_883, "the root of a container");
         root.write("proc/pressure/memory", "some avg10=0.00\nfull total=7\n");
+        assert_eq!(told(), 3);
+        root.write("sys/fs/cgroup/memory.pressure", "nothing");
         assert_eq!(told(), usize::MAX);
     }
 

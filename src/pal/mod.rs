@@ -186,8 +186,8 @@ pub unsafe trait Platform: Send + Sync + 'static {
     /// Bytes that the process may still have resident, by the limits of its control groups, or `usize::MAX`. Opens files: asked when `global` says so.
     fn memory_left(&self) -> usize;
 
-    /// Microseconds for which tasks have waited for memory, ever, in the process's control group or else in the system;
-    /// `usize::MAX` where that is not known. Opens files, as above.
+    /// Microseconds for which tasks have waited for memory, ever, in the process's control group and in the system
+    /// together; `usize::MAX` where that is not known. Opens files, as above.
     fn stalled_us(&self) -> usize {
         usize::MAX
     }

@@ -110,10 +110,6 @@ static void say(const char *path, long total)
 
 static void the_system_has_little(void)
 {
-    char groups[4096];
-    read_text("/proc/self/cgroup", groups, sizeof groups);
-    char *own = strstr(groups, "0::/");
-    if (own != NULL && own[4] != '\n' && own[4] != 0) _exit(3);
     char path[] = "/tmp/specmalloc-pressure-XXXXXX";
     int file = mkstemp(path);
     CHECK(file >= 0 && close(file) == 0);
