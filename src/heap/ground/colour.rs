@@ -49,7 +49,7 @@ impl Colours {
 /// One of `kinds`. As `number` counts up they are taken evenly: multiples of a number such as the golden section lie evenly
 /// in the unit interval, however many there are. (Those of the two `factor`s lie evenly in the unit square.)
 fn evenly(number: u32, factor: u32, kinds: usize) -> usize {
-    (u64::from(number.wrapping_mul(factor)) * kinds as u64 >> 32) as usize
+    ((u64::from(number.wrapping_mul(factor)) * kinds as u64) >> 32) as usize
 }
 
 #[cfg(all(test, not(any(loom, shuttle))))]

@@ -229,7 +229,7 @@ impl Population {
         [page, colour]: [usize; 2],
     ) -> bool {
         let at = page + colour;
-        if is_written(at) || is_written(at ^ os.page_size() / 2) {
+        if is_written(at) || is_written(at ^ (os.page_size() / 2)) {
             return true;
         }
         // Relaxed: a guess.

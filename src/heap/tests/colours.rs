@@ -1,7 +1,6 @@
 //! Where in their runs and regions long blocks begin.
 
 use super::*;
-use crate::heap::Place;
 use crate::pal::Misuse;
 use std::collections::BTreeSet;
 
