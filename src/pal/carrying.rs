@@ -83,6 +83,49 @@ mod tests {
         }
     }
 
+    /// Has a filter answer the calling thread's calls of madvise, until the thread ends.
+    fn refuse_advice(error: i32) {
+        // (The number of the call is the first word of what a filter is given.)
+        let what = |code: u32, skipped, operand| libc::sock_filter {
+            code: code as u16,
+            jt: 0,
+            jf: skipped,
+            k: operand,
+        };
+        let mut filter = [
+            what(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+            what(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, libc::SYS_madvise as u32),
+            what(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | error as u32),
+            what(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+        // SAFETY: the kernel reads the filter.
+        unsafe {
+            assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+            assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program), 0);
+        }
+    }
+
+    #[test]
+    fn whatever_a_filter_answers_pages_go() {
+        let purge = |error| {
+            refuse_advice(error);
+            let page = LINUX.page_size();
+            let at = LINUX.map(None, page, Access::ReadWrite).expect("memory");
+            let word = core::ptr::with_exposed_provenance_mut::<usize>(at);
+            // SAFETY: mapped just now, and nobody else's.
+            unsafe {
+                word.write(1);
+                LINUX.purge(at, page).expect("they are carried away");
+                assert_eq!(word.read(), 0);
+                LINUX.unmap(at, page).expect("ours");
+            }
+        };
+        for error in [libc::EPERM, libc::EACCES, libc::ENOSYS] {
+            std::thread::spawn(move || purge(error)).join().expect("pages go");
+        }
+    }
+
     /// Some of what goes is locked, and so a mapping of its own.
     #[test]
     fn pages_of_several_mappings_are_carried_away() {
