@@ -4,7 +4,7 @@ use super::figures;
 use super::lookup::{find_own, in_large, look_up};
 use super::raw::{free, free_stray, malloc};
 use super::samples;
-use crate::base::{SMALL_MAX, is_aligned};
+use crate::base::SMALL_MAX;
 use crate::global::{Options, Thread, process, tell_if_due, with_heap};
 use crate::heap::{BlockKind, Heap, LARGE_MAX, Place, Slab};
 use crate::pal::Call;
@@ -53,8 +53,9 @@ pub unsafe fn realloc<T: Thread>(block: *mut u8, size: usize) -> *mut u8 {
         // A huge block whose pages are all needed still, and no others.
         (Place::Huge(region), _) if is_as_long(region, size) => Some(block),
         _ => with_heap::<T, _>(Options::NONE, |heap| {
+            // A region that a huge block moves to begins with a page. (realloc promises no more than malloc.)
             // SAFETY: the heap is possessed here, the block is the caller's, the kinds agree or the block fits.
-            heap.and_then(|heap| unsafe { process().resize(heap, place, size, page_aligned(block)) })
+            heap.and_then(|heap| unsafe { process().resize(heap, place, size, process().page_size()) })
         }),
     };
     if let Some(stays) = stays {
@@ -138,10 +139,4 @@ unsafe fn move_to(moved: *mut u8, block: *mut u8, len: usize, free: impl FnOnce(
         free(block);
     }
     moved
-}
-
-/// The alignment that a huge block keeps when it moves: a page. (realloc promises no more than malloc.)
-fn page_aligned(block: *mut u8) -> usize {
-    debug_assert!(is_aligned(block.addr(), process().page_size()));
-    process().page_size()
 }

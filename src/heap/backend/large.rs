@@ -64,7 +64,9 @@ impl<P: Platform> Backend<P> {
         align: usize,
         zero: bool,
     ) -> *mut u8 {
-        let seat = if align <= LINE { self.next_seat(by, size) } else { Seat::first(size, self.page_size()) };
+        // What is no longer than a small block may be a sample that stands for one, and can hold as much as that.
+        let may_move = align <= LINE && size > SMALL_MAX;
+        let seat = if may_move { self.next_seat(by, size) } else { Seat::first(size, self.page_size()) };
         let slices = seat.slices;
         // SAFETY: the slices are the heap's; their records are ours.
         let record = |slice: usize| unsafe { &*Slab::of(slice) };

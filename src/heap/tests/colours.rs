@@ -104,3 +104,20 @@ fn a_slice_in_the_middle_has_no_gap() {
     assert!(blocks.iter().all(|block| block % SLICE < PAGE), "all of it was the long block's");
     from.audit::<Checked>();
 }
+
+/// A sample that stands for a slab's block can hold as much as that, whatever was asked for.
+#[test]
+fn a_sample_in_a_run_of_its_own_holds_what_its_class_does() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    for size in (0..CLASSES).map(class_size) {
+        // Where a block with a gap was before, and where nothing was.
+        let before: Vec<usize> = (0..4).map(|_| get(from, heap, 33_000)).collect();
+        before.iter().for_each(|&block| free(from, heap, block));
+        let blocks: Vec<usize> = (0..32)
+            .map(|part| from.allocate_apart(heap, size - size * part / 300, 1, false).addr())
+            .collect();
+        assert!(blocks.iter().all(|block| block % SLICE + size <= SLICE), "{size} bytes");
+        blocks.iter().for_each(|&block| free(from, heap, block));
+    }
+}
