@@ -73,7 +73,7 @@ impl Slab {
     #[inline(always)]
     pub fn seat(&self, page: usize) -> Seat {
         let (slices, colour, size) = (self.slices() as usize, self.colour(), self.requested());
-        Seat { slices, colour, size, page, is_fixed: true }
+        Seat { slices, colour, size, page, is_fixed: true, has_gap: false }
     }
 
     /// What this large block does not need of its run.

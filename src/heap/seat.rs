@@ -18,12 +18,14 @@ pub struct Seat {
     pub page: usize,
     /// Whether it must begin where it does.
     pub is_fixed: bool,
+    /// Whether it may have a gap.
+    pub has_gap: bool,
 }
 
 impl Seat {
     /// That of a block which begins with its run.
     pub fn first(size: usize, page: usize) -> Seat {
-        Seat { slices: size.max(1).div_ceil(SLICE), colour: 0, size, page, is_fixed: true }
+        Seat { slices: size.max(1).div_ceil(SLICE), colour: 0, size, page, is_fixed: true, has_gap: false }
     }
 
     /// Bytes of the run that the block does not need.
@@ -43,6 +45,7 @@ impl Seat {
     /// its first line may be in a cache.
     #[inline(always)]
     pub fn as_before(self, colour: usize) -> Seat {
+        let colour = if self.has_gap { colour } else { colour & (self.page - 1) };
         if colour == 0 { self } else { self.behind(colour) }
     }
 

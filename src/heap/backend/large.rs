@@ -39,11 +39,8 @@ impl<P: Platform> Backend<P> {
         match by.spares().take(size.div_ceil(SLICE), step_of(size)) {
             Some(base) => {
                 // SAFETY: the slices are the heap's; their records are ours.
-                let seat = match unsafe { &*Slab::of(base) }.colour() {
-                    0 => self.next_seat(by, size),
-                    colour => Seat { is_fixed: false, ..Seat::first(size, self.page_size()) }.behind(colour),
-                };
-                self.open_large(by, base, seat, false)
+                let colour = unsafe { &*Slab::of(base) }.colour();
+                self.open_large(by, base, self.next_seat(by, size).as_before(colour), false)
             }
             None => ptr::null_mut(),
         }
@@ -53,7 +50,9 @@ impl<P: Platform> Backend<P> {
     #[inline(always)]
     fn next_seat(&self, by: &Claimant, size: usize) -> Seat {
         let first = Seat::first(size, self.page_size());
-        Seat { colour: by.colours().next(size, first.room()), is_fixed: false, ..first }
+        let colours = by.colours();
+        let colour = colours.next(size, first.room());
+        Seat { colour, is_fixed: false, has_gap: colours.has_gaps(), ..first }
     }
 
     #[inline(always)] // Where it is no sample; that costs no call.
@@ -91,8 +90,10 @@ impl<P: Platform> Backend<P> {
         }
         let seat = if kept.is_some() || self.arenas.is_dirty(&self.ground, base) {
             seat.as_before(record(base).colour())
-        } else {
+        } else if seat.has_gap {
             seat.behind(seat.colour + by.colours().gap(seat.room(), seat.page))
+        } else {
+            seat
         };
         let block = self.open_large(by, base, seat, kept.is_none());
         if zero && !is_zero {
@@ -172,6 +173,7 @@ impl<P: Platform> Backend<P> {
         }
         let (soiled, shrinks) = (before.tail().soiled(slab.last().spared()), after.size < before.size);
         if !shrinks {
+            by.colours().grown();
             by.tails().grown();
         }
         resize();
@@ -195,6 +197,7 @@ impl<P: Platform> Backend<P> {
     #[cold]
     #[inline(never)]
     pub fn allocate_to_grow(&self, by: &Claimant, size: usize, was_large: bool) -> *mut u8 {
+        by.colours().grown();
         let (is_early, growers) = (size <= SMALL_MAX, by.growers());
         match (is_early, was_large) {
             (true, _) if !growers.early().spend() => return ptr::null_mut(),

@@ -13,19 +13,28 @@ use crate::sync::Cell;
 pub const LINE: usize = 64;
 /// Bytes within which the places of lines differ for the first cache: a page of the smallest kind.
 const WAY: usize = 4096;
-/// As a share of a block its colour is this at most: the pages that it touches for that are half of it on average.
+/// As a share of a block its colour is this at most: the pages that it touches for that are half of it on average. One of
+/// whole pages touches one more with any colour, and has none where that is a larger share.
 const SHARE: usize = 16;
+
+/// What is before a block is not there to grow into: a heap leaves gaps when it has given so many colours, and so many more
+/// for each time that one of its blocks grew, of which it remembers some.
+const SETTLED: u32 = 16;
+const GROWN: u32 = 8;
+const MOST_GROWN: u32 = 4096;
 
 /// Which colours a heap has given. Touched by its possessor only.
 pub struct Colours {
     given: Cell<u32>,
+    /// How many it gives until there are gaps again.
+    owed: Cell<u32>,
 }
 
 impl Colours {
     const_unless_model! {
         /// None yet.
         pub fn new() -> Colours {
-            Colours { given: Cell::new(0) }
+            Colours { given: Cell::new(0), owed: Cell::new(0) }
         }
     }
 
@@ -33,10 +42,24 @@ impl Colours {
     /// at most: a multiple of [`LINE`]. Those of blocks in a row are far from each other, and all are given equally often.
     #[inline(always)]
     pub fn next(&self, size: usize, room: usize) -> usize {
-        let lines = room.min(size / SHARE).min(WAY - LINE) / LINE + 1;
+        let is_full = size.is_multiple_of(WAY) && size < SHARE * WAY;
+        let lines = if is_full { 1 } else { room.min(size / SHARE).min(WAY - LINE) / LINE + 1 };
         let given = self.given.get();
         self.given.set(given.wrapping_add(1));
+        self.owed.set(self.owed.get().saturating_sub(1));
         evenly(given, 0xc13f_a9a9, lines) * LINE
+    }
+
+    /// Notes that a block grew.
+    #[inline(always)]
+    pub fn grown(&self) {
+        self.owed.set((self.owed.get() + GROWN).min(MOST_GROWN));
+    }
+
+    /// Whether blocks are to have gaps: hardly any grow.
+    #[inline(always)]
+    pub fn has_gaps(&self) -> bool {
+        self.owed.get() == 0 && self.given.get() > SETTLED
     }
 
     /// How many bytes before the block stay unused, whole pages, of `room` bytes that its run has to spare and that were
@@ -54,16 +77,20 @@ fn evenly(number: u32, factor: u32, kinds: usize) -> usize {
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
-    use super::{Colours, LINE, WAY};
+    use super::*;
     use crate::base::SLICE;
     use std::collections::BTreeSet;
 
     #[test]
     fn colours_lie_evenly_within_what_there_is() {
         let colours = Colours::new();
-        for (size, room, kinds) in
-            [(1 << 20, 60 << 10, 64), (40_000, 25_536, 40), (1 << 20, 200, 4), (65_536, 0, 1)]
-        {
+        for (size, room, kinds) in [
+            (1 << 20, 60 << 10, 64),
+            (40_000, 25_536, 40),
+            (1 << 20, 200, 4),
+            (65_536, 0, 1),
+            (36_864, 28_672, 1),
+        ] {
             let mut times = [0; WAY / LINE];
             for _ in 0..8 * kinds {
                 let colour = colours.next(size, room);
@@ -73,6 +100,25 @@ mod tests {
             assert!(times[..kinds].iter().all(|times| (6..=10).contains(times)), "{size} {room}: {times:?}");
             assert!(times[kinds..].iter().all(|&times| times == 0), "{size} {room}: {times:?}");
         }
+    }
+
+    #[test]
+    fn there_are_no_gaps_while_blocks_grow() {
+        let colours = Colours::new();
+        let given = |count: u32| (0..count).for_each(|_| _ = colours.next(SLICE, 0));
+        given(SETTLED);
+        assert!(!colours.has_gaps(), "nobody knows yet");
+        given(1);
+        assert!(colours.has_gaps());
+        for _ in 0..MOST_GROWN {
+            colours.grown();
+            given(GROWN - 1);
+            assert!(!colours.has_gaps());
+        }
+        given(MOST_GROWN - GROWN);
+        assert!(!colours.has_gaps(), "all of them grew");
+        given(GROWN);
+        assert!(colours.has_gaps());
     }
 
     #[test]
