@@ -40,19 +40,26 @@ impl<P: Platform> Backend<P> {
             Some(base) => {
                 // SAFETY: the slices are the heap's; their records are ours.
                 let colour = unsafe { &*Slab::of(base) }.colour();
-                self.open_large(by, base, self.next_seat(by, size).as_before(colour), false)
+                let before = self.movable_seat(by, size).as_before(colour);
+                let seat = if before.colour == 0 { self.next_seat(by, size) } else { before };
+                self.open_large(by, base, seat, false)
             }
             None => ptr::null_mut(),
         }
     }
 
-    /// Where the next block of a heap's is to lie in its run, if it may begin anywhere.
+    /// That of a block which may begin anywhere in its run.
+    #[inline(always)]
+    fn movable_seat(&self, by: &Claimant, size: usize) -> Seat {
+        let first = Seat::first(size, self.page_size());
+        Seat { is_fixed: false, has_gap: by.colours().has_gaps(), ..first }
+    }
+
+    /// The same with the next colour.
     #[inline(always)]
     fn next_seat(&self, by: &Claimant, size: usize) -> Seat {
-        let first = Seat::first(size, self.page_size());
-        let colours = by.colours();
-        let colour = colours.next(size, first.room());
-        Seat { colour, is_fixed: false, has_gap: colours.has_gaps(), ..first }
+        let seat = self.movable_seat(by, size);
+        Seat { colour: by.colours().next(size, seat.room()), ..seat }
     }
 
     #[inline(always)] // Where it is no sample; that costs no call.

@@ -36,7 +36,7 @@ pub struct Kept {
     next: Cell<*const Kept>,
 }
 
-/// Bits for the number of slices: a large block has 64 at most.
+/// Bits for the number of slices: a large block has 65 at most.
 const SLICES_BITS: u32 = 8;
 
 impl Kept {
