@@ -129,4 +129,17 @@ mod tests {
             assert_eq!(*libc::__errno_location(), 77);
         }
     }
+
+    /// The instruction writes two registers beside the one that it answers in. Whether the compiler had something there is
+    /// chance, so no run tells that they are forgotten.
+    #[test]
+    fn the_registers_that_the_instruction_changes_are_told() {
+        let text = include_str!("system_call.rs");
+        let (_, operands) = text.split_once("\"syscall\",\n").expect("the instruction");
+        let (operands, _) = operands.split_once(");\n").expect("its end");
+        for told in ["lateout(\"rcx\") _,", "lateout(\"r11\") _,", "inlateout(\"rax\") number => returned,"] {
+            assert!(operands.lines().any(|line| line.trim() == told), "{told}");
+        }
+        assert!(!operands.contains("nomem") && !operands.contains("readonly"), "the kernel reads and writes");
+    }
 }

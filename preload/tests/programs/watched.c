@@ -126,8 +126,9 @@ static void a_sample_is_told_from_its_malloc_to_its_free(void)
     for (size_t at = 0; at < sizeof sizes / sizeof *sizes; at++) {
         long before = births;
         char *block = leaf(sizes[at]);
-        /* (Of more than 4 MiB whole pages are known.) */
-        size_t size = sizes[at] <= 4 * MIB ? sizes[at] : (sizes[at] + 4095) & ~(size_t)4095;
+        /* (Of more than 4 MiB only the last page is known.) */
+        size_t size = sizes[at] <= 4 * MIB ? sizes[at] : malloc_usable_size(block);
+        CHECK(size >= sizes[at] && size - sizes[at] < 4096);
         CHECK(births == before + 1 && last_size == size && depth_of(came_from) == 1);
         typeof(&live[0]) here = NULL;
         for (size_t place = 0; place < MOST; place++)
