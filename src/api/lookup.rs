@@ -1,7 +1,6 @@
 //! What holds a block, and what can be said of it: `malloc_usable_size` and its like, and the way of a free or a realloc to
 //! a block that is not found by one load.
 
-use crate::base::SLICE;
 use crate::global::{
     Options, Stray, Thread, enter_or_readmit, enter_step, is_own, leave_step, process, undo_step, with_heap,
 };
@@ -114,9 +113,7 @@ pub(super) fn usable<T: Thread>(call: Call, block: *mut u8) -> usize {
 /// Bytes that a block can hold that the thread's heap does not know by one load.
 #[inline(never)]
 fn usable_elsewhere<T: Thread>(call: Call, block: *mut u8) -> usize {
-    // Behind the start of its run, if it begins there.
-    let colour = block.addr() % SLICE;
-    if let Some(bytes) = in_large::<T, _>(block, |_, slab| Some(slab.bytes() - colour)) {
+    if let Some(bytes) = in_large::<T, _>(block, |_, slab| Some(slab.usable_from(block.addr()))) {
         return bytes;
     }
     look_up::<T>(call, block).map_or_else(|stray| stray.usable, |place| place.usable())

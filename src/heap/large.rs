@@ -63,6 +63,12 @@ impl Slab {
         self.bytes().saturating_sub(self.colour())
     }
 
+    /// The same, for its holder, who knows that it begins at the address `block`.
+    #[inline(always)]
+    pub fn usable_from(&self, block: usize) -> usize {
+        self.bytes() - block % SLICE
+    }
+
     /// Bytes that the program asked for (large blocks).
     pub fn requested(&self) -> usize {
         // Relaxed: a figure.
@@ -73,7 +79,7 @@ impl Slab {
     #[inline(always)]
     pub fn seat(&self, page: usize) -> Seat {
         let (slices, colour, size) = (self.slices() as usize, self.colour(), self.requested());
-        Seat { slices, colour, size, page, is_fixed: true, has_gap: false }
+        Seat { slices, colour, size, page, keeps: 0 }
     }
 
     /// What this large block does not need of its run.

@@ -78,7 +78,7 @@ impl Place {
         match self {
             Place::Slab(_) => 0,
             Place::Large(slab) => slab.requested(),
-            Place::Huge(region) => region.huge().used() - region.huge().colour(),
+            Place::Huge(region) => region.huge().used().saturating_sub(region.huge().colour()),
         }
     }
 

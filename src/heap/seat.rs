@@ -16,16 +16,15 @@ pub struct Seat {
     pub size: usize,
     /// Bytes of a page.
     pub page: usize,
-    /// Whether it must begin where it does.
-    pub is_fixed: bool,
-    /// Whether it may have a gap.
-    pub has_gap: bool,
+    /// Which bits of the colour that the run's last block had it takes over: none if it must begin where it does, those
+    /// below a page if it is to have no gap.
+    pub keeps: usize,
 }
 
 impl Seat {
     /// That of a block which begins with its run.
     pub fn first(size: usize, page: usize) -> Seat {
-        Seat { slices: size.max(1).div_ceil(SLICE), colour: 0, size, page, is_fixed: true, has_gap: false }
+        Seat { slices: size.max(1).div_ceil(SLICE), colour: 0, size, page, keeps: 0 }
     }
 
     /// Bytes of the run that the block does not need.
@@ -34,19 +33,23 @@ impl Seat {
         self.slices * SLICE - self.colour - self.size
     }
 
-    /// The same with as many bytes before it, if the run has them, and it may lie there.
+    /// The same with as many bytes before it, or as many as the run has.
     #[inline(always)]
     pub fn behind(self, colour: usize) -> Seat {
-        let most = align_down(self.slices * SLICE - self.size, LINE);
-        Seat { colour: if self.is_fixed { self.colour } else { colour.min(most) }, ..self }
+        Seat { colour: colour.min(align_down(self.slices * SLICE - self.size, LINE)), ..self }
+    }
+
+    /// Whether it may have a gap.
+    pub fn has_gap(self) -> bool {
+        self.keeps >= self.page
     }
 
     /// The same in a run whose last block had this colour, zero if it was none with a colour: its gap was not touched, and
     /// its first line may be in a cache.
     #[inline(always)]
     pub fn as_before(self, colour: usize) -> Seat {
-        let colour = if self.has_gap { colour } else { colour & (self.page - 1) };
-        if colour == 0 { self } else { self.behind(colour) }
+        let kept = colour & self.keeps;
+        if kept == 0 { self } else { self.behind(kept) }
     }
 
     /// That of the block with `size` bytes, which begins where it does.

@@ -36,15 +36,23 @@ mod tests {
 
     static LINUX: Linux = Linux::new();
 
+    /// New pages, in each of which its number from one on is written: where.
+    fn numbered(pages: usize) -> impl Fn(usize) -> *mut usize {
+        let at = LINUX.map(None, pages * LINUX.page_size(), Access::ReadWrite).expect("memory");
+        let word =
+            move |index| core::ptr::with_exposed_provenance_mut::<usize>(at + index * LINUX.page_size());
+        // SAFETY: mapped just now, and nobody else's.
+        (0..pages).for_each(|index| unsafe { word(index).write(index + 1) });
+        word
+    }
+
     #[test]
     fn pages_that_are_carried_away_leave_zeros_and_nothing_resident() {
         let (page, pages) = (LINUX.page_size(), 16);
-        let at = LINUX.map(None, pages * page, Access::ReadWrite).expect("memory");
-        let word = |index: usize| core::ptr::with_exposed_provenance_mut::<usize>(at + index * page);
+        let word = numbered(pages);
         // SAFETY: mapped just now, and nobody else's.
         unsafe {
-            (0..pages).for_each(|index| word(index).write(index + 1));
-            carry_away(at + 4 * page, 8 * page, page).expect("Linux 5.7");
+            carry_away(word(4).addr(), 8 * page, page).expect("Linux 5.7");
             for index in 0..pages {
                 let is_gone = (4..12).contains(&index);
                 let mut resident = [0];
@@ -52,7 +60,7 @@ mod tests {
                 assert_eq!(resident[0] & 1 == 0, is_gone, "{index}");
                 assert_eq!(word(index).read(), if is_gone { 0 } else { index + 1 });
             }
-            LINUX.unmap(at, pages * page).expect("ours");
+            LINUX.unmap(word(0).addr(), pages * page).expect("ours");
         }
     }
 
@@ -130,17 +138,15 @@ mod tests {
     #[test]
     fn pages_of_several_mappings_are_carried_away() {
         let (page, pages) = (LINUX.page_size(), 16);
-        let at = LINUX.map(None, pages * page, Access::ReadWrite).expect("memory");
-        let word = |index: usize| core::ptr::with_exposed_provenance_mut::<usize>(at + index * page);
+        let word = numbered(pages);
         // SAFETY: mapped just now, and nobody else's.
         unsafe {
-            (0..pages).for_each(|index| word(index).write(index + 1));
             assert_eq!(libc::mlock(word(5).cast(), 2 * page), 0);
-            carry_away(at + page, 14 * page, page).expect("Linux 5.7");
+            carry_away(word(1).addr(), 14 * page, page).expect("Linux 5.7");
             (0..pages).for_each(|index| {
                 assert_eq!(word(index).read(), if (1..15).contains(&index) { 0 } else { index + 1 });
             });
-            LINUX.unmap(at, pages * page).expect("ours");
+            LINUX.unmap(word(0).addr(), pages * page).expect("ours");
         }
     }
 }

@@ -52,7 +52,8 @@ impl<P: Platform> Backend<P> {
     #[inline(always)]
     fn movable_seat(&self, by: &Claimant, size: usize) -> Seat {
         let first = Seat::first(size, self.page_size());
-        Seat { is_fixed: false, has_gap: by.colours().has_gaps(), ..first }
+        let keeps = if by.colours().has_gaps() { SLICE - 1 } else { first.page - 1 };
+        Seat { keeps, ..first }
     }
 
     /// The same with the next colour.
@@ -97,7 +98,7 @@ impl<P: Platform> Backend<P> {
         }
         let seat = if kept.is_some() || self.arenas.is_dirty(&self.ground, base) {
             seat.as_before(record(base).colour())
-        } else if seat.has_gap {
+        } else if seat.has_gap() {
             seat.behind(seat.colour + by.colours().gap(seat.room(), seat.page))
         } else {
             seat

@@ -85,7 +85,7 @@ impl<P: Platform> Backend<P> {
         Some(claim)
     }
 
-    /// Claims `slices` slices for a large block that does not need their `tail`, and wants so much `room` behind them.
+    /// Claims slices for a large block that is to lie so, and wants so much `room` behind them.
     fn claim_fitting(&self, by: &Claimant, seat: Seat, room: usize) -> Option<Claim> {
         let promised = self.may_take(by, seat.slices * SLICE)?;
         let claim = self.arenas.claim_fitting(&self.ground, by, seat, room);

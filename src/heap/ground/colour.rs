@@ -1,9 +1,10 @@
-//! Colour: at which cache line of its first page a long block begins.
+//! Colour: how far behind the start of its run or region a long block begins.
 //!
 //! Runs of slices begin with a multiple of 64 KiB, and the first cache finds the set of a line by its place in its page.
 //! Arrays of a program that all began there and are walked side by side, as a matrix of rows is along a column, would
-//! have their elements in one set, of which a cache keeps about ten. So a block begins some lines further on, each at
-//! another, within what its run has to spare.
+//! have their elements in one set, of which a cache keeps about ten; and their pages in a few sets of the translation
+//! cache. So a block begins some lines further on, each at another, and behind a gap of whole pages, within what its run
+//! has to spare.
 
 use crate::base::align_down;
 use crate::const_unless_model;

@@ -98,8 +98,9 @@ impl Arenas {
     }
 
     /// Claims slices for a large block that is to lie so: where what it does not need of them is not resident, as nearly as
-    /// may be. A block whose tail is not resident wastes nothing, and one that finds its pages there does not fault. Asks the lowest arena first, for what is packed together leaves long runs free. A block
-    /// that is to have `room` slices free behind it takes the first place, of a mapped arena, that has them.
+    /// may be. A block whose tail is not resident wastes nothing, and one that finds its pages there does not fault. Asks the
+    /// lowest arena first, for what is packed together leaves long runs free. A block that is to have `room` slices free
+    /// behind it takes the first place, of a mapped arena, that has them.
     pub fn claim_fitting<P: Platform>(
         &self,
         ground: &Ground<P>,
@@ -199,7 +200,8 @@ impl Arenas {
         None
     }
 
-    /// The position of the arena, of the lowest that have room, where a block that is to lie so lies best. A longer block looks at more, for it would have more to fault in; a short one takes the lowest.
+    /// The position of the arena, of the lowest that have room, where a block that is to lie so lies best. A longer block
+    /// looks at more, for it would have more to fault in; a short one takes the lowest.
     fn best_place(&self, section: &Section<'_>, seat: Seat) -> usize {
         let slices = seat.slices;
         let most = slices / FEW;
