@@ -164,6 +164,15 @@ fn shell_commands_run_before_and_after_and_the_last_one_also_after_a_failure() {
     assert!(text(&output.stderr).contains("--setup 'exit 9': exit status 9"));
 }
 
+/// The signals that a terminal sends end the process, though the tests may run where they are ignored: in the background.
+fn hear_signals() -> std::io::Result<()> {
+    for signal in [libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: no memory is involved.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    Ok(())
+}
+
 #[test]
 fn what_is_ended_by_a_signal_cleans_up_and_leaves_nothing() {
     // From a terminal it reaches everybody; from another process only the command. And while a shell command runs.
@@ -185,7 +194,8 @@ fn what_is_ended_by_a_signal_cleans_up_and_leaves_nothing() {
         command.args(["compare", "--only", "glibc", "--prepare", prepare, "--cleanup", &cleanup]);
         command.arg("--export-json").arg(&json).args(program).arg(run);
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
-        let mut compare = command.spawn().unwrap();
+        // SAFETY: it makes system calls only.
+        let mut compare = unsafe { command.pre_exec(hear_signals) }.spawn().unwrap();
         while !begun.exists() {
             assert!(compare.try_wait().unwrap().is_none(), "{case}: ended by itself");
             std::thread::sleep(std::time::Duration::from_millis(5));
@@ -290,7 +300,7 @@ fn the_line_of_progress_leaves_room_and_is_gone_when_ctrl_c_comes() {
             libc::setsid();
             libc::ioctl(0, libc::TIOCSCTTY, 0);
         }
-        Ok(())
+        hear_signals()
     };
     // SAFETY: it makes system calls only.
     let mut compare = unsafe { command.pre_exec(own_terminal) }.spawn().unwrap();

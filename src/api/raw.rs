@@ -6,7 +6,7 @@
 
 use super::lookup::{look_up, usable};
 use super::{figures, samples};
-use crate::base::{SMALL_MAX, aligned_size, class_of, class_of_aligned};
+use crate::base::{LINE, SMALL_MAX, class_of_aligned};
 use crate::global::{
     Stray, Thread, attach_to, enter_step, leave_step, process, tell_if_due, undo_step, with_heap,
     with_heap_to_free, with_relief,
@@ -23,7 +23,7 @@ pub use crate::global::{
 #[inline(always)]
 pub fn malloc<T: Thread>(size: usize) -> *mut u8 {
     match Bin::of_size(size) {
-        Some(at) => take::<T, true>(size, at),
+        Some(at) => take::<T, true>(size, 1, at),
         None => malloc_medium::<T>(size),
     }
 }
@@ -32,7 +32,7 @@ pub fn malloc<T: Thread>(size: usize) -> *mut u8 {
 #[inline(never)]
 fn malloc_medium<T: Thread>(size: usize) -> *mut u8 {
     match Bin::of_granules(size) {
-        Some(at) => take::<T, false>(size, at),
+        Some(at) => take::<T, false>(size, 1, at),
         None => malloc_large::<T>(size),
     }
 }
@@ -46,7 +46,7 @@ fn malloc_large<T: Thread>(size: usize) -> *mut u8 {
     }
     // SAFETY: a thread's heap is one.
     if !unsafe { enter_step::<T>(heap) } {
-        return malloc_refused::<T>(size, heap);
+        return malloc_refused::<T>(size, 1, heap);
     }
     // SAFETY: the thread possesses its heap and is inside, or it is NOBODY or EXITED, which keep nothing.
     let block = process().reuse_large(unsafe { (*heap).claimant() }, size);
@@ -59,19 +59,19 @@ fn malloc_large<T: Thread>(size: usize) -> *mut u8 {
     block
 }
 
-/// The block that was freed last of those in the bin that lies `at` words from the first, which serves `size` bytes. Has
-/// the next one fetched if blocks are `SMALL`, of which there may be many.
+/// The block that was freed last of those in the bin that lies `at` words from the first, which serves `size` bytes at a
+/// multiple of `align`. Has the next one fetched if blocks are `SMALL`, of which there may be many.
 #[inline(always)]
-fn take<T: Thread, const SMALL: bool>(size: usize, at: usize) -> *mut u8 {
+fn take<T: Thread, const SMALL: bool>(size: usize, align: usize, at: usize) -> *mut u8 {
     let heap = T::heap();
     // SAFETY: a thread's heap is one.
     if !unsafe { enter_step::<T>(heap) } {
-        return malloc_refused::<T>(size, heap);
+        return malloc_refused::<T>(size, align, heap);
     }
     // SAFETY: the thread possesses its heap and is inside, or it is NOBODY or EXITED, whose bins are empty.
     let block = unsafe { (*heap).bin_at(at).try_pop::<T::Checks, SMALL>((*heap).secret()) };
     if block.is_null() {
-        return malloc_slow::<T>(size, heap);
+        return malloc_slow::<T>(size, align, at, heap);
     }
     // SAFETY: as above.
     unsafe { leave_step::<T>(heap) };
@@ -156,11 +156,11 @@ fn free_with_care<T: Thread>(block: *mut Block, slab: &Slab, heap: *const Heap) 
 /// The rest of a malloc for which there was no block at hand, still in the same step: takes a slab's list, or goes the
 /// long way, which begins with what other threads have sent.
 #[inline(never)]
-fn malloc_slow<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
-    let class = class_of(size);
+fn malloc_slow<T: Thread>(size: usize, align: usize, at: usize, heap: *const Heap) -> *mut u8 {
+    let class = at / Bin::WORDS;
     // SAFETY: a thread's heap is one.
     if unsafe { samples::are_counted(heap) } {
-        return samples::malloc_counted::<T>(size, class, heap);
+        return samples::malloc_counted::<T>(size, align, class, heap);
     }
     // SAFETY: as in `take`; NOBODY and EXITED have no slab. A list that is still there has a block on it that was
     // written while it was free, as `pop` will tell.
@@ -172,7 +172,7 @@ fn malloc_slow<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
     // SAFETY: as above.
     unsafe { leave_step::<T>(heap) };
     if block.is_null() {
-        return allocate_small::<T>(size, class);
+        return allocate_small::<T>(size, align, class);
     }
     // A thread that replaces blocks comes by no other slow path.
     figures::pulse::<T>();
@@ -182,10 +182,10 @@ fn malloc_slow<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
 /// The thread was refused at its heap's gate.
 #[cold]
 #[inline(never)]
-fn malloc_refused<T: Thread>(size: usize, heap: *const Heap) -> *mut u8 {
+fn malloc_refused<T: Thread>(size: usize, align: usize, heap: *const Heap) -> *mut u8 {
     // SAFETY: a thread's heap is one.
     unsafe { undo_step::<T>(heap) };
-    allocate::<T>(size, 1, false)
+    allocate::<T>(size, align, false)
 }
 
 /// The rest of a free whose block the heap does not find by one load: another heap's, or one of its own whose slab has
@@ -352,19 +352,20 @@ pub(super) unsafe fn free_stray(block: *mut u8, stray: Stray) {
     }
 }
 
-/// A block of `class`, which serves `size` bytes, by a thread that has none at hand and is not sampled.
+/// A block of `class`, which serves `size` bytes at a multiple of `align`, by a thread that has none at hand and is not
+/// sampled.
 #[inline(never)]
-fn allocate_small<T: Thread>(size: usize, class: usize) -> *mut u8 {
+fn allocate_small<T: Thread>(size: usize, align: usize, class: usize) -> *mut u8 {
     let block = with_heap::<T, _>(Options::NONE, |heap| match heap {
         // (The first allocation of all finds out about sampling only now, and is counted below.)
         Some(heap) if process().settings().sample_rate() == 0 => {
             // SAFETY: the heap is possessed here.
-            unsafe { small_in::<T>(heap, size, class) }
+            unsafe { small_in::<T>(heap, size, align, class) }
         }
         _ => ptr::null_mut(),
     });
     if block.is_null() {
-        return allocate::<T>(size, 1, false);
+        return allocate::<T>(size, align, false);
     }
     tell_if_due::<T>(size);
     figures::pulse::<T>();
@@ -376,8 +377,8 @@ fn allocate_small<T: Thread>(size: usize, class: usize) -> *mut u8 {
 /// # Safety
 /// The heap is possessed by the caller.
 #[inline(always)]
-pub(super) unsafe fn small_in<T: Thread>(heap: &Heap, size: usize, class: usize) -> *mut u8 {
-    let class = class_of_aligned(size, apart::<T>(heap)).unwrap_or(class);
+pub(super) unsafe fn small_in<T: Thread>(heap: &Heap, size: usize, align: usize, class: usize) -> *mut u8 {
+    let class = class_of_aligned(size, align.max(apart::<T>(heap))).unwrap_or(class);
     // SAFETY: the caller's.
     unsafe { process().try_allocate_small::<T::Checks>(heap, class) }
 }
@@ -397,7 +398,6 @@ fn allocate_once<T: Thread>(size: usize, align: usize, zero: bool) -> *mut u8 {
 /// How a block from `heap` is aligned at least: in a heap that is borrowed its neighbours are other threads', and it has
 /// cache lines of its own. (Not in the Rust interface, which frees a block by the class of its layout, and has no guests.)
 pub(super) fn apart<T: Thread>(heap: &Heap) -> usize {
-    const LINE: usize = 64;
     if !T::ANNOUNCED || ptr::eq(heap, T::heap()) { 1 } else { LINE }
 }
 
@@ -442,10 +442,9 @@ pub fn calloc<T: Thread>(count: usize, size: usize) -> *mut u8 {
 #[inline]
 pub fn aligned<T: Thread>(align: usize, size: usize) -> *mut u8 {
     debug_assert!(align.is_power_of_two());
-    match aligned_size(size, align) {
-        // All blocks of the class are aligned. (What is noted of a sample is what was asked for.)
-        Some(rounded) if rounded == size || process().settings().sample_rate() == 0 => malloc::<T>(rounded),
-        _ => allocate::<T>(size, align, false),
+    match Bin::of_aligned(size, align) {
+        Some(at) => take::<T, false>(size, align, at),
+        None => allocate::<T>(size, align, false),
     }
 }
 

@@ -29,7 +29,12 @@ pub(super) unsafe fn are_counted(heap: *const Heap) -> bool {
 /// The rest of a malloc for which there was no block at hand, still in the same step, by a heap that is sampled, or was.
 #[cold]
 #[inline(never)]
-pub(super) fn malloc_counted<T: Thread>(size: usize, class: usize, heap: *const Heap) -> *mut u8 {
+pub(super) fn malloc_counted<T: Thread>(
+    size: usize,
+    align: usize,
+    class: usize,
+    heap: *const Heap,
+) -> *mut u8 {
     // SAFETY: the thread possesses its heap and is inside, or it is one that stands for none, which is never sampled.
     let (is_sample, follows, block) = unsafe {
         let own = &*heap;
@@ -43,28 +48,28 @@ pub(super) fn malloc_counted<T: Thread>(size: usize, class: usize, heap: *const 
     // SAFETY: as above.
     unsafe { leave_step::<T>(heap) };
     if is_sample {
-        return allocate_sample::<T>(size, 1, false, class_size(class), NO_CALLER);
+        return allocate_sample::<T>(size, align, false, class_size(class), NO_CALLER);
     }
     match (block.is_null(), follows) {
         (false, _) => {
             figures::pulse::<T>();
             block.cast()
         }
-        (true, true) => allocate_small::<T>(size, class),
-        (true, false) => allocate::<T>(size, 1, false, NO_CALLER),
+        (true, true) => allocate_small::<T>(size, align, class),
+        (true, false) => allocate::<T>(size, align, false, NO_CALLER),
     }
 }
 
-/// A block of `class`, which serves `size` bytes, by a thread that has none at hand, for an allocation that has turned out
-/// to be no sample; null without memory.
+/// A block of `class`, which serves `size` bytes at a multiple of `align`, by a thread that has none at hand, for an
+/// allocation that has turned out to be no sample; null without memory.
 #[inline(never)]
-fn allocate_small<T: Thread>(size: usize, class: usize) -> *mut u8 {
+fn allocate_small<T: Thread>(size: usize, align: usize, class: usize) -> *mut u8 {
     let block = with_heap::<T, _>(Options::NONE, |heap| {
         // SAFETY: the heap is possessed here.
-        heap.map_or(ptr::null_mut(), |heap| unsafe { raw::small_in::<T>(heap, size, class) })
+        heap.map_or(ptr::null_mut(), |heap| unsafe { raw::small_in::<T>(heap, size, align, class) })
     });
     if block.is_null() {
-        return uncounted::<T>(size, 1, false);
+        return uncounted::<T>(size, align, false);
     }
     tell_if_due::<T>(size);
     figures::pulse::<T>();

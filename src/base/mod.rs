@@ -7,6 +7,6 @@ mod size_class;
 
 pub use address::{GRANULE, GRANULE_SLICES, SLICE, align_down, align_up, is_aligned};
 pub use size_class::{
-    CLASSES, ClassInfo, MIN_BLOCK, QUICK_MAX, SMALL_MAX, aligned_size, class_info, class_of,
-    class_of_aligned, class_size, step_of,
+    CLASSES, ClassInfo, LINE, MIN_BLOCK, QUICK_MAX, SMALL_MAX, WAY, aligned_size, class_info, class_of,
+    class_of_aligned, class_size, is_alike, step_of,
 };

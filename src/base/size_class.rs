@@ -1,27 +1,52 @@
 //! Size classes: which block size serves a request.
 //!
 //! Up to 128 bytes a class every 16 bytes; above it eight classes to a doubling, so that at most 1/9 (11.1 %) of a
-//! block is more than was asked for. An aligned request needs no classes of its own: rounded up to a multiple of its
-//! alignment it is served by a class whose size is such a multiple, too. See [`class_of_aligned`].
+//! block is more than was asked for. From [`SHIFTED`] on such a class is a little longer than its step, by [`MIN_BLOCK`],
+//! and from [`BY_LINES`] on by a cache line: an odd number of lines. Caches choose a set by the lower bits of the
+//! address, so the first lines of blocks that lie a power of two apart, as the rows of a matrix would, share a set or a
+//! few, and push each other out.
+//!
+//! An aligned request is rounded up to a multiple of its alignment. Below [`SHIFTED`] the class that serves it is of
+//! such a size, too, and above if it is by lines and a line is enough; for others there are classes of their own, four to
+//! a doubling, which are not shifted: see [`class_of_aligned`].
 
-use super::address::SLICE;
+use super::address::{GRANULE, SLICE};
 
 /// Bytes in the smallest block; every block is a multiple of it and aligned to it.
 pub const MIN_BLOCK: usize = 16;
 
+/// Bytes in a cache line.
+pub const LINE: usize = 64;
+
+/// Bytes within which the places of lines differ for the first cache: a page of the smallest kind.
+pub const WAY: usize = 4096;
+
+/// The first step whose class is shifted.
+const SHIFTED: usize = 1 << 10;
+
+/// The first step whose class is longer by a line. (Of shorter blocks a slab has so many that less will do.)
+const BY_LINES: usize = 2 << 10;
+
+/// The last one.
+const LAST: usize = 32 << 10;
+
 /// Largest request in bytes that is a block of a slab; above it, a request is a run of slices.
-pub const SMALL_MAX: usize = 32 << 10;
+pub const SMALL_MAX: usize = LAST + LINE;
 
 /// Largest request in bytes whose slab is a single slice.
-pub const QUICK_MAX: usize = 8 << 10;
+pub const QUICK_MAX: usize = (8 << 10) + LINE;
 
 /// Classes below the first doubling: 16, 32, ... 128 bytes.
 const LINEAR: usize = 8;
 const LINEAR_MAX: usize = LINEAR * MIN_BLOCK;
 const STEPS_LOG2: u32 = 3;
 
-/// Number of size classes: 72.
-pub const CLASSES: usize = LINEAR + ((SMALL_MAX / LINEAR_MAX).ilog2() as usize) * (1 << STEPS_LOG2);
+/// The class of aligned blocks of [`SHIFTED`] bytes: the classes below are their steps. From here on two steps are three
+/// classes, of which the first is one for aligned blocks.
+const FIRST_SHIFTED: usize = step_of(SHIFTED);
+
+/// Number of size classes: 93.
+pub const CLASSES: usize = class_of(SMALL_MAX) + 1;
 
 /// What is fixed for all slabs of one size class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +57,8 @@ pub struct ClassInfo {
     pub capacity: u32,
     /// Slices in a slab: 1 for every class up to [`QUICK_MAX`].
     pub slices: u32,
+    /// Lines of a slab at which its first block may begin: see [`ClassInfo::colour`].
+    colours: u32,
     /// floor(2^64 / size) + 1. Modulo 2^64, `offset * reciprocal` is `index * excess` for the offset of the block at
     /// `index`, and far more than that for every other offset, up to 2^47 bytes before and behind the slab. So one
     /// comparison tells whether an offset is that of one of the first `n` blocks, for any `n`: see
@@ -53,17 +80,53 @@ impl ClassInfo {
     pub const fn limit(&self, count: u32) -> u64 {
         count as u64 * self.excess
     }
+
+    /// Bytes behind `base`, where a slab begins, at which its first block does: less than a page. The lines at which the
+    /// blocks of the slab before it begin are not used again, as far as there is room.
+    pub const fn colour(&self, base: usize) -> usize {
+        let slice = base % GRANULE / SLICE;
+        let (Some(slab), blocks) = (slice.checked_div(self.slices as usize), self.capacity as usize) else {
+            return 0;
+        };
+        match (slab * blocks).checked_rem(self.colours as usize) {
+            Some(lines) => lines * LINE,
+            None => 0,
+        }
+    }
 }
 
 /// The class whose blocks hold `size` bytes. `size` is at most [`SMALL_MAX`]; zero is served as one byte.
 #[inline(always)]
 pub const fn class_of(size: usize) -> usize {
     debug_assert!(size <= SMALL_MAX);
-    step_of(size)
+    let step = step_of(size);
+    if step < FIRST_SHIFTED {
+        return step;
+    }
+    let step = if size > LAST_BY_BLOCKS {
+        step_of(if size - LINE < BY_LINES { BY_LINES } else { size - LINE })
+    } else {
+        step_of(if size - MIN_BLOCK < SHIFTED { SHIFTED } else { size - MIN_BLOCK })
+    };
+    let beyond = step - FIRST_SHIFTED;
+    FIRST_SHIFTED + beyond / 2 * 3 + beyond % 2 + 1
 }
 
-/// The number of the class whose blocks would hold `size` bytes if classes went on beyond [`SMALL_MAX`] as they do
-/// below it. So lengths of one step differ by an eighth at most.
+/// Bytes in the longest blocks that are no longer than their step.
+const LAST_UNSHIFTED: usize = step_size(FIRST_SHIFTED - 1);
+
+/// Bytes in the longest blocks that are longer than their step by less than a line.
+const LAST_BY_BLOCKS: usize = step_size(step_of(BY_LINES) - 1) + MIN_BLOCK;
+
+/// The class whose blocks hold `size` bytes at every multiple of `size` that is a power of two. From [`SHIFTED`] on one
+/// of those for aligned blocks. `size` is at most [`LAST`].
+#[inline(always)]
+const fn class_of_unshifted(size: usize) -> usize {
+    let step = step_of(size);
+    if step < FIRST_SHIFTED { step } else { FIRST_SHIFTED + (step - FIRST_SHIFTED).div_ceil(2) * 3 }
+}
+
+/// The step that `size` bytes fall into: steps go on for ever, and are an eighth of a length apart at most.
 #[inline(always)]
 pub const fn step_of(size: usize) -> usize {
     if size <= LINEAR_MAX {
@@ -79,7 +142,8 @@ pub const fn step_of(size: usize) -> usize {
 /// The class whose blocks hold `size` bytes at a multiple of `align`, or `None` if only a run of slices can.
 ///
 /// `align` is a power of two. A multiple of `align` is either a class size or shares a class with sizes that are
-/// multiples of `align` too, and slabs start on a slice: so every block of the class is aligned.
+/// multiples of `align` too (of those for aligned blocks, if it is one of theirs), and slabs start on a slice, or some
+/// lines behind it: so every block of the class is aligned.
 #[inline(always)]
 pub const fn class_of_aligned(size: usize, align: usize) -> Option<usize> {
     debug_assert!(align.is_power_of_two());
@@ -87,9 +151,16 @@ pub const fn class_of_aligned(size: usize, align: usize) -> Option<usize> {
         return if size <= SMALL_MAX { Some(class_of(size)) } else { None };
     }
     match aligned_size(size, align) {
-        Some(size) => Some(class_of(size)),
+        Some(size) if is_alike(size, align) => Some(class_of(size)),
+        Some(size) => Some(class_of_unshifted(size)),
         None => None,
     }
+}
+
+/// Whether blocks of `size` bytes, a multiple of `align`, are aligned so in the class that serves any request of that size.
+#[inline(always)]
+pub const fn is_alike(size: usize, align: usize) -> bool {
+    size <= LAST_UNSHIFTED || align <= LINE && size > LAST_BY_BLOCKS
 }
 
 /// `size`, one at least, as a multiple of `align`, a power of two: what a class for aligned blocks has to hold. `None`
@@ -107,11 +178,25 @@ pub const fn aligned_size(size: usize, align: usize) -> Option<usize> {
 #[inline(always)]
 pub const fn class_size(class: usize) -> usize {
     debug_assert!(class < CLASSES);
-    if class < LINEAR {
-        return (class + 1) * MIN_BLOCK;
+    if class < FIRST_SHIFTED {
+        return step_size(class);
     }
-    let doubling = (class - LINEAR) >> STEPS_LOG2;
-    let step = (class - LINEAR) & ((1 << STEPS_LOG2) - 1);
+    let beyond = class - FIRST_SHIFTED;
+    match beyond % 3 {
+        0 => step_size(FIRST_SHIFTED + beyond / 3 * 2),
+        rest => {
+            let size = step_size(FIRST_SHIFTED + beyond / 3 * 2 + rest - 1);
+            size + if size < BY_LINES { MIN_BLOCK } else { LINE }
+        }
+    }
+}
+
+/// The longest length of a step.
+const fn step_size(step: usize) -> usize {
+    if step < LINEAR {
+        return (step + 1) * MIN_BLOCK;
+    }
+    let (doubling, step) = ((step - LINEAR) >> STEPS_LOG2, (step - LINEAR) & ((1 << STEPS_LOG2) - 1));
     (LINEAR_MAX + (step + 1) * (LINEAR_MAX >> STEPS_LOG2)) << doubling
 }
 
@@ -119,25 +204,35 @@ const fn describe(class: usize) -> ClassInfo {
     let size = class_size(class);
     let mut slices = 1;
     if size > QUICK_MAX {
-        // At least eight blocks, and at most 1/16 of the slab left over behind the last.
+        // At least eight blocks, and at most 1/12 of the slab left over behind the last.
         slices = (8 * size).div_ceil(SLICE);
-        while (slices * SLICE) % size > slices * SLICE / 16 {
+        while (slices * SLICE) % size > slices * SLICE / 12 {
             slices += 1;
         }
     }
     // 2^64 / size, rounded down, is the same with 2^64 - 1 unless size is a power of two.
     let reciprocal = u64::MAX / size as u64 + if size.is_power_of_two() { 2 } else { 1 };
+    let left = slices * SLICE % size;
+    let colours = if size % (2 * LINE) != LINE || size < BY_LINES {
+        1
+    } else if left < WAY {
+        left / LINE + 1
+    } else {
+        WAY / LINE
+    };
     ClassInfo {
         size: size as u32,
         capacity: (slices * SLICE / size) as u32,
         slices: slices as u32,
+        colours: colours as u32,
         reciprocal,
         excess: reciprocal.wrapping_mul(size as u64),
     }
 }
 
 static INFO: [ClassInfo; CLASSES] = {
-    let mut table = [ClassInfo { size: 0, capacity: 0, slices: 0, reciprocal: 0, excess: 0 }; CLASSES];
+    let mut table =
+        [ClassInfo { size: 0, capacity: 0, slices: 0, colours: 1, reciprocal: 0, excess: 0 }; CLASSES];
     let mut class = 0;
     while class < CLASSES {
         table[class] = describe(class);
@@ -156,17 +251,40 @@ pub fn class_info(class: usize) -> &'static ClassInfo {
 mod tests {
     use super::*;
 
+    /// Whether the class is one for aligned blocks alone.
+    fn is_for_aligned(class: usize) -> bool {
+        class >= FIRST_SHIFTED && (class - FIRST_SHIFTED).is_multiple_of(3)
+    }
+
     #[test]
     fn every_request_gets_the_smallest_class_that_holds_it() {
         let mut class = 0;
         for size in 0..=SMALL_MAX {
-            if size > class_size(class) {
+            while size > class_size(class) || is_for_aligned(class) {
                 class += 1;
             }
             assert_eq!(class_of(size), class, "request of {size}");
         }
         assert_eq!(class, CLASSES - 1);
         assert_eq!(class_size(CLASSES - 1), SMALL_MAX);
+    }
+
+    #[test]
+    fn a_longer_class_has_longer_blocks() {
+        (1..CLASSES).for_each(|class| assert!(class_size(class - 1) < class_size(class), "class {class}"));
+    }
+
+    #[test]
+    fn blocks_of_no_class_share_the_sets_of_a_cache() {
+        // The first lines of as many neighbours as a page has lines, of all blocks that a page holds few of.
+        let lines = 4096 / LINE;
+        for class in (0..CLASSES).filter(|&class| class_size(class) > SHIFTED && !is_for_aligned(class)) {
+            let mut sets = vec![0; lines];
+            (0..lines).for_each(|block| sets[block * class_size(class) / LINE % lines] += 1);
+            let most = sets.into_iter().max();
+            assert_eq!(most.min(Some(4)), most, "class {class}");
+            assert!(class_size(class) < BY_LINES || most == Some(1), "class {class}");
+        }
     }
 
     #[test]
@@ -190,9 +308,22 @@ mod tests {
                 }
             }
         }
-        assert_eq!(class_of_aligned(1, SMALL_MAX), Some(CLASSES - 1));
-        assert_eq!(class_of_aligned(1, 2 * SMALL_MAX), None);
+        assert_eq!(class_of_aligned(1, LAST), Some(CLASSES - 2));
+        assert_eq!(class_of_aligned(SMALL_MAX, 2 * LINE), None);
+        assert_eq!(class_of_aligned(1, 2 * LAST), None);
         assert_eq!(class_of_aligned(SMALL_MAX + 1, 1), None);
+    }
+
+    #[test]
+    fn waste_of_aligned_requests_is_at_most_a_fifth() {
+        for (align, size) in (7..=15).flat_map(|shift| (129..=LAST).map(move |size| (1_usize << shift, size)))
+        {
+            let rounded = size.next_multiple_of(align);
+            if let Some(block) = class_of_aligned(size, align).map(class_size) {
+                assert!((block - rounded) * 5 <= block, "{size} at {align} gets {block}");
+                assert!(block == rounded || !rounded.is_multiple_of(4096), "{size} at {align} gets {block}");
+            }
+        }
     }
 
     #[test]

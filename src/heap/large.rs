@@ -31,24 +31,11 @@ impl Slab {
         self.shared.usage.store(Usage::Free as u32, Ordering::Relaxed);
     }
 
-    /// Bytes behind the start of its run at which this large block begins. (Fewer than a slice, whatever the record is.)
-    #[inline(always)]
-    pub(super) fn colour(&self) -> usize {
-        // Relaxed: see rule 1.
-        self.shared.start.load(Ordering::Relaxed) % SLICE
-    }
-
     /// Bytes of `page`s at the start of this slice that are known not to be resident: those before the large block that
     /// begins here, or began here last.
     #[inline(always)]
     pub fn gap(&self, page: usize) -> usize {
         align_down(self.colour(), page)
-    }
-
-    /// Where this large block begins.
-    #[inline(always)]
-    pub fn block(&self) -> usize {
-        self.base() + self.colour()
     }
 
     /// Whether this large block begins at `address`.

@@ -143,10 +143,9 @@ impl<P: Platform> Heaps<P> {
     }
 
     fn place_in_arena(&self, address: usize, slab: &'static Slab) -> Result<Place, Misuse> {
-        let offset = address.wrapping_sub(slab.base());
         match slab.usage() {
             Usage::Large if slab.begins_at(address) => Ok(Place::Large(slab)),
-            Usage::Slab if slab.was_handed_out(offset) => {
+            Usage::Slab if slab.was_handed_out(slab.offset_of(address)) => {
                 let block = ptr::with_exposed_provenance_mut::<Block>(address);
                 // SAFETY: the address is the start of a block that was handed out.
                 if unsafe { slab.is_known_free(block, Block::key(block, self.secret())) } {

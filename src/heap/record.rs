@@ -307,17 +307,22 @@ impl Slab {
         self.shared.touched.load(Ordering::Relaxed) as usize
     }
 
+    /// Bytes of a slab's run up to where what has been handed out ends.
+    fn end_of_use(&self) -> usize {
+        self.colour() + self.bytes_in_use()
+    }
+
     /// Bytes of a slab's run that may be resident: what has been handed out, in whole pages, or what was when it was
     /// opened. Roughly, if it is not the caller's.
     fn bytes_touched(&self, page: usize) -> usize {
-        align_up(self.bytes_in_use(), page).unwrap_or(0).max(self.requested()).min(self.bytes())
+        align_up(self.end_of_use(), page).unwrap_or(0).max(self.requested()).min(self.bytes())
     }
 
     /// Notes what of a slab that is about to be closed was never touched, and what was.
     pub(super) fn spare_unborn(&self, page: usize) {
         let touched = self.bytes_touched(page);
         // What was handed out, but for what was given back inside of free blocks: whoever knows where that is.
-        let surely = self.bytes_in_use().max(self.found_resident());
+        let surely = self.end_of_use().max(self.found_resident());
         let surely = if self.hollow_pages() == 0 { surely } else { 0 };
         self.spare_behind(touched, surely);
     }
@@ -399,14 +404,34 @@ impl Slab {
         }
     }
 
+    /// Bytes behind the start of its run at which this slab's first block begins, or this large block. (Fewer than a
+    /// slice, whatever the record is.)
+    #[inline(always)]
+    pub(super) fn colour(&self) -> usize {
+        // Relaxed: see rule 1.
+        self.shared.start.load(Ordering::Relaxed) % SLICE
+    }
+
+    /// Where that is.
+    #[inline(always)]
+    pub fn start(&self) -> usize {
+        self.base() + self.colour()
+    }
+
+    /// Bytes from there to `address`, any address.
+    #[inline(always)]
+    pub(super) fn offset_of(&self, address: usize) -> usize {
+        // Relaxed: see rule 1.
+        address.wrapping_sub(self.shared.start.load(Ordering::Relaxed))
+    }
+
     /// Whether a block of this slab that has been handed out starts at `address`, any address below 2^47.
     #[inline(always)]
     pub fn starts_block(&self, address: usize) -> bool {
-        // Relaxed: see rule 1.
-        self.is_block(address.wrapping_sub(self.shared.start.load(Ordering::Relaxed)))
+        self.is_block(self.offset_of(address))
     }
 
-    /// Whether `offset` bytes into the slab a block starts that has been handed out at some time.
+    /// Whether `offset` bytes behind the first block one starts that has been handed out at some time.
     #[inline(always)]
     pub fn is_block(&self, offset: usize) -> bool {
         // Relaxed (both): see rule 1. A made-up pointer into a slab that another thread extends may be judged by the

@@ -1,8 +1,7 @@
 //! Where in its run of slices a large block lies: what of the run it does not need, before it and behind it, and how much
 //! of that may be resident.
 
-use super::ground::LINE;
-use crate::base::{SLICE, align_down};
+use crate::base::{LINE, SLICE, align_down};
 
 /// Where in its run a large block lies.
 #[derive(Clone, Copy)]

@@ -125,7 +125,7 @@ fn a_slab_knows_which_of_its_blocks_were_handed_out() {
     let heap = possess(from, 1);
     for size in [1 << 10, 20 << 10] {
         let slab = slab_of(from, get(from, heap, size));
-        let (base, size, out) = (slab.base(), slab.info().size as usize, slab.handed_out() as usize);
+        let (base, size, out) = (slab.start(), slab.info().size as usize, slab.handed_out() as usize);
         assert!(out > 0 && out < slab.info().capacity as usize);
         for index in 0..slab.info().capacity as usize {
             let block = ptr::with_exposed_provenance_mut(base + index * size);
@@ -411,7 +411,7 @@ fn a_block_freed_as_the_fast_path_does_it_is_handed_out_again() {
 fn a_census_knows_what_is_live_in_the_current_slabs_of_its_heap() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
-    let class = class_of(1 << 10);
+    let (class, bytes) = (class_of(1 << 10), class_size(class_of(1 << 10)) as u64);
     let mut blocks = Vec::new();
     // Some free blocks are in the bin, some on the slab's list.
     for (more, fewer) in [(6, 0), (1, 3), (0, 2), (5, 1), (0, 5)] {
@@ -421,9 +421,9 @@ fn a_census_knows_what_is_live_in_the_current_slabs_of_its_heap() {
         assert_eq!(census.classes[class], ClassCensus { live: blocks.len() as u64, slabs: 1 });
         assert_eq!(
             (census.small.blocks, census.small.bytes),
-            (blocks.len() as u64, (blocks.len() << 10) as u64)
+            (blocks.len() as u64, blocks.len() as u64 * bytes)
         );
-        let handed_out = u64::from(slab_of(from, blocks[0]).handed_out()) << 10;
+        let handed_out = u64::from(slab_of(from, blocks[0]).handed_out()) * bytes;
         assert_eq!(census.small.bytes + census.free_bytes, handed_out);
     }
 }
@@ -438,7 +438,7 @@ fn a_census_knows_what_guests_have_left() {
     blocks[1..].iter().for_each(|&block| free(from, lent, block));
     from.give_up(lent);
     let census = from.census::<Checked>(asks);
-    assert_eq!((census.small.blocks, census.small.bytes), (1, 1 << 10));
+    assert_eq!((census.small.blocks, census.small.bytes), (1, class_size(class_of(1 << 10)) as u64));
 }
 
 #[test]

@@ -141,7 +141,7 @@ impl<P: Platform> Heaps<P> {
             return;
         }
         if is_first && first.usage() == Usage::Large {
-            walk.note(first.block(), first.usable(), BlockKind::Large, 1);
+            walk.note(first.start(), first.usable(), BlockKind::Large, 1);
         }
         walk.at = end;
     }
@@ -152,22 +152,22 @@ impl<P: Platform> Heaps<P> {
     /// # Safety
     /// From where the walk is to `end` is part of a slice of an arena that is mapped.
     unsafe fn walk_slab<C: Checks>(&self, walk: &mut Walk, slab: &Slab, is_first: bool, end: usize) -> usize {
-        let (base, class) = (slab.base(), slab.class());
+        let (start, class) = (slab.start(), slab.class());
         let info = class_info(class);
         // (None is zero: which the compiler does not know.)
         let (size, kind) = ((info.size as usize).max(1), BlockKind::Small(class));
         let live = if is_first && !C::ON { slab.live() as usize } else { 0 };
         if live > 0 {
-            walk.note(base, size, kind, live);
+            walk.note(start, size, kind, live);
         }
         if !C::ON {
             return end;
         }
         let handed_out = slab.handed_out().min(info.capacity) as usize;
         signal_fence();
-        let first = (walk.at - base).div_ceil(size);
-        for index in first..handed_out.min((end - base).div_ceil(size)) {
-            let address = base + index * size;
+        let first = walk.at.saturating_sub(start).div_ceil(size);
+        for index in first..handed_out.min(end.saturating_sub(start).div_ceil(size)) {
+            let address = start + index * size;
             if walk.is_full() {
                 return address;
             }

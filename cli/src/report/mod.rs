@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(document["processes"][2]["statistics"]["bytes"]["live"], 300);
         assert!(document["processes"][3]["statistics"].is_null());
         let classes = document["sum"]["classes"].as_array().unwrap();
-        assert_eq!((classes.len(), &classes[0]["block_bytes"]), (72, &serde_json::json!(16)));
+        assert_eq!((classes.len(), &classes[0]["block_bytes"]), (93, &serde_json::json!(16)));
         let table = report.table(false);
         assert!(
             table.contains("killed by signal 9") && table.contains("4,321") && table.contains("2 more"),

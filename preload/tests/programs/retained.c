@@ -7,7 +7,7 @@
 
 enum { TOTAL = 100 << 20, PAGE = 4096 };
 
-static void *blocks[TOTAL / 1000];
+static void *blocks[TOTAL / 960];
 
 static long faults(void)
 {
@@ -316,8 +316,8 @@ static void little_left(void)
     memset(blocks, 1, sizeof blocks);
     size_t before = resident();
     for (int cycle = 0; cycle < 5; cycle++) {
-        build(1000);
-        tear_down(1000);
+        build(960);
+        tear_down(960);
         CHECK(resident() <= before + 90 * MIB);
     }
 }

@@ -11,8 +11,8 @@
 //! a tail for each large block more than it has, and besides by what it allocates (`Tails`).
 
 use super::Backend;
-use crate::base::{SLICE, SMALL_MAX, step_of};
-use crate::heap::ground::{Claimant, Count, LINE, MOST_SPARE, clear};
+use crate::base::{LINE, SLICE, SMALL_MAX, step_of};
+use crate::heap::ground::{Claimant, Count, MOST_SPARE, clear};
 use crate::heap::record::Slab;
 use crate::heap::seat::{Seat, Tail};
 use crate::pal::Platform;

@@ -15,11 +15,11 @@ pub(in crate::heap) use arenas::hints;
 pub use arenas::{Arenas, Beside, Claim};
 pub use huge::Huge;
 
-use super::ground::{Claimant, Ground, LINE, MOST_SPARE, Outside, UNSEEN};
+use super::ground::{Claimant, Ground, MOST_SPARE, Outside, UNSEEN};
 use super::mend::Mend;
 use super::record::Slab;
 use super::seat::Seat;
-use crate::base::{SLICE, align_up, step_of};
+use crate::base::{LINE, SLICE, align_up, step_of};
 use crate::const_unless_model;
 use crate::pal::Platform;
 use crate::region::{Prefer, Region};

@@ -6,14 +6,10 @@
 //! cache. So a block begins some lines further on, each at another, and behind a gap of whole pages, within what its run
 //! has to spare.
 
-use crate::base::align_down;
+use crate::base::{LINE, WAY, align_down};
 use crate::const_unless_model;
 use crate::sync::Cell;
 
-/// Bytes in a line; blocks that are to be aligned to more have no colour.
-pub const LINE: usize = 64;
-/// Bytes within which the places of lines differ for the first cache: a page of the smallest kind.
-const WAY: usize = 4096;
 /// As a share of a block its colour is this at most: the pages that it touches for that are half of it on average. One of
 /// whole pages touches one more with any colour, and has none where that is a larger share.
 const SHARE: usize = 16;

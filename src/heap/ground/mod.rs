@@ -22,7 +22,6 @@ pub use bell::Bell;
 pub use bets::{Bet, BetCount, Bets};
 pub use claimant::Claimant;
 pub use clearing::{clear, is_sparse};
-pub use colour::LINE;
 pub use limit::Limit;
 pub use population::{HUGE_PAGE, Population, Sampled, UNSEEN};
 pub use refusals::Refusals;

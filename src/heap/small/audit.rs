@@ -42,7 +42,7 @@ impl<C: Checks> Found<C> {
         // SAFETY: the record of a free block's slice: its slab is open, or this fails.
         let slab = unsafe { Slab::first_of(Slab::of(block.addr())) };
         assert!(
-            slab.usage() == Usage::Slab && slab.was_handed_out(block.addr() - slab.base()),
+            slab.usage() == Usage::Slab && slab.was_handed_out(slab.offset_of(block.addr())),
             "{block:?} is no block"
         );
     }
@@ -227,7 +227,7 @@ impl<P: Platform> Heaps<P> {
             if run.usage() == Usage::Large {
                 large += run.slices() as usize;
                 assert!(
-                    run.requested() <= run.usable() && run.block().is_multiple_of(16),
+                    run.requested() <= run.usable() && run.start().is_multiple_of(16),
                     "a block outside its run"
                 );
                 for slice in 0..run.slices() as usize {

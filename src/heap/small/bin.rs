@@ -23,7 +23,9 @@
 //! blocks of a thin slab were handed out again and again, and kept it: a steady state of four threads held a fifth more
 //! memory.
 
-use crate::base::{MIN_BLOCK, SMALL_MAX, class_of, class_size};
+use crate::base::{
+    LINE, MIN_BLOCK, SMALL_MAX, aligned_size, class_of, class_of_aligned, class_size, is_alike,
+};
 use crate::heap::block::{Block, Checks};
 use crate::heap::record::Slab;
 use crate::sync::{Cell, Counter, in_order, seeded, signal_fence};
@@ -86,6 +88,19 @@ static BY_GRANULES: [u8; SMALL_MAX / MIN_BLOCK + 1] = {
     while granules < table.len() {
         table[granules] = bin_of(class_of(granules * MIN_BLOCK));
         granules += 1;
+    }
+    table
+};
+
+/// By size in lines, rounded up, of what is aligned and is not [alike](is_alike).
+static BY_LINES: [u8; SMALL_MAX / LINE + 1] = {
+    let mut table = [0; SMALL_MAX / LINE + 1];
+    let mut lines = 0;
+    while lines < table.len() {
+        if let Some(class) = class_of_aligned(lines * LINE, 2 * LINE) {
+            table[lines] = bin_of(class);
+        }
+        lines += 1;
     }
     table
 };
@@ -249,6 +264,16 @@ impl Bin {
         }
         // SAFETY: the table's last entry is that of SMALL_MAX.
         Some(usize::from(unsafe { *BY_GRANULES.get_unchecked(size.div_ceil(MIN_BLOCK)) }))
+    }
+
+    /// The same for `size` bytes at a multiple of `align`, a power of two; `None` if no class serves them.
+    #[inline(always)]
+    pub fn of_aligned(size: usize, align: usize) -> Option<usize> {
+        match aligned_size(size, align) {
+            Some(size) if is_alike(size, align) => Bin::of_granules(size),
+            Some(size) => BY_LINES.get(size.div_ceil(LINE)).map(|&at| usize::from(at)),
+            None => None,
+        }
     }
 
     /// Takes the block that was pushed last; null if there is none, or if it was written while it was free: a function

@@ -37,14 +37,9 @@ const WORTH: usize = 8;
 /// Frees that go the long way before the slab is tilled: they take as long as faulting in a slab's pages.
 const LONG_FREES: u32 = 64;
 
-/// The pages, counted from the slab's first, that a block of `size` bytes at `offset` touches.
-fn pages_of(offset: usize, size: usize) -> RangeInclusive<usize> {
-    offset / PAGE..=(offset + size - 1) / PAGE
-}
-
-/// The marks of a block of `size` bytes at `offset`.
-fn marks_of(offset: usize, size: usize) -> RangeInclusive<usize> {
-    if size < LONG { pages_of(offset, size) } else { offset / size..=offset / size }
+/// The pages, counted from the slab's first, that a block of `size` bytes touches which begins `at` bytes behind it.
+fn pages_of(at: usize, size: usize) -> RangeInclusive<usize> {
+    at / PAGE..=(at + size - 1) / PAGE
 }
 
 /// The runs of marks that are set.
@@ -89,7 +84,12 @@ impl Slab {
 
     /// Whether the block at `offset` has one of the marks.
     fn is_on(&self, marks: u32, offset: usize) -> bool {
-        marks != 0 && marks_of(offset, self.block_size().min(SMALL_MAX)).any(|mark| has(marks, mark))
+        let size = self.block_size().min(SMALL_MAX);
+        let is_marked = || match size < LONG {
+            true => pages_of(self.colour() + offset, size).any(|page| has(marks, page)),
+            false => has(marks, offset / size),
+        };
+        marks != 0 && is_marked()
     }
 
     /// Whether `block` is free for sure. Its slab may be laid fallow meanwhile, between the first look and the second, or
@@ -98,7 +98,7 @@ impl Slab {
     /// # Safety
     /// A block of this slab starts at `block`, and `key` is its key.
     pub(in crate::heap) unsafe fn is_known_free(&self, block: *mut Block, key: usize) -> bool {
-        let lies_fallow = || self.lies_fallow(block.addr().wrapping_sub(self.base()));
+        let lies_fallow = || self.lies_fallow(self.offset_of(block.addr()));
         // SAFETY: the caller's.
         lies_fallow() || unsafe { Block::is_free(block, key) } || lies_fallow()
     }
@@ -110,7 +110,7 @@ impl Slab {
     /// The slab's record is that of an arena's slice, or one of no slice; `key` is that of a block at `block`.
     #[inline]
     pub unsafe fn has_live_block<C: Checks>(&self, block: *mut Block, key: usize) -> bool {
-        self.was_handed_out(block.addr().wrapping_sub(self.base()))
+        self.was_handed_out(self.offset_of(block.addr()))
             // SAFETY: one starts there.
             && !(C::ON && unsafe { self.is_known_free(block, key) })
     }
@@ -142,7 +142,8 @@ impl Slab {
     /// How many blocks, never handed out or not, touch a page.
     fn blocks_on(&self, page: usize) -> usize {
         let (size, capacity) = (self.block_size().max(1), self.info().capacity as usize);
-        ((page + 1) * PAGE).div_ceil(size).min(capacity).saturating_sub(page * PAGE / size)
+        let behind = |page: usize| (page * PAGE).saturating_sub(self.colour());
+        behind(page + 1).div_ceil(size).min(capacity).saturating_sub(behind(page) / size)
     }
 
     /// The blocks that lie fallow, by their offsets.
@@ -157,7 +158,7 @@ impl Slab {
     #[cfg(any(test, feature = "simulated"))]
     pub(super) fn audit_fallow(&self, mut enter: impl FnMut(*mut Block)) -> u32 {
         assert!(!self.is_fallow() || self.standing() == Standing::Available, "a slab in use lies fallow");
-        let each = |offset| enter(ptr::with_exposed_provenance_mut(self.base() + offset));
+        let each = |offset| enter(ptr::with_exposed_provenance_mut(self.start() + offset));
         self.fallow_offsets().map(each).count() as u32
     }
 
@@ -175,7 +176,7 @@ impl Slab {
     /// # Safety
     /// As there; the block is one of this slab's.
     pub(in crate::heap) unsafe fn is_free_meanwhile(&self, block: *mut Block, key: usize) -> bool {
-        let offset = block.addr().wrapping_sub(self.base());
+        let offset = self.offset_of(block.addr());
         for _ in 0..LOOKS {
             // SAFETY: the caller's.
             let look = || unsafe { Block::is_free_meanwhile(block, key) };
@@ -247,13 +248,13 @@ impl Heap {
         let (base, size, group) = (slab.base(), slab.info().size as usize, (from.page_size() / PAGE).max(1));
         let mut free = [0_u16; PAGES];
         let mut enter = |offset| {
-            for page in pages_of(offset, size) {
+            for page in pages_of(slab.colour() + offset, size) {
                 free.get_mut(page).into_iter().for_each(|blocks| *blocks += 1);
             }
         };
         let mut block = slab.free_list();
         while !block.is_null() {
-            enter(block.addr() - base);
+            enter(slab.offset_of(block.addr()));
             block = self.follow::<C>(block);
         }
         slab.fallow_offsets().for_each(&mut enter);
@@ -272,17 +273,17 @@ impl Heap {
 
     /// The same of a slab of long blocks: all that are free lie fallow then.
     fn lay_blocks_fallow<C: Checks, P: Platform>(&self, from: &Heaps<P>, slab: &Slab) -> bool {
-        let (base, size, page) = (slab.base(), slab.info().size as usize, from.page_size());
+        let (start, size, page) = (slab.start(), slab.info().size as usize, from.page_size());
         let mut more = 0;
         let mut block = slab.free_list();
         while !block.is_null() {
-            more |= 1 << ((block.addr() - base) / size.max(1));
+            more |= 1 << (slab.offset_of(block.addr()) / size.max(1));
             block = self.follow::<C>(block);
         }
         let parts = || {
             runs_of(slab.fallow_marks() | more).map(|blocks| {
-                let start = (base + blocks.start * size).next_multiple_of(page);
-                (start, align_down(base + blocks.end * size, page).saturating_sub(start))
+                let from = (start + blocks.start * size).next_multiple_of(page);
+                (from, align_down(start + blocks.end * size, page).saturating_sub(from))
             })
         };
         let bytes: usize = parts().map(|(_, bytes)| bytes).sum();
@@ -333,7 +334,7 @@ impl Heap {
         let mut block = slab.free_list();
         while !block.is_null() {
             let next = self.follow::<C>(block);
-            if slab.lies_fallow(block.addr() - slab.base()) && !seeded("heap.fallow_listed") {
+            if slab.lies_fallow(slab.offset_of(block.addr())) && !seeded("heap.fallow_listed") {
                 goes = true;
             } else {
                 if mem::take(&mut goes) {
@@ -377,7 +378,7 @@ impl Heap {
             while !block.is_null() {
                 // What is not checked has no tag, and room for one.
                 let next = self.follow::<Trusting>(block);
-                if !slab.lies_fallow(block.addr() - slab.base()) {
+                if !slab.lies_fallow(slab.offset_of(block.addr())) {
                     self.relist::<Checked>(slab, block);
                 }
                 block = next;
@@ -430,7 +431,7 @@ impl Heap {
     #[inline(never)]
     fn till_all<C: Checks>(&self, slab: &Slab) {
         for offset in slab.fallow_offsets() {
-            self.relist::<C>(slab, ptr::with_exposed_provenance_mut(slab.base() + offset));
+            self.relist::<C>(slab, ptr::with_exposed_provenance_mut(slab.start() + offset));
         }
         slab.set_fallow(0);
         self.growth.filled(slab.hollow_pages());

@@ -115,7 +115,7 @@ pub struct Heap {
 }
 
 #[cfg(not(any(loom, shuttle)))]
-const _: () = assert!(size_of::<Heap>() <= 3 << 10);
+const _: () = assert!(size_of::<Heap>() <= 15 << 8);
 
 // SAFETY: rule 1: the fields that are not atomics are touched by the possessor or a visitor only, one at a time, and
 // handed on with release and acquire (`possession`, `gate`).

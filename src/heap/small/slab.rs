@@ -57,7 +57,8 @@ impl Slab {
         self.owned.next.set(ptr::null());
         self.forget_hollow();
         // Relaxed (all): whoever reads these holds a block, which reached it from this thread after the writes.
-        self.shared.start.store(self.base(), Ordering::Relaxed);
+        let base = self.base();
+        self.shared.start.store(base + info.colour(base), Ordering::Relaxed);
         self.shared.reciprocal.store(info.reciprocal, Ordering::Relaxed);
         self.shared.limit.store(0, Ordering::Relaxed);
         self.owned.handed_out.store(0, Ordering::Relaxed);
@@ -236,7 +237,7 @@ impl Slab {
 
     /// Whether `block` is one of this slab's that has never been handed out.
     pub fn is_unborn(&self, block: *mut Block) -> bool {
-        let offset = block.addr().wrapping_sub(self.base());
+        let offset = self.offset_of(block.addr());
         offset < self.bytes() && offset >= self.handed_out() as usize * self.info().size as usize
     }
 
@@ -248,11 +249,9 @@ impl Slab {
     /// that was never handed out: see [`Slab::is_unborn`].
     ///
     /// # Safety
-    /// The caller possesses the owning heap, of which `list` is an empty list; `base` is the address of the slab's
-    /// first slice.
+    /// The caller possesses the owning heap, of which `list` is an empty list.
     pub unsafe fn extend<C: Checks>(
         &self,
-        base: usize,
         page: usize,
         secret: usize,
         list: &Cell<*mut Block>,
@@ -260,13 +259,13 @@ impl Slab {
     ) -> u32 {
         let info = self.info();
         let (size, from) = (info.size as usize, self.handed_out() as usize);
-        let resident = self.found_resident().saturating_sub(from * size) / size;
+        let resident = self.found_resident().saturating_sub(self.colour() + from * size) / size;
         let long = (from / 3).min(EXTENSION / size).max(resident.min(MOST_LINKED));
         let count = (page / size).max(1).max(long).min(info.capacity as usize - from).min(most as usize);
         if count == 0 {
             return 0;
         }
-        let first = base + from * size;
+        let first = self.start() + from * size;
         let link_all = || {
             let mut next: *mut Block = ptr::null_mut();
             for index in (0..count).rev() {

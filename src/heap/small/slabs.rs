@@ -135,8 +135,8 @@ impl Heap {
         let Some(slab) = (unsafe { self.current(class).get().as_ref() }) else { return false };
         let (bin, page, secret) = (self.bin(class), from.page_size(), self.secret.get());
         let ((most, _), room) = (self.most(class), bin.room());
-        // SAFETY: possessed by the caller; the base is computed from the record.
-        let count = unsafe { slab.extend::<C>(slab.base(), page, secret, bin.list(), most) };
+        // SAFETY: possessed by the caller.
+        let count = unsafe { slab.extend::<C>(page, secret, bin.list(), most) };
         if count == 0 {
             // Nothing on its list and nothing left to hand out: every block is out.
             self.current(class).set(ptr::null());

@@ -367,19 +367,23 @@ fn what_lies_fallow_spreads() {
     let heap = possess(from, 1);
     let blocks = fill(from, heap, 5_120);
     let slab = slab_of(from, blocks[0]);
+    let before = |block: usize| (1 << ((block - slab.base()) / 4096)) - 1;
     blocks[..6].iter().for_each(|&block| free(from, heap, block));
-    assert_eq!(fallow_pages(from, heap, slab), (1 << 7) - 1);
+    assert_eq!(fallow_pages(from, heap, slab), before(blocks[6]));
     blocks[6..9].iter().for_each(|&block| free(from, heap, block));
-    assert_eq!(fallow_pages(from, heap, slab), (1 << 11) - 1);
+    assert_eq!(fallow_pages(from, heap, slab), before(blocks[9]));
     // With the last block goes what is behind it in its page.
     let blocks = fill(from, heap, 6_656);
     let (slab, before) = (slab_of(from, blocks[0]), from.purged_bytes());
     blocks[3..].iter().for_each(|&block| free(from, heap, block));
-    assert_eq!(fallow_pages(from, heap, slab), ((1 << 10) - 1) << 5);
-    assert_eq!((blocks.len(), from.purged_bytes() - before), (9, 10 * 4096));
+    let pages_to = |block: usize| (block - slab.base()).div_ceil(4096);
+    let (first, end) = (pages_to(blocks[3]), pages_to(blocks[8] + slab.info().size as usize));
+    assert_eq!(fallow_pages(from, heap, slab), (1 << end) - (1 << first));
+    let some = ((end - first) * 4096) as u64;
+    assert_eq!((blocks.len(), from.purged_bytes() - before), (9, some));
     // And with the last that is live all of the slab.
     blocks[..3].iter().for_each(|&block| free_home(from, heap, block));
-    assert_eq!(from.purged_bytes() - before, (10 * 4096 + SLICE) as u64);
+    assert_eq!(from.purged_bytes() - before, some + SLICE as u64);
 }
 
 /// A child has all that was free in the heap of another thread, beside fallow pages and on them.

@@ -38,10 +38,10 @@ fn a_heap_finds_its_own_slabs_at_any_size() {
         get(from, two, size);
         blocks.push(get(from, one, size));
     }
-    let slabs: BTreeSet<usize> = blocks.iter().map(|&block| slab_of(from, block).base()).collect();
-    let slices: usize = slabs.iter().map(|&base| slab_of(from, base).slices() as usize).sum();
+    let slabs: BTreeSet<usize> = blocks.iter().map(|&block| slab_of(from, block).start()).collect();
+    let slices: usize = slabs.iter().map(|&start| slab_of(from, start).slices() as usize).sum();
     assert!(slices > 3_000, "{slices} slices");
-    let unknown = slabs.iter().filter(|&&base| !finds(from, one, base)).count();
+    let unknown = slabs.iter().filter(|&&start| !finds(from, one, start)).count();
     assert!(unknown * 50 < slabs.len(), "{unknown} of {} are not found at once", slabs.len());
     let taken = from.space().metadata().used() - metadata;
     assert!(taken < 2 * slices * 128, "{taken} bytes of metadata for {slices} slices each");

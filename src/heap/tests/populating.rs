@@ -24,9 +24,9 @@ fn touch(block: usize, len: usize) {
 fn a_heap_that_grows_steadily_is_populated_from_its_second_arena_on() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
-    let _held = build_up(from, heap, 1_000, 30);
+    let _held = build_up(from, heap, 960, 30);
     assert_eq!(taken(from), 0, "a small one");
-    let _more = build_up(from, heap, 1_000, 130);
+    let _more = build_up(from, heap, 960, 130);
     assert_eq!(taken(from), 5);
 }
 

@@ -13,7 +13,7 @@ fn cycle(from: &Allocator<Os>, heap: &Heap, size: usize) {
 
 #[test]
 fn a_cycle_makes_no_system_call_from_the_third_on() {
-    for size in [1_000, 60_000, 1_000_000, 6_000_000, 30_000_000] {
+    for size in [512, 60_000, 1_000_000, 6_000_000, 30_000_000] {
         let from = allocator(GRANULE);
         let heap = possess(from, 1);
         (0..3).for_each(|_| cycle(from, heap, size));
@@ -48,11 +48,11 @@ fn linked(block: usize) -> u32 {
 fn blocks_are_linked_page_by_page_unless_the_pages_are_there() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
-    let blocks: Vec<usize> = (0..400).map(|_| get(from, heap, 3_000)).collect();
-    assert_eq!((linked(blocks[399]), from.dirty_slices()), (1, 0), "one to a page");
+    let blocks: Vec<usize> = (0..401).map(|_| get(from, heap, 3_000)).collect();
+    assert_eq!((linked(blocks[400]), from.dirty_slices()), (1, 0), "one to a page");
     blocks.iter().for_each(|&block| free(from, heap, block));
     assert!(from.dirty_slices() > 0);
-    for (size, all) in [(1_000, 63), (2_000, 31), (100, 64)] {
+    for (size, all) in [(960, 64), (2_000, 30), (100, 64)] {
         assert_eq!(linked(get(from, heap, size)), all);
     }
     // What a program has of a large block it need not have touched.
@@ -60,7 +60,7 @@ fn blocks_are_linked_page_by_page_unless_the_pages_are_there() {
     let heap = possess(other, 1);
     let large: Vec<usize> = (0..64).map(|_| get(other, heap, 100_000)).collect();
     large.iter().for_each(|&block| free(other, heap, block));
-    for (size, some) in [(1_000, 4), (2_000, 2), (100, 36)] {
+    for (size, some) in [(960, 4), (2_000, 1), (100, 36)] {
         let block = get(other, heap, size);
         assert!(large.iter().any(|&large| (large..large + 2 * SLICE).contains(&block)));
         assert_eq!(linked(block), some);
@@ -137,7 +137,7 @@ fn the_tail_of_a_large_block_in_used_slices_is_given_back_once() {
         let from = allocator(GRANULE);
         let heap = possess(from, 1);
         // Slices that were used to their end, and stay dirty.
-        let small: Vec<usize> = (0..600).map(|_| get(from, heap, 32_768)).collect();
+        let small: Vec<usize> = (0..40_000).map(|_| get(from, heap, 512)).collect();
         small.iter().for_each(|&block| free(from, heap, block));
         heap.collect::<Checked, _>(from);
         let due = |block: usize| {
@@ -156,7 +156,7 @@ fn the_tail_of_a_large_block_in_used_slices_is_given_back_once() {
         }
         assert_eq!(from.space().os().calls(), calls, "{size} again");
         // A slab takes the slices, and soils them again.
-        let small: Vec<usize> = (0..600).map(|_| get(from, heap, 32_768)).collect();
+        let small: Vec<usize> = (0..40_000).map(|_| get(from, heap, 512)).collect();
         small.iter().for_each(|&block| free(from, heap, block));
         heap.collect::<Checked, _>(from);
         from.space().os().advance_ms(500);

@@ -328,7 +328,7 @@ impl<C: Checks> Driver<C> {
 fn slab_at(address: usize) -> usize {
     // SAFETY: a live block of a slab.
     match unsafe { Place::trusted(address) } {
-        Place::Slab(slab) => slab.base(),
+        Place::Slab(slab) => slab.start(),
         _ => panic!("{address:#x} lies in no slab"),
     }
 }
