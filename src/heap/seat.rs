@@ -3,6 +3,9 @@
 
 use crate::base::{LINE, SLICE, align_down};
 
+/// Bytes of a run that are enough for colours.
+const ROOM: usize = 16 * LINE;
+
 /// Where in its run a large block lies.
 #[derive(Clone, Copy)]
 pub struct Seat {
@@ -24,6 +27,15 @@ impl Seat {
     /// That of a block which begins with its run.
     pub fn first(size: usize, page: usize) -> Seat {
         Seat { slices: size.max(1).div_ceil(SLICE), colour: 0, size, page, keeps: 0 }
+    }
+
+    /// That of a block which may begin anywhere in its run, and takes over the bits in `keeps`. If it `is_roomy` and no
+    /// shorter than a slice, it has [`ROOM`] for a colour though a slice more is claimed for that: whole slices are what
+    /// arrays are that are a power of two long.
+    #[inline(always)]
+    pub fn movable(size: usize, page: usize, keeps: usize, is_roomy: bool) -> Seat {
+        let room = if is_roomy && size >= SLICE { ROOM } else { 0 };
+        Seat { slices: (size + room).div_ceil(SLICE), colour: 0, size, page, keeps }
     }
 
     /// Bytes of the run that the block does not need.

@@ -52,6 +52,12 @@ pub(super) fn possess(from: &Allocator<Os>, number: usize) -> &'static Heap {
     from.pool().possess_any(from, ThreadId::new(number)).unwrap()
 }
 
+/// A large block that begins with its run, which has no slice more than it needs.
+pub(super) fn get_whole(from: &Allocator<Os>, heap: &Heap, size: usize) -> usize {
+    // SAFETY: the test possesses its heaps.
+    unsafe { from.allocate::<Checked>(heap, size, SLICE, false) }.expose_provenance()
+}
+
 pub(super) fn get(from: &Allocator<Os>, heap: &Heap, size: usize) -> usize {
     // SAFETY: the test possesses its heaps.
     let block = unsafe { from.allocate::<Checked>(heap, size, 1, false) };
@@ -283,7 +289,7 @@ fn a_claim_asks_the_arena_that_served_last_first() {
     // Twelve slices of each arena can be claimed.
     let from = allocator(14 * SLICE);
     let heap = possess(from, 1);
-    let blocks: Vec<usize> = (0..18).map(|_| get(from, heap, 2 * SLICE)).collect();
+    let blocks: Vec<usize> = (0..18).map(|_| get_whole(from, heap, 2 * SLICE)).collect();
     let arenas = blocks.iter().map(|block| block / GRANULE).collect::<BTreeSet<_>>().len();
     // The first run in each arena is claimed as it is mapped; those that are full are not asked.
     assert_eq!((arenas, heap.lookups()), (3, Bet { taken: 15, won: 15, lost: 0 }));
@@ -336,7 +342,7 @@ fn a_claim_and_a_look_at_the_figures_cost_the_same_among_many_arenas() {
 fn what_was_cut_off_a_large_block_is_free() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
-    let block = get(from, heap, 5 * SLICE);
+    let block = get_whole(from, heap, 5 * SLICE);
     let place = from.place(block).unwrap();
     assert_eq!(place.usable(), 5 * SLICE);
     // SAFETY: the block is live, and large before and after.

@@ -36,7 +36,7 @@ impl<P: Platform> Backend<P> {
     /// A large block of `size` bytes, where one of about that size was freed before; null if the heap has kept none.
     #[inline(always)]
     pub fn reuse_large(&self, by: &Claimant, size: usize) -> *mut u8 {
-        match by.spares().take(size.div_ceil(SLICE), step_of(size)) {
+        match by.spares().take(self.movable_seat(by, size).slices, step_of(size)) {
             Some(base) => {
                 // SAFETY: the slices are the heap's; their records are ours.
                 let colour = unsafe { &*Slab::of(base) }.colour();
@@ -51,9 +51,11 @@ impl<P: Platform> Backend<P> {
     /// That of a block which may begin anywhere in its run.
     #[inline(always)]
     fn movable_seat(&self, by: &Claimant, size: usize) -> Seat {
-        let first = Seat::first(size, self.page_size());
-        let keeps = if by.colours().has_gaps() { SLICE - 1 } else { first.page - 1 };
-        Seat { keeps, ..first }
+        let page = self.page_size();
+        let keeps = if by.colours().has_gaps() { SLICE - 1 } else { page - 1 };
+        let settings = self.settings();
+        let is_roomy = by.colours().is_calm() && settings.reserves_space() && !settings.has_limit();
+        Seat::movable(size, page, keeps, is_roomy)
     }
 
     /// The same with the next colour.

@@ -53,10 +53,16 @@ impl Colours {
         self.owed.set((self.owed.get() + GROWN).min(MOST_GROWN));
     }
 
-    /// Whether blocks are to have gaps: hardly any grow.
+    /// Whether hardly any blocks grow.
+    #[inline(always)]
+    pub fn is_calm(&self) -> bool {
+        self.owed.get() == 0
+    }
+
+    /// Whether blocks are to have gaps: hardly any grow, of several.
     #[inline(always)]
     pub fn has_gaps(&self) -> bool {
-        self.owed.get() == 0 && self.given.get() > SETTLED
+        self.is_calm() && self.given.get() > SETTLED
     }
 
     /// How many bytes before the block stay unused, whole pages, of `room` bytes that its run has to spare and that were

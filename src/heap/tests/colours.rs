@@ -32,9 +32,26 @@ fn long_blocks_begin_at_different_lines_and_in_different_pages() {
         blocks.iter().for_each(|&block| free(from, heap, block));
         from.audit::<Checked>();
     }
-    let from = allocator(GRANULE);
-    let heap = possess(from, 1);
-    assert!((0..8).all(|_| get(from, heap, 2 * SLICE).is_multiple_of(SLICE)), "no slice more for it");
+}
+
+/// An array that is whole slices has one more for its colour: but not where slices are dear, or blocks grow.
+#[test]
+fn what_fills_its_slices_has_one_more() {
+    let lines = |from: &Allocator<Os>, heap: &Heap, size: usize| {
+        let blocks: BTreeSet<usize> = (0..16).map(|_| get(from, heap, size) % PAGE).collect();
+        (blocks.len(), from.claimed_slices() * SLICE / size)
+    };
+    for size in [SLICE, 2 * SLICE, 16 * SLICE] {
+        let from = allocator(GRANULE);
+        assert_eq!(lines(from, possess(from, 1), size).0, 16);
+        let limited = allocator(GRANULE);
+        limited.settings().set_limits(Some(1 << 30), None);
+        assert_eq!(lines(limited, possess(limited, 1), size), (1, 16));
+        let growing = allocator(GRANULE);
+        let heap = possess(growing, 1);
+        heap.claimant().colours().grown();
+        assert_eq!(lines(growing, heap, size).0, 8 + 1, "the next eight do not");
+    }
 }
 
 /// Only its start is a block, before and after it was freed.
@@ -97,7 +114,7 @@ fn a_slice_in_the_middle_has_no_gap() {
     };
     release(&blocks);
     // All that is dirty, in one piece.
-    let long = get(from, heap, 32 * SLICE);
+    let long = get_whole(from, heap, 32 * SLICE);
     assert_eq!((long % SLICE, from.dirty_slices()), (0, 0));
     release(&[long]);
     let blocks: Vec<usize> = (0..32).map(|_| get(from, heap, 33_000)).collect();

@@ -123,7 +123,7 @@ fn a_run_that_was_longer_than_its_block_is_soiled() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
     let page = from.page_size();
-    let whole = get(from, heap, 3 * SLICE);
+    let whole = get_whole(from, heap, 3 * SLICE);
     free(from, heap, whole);
     let block = get(from, heap, 3 * SLICE - 3 * page);
     let colour = block - whole;
@@ -139,7 +139,7 @@ fn a_run_that_was_longer_than_its_block_is_soiled() {
 fn a_spare_run_is_cut_for_a_block_that_grows() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
-    let long = get(from, heap, 6 * SLICE);
+    let long = get_whole(from, heap, 6 * SLICE);
     free(from, heap, long);
     assert_eq!(heap.spare_slices(), 6);
     let block = from.allocate_to_grow(heap.claimant(), 2 * SLICE, true).expose_provenance();
@@ -161,7 +161,7 @@ fn a_spare_run_is_cut_for_a_block_that_grows() {
 fn a_block_that_keeps_its_slices_is_told_its_size() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
-    let block = get(from, heap, 3 * SLICE);
+    let block = get_whole(from, heap, 3 * SLICE);
     let slab = match from.place(block).unwrap() {
         Place::Large(slab) => slab,
         _ => unreachable!(),

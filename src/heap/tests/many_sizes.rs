@@ -43,7 +43,7 @@ fn a_long_block_takes_the_arena_where_it_lies_best_and_a_short_one_the_lowest() 
         let heap = possess(from, 64);
         let size = slices * SLICE;
         let full = from.settings().arena_bytes() / size;
-        let mut blocks: Vec<usize> = (0..full + full / 2).map(|_| get(from, heap, size)).collect();
+        let mut blocks: Vec<usize> = (0..full + full / 2).map(|_| get_whole(from, heap, size)).collect();
         let low = blocks[1];
         blocks[1..3].iter().for_each(|&block| free(from, heap, block));
         from.give_back_kept_slices(heap.claimant());
@@ -54,6 +54,6 @@ fn a_long_block_takes_the_arena_where_it_lies_best_and_a_short_one_the_lowest() 
         free(from, heap, last);
         from.give_back_kept_slices(heap.claimant());
         assert_eq!(from.dirty_slices(), slices);
-        assert_eq!(get(from, heap, size + SLICE), if best { last } else { low });
+        assert_eq!(get_whole(from, heap, size + SLICE), if best { last } else { low });
     }
 }
