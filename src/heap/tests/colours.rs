@@ -1,6 +1,8 @@
 //! Where in their runs and regions long blocks begin.
 
 use super::*;
+use crate::heap::ground::LINE;
+use crate::heap::seat::Seat;
 use crate::pal::Misuse;
 use std::collections::BTreeSet;
 
@@ -119,5 +121,124 @@ fn a_sample_in_a_run_of_its_own_holds_what_its_class_does() {
             .collect();
         assert!(blocks.iter().all(|block| block % SLICE + size <= SLICE), "{size} bytes");
         blocks.iter().for_each(|&block| free(from, heap, block));
+    }
+}
+
+/// Whatever a run's last block left, the next one lies inside of it, at a line, and keeps of the colour what it may.
+#[test]
+fn a_seat_is_inside_of_its_run() {
+    let last = SLICE - LINE;
+    for size in [1, 4_000, SLICE - LINE - 1, SLICE - LINE, SLICE - LINE + 1, SLICE - 1, SLICE, 100_000] {
+        let first = Seat::first(size, PAGE);
+        for keeps in [0, PAGE - 1, SLICE - 1] {
+            for colour in [0, LINE, PAGE - LINE, PAGE, PAGE + LINE, 5 * PAGE + 8 * LINE, last] {
+                let seat = Seat { keeps, ..first }.as_before(colour);
+                let most = (first.slices * SLICE - size) / LINE * LINE;
+                assert_eq!(seat.colour, (colour & keeps).min(most), "{size} bytes, {colour} of {keeps:#x}");
+                assert_eq!((seat.slices, seat.room()), (first.slices, first.room() - seat.colour));
+                // Of a block that stays where it is all is in the run that it asks for, and no slice is behind that.
+                let after = seat.resized(2 * size);
+                let used = after.colour + 2 * size;
+                assert_eq!((after.colour, after.slices), (seat.colour, used.div_ceil(SLICE)));
+                assert_eq!(after.tail().bytes(), (after.slices * SLICE - used) / PAGE * PAGE);
+            }
+        }
+    }
+}
+
+/// Bytes of a block that says that it can hold `size`, and what is behind it to the end of its run or its last page.
+fn demand_room(from: &Allocator<Os>, block: usize, size: usize) {
+    let (usable, unit) = match from.place(block).expect("a live block") {
+        Place::Large(slab) => (slab.usable_from(block), SLICE),
+        place => (place.usable(), PAGE),
+    };
+    assert_eq!(usable, from.place(block).map_or(0, |place| place.usable()));
+    assert!(usable >= size && usable - size < unit, "{usable} bytes for {size}");
+    assert!((block + usable).is_multiple_of(unit), "its end is another's");
+}
+
+/// What is before a block counts with what it asks for, when it changes, too: at sizes where that takes a slice or a page
+/// more.
+#[test]
+fn a_block_that_changes_holds_what_it_is_asked_for() {
+    for (size, unit) in [(40_000, SLICE), (LARGE_MAX + 1, PAGE)] {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        let _first = get(from, heap, size);
+        let block = get(from, heap, size);
+        assert_ne!(block % PAGE, 0);
+        demand_room(from, block, size);
+        let least = size.next_multiple_of(unit);
+        let sizes = [1, 2, 3, 2, 1, 5].into_iter().flat_map(|more| [-65, -1, 0, 1].map(|off| (more, off)));
+        for size in sizes.map(|(more, off)| (least + more * unit).wrapping_add_signed(off)) {
+            let place = from.place(block).expect("a live block");
+            // SAFETY: the block is live, and of one kind before and after.
+            let stays = unsafe { from.resize(heap, place, size, 1) }.map(|block| block.addr());
+            assert_eq!(stays, Some(block), "there is room behind it");
+            demand_room(from, block, size);
+            from.audit::<Checked>();
+        }
+        free(from, heap, block);
+        from.audit::<Checked>();
+    }
+}
+
+/// A huge block that moves begins in its page where it did, and holds what it did.
+#[test]
+fn a_huge_block_keeps_its_colour_where_it_moves() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let (_first, size) = (get(from, heap, LARGE_MAX + 1), LARGE_MAX + 1);
+    let block = get(from, heap, size);
+    let byte = |at: usize| ptr::with_exposed_provenance_mut::<u8>(at);
+    // SAFETY: the block's bytes.
+    unsafe { byte(block).write_bytes(7, size) };
+    let place = from.place(block).expect("a live block");
+    // SAFETY: the block is live, and huge before and after.
+    let moved = unsafe { from.resize(heap, place, 64 * LARGE_MAX, 1) }.expect("memory").addr();
+    assert!(moved != block && moved % PAGE == block % PAGE && !moved.is_multiple_of(PAGE));
+    demand_room(from, moved, 64 * LARGE_MAX);
+    // SAFETY: as above.
+    assert!(unsafe { core::slice::from_raw_parts(byte(moved), size) }.iter().all(|&byte| byte == 7));
+    free(from, heap, moved);
+    from.audit::<Checked>();
+}
+
+/// All of a block that is to be zero is, wherever it begins and whatever was there: in a run that the heap kept, in one that
+/// the arenas have, and in a region that was kept.
+#[test]
+fn what_is_to_be_zero_is_wherever_it_begins() {
+    for size in [33_000, 40_000, 100_000, LARGE_MAX + 1] {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        from.settings().set_dirty(None, Some(4 * GRANULE));
+        for collected in [false, true] {
+            let blocks: Vec<usize> = (0..24).map(|_| get(from, heap, size)).collect();
+            for &block in &blocks {
+                let usable = from.place(block).map_or(0, |place| place.usable());
+                // SAFETY: the block's bytes.
+                unsafe { ptr::with_exposed_provenance_mut::<u8>(block).write_bytes(0xAA, usable) };
+            }
+            blocks.iter().for_each(|&block| free(from, heap, block));
+            if collected {
+                heap.collect::<Checked, _>(from);
+            }
+            let again: Vec<usize> = (0..24)
+                .map(|_| {
+                    // SAFETY: the test possesses its heap.
+                    let block = unsafe { from.allocate::<Checked>(heap, size, 1, true) };
+                    // SAFETY: the block's bytes.
+                    assert!(
+                        unsafe { core::slice::from_raw_parts(block, size) }.iter().all(|&byte| byte == 0)
+                    );
+                    block.addr()
+                })
+                .collect();
+            let colours: BTreeSet<usize> = again.iter().map(|block| block % PAGE).collect();
+            assert!(colours.len() > 8, "{colours:?}");
+            assert!(again.iter().any(|&block| blocks.iter().any(|&before| block / SLICE == before / SLICE)));
+            again.iter().for_each(|&block| free(from, heap, block));
+        }
+        from.audit::<Checked>();
     }
 }
