@@ -242,3 +242,68 @@ fn what_is_to_be_zero_is_wherever_it_begins() {
         from.audit::<Checked>();
     }
 }
+
+/// What is before a block is not there to grow into: nor do blocks get gaps, or keep those of their runs, while others grow.
+#[test]
+fn while_blocks_grow_there_are_no_gaps() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    from.settings().set_dirty(None, Some(GRANULE));
+    let some = |count: usize| (0..count).map(|_| get(from, heap, 33_000)).collect::<Vec<usize>>();
+    let gaps = |blocks: &[usize]| blocks.iter().filter(|&block| block % SLICE >= PAGE).count();
+    let before = some(64);
+    assert!(gaps(&before) > 32);
+    let grower = get(from, heap, SLICE);
+    for size in (0..100).map(|more| SLICE / 2 + 8 * more) {
+        // SAFETY: the block is live, and large before and after.
+        assert!(unsafe { from.resize(heap, from.place(grower).expect("live"), size, 1) }.is_some());
+    }
+    assert_eq!(gaps(&some(64)), 0, "in new runs");
+    before.iter().for_each(|&block| free(from, heap, block));
+    let again = some(64);
+    assert!(again.iter().any(|block| before.iter().any(|other| other / SLICE == block / SLICE)));
+    assert_eq!(gaps(&again), 0, "in runs that had one");
+}
+
+/// The short way of a malloc, too, has a run as the last block left it.
+#[test]
+fn a_run_that_is_used_again_begins_where_it_did() {
+    for size in [33_000, 100_000] {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        let mut times = 0;
+        for block in (0..40).map(|_| get(from, heap, size)) {
+            free(from, heap, block);
+            let again = from.reuse_large(heap.claimant(), size).expose_provenance();
+            assert_eq!(again / SLICE, block / SLICE);
+            assert!(again == block || block.is_multiple_of(PAGE));
+            times += usize::from(again == block);
+        }
+        assert!(times > 30, "{times}");
+    }
+}
+
+/// Live, kept by their heap and free, blocks are told as resident from their first page to their last.
+#[test]
+fn what_is_before_a_block_is_told_as_what_it_is() {
+    for size in [33_000, 100_000] {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        from.settings().set_dirty(None, Some(GRANULE));
+        let blocks: Vec<usize> = (0..40).map(|_| get(from, heap, size)).collect();
+        assert!(blocks.iter().any(|block| block % SLICE > PAGE));
+        let pages = |&block: &usize| (block + size).div_ceil(PAGE) - block / PAGE;
+        let bytes = blocks.iter().map(pages).sum::<usize>() * PAGE;
+        let resident = || {
+            let census = from.census::<Checked>(heap);
+            (census.arena_bytes() - census.record_bytes) as usize
+        };
+        assert_eq!(resident(), bytes, "blocks of {size} bytes");
+        assert_eq!(from.census::<Checked>(heap).behind_bytes as usize, bytes - blocks.len() * size);
+        blocks.iter().for_each(|&block| free(from, heap, block));
+        assert!(heap.spare_slices() > 0);
+        assert_eq!(resident(), bytes, "some are kept");
+        heap.collect::<Checked, _>(from);
+        assert_eq!((heap.spare_slices(), resident()), (0, bytes), "all are free");
+    }
+}
