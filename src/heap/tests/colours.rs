@@ -243,26 +243,36 @@ fn what_is_to_be_zero_is_wherever_it_begins() {
     }
 }
 
-/// What is before a block is not there to grow into: nor do blocks get gaps, or keep those of their runs, while others grow.
+/// What is before a block is not there to grow into: nor do blocks get gaps, or keep those of their runs, while others grow,
+/// where they are or elsewhere.
 #[test]
 fn while_blocks_grow_there_are_no_gaps() {
-    let from = allocator(GRANULE);
-    let heap = possess(from, 1);
-    from.settings().set_dirty(None, Some(GRANULE));
-    let some = |count: usize| (0..count).map(|_| get(from, heap, 33_000)).collect::<Vec<usize>>();
-    let gaps = |blocks: &[usize]| blocks.iter().filter(|&block| block % SLICE >= PAGE).count();
-    let before = some(64);
-    assert!(gaps(&before) > 32);
-    let grower = get(from, heap, SLICE);
-    for size in (0..100).map(|more| SLICE / 2 + 8 * more) {
-        // SAFETY: the block is live, and large before and after.
-        assert!(unsafe { from.resize(heap, from.place(grower).expect("live"), size, 1) }.is_some());
+    for moves in [false, true] {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        from.settings().set_dirty(None, Some(GRANULE));
+        let some = |count: usize| (0..count).map(|_| get(from, heap, 33_000)).collect::<Vec<usize>>();
+        let gaps = |blocks: &[usize]| blocks.iter().filter(|&block| block % SLICE >= PAGE).count();
+        let before = some(64);
+        assert!(gaps(&before) > 32);
+        let grower = get(from, heap, SLICE);
+        for size in (0..100).map(|more| SLICE / 2 + 8 * more) {
+            if moves {
+                let block = from.allocate_to_grow(heap.claimant(), size, true);
+                if !block.is_null() {
+                    free(from, heap, block.addr());
+                }
+                continue;
+            }
+            // SAFETY: the block is live, and large before and after.
+            assert!(unsafe { from.resize(heap, from.place(grower).expect("live"), size, 1) }.is_some());
+        }
+        assert_eq!(gaps(&some(64)), 0, "in new runs");
+        before.iter().for_each(|&block| free(from, heap, block));
+        let again = some(64);
+        assert!(again.iter().any(|block| before.iter().any(|other| other / SLICE == block / SLICE)));
+        assert_eq!(gaps(&again), 0, "in runs that had one");
     }
-    assert_eq!(gaps(&some(64)), 0, "in new runs");
-    before.iter().for_each(|&block| free(from, heap, block));
-    let again = some(64);
-    assert!(again.iter().any(|block| before.iter().any(|other| other / SLICE == block / SLICE)));
-    assert_eq!(gaps(&again), 0, "in runs that had one");
 }
 
 /// The short way of a malloc, too, has a run as the last block left it.
