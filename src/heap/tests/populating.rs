@@ -181,6 +181,9 @@ fn a_populated_block_gives_back_whole_huge_pages() {
     assert_eq!(region.huge().dirty(), 36 * MIB, "what comes with the last page");
     touch(block, 35 * MIB);
     assert_eq!((resize(from, heap, block, 21 * MIB).unwrap(), region.huge().dirty()), (block, 22 * MIB));
+    let record = from.os().record();
+    let last = record.iter().rfind(|call| call.kind == CallKind::Purge).expect("what was given back");
+    assert_eq!((last.addr, last.len), (block + 22 * MIB, 14 * MIB));
     for page in (block..block + 21 * MIB).step_by(4096) {
         // SAFETY: inside the block.
         assert_eq!(unsafe { ptr::with_exposed_provenance::<u8>(page).read() }, 1);
