@@ -223,17 +223,15 @@ fn what_is_to_be_zero_is_wherever_it_begins() {
             if collected {
                 heap.collect::<Checked, _>(from);
             }
-            let again: Vec<usize> = (0..24)
-                .map(|_| {
-                    // SAFETY: the test possesses its heap.
-                    let block = unsafe { from.allocate::<Checked>(heap, size, 1, true) };
-                    // SAFETY: the block's bytes.
-                    assert!(
-                        unsafe { core::slice::from_raw_parts(block, size) }.iter().all(|&byte| byte == 0)
-                    );
-                    block.addr()
-                })
-                .collect();
+            let zeroed = |_| {
+                // SAFETY: the test possesses its heap.
+                let block = unsafe { from.allocate::<Checked>(heap, size, 1, true) };
+                // SAFETY: the block's bytes.
+                let bytes = unsafe { core::slice::from_raw_parts(block, size) };
+                assert!(bytes.iter().all(|&byte| byte == 0));
+                block.addr()
+            };
+            let again: Vec<usize> = (0..24).map(zeroed).collect();
             let colours: BTreeSet<usize> = again.iter().map(|block| block % PAGE).collect();
             assert!(colours.len() > 8, "{colours:?}");
             assert!(again.iter().any(|&block| blocks.iter().any(|&before| block / SLICE == before / SLICE)));

@@ -241,7 +241,7 @@ fn a_block_that_was_touched_is_known_to_be_wherever_it_begins() {
     let heap = possess(from, 1);
     let _first = get(from, heap, 20 * MIB);
     let block = get(from, heap, 20 * MIB);
-    assert!(block % 4096 != 0 && block % 4096 != 2048);
+    assert!(!block.is_multiple_of(2048));
     touch(block, 20 * MIB);
     free(from, heap, block);
     assert_eq!(taken(from), 0);
