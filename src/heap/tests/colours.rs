@@ -164,9 +164,9 @@ fn a_block_that_changes_holds_what_it_is_asked_for() {
     for (size, unit) in [(40_000, SLICE), (LARGE_MAX + 1, PAGE)] {
         let from = allocator(GRANULE);
         let heap = possess(from, 1);
-        let _first = get(from, heap, size);
-        let block = get(from, heap, size);
-        assert_ne!(block % PAGE, 0);
+        // The last one: there is room behind it.
+        let begins_behind = |block: &usize| block % unit > LINE && (unit == PAGE || block % SLICE > PAGE);
+        let block = (0..100).map(|_| get(from, heap, size)).find(begins_behind).expect("a colour");
         demand_room(from, block, size);
         let least = size.next_multiple_of(unit);
         let sizes = [1, 2, 3, 2, 1, 5].into_iter().flat_map(|more| [-65, -1, 0, 1].map(|off| (more, off)));
@@ -174,7 +174,7 @@ fn a_block_that_changes_holds_what_it_is_asked_for() {
             let place = from.place(block).expect("a live block");
             // SAFETY: the block is live, and of one kind before and after.
             let stays = unsafe { from.resize(heap, place, size, 1) }.map(|block| block.addr());
-            assert_eq!(stays, Some(block), "there is room behind it");
+            assert_eq!(stays, Some(block), "{size} bytes");
             demand_room(from, block, size);
             from.audit::<Checked>();
         }
