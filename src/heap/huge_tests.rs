@@ -428,3 +428,22 @@ fn what_is_kept_is_not_taken_for_another_alignment() {
     even.into_iter().chain([block]).for_each(|block| free(from, heap, block));
     from.audit::<Checked>();
 }
+
+/// What lies behind a block, and was an earlier and longer one's, is resident, and not zero.
+#[test]
+fn what_a_shorter_block_left_behind_it_is_zero_again() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    from.settings().set_dirty(None, Some(1 << 30));
+    let long = 16 << 20;
+    for size in [long, long - (1 << 20)] {
+        let block = get(from, heap, size);
+        write(block, 0, size);
+        free(from, heap, block);
+    }
+    // SAFETY: the test's own heap.
+    let block = unsafe { from.allocate::<Checked>(heap, long, 1, true) }.addr();
+    // SAFETY: inside the block.
+    assert!((0..long).step_by(8).all(|offset| unsafe { word(block + offset).read() } == 0));
+    assert_eq!(from.huge().each_kept().count(), 0, "it is the same region");
+}
