@@ -86,6 +86,13 @@ fn malloc_stats_is_no_cancellation_point() {
     assert_eq!(outcome.stderr.lines().count(), 5, "{}", outcome.stderr);
 }
 
+#[test]
+fn the_environment_comes_before_what_a_program_sets() {
+    let program = common::compile("figures.c", &[]);
+    common::run(Command::new(program).arg("options_before_anything").env("SPECMALLOC_CONF", "dirty_max:5M"))
+        .passed();
+}
+
 /// What the options come to with `conf` in the environment, and what is said about it.
 fn with_conf(conf: &str) -> (String, String) {
     let program = common::compile("figures.c", &[]);

@@ -51,3 +51,10 @@ fn what_a_sleeping_thread_holds_back_goes_home() {
 fn threads_are_visited_as_they_work_fork_and_exit() {
     case("visited", "");
 }
+
+/// With something free that goes by and by, and with nothing.
+#[test]
+fn who_gives_back_sleeps_in_between_and_afterwards() {
+    case("no_time", "");
+    case("no_time", "dirty_max:0,dirty_percent:0");
+}

@@ -66,15 +66,20 @@ dying_cases! { "invalid free of ", ": not the start of a block":
     interior_medium,
     interior_large,
     interior_huge,
+    before_large,
+    before_huge,
+    behind_the_start_of_large,
     never_allocated,
 }
 
 dying_cases! { "invalid realloc of ", ": not the start of a block":
     interior_by_realloc,
+    interior_large_by_realloc,
 }
 
 dying_cases! { "invalid malloc_usable_size of ", ": not the start of a block":
     usable_size_of_the_middle,
+    usable_size_inside_large,
 }
 
 dying_cases! { "invalid free of ", ": no live block is there":

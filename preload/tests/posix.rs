@@ -9,6 +9,7 @@ passing_cases! { "posix.c":
     calloc_is_zero_after_reuse,
     realloc_semantics,
     realloc_keeps_the_tail,
+    realloc_to_whole_pages,
     alignments_to_1_gib,
     alignments_above_1_gib_do_not_harm,
     realloc_of_aligned,

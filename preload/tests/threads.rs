@@ -9,6 +9,8 @@ passing_cases! { "threads.c":
     fork_while_64_threads_allocate,
     bare_fork_while_64_threads_allocate,
     grandchildren,
+    a_child_takes_the_signals_of_its_parent,
+    the_helper_has_a_small_stack,
     spawn_while_threads_allocate,
     the_first_thread_exits,
     the_last_thread_ends_the_process,

@@ -392,3 +392,58 @@ fn a_block_that_is_to_be_zero_is_given_back_where_hardly_anything_was_written() 
         free(from, heap, again);
     }
 }
+
+/// What is retired counts no more under a limit, so its pages go at once; and where others wait.
+#[test]
+fn what_is_retired_keeps_its_pages_only_where_it_waits_alone() {
+    for (limit, waiting) in [(None, 0), (Some(1 << 30), 0), (None, 1), (None, 2)] {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        from.settings().set_keep_huge(false);
+        from.settings().set_limits(limit, None);
+        from.population().allow(false);
+        let blocks: Vec<usize> = (0..=waiting).map(|_| get(from, heap, 5 << 20)).collect();
+        let section = from.space().rcu().enter_guest();
+        blocks.iter().for_each(|&block| free(from, heap, block));
+        let gone = if limit.is_some() { 1 } else { waiting };
+        assert_eq!(calls(from, CallKind::Purge), gone, "limit {limit:?}, {waiting} wait");
+        drop(section);
+    }
+}
+
+/// A region that was kept is no place for what is to be aligned to more than it is.
+#[test]
+fn what_is_kept_is_not_taken_for_another_alignment() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let align = 4 * GRANULE;
+    let blocks: Vec<usize> = (0..8).map(|_| get(from, heap, 5 << 20)).collect();
+    let [odd, even]: [Vec<usize>; 2] = [false, true]
+        .map(|even| blocks.iter().copied().filter(|at| (at / GRANULE).is_multiple_of(4) == even).collect());
+    odd.iter().for_each(|&block| free(from, heap, block));
+    assert!(!odd.is_empty() && from.huge().each_kept().count() > 0);
+    // SAFETY: the test's own heap.
+    let block = unsafe { from.allocate::<Checked>(heap, 5 << 20, align, false) }.addr();
+    assert!(block.is_multiple_of(align) && !even.contains(&block));
+    even.into_iter().chain([block]).for_each(|block| free(from, heap, block));
+    from.audit::<Checked>();
+}
+
+/// What lies behind a block, and was an earlier and longer one's, is resident, and not zero.
+#[test]
+fn what_a_shorter_block_left_behind_it_is_zero_again() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    from.settings().set_dirty(None, Some(1 << 30));
+    let long = 16 << 20;
+    for size in [long, long - (1 << 20)] {
+        let block = get(from, heap, size);
+        write(block, 0, size);
+        free(from, heap, block);
+    }
+    // SAFETY: the test's own heap.
+    let block = unsafe { from.allocate::<Checked>(heap, long, 1, true) }.addr();
+    // SAFETY: inside the block.
+    assert!((0..long).step_by(8).all(|offset| unsafe { word(block + offset).read() } == 0));
+    assert_eq!(from.huge().each_kept().count(), 0, "it is the same region");
+}

@@ -142,7 +142,10 @@ fn a_huge_block_is_zero_whatever_earlier_ones_left_behind() {
     // Pages that moved here are a mapping of their own: they are purged, and grow once more.
     let moved = [allocate(short, false), resize(longest), resize(longest - 1), free];
     let again = [allocate(short, false), resize(longest), resize(7 * LARGE_MAX), free];
-    for steps in [&shrunk[..], &moved, &again] {
+    // One that is a little shorter was there in between, and has left what is behind it.
+    let shorter = long - long / 16;
+    let between = [allocate(long, false), free, allocate(shorter, false), free];
+    for steps in [&shrunk[..], &moved, &again, &between] {
         for zeroed in [short, long, longest] {
             let steps = [steps, &[allocate(zeroed, true)]].concat();
             agree::<Checked>(Config::default(), true, 1 << 20, true, &steps).unwrap();

@@ -228,6 +228,23 @@ static void options(void)
     CHECK(get("dirty_max", NULL, 0) == 7);
 }
 
+/* With dirty_max:5M in the environment: of a program that has not allocated yet. */
+static void options_before_anything(void)
+{
+    char value[64];
+    switch (fork()) {
+    case 0:
+        CHECK(LIBRARY(specmalloc_get_option)("dirty_max", value, sizeof value) > 0 && strcmp(value, "5242880") == 0);
+        _exit(0);
+    default:
+        CHECK(LIBRARY(specmalloc_set_option)("dirty_max", "3M") == 0);
+    }
+    free(malloc(100));
+    CHECK(LIBRARY(specmalloc_get_option)("dirty_max", value, sizeof value) > 0 && strcmp(value, "3145728") == 0);
+    int status;
+    CHECK(wait(&status) > 0 && status == 0);
+}
+
 /* Prints what the environment's options came to. */
 static void options_in_force(void)
 {
@@ -302,5 +319,6 @@ static void malloc_stats_while_cancelled(void)
 
 MAIN(CASE(malloc_stats_while_cancelled), CASE(mallinfo2_follows), CASE(mallinfo2_counts_large_blocks), CASE(mallinfo2_follows_realloc), CASE(mallinfo_does_not_wrap),
      CASE(malloc_info_document), CASE(malloc_stats_lines), CASE(malloc_trim_gives_back), CASE(mallopt_parameters),
-     CASE(trim_threshold_bounds_free_memory), CASE(statistics), CASE(heap_of), CASE(options), CASE(options_in_force),
+     CASE(trim_threshold_bounds_free_memory), CASE(statistics), CASE(heap_of), CASE(options), CASE(options_before_anything),
+     CASE(options_in_force),
      CASE(usable_size_and_trim), CASE(there_is_no_barrier))

@@ -304,5 +304,42 @@ static void more_blocks(void)
     CHECK(pthread_create(&thread, NULL, with_many, NULL) == 0 && pthread_join(thread, NULL) == 0);
 }
 
-MAIN(CASE(one_block), CASE(few_blocks), CASE(more_blocks),
+/* Whoever gives back what is free sleeps in between, and when all of it has gone. */
+static void *asleep(void *unused)
+{
+    (void)unused;
+    pause();
+    return NULL;
+}
+
+static uint64_t used_ms(void)
+{
+    struct timespec used;
+    CHECK(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used) == 0);
+    return (uint64_t)used.tv_sec * 1000 + (uint64_t)used.tv_nsec / 1000000;
+}
+
+static void no_time(void)
+{
+    enum { LONG = 32 };
+    char *held[LONG];
+    start(2, asleep);
+    for (size_t i = 0; i < LONG; i++) {
+        held[i] = malloc(MIB);
+        CHECK(held[i] != NULL);
+        memset(held[i], 1, MIB);
+    }
+    for (size_t i = 0; i < LONG; i++) free(held[i]);
+    for (int looks = 0; looks < 4; looks++) {
+        uint64_t before = used_ms();
+        usleep(500000);
+        uint64_t used = used_ms() - before;
+        if (used > 100) {
+            fprintf(stderr, "%lu ms of 500\n", (unsigned long)used);
+            _exit(1);
+        }
+    }
+}
+
+MAIN(CASE(no_time), CASE(one_block), CASE(few_blocks), CASE(more_blocks),
      CASE(every_class), CASE(every_class_trimmed), CASE(freed_for), CASE(held_back), CASE(visited))

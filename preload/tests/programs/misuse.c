@@ -221,6 +221,46 @@ static void interior_by_realloc(void)
     (void)!realloc(opaque(block + 32), 10);
 }
 
+/* A long block begins some lines, and some pages, behind its run or region. */
+static char *long_block(size_t size, size_t unit)
+{
+    for (int i = 0; i < 100; i++) {
+        char *block = malloc(size);
+        CHECK(block);
+        if ((uintptr_t)block % unit != 0) return block;
+    }
+    CHECK(!"none begins behind its run");
+    return NULL;
+}
+
+static void before_of(size_t size, size_t unit)
+{
+    char *block = long_block(size, unit), *start = block - (uintptr_t)block % unit;
+    blame(start);
+    free(opaque(start));
+}
+
+static void before_large(void) { before_of(100 * KIB, 64 * KIB); }
+static void before_huge(void) { before_of(5 * MIB, 4 * KIB); }
+static void behind_the_start_of_large(void)
+{
+    char *block = long_block(100 * KIB, 64 * KIB);
+    blame(block + 64);
+    free(opaque(block + 64));
+}
+static void interior_large_by_realloc(void)
+{
+    char *block = long_block(100 * KIB, 64 * KIB);
+    blame(block + 64);
+    (void)!realloc(opaque(block + 64), 90 * KIB);
+}
+static void usable_size_inside_large(void)
+{
+    char *block = long_block(100 * KIB, 64 * KIB);
+    blame(block + 64);
+    printf("%zu", malloc_usable_size(opaque(block + 64)));
+}
+
 /* A block of the slab that was never handed out is as little the start of a live block. */
 static void never_allocated(void)
 {
@@ -433,6 +473,7 @@ MAIN(CASE(double_free_after_its_page_has_gone), CASE(double_free_by_another_afte
      CASE(double_free_other_then_owner), CASE(double_free_other_then_other),
      CASE(double_free_after_the_owner_exited), CASE(realloc_of_a_freed_block), CASE(double_free_aligned),
      CASE(interior), CASE(interior_unaligned), CASE(interior_medium), CASE(interior_large), CASE(interior_huge),
+     CASE(before_large), CASE(before_huge), CASE(behind_the_start_of_large), CASE(interior_large_by_realloc), CASE(usable_size_inside_large),
      CASE(interior_by_realloc), CASE(never_allocated), CASE(foreign_stack), CASE(foreign_static),
      CASE(foreign_code), CASE(foreign_mapping), CASE(foreign_heap_segment), CASE(foreign_low), CASE(foreign_high),
      CASE(foreign_by_realloc), CASE(wrong_size), CASE(written_after_free),

@@ -326,7 +326,21 @@ static void blocks_from_libc(void)
     free(copy), free(line), free(path), free(text), free(memory);
 }
 
-MAIN(CASE(zero_sizes), CASE(huge_sizes), CASE(overflowing_products), CASE(calloc_is_zero_after_reuse),
+/* A huge block begins behind the start of a page: whole pages of it take one more. */
+static void realloc_to_whole_pages(void)
+{
+    for (int i = 0; i < 4; i++) {
+        char *block = malloc(5 << 20);
+        CHECK(block != NULL);
+        memset(block, 1, 5 << 20);
+        size_t size = malloc_usable_size(block) + (uintptr_t)block % 4096;
+        CHECK((block = realloc(block, size)) != NULL && malloc_usable_size(block) >= size);
+        memset(block + (5 << 20), 2, size - (5 << 20));
+        CHECK(block[0] == 1 && block[(5 << 20) - 1] == 1);
+    }
+}
+
+MAIN(CASE(realloc_to_whole_pages), CASE(zero_sizes), CASE(huge_sizes), CASE(overflowing_products), CASE(calloc_is_zero_after_reuse),
      CASE(realloc_semantics), CASE(realloc_keeps_the_tail), CASE(alignments_to_1_gib),
      CASE(alignments_above_1_gib_do_not_harm), CASE(realloc_of_aligned), CASE(posix_memalign_errors),
      CASE(aligned_alloc_errors), CASE(memalign_rounds_up), CASE(page_aligned), CASE(usable_size_is_usable),

@@ -360,6 +360,21 @@ static void replacements(void)
     }
 }
 
-MAIN(CASE(what_stays_is_told_from_what_goes), CASE(every_size_counts), CASE(threads_are_counted),
+/* Of a large sample all can be used up to the end of its run, and no more. */
+static void large_samples(void)
+{
+    sample("1");
+    char *held[32];
+    for (int i = 0; i < 32; i++) {
+        held[i] = at(1, 100000);
+        CHECK(held[i] != NULL && ((uintptr_t)held[i] + malloc_usable_size(held[i])) % 65536 == 0);
+        CHECK(malloc_usable_size(held[i]) >= 100000);
+    }
+    for (int i = 0; i < 32; i++) memset(held[i], i, malloc_usable_size(held[i]));
+    for (int i = 0; i < 32; i++) CHECK(held[i][0] == i && held[i][malloc_usable_size(held[i]) - 1] == i);
+    for (int i = 0; i < 32; i++) free(held[i]);
+}
+
+MAIN(CASE(large_samples), CASE(what_stays_is_told_from_what_goes), CASE(every_size_counts), CASE(threads_are_counted),
      CASE(freed_by_others), CASE(a_sample_is_a_block), CASE(a_block_that_grows), CASE(a_million_samples),
      CASE(on_and_off), CASE(in_handlers), CASE(children), CASE(replacements))

@@ -534,7 +534,61 @@ static void plugins_come_and_go(void)
     for (int i = 0; i < 2; i++) pthread_join(busy[i], NULL);
 }
 
-MAIN(CASE(malloc_in_signal_handlers), CASE(fork_while_64_threads_allocate),
+/* What a child does first with memory takes longer than usual, with signals blocked: then it has those of its parent. */
+static void *pauses(void *unused)
+{
+    (void)unused;
+    free(malloc(100));
+    pause();
+    return NULL;
+}
+
+static void a_child_takes_the_signals_of_its_parent(void)
+{
+    pthread_t other;
+    sigset_t some, own;
+    CHECK(pthread_create(&other, NULL, pauses, NULL) == 0);
+    free(malloc(100));
+    sigemptyset(&some);
+    sigaddset(&some, SIGUSR1);
+    CHECK(pthread_sigmask(SIG_BLOCK, &some, NULL) == 0);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        free(malloc(100));
+        CHECK(pthread_sigmask(SIG_BLOCK, NULL, &own) == 0);
+        for (int signal = 1; signal < 32; signal++) CHECK(sigismember(&own, signal) == (signal == SIGUSR1));
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
+/* Pages of addresses that the process has. */
+static size_t addresses(void)
+{
+    size_t pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    CHECK(file != NULL && fscanf(file, "%zu", &pages) == 1);
+    fclose(file);
+    return pages;
+}
+
+static void the_helper_has_a_small_stack(void)
+{
+    pthread_t other;
+    pthread_attr_t attributes;
+    CHECK(pthread_attr_init(&attributes) == 0 && pthread_attr_setstacksize(&attributes, 128 * KIB) == 0);
+    size_t before = addresses();
+    before = addresses();
+    CHECK(pthread_create(&other, &attributes, pauses, NULL) == 0);
+    usleep(100000);
+    size_t more = (addresses() - before) * 4096;
+    if (more >= 2 * MIB) fprintf(stderr, "%zu KiB\n", more / KIB);
+    CHECK(more < 2 * MIB);
+}
+
+MAIN(CASE(the_helper_has_a_small_stack), CASE(a_child_takes_the_signals_of_its_parent), CASE(malloc_in_signal_handlers), CASE(fork_while_64_threads_allocate),
      CASE(bare_fork_while_64_threads_allocate), CASE(grandchildren), CASE(spawn_while_threads_allocate),
      CASE(thousands_of_threads_leave_little_behind), CASE(the_first_thread_exits), CASE(the_last_thread_ends_the_process),
      CASE(handlers_before_threads_begin), CASE(what_is_buffered_is_written_at_the_end),

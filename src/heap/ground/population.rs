@@ -155,9 +155,9 @@ impl Population {
         is_nearly_all(self.touched[kind as usize].load(Ordering::Relaxed), ALL)
     }
 
-    /// Looks at a page of each part of a huge block that is freed, `len` bytes at `at`, that began `colour` bytes behind that: says whether all, or all but one,
-    /// were touched. Each that was not costs two faults, and a call of `purge`, which gives it back; so the second
-    /// is the last. Where none of the last blocks was touched anywhere it is the first, and one block in
+    /// Looks at a page of each part of a huge block that is freed, `len` bytes at `at`, that began `colour` bytes behind
+    /// that: says whether all, or all but one, were touched. Each that was not costs two faults, and a call of `purge`,
+    /// which gives it back; so the second is the last. Where none of the last blocks was touched anywhere it is the first, and one block in
     /// [`UNSEEN_BYTES`] is looked at.
     ///
     /// # Safety

@@ -354,7 +354,11 @@ mod tests {
         );
         let heaps: Vec<_> = (0..LENT).map(|_| pool.lend(from, THREAD).expect("one of them")).collect();
         assert!(heaps.iter().all(|heap| heap.is_lent()));
-        assert!(pool.lend(from, THREAD).is_none() && pool.is_full() && pool.lends_to(THREAD));
+        // Whoever asks in vain costs nothing.
+        let memory = from.space().metadata().used();
+        (0..100).for_each(|_| assert!(pool.lend(from, THREAD).is_none()));
+        assert_eq!(from.space().metadata().used(), memory);
+        assert!(pool.is_full() && pool.lends_to(THREAD));
         from.give_up(heaps[7]);
         // Idle, and not to be kept.
         assert!(pool.possess_to_keep(from, THREAD, Some(heaps[7])).is_none());

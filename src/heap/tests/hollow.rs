@@ -472,3 +472,24 @@ fn what_was_hollow_is_not_told_as_resident_when_its_slab_is_free() {
     // What is left are slabs of which no block was free by then.
     assert!(resident < census.dirty_bytes / 3, "{resident} of {}", census.dirty_bytes);
 }
+
+/// A slab of which more comes free when a part of it is hollow already.
+#[test]
+fn what_is_hollow_is_given_back_once() {
+    for size in SIZES {
+        let from = allocator(GRANULE);
+        let heap = possess(from, 1);
+        let (blocks, page) = (fill(from, heap, size), from.page_size());
+        let size = class_info(class_of(size)).size as usize;
+        let inside = |block: usize| (block + size) / page - (block + size_of::<usize>() * 2).div_ceil(page);
+        let mut pages = 0;
+        for &block in &blocks[1..3.min(blocks.len())] {
+            free_home(from, heap, block);
+            assert!(heap.hollow_slabs::<Checked, _>(from, usize::MAX, usize::MAX));
+            pages += inside(block);
+            assert_eq!(from.hollow().get(), pages, "blocks of {size} bytes");
+            assert_eq!(from.purged_bytes(), (pages * page) as u64);
+            from.audit::<Checked>();
+        }
+    }
+}

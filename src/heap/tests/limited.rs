@@ -126,3 +126,26 @@ fn a_limit_that_is_lowered_takes_nothing_away() {
     from.settings().set_limits(Some(usize::MAX), None);
     assert!(try_get(from, heap, 64 * MIB).is_some());
 }
+
+/// To the page: what is before a block in its first one counts with it.
+#[test]
+fn a_huge_block_grows_up_to_the_last_page_of_the_limit() {
+    let from = limited(32 * MIB, usize::MAX);
+    let heap = possess(from, 1);
+    let page = from.page_size();
+    for _ in 0..4 {
+        let block = get(from, heap, 5 * MIB);
+        let grow = |size| {
+            let place = from.place(block).expect("a live block");
+            // SAFETY: the block is live, and stays huge.
+            unsafe { from.resize(heap, place, size, 1) }.map(|at| at.addr())
+        };
+        let limit = from.held_bytes() + 2 * page;
+        from.settings().set_limits(Some(limit), None);
+        // As many as it has, and two more.
+        let most = (block % page + 5 * MIB).next_multiple_of(page) + 2 * page - block % page;
+        assert_eq!(grow(most + 1), None);
+        assert_eq!((grow(most), from.held_bytes()), (Some(block), limit));
+        from.settings().set_limits(Some(32 * MIB), None);
+    }
+}

@@ -3,7 +3,9 @@
 
 use super::*;
 use crate::heap::huge_tests::resize;
+use crate::pal::Access;
 use crate::pal::simulated::CallKind;
+use crate::sync::Counter;
 
 const MIB: usize = 1 << 20;
 
@@ -179,6 +181,9 @@ fn a_populated_block_gives_back_whole_huge_pages() {
     assert_eq!(region.huge().dirty(), 36 * MIB, "what comes with the last page");
     touch(block, 35 * MIB);
     assert_eq!((resize(from, heap, block, 21 * MIB).unwrap(), region.huge().dirty()), (block, 22 * MIB));
+    let record = from.os().record();
+    let last = record.iter().rfind(|call| call.kind == CallKind::Purge).expect("what was given back");
+    assert_eq!((last.addr, last.len), (block + 22 * MIB, 14 * MIB));
     for page in (block..block + 21 * MIB).step_by(4096) {
         // SAFETY: inside the block.
         assert_eq!(unsafe { ptr::with_exposed_provenance::<u8>(page).read() }, 1);
@@ -226,4 +231,41 @@ fn nobody_bets_where_it_is_switched_off() {
     let heap = possess(from, 1);
     let _held = build_up(from, heap, 1_000, 100);
     assert_eq!(taken(from), 0);
+}
+
+/// A program writes to each page of a block where that has it, not where the page begins.
+#[test]
+fn a_block_that_was_touched_is_known_to_be_wherever_it_begins() {
+    let from = allocator(GRANULE);
+    from.settings().set_dirty(Some(0), Some(0));
+    let heap = possess(from, 1);
+    let _first = get(from, heap, 20 * MIB);
+    let block = get(from, heap, 20 * MIB);
+    assert!(!block.is_multiple_of(2048));
+    touch(block, 20 * MIB);
+    free(from, heap, block);
+    assert_eq!(taken(from), 0);
+    let _next = get(from, heap, 20 * MIB);
+    assert_eq!(taken(from), 1);
+}
+
+/// Of a run of one page, behind which nothing is mapped.
+#[test]
+fn a_look_is_at_the_page_and_at_nothing_else() {
+    let from = allocator(GRANULE);
+    let (os, looks) = (from.os(), Counter::new());
+    let at = os.map(None, os.page_size(), Access::ReadWrite).unwrap();
+    // By this clock, which stands, all writes are faults.
+    from.population().measure_fault(os, get(from, possess(from, 1), 60_000));
+    for colour in (0..24 << 10).step_by(64) {
+        for (written, given_back) in [(1, 0), (0, at)] {
+            looks.set(0);
+            // SAFETY: the mapping is this test's.
+            unsafe {
+                ptr::with_exposed_provenance_mut::<u8>(at + (colour ^ 2048) % 4096).write(written);
+                from.population().sample_run(os, &|page| looks.add(page), [at, colour], os.page_size());
+            }
+            assert_eq!(looks.get(), given_back, "{colour}");
+        }
+    }
 }

@@ -85,3 +85,15 @@ fn a_large_block_stays_with_the_heap_while_that_has_room() {
     assert!(blocks.iter().any(|block| block / SLICE == again / SLICE) && heap.spare_slices() == last - 3);
     from.audit::<Checked>();
 }
+
+/// A heap that grows looks at what it has in free blocks of several pages, and leaves it there if it is little.
+#[test]
+fn what_little_is_free_in_slabs_stays_while_a_heap_grows() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let blocks: Vec<usize> = (0..2_000).map(|_| get(from, heap, 9_000)).collect();
+    blocks.iter().step_by(30).for_each(|&block| free(from, heap, block));
+    heap.collect::<Checked, _>(from);
+    let _more = build_up(from, heap, 4_000, 40);
+    assert_eq!((from.hollow().get(), from.purged_bytes()), (0, 0));
+}

@@ -428,11 +428,17 @@ fn a_large_block_that_has_no_room_to_grow_is_as_before() {
 fn a_huge_block_that_may_not_stay_leaves_its_addresses() {
     let from = allocator(GRANULE);
     from.settings().set_dirty(Some(0), Some(0));
-    from.settings().set_reserve(false);
     let heap = possess(from, 1);
-    let block = get(from, heap, 20 << 20);
-    free(from, heap, block);
-    assert_eq!((from.huge().each_kept().count(), from.huge_figures().kept_bytes().get()), (1, 0));
+    let long = get(from, heap, 20 << 20);
+    from.settings().set_reserve(false);
+    let blocks: Vec<usize> = (0..20).map(|_| get(from, heap, 5 << 20)).collect();
+    let left = || (from.huge().each_kept().count(), from.huge_figures().kept_bytes().get());
+    free(from, heap, blocks[0]);
+    assert_eq!(left(), (1, 0));
+    free(from, heap, long);
+    assert_eq!(left(), (1, 0), "but not those behind it, where they are short");
+    blocks[1..].iter().for_each(|&block| free(from, heap, block));
+    assert_eq!(left(), (16, 0), "nor of very many");
 }
 
 /// Room for more spare slices is lent to a heap that could have used it, and ends when less may stay, or nothing is

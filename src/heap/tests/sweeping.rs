@@ -145,3 +145,20 @@ fn the_hand_rests_after_sweeps_in_vain_for_longer_each_time() {
     hand.note(false);
     assert_eq!(rests(), 4);
 }
+
+/// What lies in the bins of one that has very much is brought home block by block, for which others would wait.
+#[test]
+fn who_has_very_much_is_not_swept() {
+    for (mib, swept) in [(24, true), (40, false)] {
+        let from = allocator(GRANULE);
+        let heaps: Vec<&Heap> = (1..=9).map(|owner| possess(from, owner)).collect();
+        let owner = heaps[0];
+        let blocks = build_up(from, owner, 1_000, mib);
+        blocks.iter().step_by(2).for_each(|&block| free(from, owner, block));
+        heaps.iter().for_each(|heap| from.open_gate(heap));
+        assert!(owner.needs_collecting());
+        (0..2).for_each(|_| step(from, heaps[8], || from.sweep::<Checked>(heaps[8])));
+        assert!(!from.watch().is_unswept(owner.index() as usize));
+        assert_eq!(owner.needs_collecting(), !swept, "with {mib} MiB");
+    }
+}
