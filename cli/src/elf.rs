@@ -4,6 +4,7 @@
 //! Reads 64-bit little-endian files, the only kind that the library is built for. Sizes and offsets come from the file
 //! and are not trusted: what does not fit is an error, never a panic or a large allocation.
 
+use memchr::memmem;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -11,6 +12,12 @@ use std::os::unix::fs::FileExt;
 
 /// More than any real file's tables; what claims more is taken for damaged.
 const MAX_TABLE: u64 = 1 << 28;
+/// How much of a table is read at a time.
+const PIECE: usize = 1 << 18;
+/// Bytes of a symbol.
+const SYMBOL: usize = 24;
+/// As the kernel has it, with the zero behind it.
+const LONGEST_PATH: u64 = 4096;
 
 const PT_INTERP: u32 = 3;
 const SHT_SYMTAB: u32 = 2;
@@ -50,6 +57,11 @@ const ALLOCATORS: [&str; 8] = [
     "sn_rust_alloc",
     "rpmalloc",
 ];
+
+/// What each of these ends with, and the zero behind it.
+const ENDING: &[u8] = b"alloc\0";
+/// More bytes than any of these has.
+const LONGEST_NAME: usize = 16;
 
 /// Reads what is of interest in `file`.
 pub(crate) fn read(file: &File) -> io::Result<Image> {
@@ -92,55 +104,108 @@ pub(crate) fn read(file: &File) -> io::Result<Image> {
 
 /// The libraries that the dynamic section `section` names.
 fn libraries(file: &File, section: Bytes, sections: &[Vec<u8>]) -> io::Result<Vec<String>> {
-    let strings = linked_strings(file, section, sections)?;
+    let strings = linked(section, sections)?;
     let entries = bytes(file, section.u64(24)?, section.u64(32)?)?;
     let mut names = Vec::new();
     for entry in entries.chunks_exact(16) {
         if Bytes(entry).u64(0)? == DT_NEEDED {
-            let name = strings.get(Bytes(entry).u64(8)? as usize..).unwrap_or_default();
-            let name = CStr::from_bytes_until_nul(name).map_err(|_| damaged())?;
+            let at = Bytes(entry).u64(8)?;
+            let most = strings.u64(32)?.saturating_sub(at).min(LONGEST_PATH);
+            let name = bytes(file, strings.u64(24)?.saturating_add(at), most)?;
+            let name = CStr::from_bytes_until_nul(&name).map_err(|_| damaged())?;
             names.push(name.to_string_lossy().into_owned());
         }
     }
     Ok(names)
 }
 
-/// The strings that a section's names are in.
-fn linked_strings(file: &File, section: Bytes, sections: &[Vec<u8>]) -> io::Result<Vec<u8>> {
-    let strings = sections.get(section.u32(40)? as usize).ok_or_else(damaged)?;
-    bytes(file, Bytes(strings).u64(24)?, Bytes(strings).u64(32)?)
+/// The section with the strings that a section's names are in.
+fn linked<'a>(section: Bytes, sections: &'a [Vec<u8>]) -> io::Result<Bytes<'a>> {
+    sections.get(section.u32(40)? as usize).map(|strings| Bytes(strings)).ok_or_else(damaged)
 }
 
 /// The first of [`ALLOCATORS`] that the symbol table `section` defines.
+///
+/// Programs have millions of bytes of names: these are searched for the few first, and the symbols for who has them.
 fn defined_allocator(file: &File, section: Bytes, sections: &[Vec<u8>]) -> io::Result<Option<usize>> {
-    let strings = linked_strings(file, section, sections)?;
-    let symbols = bytes(file, section.u64(24)?, section.u64(32)?)?;
+    let names = names_of_allocators(file, linked(section, sections)?)?;
     let mut first: Option<usize> = None;
-    for symbol in symbols.chunks_exact(24) {
-        let symbol = Bytes(symbol);
-        // Section 0: used here, defined elsewhere.
-        if symbol.u16(6)? == 0 {
-            continue;
-        }
-        let name = strings.get(symbol.u32(0)? as usize..).unwrap_or_default();
-        let known = ALLOCATORS.into_iter().position(|known| {
-            name.strip_prefix(known.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
-        });
-        first = first.into_iter().chain(known).min();
+    if names.is_empty() {
+        return Ok(first);
     }
+    in_pieces(file, section, SYMBOL, 0, |_, symbols| {
+        for symbol in symbols.chunks_exact(SYMBOL) {
+            let symbol = Bytes(symbol);
+            let name = u64::from(symbol.u32(0)?);
+            // Section 0: used here, defined elsewhere.
+            if let Ok(found) = names.binary_search_by_key(&name, |name| name.0)
+                && symbol.u16(6)? != 0
+            {
+                first = first.into_iter().chain([names[found].1]).min();
+            }
+        }
+        Ok(())
+    })?;
     Ok(first)
+}
+
+/// Where names of [`ALLOCATORS`] begin among the strings of a section, which may be within longer names that end so, and
+/// which each is.
+fn names_of_allocators(file: &File, strings: Bytes) -> io::Result<Vec<(u64, usize)>> {
+    let mut names = Vec::new();
+    in_pieces(file, strings, 1, LONGEST_NAME, |place, piece| {
+        for end in memmem::find_iter(piece, ENDING).map(|at| at + ENDING.len() - 1) {
+            for (which, name) in ALLOCATORS.iter().enumerate() {
+                if piece[..end].ends_with(name.as_bytes()) {
+                    names.push((place + (end - name.len()) as u64, which));
+                }
+            }
+        }
+        Ok(())
+    })?;
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
+}
+
+/// Has a section looked at in pieces of whole entries, each with its place in it; the last bytes of one, as many as
+/// `again`, are the first of the next.
+fn in_pieces(
+    file: &File,
+    section: Bytes,
+    entry: usize,
+    again: usize,
+    mut look: impl FnMut(u64, &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let (start, len) = (section.u64(24)?, section.u64(32)?);
+    is_inside(file, start, len)?;
+    let mut piece = vec![0; PIECE / entry * entry];
+    let mut place = 0;
+    loop {
+        let read = (len - place).min(piece.len() as u64) as usize;
+        file.read_exact_at(&mut piece[..read], start + place)?;
+        look(place, &piece[..read])?;
+        if place + read as u64 == len {
+            return Ok(());
+        }
+        place += (read - again) as u64;
+    }
 }
 
 fn damaged() -> io::Error {
     io::Error::new(ErrorKind::InvalidData, "a damaged ELF file")
 }
 
+fn is_inside(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let end = offset.checked_add(len).ok_or_else(damaged)?;
+    if end > file.metadata()?.len() { Err(damaged()) } else { Ok(()) }
+}
+
 fn bytes(file: &File, offset: u64, len: u64) -> io::Result<Vec<u8>> {
-    if len > MAX_TABLE
-        || offset.checked_add(len).is_none_or(|end| end > file.metadata().map_or(0, |m| m.len()))
-    {
+    if len > MAX_TABLE {
         return Err(damaged());
     }
+    is_inside(file, offset, len)?;
     let mut bytes = vec![0; len as usize];
     file.read_exact_at(&mut bytes, offset)?;
     Ok(bytes)
@@ -201,6 +266,34 @@ mod tests {
             let _ = read(&File::open(&path).unwrap());
         }
         std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn names_are_found_across_pieces_and_at_the_end_of_longer_ones() {
+        let path = std::env::temp_dir().join(format!("specmalloc-names-{}", std::process::id()));
+        let mut strings = vec![b'x'; 3 * PIECE];
+        let mut put = |at: usize, name: &str| strings[at..at + name.len()].copy_from_slice(name.as_bytes());
+        put(PIECE - 3, "\0malloc\0");
+        put(2 * PIECE - 9, "_rjem_malloc\0");
+        put(3 * PIECE - 14, "sn_rust_alloc\0");
+        std::fs::write(&path, [&[0; 8], strings.as_slice()].concat()).unwrap();
+        let mut section = [0; 64];
+        section[24..32].copy_from_slice(&8_u64.to_le_bytes());
+        section[32..40].copy_from_slice(&(strings.len() as u64).to_le_bytes());
+        let names = names_of_allocators(&File::open(&path).unwrap(), Bytes(&section)).unwrap();
+        std::fs::remove_file(path).unwrap();
+        let [malloc, rjem, rust] = ["malloc", "_rjem_malloc", "sn_rust_alloc"]
+            .map(|name| ALLOCATORS.iter().position(|known| *known == name).unwrap());
+        let piece = PIECE as u64;
+        assert_eq!(
+            names,
+            [(piece - 2, malloc), (2 * piece - 9, rjem), (2 * piece - 3, malloc), (3 * piece - 14, rust)]
+        );
+        assert!(
+            ALLOCATORS.iter().all(|name| {
+                name.len() < LONGEST_NAME && format!("{name}\0").as_bytes().ends_with(ENDING)
+            })
+        );
     }
 
     #[test]

@@ -46,6 +46,26 @@ pub(crate) struct Completions {
     shell: clap_complete::Shell,
 }
 
+/// For bash: what follows `--` is completed as the command that it is.
+const BASH: &str = r#"
+_specmalloc_or_program() {
+    local place
+    for (( place = 2; place < COMP_CWORD; place++ )); do
+        if [[ ${COMP_WORDS[place]} == -- ]]; then
+            COMPREPLY=()
+            if declare -F _command_offset >/dev/null; then
+                _command_offset $(( place + 1 ))
+            elif (( COMP_CWORD == place + 1 )); then
+                COMPREPLY=( $(compgen -c -- "${COMP_WORDS[COMP_CWORD]}" | sort -u) )
+            fi
+            return
+        fi
+    done
+    _specmalloc "$@"
+}
+complete -F _specmalloc_or_program -o bashdefault -o default specmalloc
+"#;
+
 /// Columns that lines of help have at most.
 const WIDEST: usize = 100;
 
@@ -171,6 +191,9 @@ pub(crate) fn man(arguments: &Man) -> Result<ExitCode, Failure> {
 pub(crate) fn completions(arguments: &Completions) -> Result<ExitCode, Failure> {
     let mut text = Vec::new();
     clap_complete::generate(arguments.shell, &mut whole(), "specmalloc", &mut text);
+    if arguments.shell == clap_complete::Shell::Bash {
+        text.extend(BASH.bytes());
+    }
     crate::output::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,7 @@ use crate::compare::allocators::{self, Allocator};
 use crate::output::{Output, tell, write_whole};
 use crate::text::{counted, grouped};
 use crate::{Failure, child, library, target};
-use clap::Args;
+use clap::{Args, ValueHint};
 use specmalloc_trace::file;
 use specmalloc_trace::recording::layout::{self, Head, MAGIC, NAME, Record, VARIABLE};
 use specmalloc_trace::recording::{self, Contents, Recorded};
@@ -56,10 +56,10 @@ pub(crate) struct RecordTrace {
           value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
     limit: u64,
     /// The allocator that serves the program meanwhile: a name that `compare` knows, or a library's path.
-    #[arg(long, value_name = "NAME|PATH.so", value_parser = allocators::named)]
+    #[arg(long, value_name = "NAME|PATH.so", value_parser = allocators::one())]
     under: Option<Allocator>,
     /// The program and its arguments.
-    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM", value_hint = ValueHint::CommandWithArguments)]
     command: Vec<OsString>,
 }
 

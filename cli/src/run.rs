@@ -2,7 +2,7 @@
 
 use crate::output::{Output, tell};
 use crate::{Failure, child, library, profile, report, target};
-use clap::Args;
+use clap::{Args, ValueHint};
 use specmalloc::internals::api::shared_record::{CAPACITY, StatisticsFile, VARIABLE};
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
@@ -52,7 +52,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "KEY:VALUE,...")]
     conf: Option<OsString>,
     /// The program and its arguments.
-    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM", value_hint = ValueHint::CommandWithArguments)]
     command: Vec<OsString>,
 }
 

@@ -3,8 +3,11 @@
 
 #[path = "common/documented.rs"]
 mod documented;
+#[path = "common/stand_in.rs"]
+mod stand_in;
 
 use serde_json::Value;
+use stand_in::stand_in;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -103,8 +106,7 @@ fn two_allocators_are_measured_and_shown_in_every_form() {
 
 #[test]
 fn whoever_fails_or_does_not_serve_is_named_and_the_rest_goes_on() {
-    let no_malloc =
-        Path::new(env!("CARGO_BIN_EXE_specmalloc")).with_file_name("examples").join("libstand_in.so");
+    let no_malloc = stand_in();
     let junk = scratch().join("junk.so");
     fs::write(&junk, "not a library").unwrap();
     let (none, junk) = (format!("none={}", no_malloc.display()), format!("junk={}", junk.display()));

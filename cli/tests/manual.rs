@@ -21,6 +21,32 @@ fn every_shell_has_completions_that_name_every_command() {
     assert_eq!(specmalloc(&["completions", "tcl"]).status.code(), Some(125));
 }
 
+/// What bash offers for the last of these words.
+fn completed(words: &str) -> Vec<String> {
+    let script = format!(
+        "source /dev/stdin; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+         $(complete -p specmalloc | grep -o '_specmalloc[a-z_]*') specmalloc \
+         \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    );
+    let completions = specmalloc(&["completions", "bash"]).stdout;
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("completions.bash");
+    fs::write(&file, completions).unwrap();
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &script]).stdin(fs::File::open(&file).unwrap());
+    String::from_utf8(bash.output().unwrap().stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_commands_values_and_the_program() {
+    assert_eq!(completed("specmalloc re"), ["record-trace", "replay"]);
+    assert_eq!(completed("specmalloc replay --allocator je"), ["jemalloc"]);
+    assert_eq!(completed("specmalloc compare --only tc"), ["tcmalloc"]);
+    assert!(completed("specmalloc compare -- tru").contains(&"true".to_owned()));
+    assert!(completed("specmalloc profile record --rate 1 -- tru").contains(&"true".to_owned()));
+    // Options are the program's own: files are completed, which bash does when nothing is offered.
+    assert_eq!(completed("specmalloc run -- ls -"), [""]);
+}
+
 #[test]
 fn there_is_a_page_for_each_command() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("manual");

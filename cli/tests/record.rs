@@ -1,9 +1,12 @@
 //! `specmalloc record-trace` of programs whose calls are known, read back call by call, and made again.
 
 mod common;
+#[path = "common/stand_in.rs"]
+mod stand_in;
 
 use common::{build, library};
 use serde_json::Value;
+use stand_in::stand_in;
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -376,7 +379,7 @@ fn a_replay_is_served_by_whom_one_asks_for() {
     assert!(served(&[]).1.unwrap().contains("libc.so"));
     assert_eq!(served(&["--allocator", "specmalloc"]).1.as_deref(), Some(library.as_str()));
     assert_eq!(served(&["--library", &library]).1.as_deref(), Some(library.as_str()));
-    let no_malloc = Path::new(env!("CARGO_BIN_EXE_specmalloc")).with_file_name("examples/libstand_in.so");
+    let no_malloc = stand_in();
     for wrong in [
         &["--library", no_malloc.to_str().unwrap()][..],
         &["--library", "/no/such.so"],

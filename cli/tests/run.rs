@@ -4,8 +4,11 @@
 
 #[path = "common/documented.rs"]
 mod documented;
+#[path = "common/stand_in.rs"]
+mod stand_in;
 
 use serde_json::Value;
+use stand_in::stand_in;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -38,17 +41,10 @@ fn scratch() -> &'static Path {
     })
 }
 
-fn library() -> PathBuf {
-    let library =
-        Path::new(env!("CARGO_BIN_EXE_specmalloc")).with_file_name("examples").join("libstand_in.so");
-    assert!(library.is_file(), "{} is built by cargo test with all targets", library.display());
-    library.canonicalize().unwrap()
-}
-
 /// `specmalloc run` with `arguments`.
 fn run(arguments: &[&str]) -> Command {
     let mut command = Command::new(command_path());
-    command.arg("run").args(arguments).env("SPECMALLOC_LIB", library()).env_remove("LD_PRELOAD");
+    command.arg("run").args(arguments).env("SPECMALLOC_LIB", stand_in()).env_remove("LD_PRELOAD");
     command
 }
 
@@ -201,7 +197,7 @@ fn the_library_comes_before_what_is_preloaded_already() {
         let text = String::from_utf8(output.stdout).unwrap();
         text.lines().map(str::to_owned).collect::<Vec<_>>()
     };
-    let library = library().display().to_string();
+    let library = stand_in().display().to_string();
     // From an empty environment: no PATH, no LD_PRELOAD.
     let bare = environment(run(&[]).env_clear().env("SPECMALLOC_LIB", &library));
     assert!(bare.contains(&format!("LD_PRELOAD={library}")), "{bare:?}");

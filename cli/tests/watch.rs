@@ -88,6 +88,27 @@ fn a_process_is_looked_at_while_it_runs() {
 }
 
 #[test]
+fn the_figures_of_threads_that_idle_are_those_of_now() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/resting.c");
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("resting");
+    let mut compiler = Command::new("cc");
+    let compiled = compiler.args(["-O1", "-pthread", "-o"]).arg(&program).arg(source).status().unwrap();
+    assert!(compiled.success());
+    let script = format!("exec {}", program.display());
+    let waiting = Waiting::start(&["--watch"], &script);
+    let live = || {
+        let output = specmalloc(&["top", &waiting.pid, "--once", "--json", "--delay", "0"]);
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        document["counts"]["live_blocks"].as_u64().unwrap()
+    };
+    let begun = Instant::now();
+    while live() < 3000 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{} blocks live", live());
+    }
+    waiting.end();
+}
+
+#[test]
 fn what_was_never_touched_is_not_resident() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (program, figures) = (folder.join("untouched"), folder.join("untouched.json"));

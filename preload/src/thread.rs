@@ -12,6 +12,7 @@ use core::ffi::{c_int, c_void};
 use core::mem::transmute;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
+use specmalloc::internals::api::rest_shared;
 use specmalloc::internals::global::{
     ExitKey, Main, NOBODY, Sample, Stray, Thread, end_thread, exit_value, was_counted,
 };
@@ -140,6 +141,9 @@ unsafe impl Thread for PreloadThread {
         samples::freed(number, sample);
     }
 
+    fn rest() {
+        rest_shared::<PreloadThread>();
+    }
     fn call_at_exit(counted: bool) -> bool {
         EXIT.arm(counted)
     }

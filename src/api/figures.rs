@@ -8,9 +8,12 @@ use crate::global::{environment, is_shut_off, process, sample_at, with_heap_to_f
 use crate::heap::{ArenaCensus, Census, Heap, HeapCensus};
 use crate::pal::{Platform, system_call};
 use crate::region::Kind;
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
+
+/// Whether the last figures are there, or on their way.
+static FINISHED: AtomicBool = AtomicBool::new(false);
 
 /// Milliseconds between two publications from slow paths.
 const INTERVAL_MS: u64 = 20;
@@ -199,12 +202,30 @@ fn pulse_open<T: Thread>() {
         && SHARED.last_ms.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         && let Some(record) = shared()
     {
-        record.publish(&statistics::<T>());
-        publish_detail::<T>(record);
-        // Who asked the parent of a child does not read what the child notes.
-        if let Some(rate) = record.take_asked_rate().or(is_new.then_some(0)) {
-            sample_at(ASKED.next(rate.min(MOST_RATE), process().settings().sample_rate()));
-        }
+        publish::<T>(record, is_new);
+    }
+}
+
+/// From the helper, before it sleeps: publishes the figures, which threads that idle do not, however much has changed
+/// since one of them did.
+pub fn rest_shared<T: Thread>() {
+    // Relaxed: as in `pulse`. A child of a fork publishes from its first slow path on.
+    if SHARED.state.load(Ordering::Relaxed) == OPEN
+        && SHARED.pid.load(Ordering::Relaxed) == pid()
+        && !FINISHED.load(Ordering::Relaxed)
+        && let Some(record) = shared()
+    {
+        SHARED.last_ms.store(process().space().os().now_ms(), Ordering::Relaxed);
+        publish::<T>(record, false);
+    }
+}
+
+fn publish<T: Thread>(record: &SharedRecord, is_new: bool) {
+    record.publish(&statistics::<T>());
+    publish_detail::<T>(record);
+    // Who asked the parent of a child does not read what the child notes.
+    if let Some(rate) = record.take_asked_rate().or(is_new.then_some(0)) {
+        sample_at(ASKED.next(rate.min(MOST_RATE), process().settings().sample_rate()));
     }
 }
 
@@ -235,6 +256,8 @@ fn publish_detail<T: Thread>(record: &SharedRecord) {
 /// Publishes the last figures: the process is ending by itself. Nobody can ask the system about it later, so this does.
 pub fn finish_shared<T: Thread>() {
     if let Some(record) = shared() {
+        // Relaxed: a hint: what the helper finds now is not as exact.
+        FINISHED.store(true, Ordering::Relaxed);
         publish_detail::<T>(record);
         record.finish(&exact_statistics::<T>());
     }

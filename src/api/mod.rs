@@ -35,6 +35,6 @@ pub mod statistics;
 mod walk;
 
 #[cfg(not(any(loom, shuttle)))]
-pub use figures::{finish_shared, open_shared};
+pub use figures::{finish_shared, open_shared, rest_shared};
 #[cfg(all(feature = "std", not(any(loom, shuttle))))]
 pub use rust::SpecMalloc;

@@ -87,6 +87,9 @@ unsafe impl Thread for RustThread {
     fn id() -> ThreadId {
         HEAP.with(|heap| ThreadId::new(ptr::from_ref(heap).addr()))
     }
+    fn rest() {
+        figures::rest_shared::<RustThread>();
+    }
     fn call_at_exit(counted: bool) -> bool {
         EXIT.arm(counted)
     }

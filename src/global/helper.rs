@@ -225,6 +225,7 @@ fn help<T: Thread>(lookout: &mut Lookout) {
         if more {
             bell.pause(os, process().tick_ms());
         } else {
+            T::rest();
             let watches = process().has_untidied();
             // Whoever comes to a tidied heap rings.
             let is_awake =

@@ -99,6 +99,8 @@ pub unsafe trait Thread: 'static {
     }
     /// The sample that is known as `number` is about to be freed.
     fn freed(_number: u32, _sample: &Sample) {}
+    /// In the helper, before it sleeps.
+    fn rest() {}
     /// Sees to it that [`end_thread`](super::end_thread) runs when this thread exits, with the same argument, the
     /// last one if this is called again. Returns whether it will. May allocate; takes no lock of the C library's.
     fn call_at_exit(counted: bool) -> bool;

@@ -3,7 +3,9 @@
 use super::launcher::Seen;
 use crate::elf::{self, Image};
 use crate::{Failure, library, target};
-use std::ffi::OsString;
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, Command};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -61,7 +63,7 @@ pub(crate) fn at(path: &str) -> Result<Allocator, String> {
 }
 
 /// The allocator of that name, or the library at that path.
-pub(crate) fn named(text: &str) -> Result<Allocator, String> {
+fn named(text: &str) -> Result<Allocator, String> {
     if text.contains('/') {
         return at(text);
     }
@@ -70,6 +72,29 @@ pub(crate) fn named(text: &str) -> Result<Allocator, String> {
         .into_iter()
         .next()
         .ok_or_else(|| missing.into_iter().map(|(name, why)| format!("{name}: {why}")).collect())
+}
+
+/// Reads a name that may be another than those that are known; these are told to who asks, and to shells.
+pub(crate) fn names() -> impl TypedValueParser<Value = String> {
+    #[derive(Clone)]
+    struct Names;
+    impl TypedValueParser for Names {
+        type Value = String;
+
+        fn parse_ref(&self, to: &Command, of: Option<&Arg>, text: &OsStr) -> Result<String, clap::Error> {
+            StringValueParser::new().parse_ref(to, of, text)
+        }
+
+        fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+            Some(Box::new(KNOWN.iter().map(|known| PossibleValue::new(known.0))))
+        }
+    }
+    Names
+}
+
+/// Reads what [`named`] understands.
+pub(crate) fn one() -> impl TypedValueParser<Value = Allocator> {
+    names().try_map(|name: String| named(&name))
 }
 
 /// Names of allocators that are not there, each with the reason.

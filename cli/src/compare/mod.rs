@@ -16,7 +16,7 @@ use crate::output::{print, write_whole};
 use crate::terminal::{Colour, Colours, is_terminal, width};
 use crate::{Failure, child, interrupted, library};
 use allocators::Allocator;
-use clap::Args;
+use clap::{Args, ValueHint};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
@@ -60,7 +60,7 @@ pub(crate) struct Compare {
     #[arg(short, long, value_name = "RUNS", default_value_t = 0)]
     warmup: u32,
     /// Only these allocators: glibc, specmalloc, jemalloc, tcmalloc, mimalloc.
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = allocators::names(), hide_possible_values = true)]
     only: Vec<String>,
     /// One more allocator, as a library to preload; of a name above, instead of the one that would be found.
     #[arg(long, value_name = "NAME=PATH.so", value_parser = allocators::parse)]
@@ -103,7 +103,7 @@ pub(crate) struct Compare {
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = Colour::Auto)]
     color: Colour,
     /// The program and its arguments.
-    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM", value_hint = ValueHint::CommandWithArguments)]
     command: Vec<OsString>,
 }
 

@@ -12,7 +12,7 @@ mod system;
 
 use crate::Failure;
 use crate::terminal::{Colour, Colours, is_terminal, width};
-use clap::Args;
+use clap::{Args, ValueHint};
 pub(crate) use groups::{Pressure, memory_pressure};
 pub(crate) use machine::Machine;
 use std::ffi::OsString;
@@ -33,7 +33,7 @@ such process, 126 if the program could not be run, 127 if there is none.";
 #[command(after_help = HELP)]
 pub(crate) struct Doctor {
     /// A program, of which to tell who serves malloc in it.
-    #[arg(value_name = "PROGRAM")]
+    #[arg(value_name = "PROGRAM", value_hint = ValueHint::CommandName)]
     program: Option<OsString>,
     /// A running process: its limits, its control group and its mappings, and who serves malloc in it.
     #[arg(long, value_name = "PID", conflicts_with = "program")]

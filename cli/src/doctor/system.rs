@@ -65,6 +65,8 @@ fn huge_pages(machine: &Machine) -> Option<Finding> {
     const TOPIC: &str = "huge pages";
     let enabled = machine.choice(&format!("{HUGE}/enabled"))?;
     let defrag = machine.choice(&format!("{HUGE}/defrag")).unwrap_or_default();
+    // Newer kernels ask this first.
+    let size = machine.choice(&format!("{HUGE}/hugepages-2048kB/enabled"));
     let found = format!("transparent huge pages: {enabled}, defrag: {defrag}");
     Some(match enabled.as_str() {
         "always" if defrag == "always" => {
@@ -75,6 +77,11 @@ fn huge_pages(machine: &Machine) -> Option<Finding> {
         "always" => {
             let advice = "Large heaps fault less; memory that was given back in parts comes back in pieces of 2 MiB. \
                           If resident memory matters more than time:\n\
+                          $ echo madvise > /sys/kernel/mm/transparent_hugepage/enabled";
+            Finding::new(TOPIC, State::Note, found, advice)
+        }
+        "never" if size.is_none_or(|size| matches!(size.as_str(), "inherit" | "never")) => {
+            let advice = "No memory gets huge pages, whoever asks for them. If time matters more than memory:\n\
                           $ echo madvise > /sys/kernel/mm/transparent_hugepage/enabled";
             Finding::new(TOPIC, State::Note, found, advice)
         }
@@ -239,8 +246,11 @@ mod tests {
     fn huge_pages_that_make_faults_wait_are_to_be_changed() {
         let set = |enabled: &str, defrag: &str| {
             let files = [(format!("{HUGE}/enabled"), enabled), (format!("{HUGE}/defrag"), defrag)];
-            states(&files.each_ref().map(|file| (file.0.as_str(), file.1)), "huge pages")[0].0
+            states(&files.each_ref().map(|file| (file.0.as_str(), file.1)), "huge pages").swap_remove(0)
         };
+        assert!(set("always madvise [never]", "[madvise] never").1.contains("No memory gets"));
+        assert!(set("always [madvise] never", "[madvise] never").1.contains("At most memory"));
+        let set = |enabled: &str, defrag: &str| set(enabled, defrag).0;
         assert_eq!(set("[always] madvise never", "[always] defer never"), State::Act);
         assert_eq!(set("[always] madvise never", "always [madvise] never"), State::Note);
         assert_eq!(set("always [madvise] never", "[always] defer never"), State::Note);

@@ -2,7 +2,7 @@
 
 use crate::output::{Output, tell, write_whole};
 use crate::{Failure, child, library, run, target};
-use clap::Args;
+use clap::{Args, ValueHint};
 use specmalloc_samples::pprof::{self, Profile};
 use specmalloc_samples::{Image, ProfileFile};
 use std::convert::Infallible;
@@ -42,7 +42,7 @@ pub(super) struct Record {
     #[arg(long)]
     follow_fork: bool,
     /// The program and its arguments.
-    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM", value_hint = ValueHint::CommandWithArguments)]
     command: Vec<OsString>,
 }
 

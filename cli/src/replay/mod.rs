@@ -46,7 +46,7 @@ pub(crate) struct Replay {
     #[arg(short, long, value_name = "TIMES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     times: u32,
     /// The allocator, by a name that `compare` knows; otherwise the one that is preloaded, or the C library's.
-    #[arg(long, value_name = "NAME", value_parser = allocators::named)]
+    #[arg(long, value_name = "NAME", value_parser = allocators::one())]
     allocator: Option<Allocator>,
     /// The allocator, as a library to preload.
     #[arg(long, value_name = "PATH.so", value_parser = allocators::at, conflicts_with = "allocator")]

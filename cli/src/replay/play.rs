@@ -13,9 +13,13 @@ use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Calls of all threads that make a window.
 const WINDOW: usize = 4096;
+/// What futex is to do, among the threads of this process.
+const SLEEP: i32 = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+const WAKE: i32 = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
 /// Bytes of a thread's stack.
 const STACK: usize = 64 << 10;
 
@@ -120,7 +124,7 @@ impl Player {
         for part in &self.parts[1..] {
             part.ended.iter().for_each(|&thread| join(&self.parts[thread]));
             let first = self.places[part.thread].first().map_or(0, |place| *place as usize);
-            self.wait_for_window(first / WINDOW, &mut 0);
+            self.wait_for_window(first / WINDOW);
             if !start(part, play_part) {
                 self.fail(NO_THREAD.to_owned());
             }
@@ -129,14 +133,13 @@ impl Player {
     }
 
     fn play_part(&self, thread: usize) {
-        let (mut window, mut made, mut checked) = (0, 0, 0);
+        let (mut window, mut made) = (0, 0);
         for &place in &self.places[thread] {
             let own = place as usize / WINDOW;
             if own != window {
-                // Release: pairs with the Acquire load of whoever waits for the window.
-                self.windows[window].fetch_add(made, Ordering::Release);
+                self.add(window, made);
                 (window, made) = (own, 0);
-                self.wait_for_window(own, &mut checked);
+                self.wait_for_window(own);
             }
             let step = &self.steps.steps[place as usize];
             let slot = &self.slots[step.slot as usize];
@@ -154,16 +157,41 @@ impl Player {
             slot.turn.store(step.turn + 1, Ordering::Release);
             made += 1;
         }
-        self.windows[window].fetch_add(made, Ordering::Release);
+        self.add(window, made);
     }
 
-    /// Until all calls are made that come before the window before `window`; those before `checked` are known to be.
-    fn wait_for_window(&self, window: usize, checked: &mut usize) {
-        while *checked + 1 < window {
-            let size = WINDOW.min(self.steps.steps.len() - *checked * WINDOW) as u32;
-            // Acquire: pairs with the Release addition of each thread.
-            self.wait(|| self.windows[*checked].load(Ordering::Acquire) == size);
-            *checked += 1;
+    fn size(&self, window: usize) -> u32 {
+        WINDOW.min(self.steps.steps.len() - window * WINDOW) as u32
+    }
+
+    /// Notes that calls of a window were made. Whoever makes the last one wakes those who wait for it.
+    fn add(&self, window: usize, made: u32) {
+        let count = &self.windows[window];
+        // Release: pairs with the Acquire load of whoever waits for the window.
+        if count.fetch_add(made, Ordering::Release) + made == self.size(window) {
+            // SAFETY: wakes who sleeps at this address; nothing is read or written.
+            unsafe { libc::syscall(libc::SYS_futex, count.as_ptr(), WAKE, i32::MAX) };
+        }
+    }
+
+    /// Until all calls are made that come before the window before `window`.
+    ///
+    /// It is enough to ask for the last two windows of these: who made their calls has waited for those before.
+    fn wait_for_window(&self, window: usize) {
+        for before in window.saturating_sub(3)..window.saturating_sub(1) {
+            let (count, size) = (&self.windows[before], self.size(before));
+            loop {
+                // Acquire: pairs with the Release addition of each thread.
+                let made = count.load(Ordering::Acquire);
+                // Relaxed: seen sooner or later.
+                if made == size || self.failed.load(Ordering::Relaxed) {
+                    break;
+                }
+                // Who fails wakes nobody.
+                let most = libc::timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+                // SAFETY: sleeps while the number is `made`; both are there until it returns.
+                unsafe { libc::syscall(libc::SYS_futex, count.as_ptr(), SLEEP, made, &raw const most) };
+            }
         }
     }
 
@@ -172,7 +200,12 @@ impl Player {
         // Relaxed: seen sooner or later.
         while !done() && !self.failed.load(Ordering::Relaxed) {
             looks += 1;
-            if looks % 64 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+            match looks {
+                ..1024 if looks % 64 > 0 => std::hint::spin_loop(),
+                ..1024 => std::thread::yield_now(),
+                // Whoever is waited for may have much to do before.
+                _ => std::thread::sleep(Duration::from_micros(50)),
+            }
         }
     }
 
@@ -367,6 +400,34 @@ mod tests {
         for _ in 0..2 {
             player.play().unwrap();
         }
+    }
+
+    #[test]
+    fn who_waits_for_others_calls_sleeps_and_is_woken() {
+        let mut trace = Trace::default();
+        for call in 0..WINDOW as u32 * 3 {
+            trace.push(0, Call::Malloc { size: call.into() }).unwrap();
+        }
+        let player = Player::new(Steps::take(&mut trace)).unwrap();
+        let waiter = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            let handle = scope.spawn(|| {
+                // SAFETY: always succeeds.
+                waiter.store(unsafe { libc::gettid() } as u32, Ordering::Relaxed);
+                player.wait_for_window(2);
+            });
+            let sleeps = || {
+                let stat = format!("/proc/self/task/{}/stat", waiter.load(Ordering::Relaxed));
+                std::fs::read_to_string(stat).is_ok_and(|stat| stat.contains(") S "))
+            };
+            player.add(0, 1);
+            let begun = std::time::Instant::now();
+            while !sleeps() {
+                assert!(begun.elapsed() < Duration::from_secs(20), "it never sleeps");
+            }
+            player.add(0, WINDOW as u32 - 1);
+            handle.join().unwrap();
+        });
     }
 
     #[test]

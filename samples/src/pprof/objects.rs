@@ -55,7 +55,8 @@ impl Object {
     }
 }
 
-fn digits(bytes: &[u8]) -> String {
+/// In hexadecimal.
+pub(super) fn digits(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").expect("a string takes all");
         text

@@ -1,8 +1,8 @@
 //! Debug information that was cut off a file of code: where it lies then, by the file's build id or by the name in its
-//! section `.gnu_debuglink`, as debuggers look for it.
+//! section `.gnu_debuglink`, as debuggers look for it; and what it shares with others' in a file that `dwz` made.
 
 use super::collect::below;
-use super::objects::Object;
+use super::objects::{Object, digits};
 use flate2::Crc;
 use object::{Object as _, ReadCache};
 use std::fs::File;
@@ -36,6 +36,26 @@ fn by_link(root: &Path, path: &str, object: &Object) -> Option<PathBuf> {
                 build_id => found.build_id == build_id,
             })
     })
+}
+
+/// The file with what `file` has in common with others, that `dwz` took out of them: the one that is named in the
+/// section `.gnu_debugaltlink`, by its build id.
+pub(super) fn supplementary(root: &Path, file: &Path) -> Option<PathBuf> {
+    let cache = ReadCache::new(File::open(file).ok()?);
+    let parsed = object::File::parse(&cache).ok()?;
+    let (name, build_id) = parsed.gnu_debugaltlink().ok()??;
+    let (name, build_id) = (std::str::from_utf8(name).ok()?, digits(build_id));
+    let belongs = |file: &PathBuf| {
+        Object::read(file).is_some_and(|found| found.build_id == build_id && !build_id.is_empty())
+    };
+    let places = if name.starts_with('/') {
+        vec![below(root, name), name.into()]
+    } else {
+        // Of a link the file that it leads to counts.
+        let own = [file.to_owned(), file.canonicalize().ok()?];
+        own.iter().filter_map(|own| Some(own.parent()?.join(name))).collect()
+    };
+    places.into_iter().find(belongs).or_else(|| by_build_id(root, &build_id).filter(belongs))
 }
 
 /// The name of the file, and its sum.
@@ -100,6 +120,35 @@ mod tests {
             fs::write(bin.join("a.debug"), "nothing").unwrap();
             assert_eq!(found(), None, "{id}");
         }
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn what_is_shared_with_others_is_found_by_name_and_by_build_id_and_only_if_it_belongs() {
+        let root = std::env::temp_dir().join(format!("specmalloc-shared-{}", std::process::id()));
+        let (bin, shared) = (root.join("bin"), root.join("usr/lib/debug/.dwz"));
+        fs::create_dir_all(&bin).unwrap();
+        fs::create_dir_all(&shared).unwrap();
+        fs::write(bin.join("a.c"), "int main(void) { return 0; }").unwrap();
+        run(&bin, "cc -g -Wl,--build-id=0x0123456789 -o ../usr/lib/debug/.dwz/common a.c");
+        let id = b"\x01\x23\x45\x67\x89";
+        let found = |name: &str, id: &[u8]| {
+            fs::write(bin.join("link"), [name.as_bytes(), b"\0", id].concat()).unwrap();
+            run(&bin, "cc -g -o a a.c");
+            run(&bin, "objcopy --add-section .gnu_debugaltlink=link a");
+            supplementary(&root, &bin.join("a"))
+        };
+        let common = shared.join("common");
+        assert_eq!(found("/usr/lib/debug/.dwz/common", id), Some(common.clone()));
+        assert_eq!(found("../usr/lib/debug/.dwz/common", id), Some(bin.join("../usr/lib/debug/.dwz/common")));
+        assert_eq!(found("/usr/lib/debug/.dwz/common", b"\x01\x23"), None);
+        assert_eq!(found("/usr/lib/debug/.dwz/common", b""), None);
+        let by_id = root.join("usr/lib/debug/.build-id/01");
+        fs::create_dir_all(&by_id).unwrap();
+        fs::rename(&common, by_id.join("23456789.debug")).unwrap();
+        assert_eq!(found("gone", id), Some(by_id.join("23456789.debug")));
+        run(&bin, "cc -g -o a a.c");
+        assert_eq!(supplementary(&root, &bin.join("a")), None);
         fs::remove_dir_all(root).unwrap();
     }
 }

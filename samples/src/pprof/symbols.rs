@@ -5,7 +5,7 @@
 use super::collect::below;
 use super::data::{Line, Profile};
 use super::objects::Object;
-use super::separate::debug_file;
+use super::separate::{debug_file, supplementary};
 use addr2line::{Loader, demangle_auto};
 use std::borrow::Cow;
 use std::path::Path;
@@ -41,8 +41,7 @@ pub fn resolve_below(root: &Path, profile: &mut Profile) -> Vec<String> {
             continue;
         }
         let files = [debug_file(root, &mapping.path, &object), Some(below(root, &mapping.path))];
-        let loaders: Vec<Loader> =
-            files.into_iter().flatten().filter_map(|file| Loader::new(file).ok()).collect();
+        let loaders: Vec<Loader> = files.into_iter().flatten().filter_map(|file| load(root, &file)).collect();
         for location in &mut profile.locations {
             if location.mapping == Some(number) && location.lines.is_empty() {
                 let offset = location.address.wrapping_sub(mapping.start).wrapping_add(mapping.offset);
@@ -56,6 +55,12 @@ pub fn resolve_below(root: &Path, profile: &mut Profile) -> Vec<String> {
         }
     }
     notices
+}
+
+/// What is known of a file's functions.
+fn load(root: &Path, file: &Path) -> Option<Loader> {
+    let whole = supplementary(root, file).and_then(|shared| Loader::new_with_sup(file, Some(shared)).ok());
+    whole.or_else(|| Loader::new(file).ok())
 }
 
 /// The function at `address` and those it is inlined in, by debug information.
