@@ -1,7 +1,7 @@
 //! Where in their runs and regions long blocks begin.
 
 use super::*;
-use crate::heap::ground::LINE;
+use crate::base::LINE;
 use crate::heap::seat::Seat;
 use crate::pal::Misuse;
 use std::collections::BTreeSet;
