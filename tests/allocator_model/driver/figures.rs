@@ -75,7 +75,16 @@ impl<C: Checks> Driver<C> {
                     (&mut small, class_info(class).size as usize)
                 }
                 BlockKind::Large => {
-                    large_slices += (address % SLICE + live.size.max(1)).div_ceil(SLICE);
+                    // One more for its colour, if it fills them: 16 lines are room enough.
+                    let slices = (address % SLICE + live.usable) / SLICE;
+                    let least = (address % SLICE + live.size.max(1)).div_ceil(SLICE);
+                    let most = if live.size < SLICE { least } else { (live.size + 1024).div_ceil(SLICE) };
+                    assert!(
+                        (least..=most.max(least)).contains(&slices),
+                        "{slices} slices for {} bytes",
+                        live.size
+                    );
+                    large_slices += slices;
                     (&mut large, live.size)
                 }
                 // What is before it in its first page, too.
