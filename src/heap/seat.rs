@@ -29,13 +29,16 @@ impl Seat {
         Seat { slices: size.max(1).div_ceil(SLICE), colour: 0, size, page, keeps: 0 }
     }
 
-    /// That of a block which may begin anywhere in its run, and takes over the bits in `keeps`. If it `is_roomy` and no
-    /// shorter than a slice, it has [`ROOM`] for a colour though a slice more is claimed for that: whole slices are what
-    /// arrays are that are a power of two long.
+    /// That of a block which may begin anywhere in its run, and takes over the bits in `keeps`. If it is no shorter than a
+    /// slice, and has less than [`ROOM`] for a colour, it has a slice more if it `may`: whole slices are what arrays are
+    /// that are a power of two long.
     #[inline(always)]
-    pub fn movable(size: usize, page: usize, keeps: usize, is_roomy: bool) -> Seat {
-        let room = if is_roomy && size >= SLICE { ROOM } else { 0 };
-        Seat { slices: (size + room).div_ceil(SLICE), colour: 0, size, page, keeps }
+    pub fn movable(size: usize, page: usize, keeps: usize, may: impl Fn() -> bool) -> Seat {
+        let first = Seat { keeps, ..Seat::first(size, page) };
+        if (size + ROOM - 1) % SLICE >= ROOM || size < SLICE || !may() {
+            return first;
+        }
+        Seat { slices: first.slices + 1, ..first }
     }
 
     /// Bytes of the run that the block does not need.

@@ -36,11 +36,12 @@ impl<P: Platform> Backend<P> {
     /// A large block of `size` bytes, where one of about that size was freed before; null if the heap has kept none.
     #[inline(always)]
     pub fn reuse_large(&self, by: &Claimant, size: usize) -> *mut u8 {
-        match by.spares().take(self.movable_seat(by, size).slices, step_of(size)) {
+        let movable = self.movable_seat(by, size);
+        match by.spares().take(movable.slices, step_of(size)) {
             Some(base) => {
                 // SAFETY: the slices are the heap's; their records are ours.
                 let colour = unsafe { &*Slab::of(base) }.colour();
-                let before = self.movable_seat(by, size).as_before(colour);
+                let before = movable.as_before(colour);
                 let seat = if before.colour == 0 { self.next_seat(by, size) } else { before };
                 self.open_large(by, base, seat, false)
             }
@@ -53,9 +54,14 @@ impl<P: Platform> Backend<P> {
     fn movable_seat(&self, by: &Claimant, size: usize) -> Seat {
         let page = self.page_size();
         let keeps = if by.colours().has_gaps() { SLICE - 1 } else { page - 1 };
-        let settings = self.settings();
-        let is_roomy = by.colours().is_calm() && settings.reserves_space() && !settings.has_limit();
-        Seat::movable(size, page, keeps, is_roomy)
+        Seat::movable(size, page, keeps, || self.has_room_for_colours(by))
+    }
+
+    /// Whether blocks that fill their slices have one more: few grow, and slices are not dear.
+    #[cold]
+    #[inline(never)]
+    fn has_room_for_colours(&self, by: &Claimant) -> bool {
+        by.colours().is_calm() && self.settings().reserves_space() && !self.settings().has_limit()
     }
 
     /// The same with the next colour.
