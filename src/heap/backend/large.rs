@@ -57,11 +57,15 @@ impl<P: Platform> Backend<P> {
         Seat::movable(size, page, keeps, || self.has_room_for_colours(by))
     }
 
-    /// Whether blocks that fill their slices have one more: few grow, and slices are not dear.
+    /// Whether blocks that fill their slices have one more: few grow, and slices are not dear. (In models a size says how
+    /// many slices are claimed.)
     #[cold]
     #[inline(never)]
     fn has_room_for_colours(&self, by: &Claimant) -> bool {
-        by.colours().is_calm() && self.settings().reserves_space() && !self.settings().has_limit()
+        !cfg!(any(loom, shuttle))
+            && by.colours().is_calm()
+            && self.settings().reserves_space()
+            && !self.settings().has_limit()
     }
 
     /// The same with the next colour.
