@@ -12,9 +12,6 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 
-/// Whether the last figures are there, or on their way.
-static FINISHED: AtomicBool = AtomicBool::new(false);
-
 /// Milliseconds between two publications from slow paths.
 const INTERVAL_MS: u64 = 20;
 
@@ -101,6 +98,8 @@ struct Shared {
     record: UnsafeCell<MaybeUninit<SharedRecord>>,
     pid: AtomicUsize,
     last_ms: AtomicU64,
+    /// Whether the last figures of this process are there, or on their way.
+    is_finished: AtomicBool,
 }
 
 const UNASKED: usize = 0;
@@ -116,6 +115,7 @@ static SHARED: Shared = Shared {
     record: UnsafeCell::new(MaybeUninit::uninit()),
     pid: AtomicUsize::new(0),
     last_ms: AtomicU64::new(0),
+    is_finished: AtomicBool::new(false),
 };
 
 /// The sample rate that another process has asked for, and that of before. (Relaxed, both: who publishes is alone.)
@@ -175,8 +175,9 @@ fn shared() -> Option<&'static SharedRecord> {
     // SAFETY: written before OPEN, never again.
     let record = unsafe { (*SHARED.record.get()).assume_init_ref() };
     let own = pid();
-    // Relaxed: a child has one thread when it comes here first, or a handler of it.
+    // Relaxed (both): a child has one thread when it comes here first, or a handler of it.
     if SHARED.pid.swap(own, Ordering::Relaxed) != own {
+        SHARED.is_finished.store(false, Ordering::Relaxed);
         record.after_fork();
     }
     Some(record)
@@ -212,7 +213,7 @@ pub fn rest_shared<T: Thread>() {
     // Relaxed: as in `pulse`. A child of a fork publishes from its first slow path on.
     if SHARED.state.load(Ordering::Relaxed) == OPEN
         && SHARED.pid.load(Ordering::Relaxed) == pid()
-        && !FINISHED.load(Ordering::Relaxed)
+        && !SHARED.is_finished.load(Ordering::Relaxed)
         && let Some(record) = shared()
     {
         SHARED.last_ms.store(process().space().os().now_ms(), Ordering::Relaxed);
@@ -257,7 +258,7 @@ fn publish_detail<T: Thread>(record: &SharedRecord) {
 pub fn finish_shared<T: Thread>() {
     if let Some(record) = shared() {
         // Relaxed: a hint: what the helper finds now is not as exact.
-        FINISHED.store(true, Ordering::Relaxed);
+        SHARED.is_finished.store(true, Ordering::Relaxed);
         publish_detail::<T>(record);
         record.finish(&exact_statistics::<T>());
     }

@@ -2,7 +2,7 @@
 //!
 //! Up to 128 bytes a class every 16 bytes; above it eight classes to a doubling, so that at most 1/9 (11.1 %) of a
 //! block is more than was asked for. From [`SHIFTED`] on such a class is a little longer than its step, by [`MIN_BLOCK`],
-//! and from [`BY_LINES`] on by a cache line: an odd number of lines. Caches choose a set by the lower bits of the
+//! and from [`SHIFTED_BY_LINE`] on by a cache line: an odd number of lines. Caches choose a set by the lower bits of the
 //! address, so the first lines of blocks that lie a power of two apart, as the rows of a matrix would, share a set or a
 //! few, and push each other out.
 //!
@@ -25,7 +25,7 @@ pub const WAY: usize = 4096;
 const SHIFTED: usize = 1 << 10;
 
 /// The first step whose class is longer by a line. (Of shorter blocks a slab has so many that less will do.)
-const BY_LINES: usize = 2 << 10;
+const SHIFTED_BY_LINE: usize = 2 << 10;
 
 /// The last one.
 const LAST: usize = 32 << 10;
@@ -103,8 +103,8 @@ pub const fn class_of(size: usize) -> usize {
     if step < FIRST_SHIFTED {
         return step;
     }
-    let step = if size > LAST_BY_BLOCKS {
-        step_of(if size - LINE < BY_LINES { BY_LINES } else { size - LINE })
+    let step = if size > LAST_SHIFTED_BY_LESS {
+        step_of(if size - LINE < SHIFTED_BY_LINE { SHIFTED_BY_LINE } else { size - LINE })
     } else {
         step_of(if size - MIN_BLOCK < SHIFTED { SHIFTED } else { size - MIN_BLOCK })
     };
@@ -116,7 +116,7 @@ pub const fn class_of(size: usize) -> usize {
 const LAST_UNSHIFTED: usize = step_size(FIRST_SHIFTED - 1);
 
 /// Bytes in the longest blocks that are longer than their step by less than a line.
-const LAST_BY_BLOCKS: usize = step_size(step_of(BY_LINES) - 1) + MIN_BLOCK;
+const LAST_SHIFTED_BY_LESS: usize = step_size(step_of(SHIFTED_BY_LINE) - 1) + MIN_BLOCK;
 
 /// The class whose blocks hold `size` bytes at every multiple of `size` that is a power of two. From [`SHIFTED`] on one
 /// of those for aligned blocks. `size` is at most [`LAST`].
@@ -160,7 +160,7 @@ pub const fn class_of_aligned(size: usize, align: usize) -> Option<usize> {
 /// Whether blocks of `size` bytes, a multiple of `align`, are aligned so in the class that serves any request of that size.
 #[inline(always)]
 pub const fn is_alike(size: usize, align: usize) -> bool {
-    size <= LAST_UNSHIFTED || align <= LINE && size > LAST_BY_BLOCKS
+    size <= LAST_UNSHIFTED || align <= LINE && size > LAST_SHIFTED_BY_LESS
 }
 
 /// `size`, one at least, as a multiple of `align`, a power of two: what a class for aligned blocks has to hold. `None`
@@ -186,7 +186,7 @@ pub const fn class_size(class: usize) -> usize {
         0 => step_size(FIRST_SHIFTED + beyond / 3 * 2),
         rest => {
             let size = step_size(FIRST_SHIFTED + beyond / 3 * 2 + rest - 1);
-            size + if size < BY_LINES { MIN_BLOCK } else { LINE }
+            size + if size < SHIFTED_BY_LINE { MIN_BLOCK } else { LINE }
         }
     }
 }
@@ -213,7 +213,7 @@ const fn describe(class: usize) -> ClassInfo {
     // 2^64 / size, rounded down, is the same with 2^64 - 1 unless size is a power of two.
     let reciprocal = u64::MAX / size as u64 + if size.is_power_of_two() { 2 } else { 1 };
     let left = slices * SLICE % size;
-    let colours = if size % (2 * LINE) != LINE || size < BY_LINES {
+    let colours = if size % (2 * LINE) != LINE || size < SHIFTED_BY_LINE {
         1
     } else if left < WAY {
         left / LINE + 1
@@ -283,7 +283,7 @@ mod tests {
             (0..lines).for_each(|block| sets[block * class_size(class) / LINE % lines] += 1);
             let most = sets.into_iter().max();
             assert_eq!(most.min(Some(4)), most, "class {class}");
-            assert!(class_size(class) < BY_LINES || most == Some(1), "class {class}");
+            assert!(class_size(class) < SHIFTED_BY_LINE || most == Some(1), "class {class}");
         }
     }
 
