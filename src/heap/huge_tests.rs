@@ -363,7 +363,7 @@ fn a_region_whose_pages_cannot_be_given_back_goes_as_a_whole() {
         free(from, heap, block);
         let kept = || from.huge_figures().kept_bytes().get();
         assert_eq!(kept(), if stays { 20 << 20 } else { 0 });
-        from.huge().shrink_kept(from, SLICE);
+        from.huge().shrink_kept(from, heap.claimant(), SLICE);
         from.space().reap(Some(heap.slot()));
         assert_eq!((kept(), from.space().counts().regions[Kind::Huge as usize]), (0, 0));
     }

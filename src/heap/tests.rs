@@ -5,6 +5,7 @@ mod colours;
 mod counting;
 mod fallow;
 mod finding;
+mod forked;
 mod growing;
 mod hollow;
 mod leaving;

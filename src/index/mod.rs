@@ -18,6 +18,7 @@
 
 mod current;
 mod entry;
+mod hands;
 mod holes;
 mod moving;
 mod pages;
@@ -33,6 +34,7 @@ pub(crate) mod models;
 mod tests;
 
 pub use current::Current;
+pub use hands::Held;
 pub use moving::Move;
 pub use pins::Pin;
 pub use space::{Space, SpaceCounts, UnmapError};

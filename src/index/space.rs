@@ -4,6 +4,7 @@
 //! pins drained, munmap, recycle. [`Space::retire_region`] does the first two and never waits; [`Space::reap`] does
 //! what is due of the rest; [`Space::unmap_now`] does all of it and waits.
 
+use super::hands::{Hands, Held};
 use super::pages::PageNode;
 use super::placement::{Placed, Placement};
 use super::radix::{LIMIT, whole};
@@ -16,6 +17,7 @@ use crate::region::{
 };
 use crate::sync::atomic::AtomicU32;
 use crate::sync::{Counter, atomic_array, if_first, seeded};
+use core::ops::Range;
 
 /// Above this many mappings, huge regions go without a guard page, which would be a mapping of its own. A quarter of
 /// the default `vm.max_map_count`.
@@ -58,6 +60,11 @@ pub struct SpaceCounts {
 
 /// Bytes that may be resident in regions that wait for others to share a grace period with.
 const WAITING_MOST: usize = 32 << 20;
+/// Bytes in a region whose pages are given back before it is unmapped. The process's map is locked for as long as an unmap
+/// takes, and whoever else maps or unmaps waits: for all pages of 128 MiB 6 ms, and two threads that do so by turns fall
+/// into step and wait for each other. An madvise before it locks the map for reading, and since Linux 6.17 not at all where
+/// its range lies in one mapping.
+const EMPTIED: usize = 1 << 20;
 /// Looks at what is on its way, for who needs it: those after which another thread runs, and those after a millisecond each.
 const SHORT_LOOKS: usize = if cfg!(any(loom, shuttle)) { 1 } else { 32 };
 const MOST_LOOKS: usize = SHORT_LOOKS + if cfg!(any(loom, shuttle)) { 0 } else { 100 };
@@ -73,6 +80,7 @@ pub struct Space<P: Platform> {
     parked: Stack<Region>,
     /// Those of them that somebody has looked at and that were not ready.
     unready: Stack<Region>,
+    hands: Hands,
     regions: [Counter; KINDS],
     mapped: Counter,
     mappings: Counter,
@@ -99,6 +107,7 @@ impl<P: Platform> Space<P> {
                 placement: Placement::new(),
                 parked: Stack::new(),
                 unready: Stack::new(),
+                hands: Hands::new(),
                 regions: atomic_array!(Counter::new(); KINDS),
                 mapped: Counter::new(),
                 mappings: Counter::new(),
@@ -200,7 +209,7 @@ impl<P: Platform> Space<P> {
             let _ = region.exclude();
             self.count_retired(region);
             self.parked.give(region);
-            self.reap_parked();
+            self.reap_parked(None);
         }
         published.map(|()| region)
     }
@@ -334,7 +343,11 @@ impl<P: Platform> Space<P> {
             self.waiting.set(0);
         }
         self.rcu.reclaim(&self.os, own, |link| self.grace_over(link));
-        if self.parked.is_empty() && self.unready.is_empty() { 0 } else { self.reap_parked() }
+        if self.parked.is_empty() && self.unready.is_empty() {
+            0
+        } else {
+            self.reap_parked(Some(Rcu::identity(own)))
+        }
     }
 
     /// As [`Space::reap`], and waits until nothing is on its way any more that another thread has in hand, or that waits for
@@ -376,12 +389,12 @@ impl<P: Platform> Space<P> {
     /// Unmaps what is parked and drained; returns how many regions. One at a time is in this thread's hands, so that no
     /// more are lost should it vanish in a fork; those that are not ready wait in `unready` meanwhile. Bounded, for
     /// another thread may be at it, too.
-    fn reap_parked(&self) -> usize {
+    fn reap_parked(&self, holder: Option<usize>) -> usize {
         let most = self.counts().retired;
         let mut unmapped = 0;
         for region in (0..most).map_while(|_| self.parked.take()) {
             let drained = region.state().is_drained() || seeded("index.undrained");
-            if drained && self.finish(region).is_ok() {
+            if drained && self.finish(region, holder).is_ok() {
                 unmapped += 1;
             } else {
                 self.unready.give(region);
@@ -404,13 +417,19 @@ impl<P: Platform> Space<P> {
         }
     }
 
-    /// Unmaps a drained region past its grace period and recycles its descriptor.
-    fn finish(&self, region: &'static Region) -> Result<(), Errno> {
+    /// Unmaps a drained region past its grace period and recycles its descriptor. `holder` is the caller, if it is known.
+    fn finish(&self, region: &'static Region, holder: Option<usize>) -> Result<(), Errno> {
         let (base, mapped, held) = (region.base(), region.left(), region.held());
         let _locked = twin::growing();
-        // SAFETY: the law of the space: excluded, unlinked, a grace period, drained. Nobody uses the memory.
-        if let Err(error) = unsafe { self.os.unmap_used(base, mapped, region.may_be_resident().min(mapped)) }
-        {
+        let resident = region.may_be_resident().min(mapped);
+        if resident >= EMPTIED {
+            // First its pages. From where they are gone a thread that vanishes in a fork takes address space with it alone.
+            let _held = holder.map(|holder| self.hands.hold(holder, region, 0..0));
+            // SAFETY: the law of the space: excluded, unlinked, a grace period, drained. Nobody uses the memory.
+            unsafe { self.os.empty(base, mapped, resident) };
+        }
+        // SAFETY: as above.
+        if let Err(error) = unsafe { self.os.unmap(base, mapped) } {
             self.failed_unmaps.add(1);
             return Err(error);
         }
@@ -447,7 +466,7 @@ impl<P: Platform> Space<P> {
         if !seeded("index.undrained") {
             region.state().wait_drained(&self.os);
         }
-        self.finish(region).map_err(|error| {
+        self.finish(region, Some(Rcu::identity(own))).map_err(|error| {
             self.parked.give(region);
             UnmapError::Kept(error)
         })
@@ -470,14 +489,32 @@ impl<P: Platform> Space<P> {
         }
     }
 
-    /// Makes the child of a fork able to go on; `owns` tells the calling thread's slots. Pins of the threads that are
-    /// gone stay: their regions are never unmapped in the child. A region that another thread was taking out of use at
-    /// that moment may stay mapped, unused.
+    /// Notes that the caller, whose slot is `own`, has `slices` of a region in hand, or all of it if there are none, which
+    /// are in no list and belong to no block, while it gives them back: should it vanish in a fork the child finds them.
+    pub fn note_in_hand(
+        &self,
+        own: Option<&ReaderSlot>,
+        region: &'static Region,
+        slices: Range<usize>,
+    ) -> Held<'_> {
+        self.hands.hold(Rcu::identity(own), region, slices)
+    }
+
+    /// Makes the child of a fork able to go on; `owns` tells the calling thread's slots. What others had in hand (see
+    /// [`Space::note_in_hand`]) is free, or retired. Pins of the threads that are gone stay: their regions are never unmapped in
+    /// the child. A region that another thread was taking out of use at that moment may stay mapped, unused.
     ///
     /// # Safety
     /// The calling thread is the only one of the process, since a fork.
     pub unsafe fn child_after_fork(&self, owns: &dyn Fn(&ReaderSlot) -> bool) {
         // SAFETY: passed on.
         unsafe { self.rcu.child_after_fork(owns) };
+        for (region, slices) in self.hands.left(|holder| self.rcu.is_own(holder, owns)) {
+            if !slices.is_empty() {
+                region.slices().release(slices.start, slices.len());
+            } else if !self.retire_region(region) {
+                self.parked.give(region);
+            }
+        }
     }
 }

@@ -69,7 +69,10 @@ fn mapping(platform: &impl Platform, page: usize) {
     unsafe { platform.protect(addr + len - page, page, Access::None).unwrap() };
     let before = platform.calls();
     // SAFETY: as above.
-    unsafe { platform.unmap_used(addr, len, len).unwrap() };
+    unsafe { platform.empty(addr, len, len) };
+    assert!(zero(addr, len - page));
+    // SAFETY: as above.
+    unsafe { platform.unmap(addr, len).unwrap() };
     let after = platform.calls();
     assert_eq!(
         (after.unmap - before.unmap, after.purge - before.purge, after.failed - before.failed),

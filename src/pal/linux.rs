@@ -216,7 +216,7 @@ unsafe impl Platform for Linux {
         self.counted(&self.counters.unmap, outcome.map(|_| ()))
     }
 
-    unsafe fn unmap_used(&self, addr: usize, len: usize, used: usize) -> Result<(), Errno> {
+    unsafe fn empty(&self, addr: usize, len: usize, used: usize) {
         // The last page may be a guard: another mapping.
         for piece in pieces(used.min(len - self.page_size())) {
             // SAFETY: the caller vouches that the range is ours and unused.
@@ -225,8 +225,6 @@ unsafe impl Platform for Linux {
                 break;
             }
         }
-        // SAFETY: passed on.
-        unsafe { self.unmap(addr, len) }
     }
 
     unsafe fn protect(&self, addr: usize, len: usize, access: Access) -> Result<(), Errno> {

@@ -92,17 +92,12 @@ pub unsafe trait Platform: Send + Sync + 'static {
     /// The range was mapped by this platform and nobody uses it any more.
     unsafe fn unmap(&self, addr: usize, len: usize) -> Result<(), Errno>;
 
-    /// As [`Platform::unmap`], of what was in use: its first `used` bytes may be resident. Whoever maps or unmaps something
-    /// beside it does not wait for its pages to go, as far as the system knows how.
+    /// Gives back the first `used` bytes of the pages of a range that is about to be unmapped, as far as that is worth a
+    /// call: so whoever maps or unmaps something beside it does not wait until they are gone.
     ///
     /// # Safety
-    /// As there.
-    #[track_caller] // Simulated, who asks is noted.
-    unsafe fn unmap_used(&self, addr: usize, len: usize, used: usize) -> Result<(), Errno> {
-        debug_assert!(used <= len);
-        // SAFETY: passed on.
-        unsafe { self.unmap(addr, len) }
-    }
+    /// As for [`Platform::unmap`] of that range.
+    unsafe fn empty(&self, addr: usize, len: usize, used: usize);
 
     /// Changes what the range may be used for.
     ///

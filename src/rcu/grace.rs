@@ -111,7 +111,8 @@ impl Grace {
         self.completed.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn identity(own: Option<&ReaderSlot>) -> usize {
+    /// What a thread is known by that has this slot, or none.
+    pub(super) fn identity(own: Option<&ReaderSlot>) -> usize {
         own.map_or(GUEST, |slot| ptr::from_ref(slot).addr())
     }
 

@@ -254,14 +254,22 @@ impl Rcu {
                 guest.word.reset();
             }
         }
-        let holder = self.grace.holder();
-        let is_own = if holder == grace::GUEST {
-            !has_slot
-        } else {
-            slots().any(|slot| core::ptr::from_ref(slot).addr() == holder && owns(slot))
-        };
-        if !is_own && !seeded("rcu.child_keeps_lock") {
+        if !self.is_own(self.grace.holder(), owns) && !seeded("rcu.child_keeps_lock") {
             self.take_over();
+        }
+    }
+
+    /// What a thread is known by that has this slot, or none: never zero.
+    pub fn identity(own: Option<&ReaderSlot>) -> usize {
+        Grace::identity(own)
+    }
+
+    /// In the child of a fork: whether the calling thread, whose slots `owns` tells, was known by this.
+    pub fn is_own(&self, identity: usize, owns: &dyn Fn(&ReaderSlot) -> bool) -> bool {
+        let mut slots = self.slots.from(self.slots.head());
+        match identity {
+            grace::GUEST => !slots.any(owns),
+            slot => slots.any(|own| core::ptr::from_ref(own).addr() == slot && owns(own)),
         }
     }
 

@@ -213,7 +213,7 @@ impl<P: Platform> Backend<P> {
         let used = size.max(1).checked_add(colour).and_then(|bytes| align_up(bytes, self.page_size()));
         let Some(used) = used else { return ptr::null_mut() };
         let Some(promised) = self.may_take(by, used) else { return ptr::null_mut() };
-        let block = self.huge.allocate(&self.ground, [used, colour], align, zero);
+        let block = self.huge.allocate(&self.ground, by, [used, colour], align, zero);
         self.has_taken(by, promised);
         if !block.is_null() {
             // What is live has grown beside what is free and resident.
@@ -277,8 +277,8 @@ impl<P: Platform> Backend<P> {
     }
 
     /// Unmaps all regions of huge blocks that are kept.
-    pub fn drop_kept(&self) {
-        let _rest = self.huge.shrink_kept(&self.ground, usize::MAX);
+    pub fn drop_kept(&self, by: &Claimant) {
+        let _rest = self.huge.shrink_kept(&self.ground, by, usize::MAX);
     }
 
     /// Unmaps everything that is free, where address space, mappings or what may be committed are short. Purging what
@@ -286,7 +286,7 @@ impl<P: Platform> Backend<P> {
     #[cold]
     #[inline(never)]
     pub fn unmap_free(&self, by: &Claimant) {
-        self.drop_kept();
+        self.drop_kept(by);
         self.unmap_empty(by);
         self.space().reap(Some(by.slot()));
         // What waits for a grace period was idle in nobody's eyes while it was on its way here.
@@ -373,7 +373,7 @@ impl<P: Platform> Backend<P> {
             return;
         }
         // Huge blocks first: one call gives back much.
-        let left = self.huge.shrink_kept(&self.ground, bytes);
+        let left = self.huge.shrink_kept(&self.ground, by, bytes);
         let now = self.os().now_ms();
         if left > 0 && self.refusals().wait(now) == 0 {
             let purged = self.purge(by, left.div_ceil(SLICE));

@@ -71,9 +71,14 @@ impl<P: Platform> Heaps<P> {
         // A thread that vanished may have been between the heap's count and the ground's.
         self.lent().set(self.pool().each().map(|heap| heap.claimant().spares().lent()).sum());
         self.link_slabs(own);
+        self.pool().each().filter(|heap| heap.is_torn(own)).for_each(|heap| heap.tell_hollow(self));
         self.settle_gates(own);
         let others: [&dyn Mend; 2] = [self.pool(), self.bell()];
         others.into_iter().for_each(Mend::mend);
+        // What was on its way is nobody's idle memory: no helper is here, and the next to come by may be long in coming.
+        if self.space().has_retired() {
+            self.space().reap(None);
+        }
     }
 
     /// Takes the slabs of torn heaps back into the heaps' lists, which `mend` has emptied.

@@ -380,7 +380,7 @@ fn huge_blocks() {
             let actor = Actor::new(world);
             let at = actor.get(HUGE, false);
             actor.free(at);
-            actor.from.drop_kept();
+            actor.from.drop_kept(actor.heap.claimant());
             actor.from.space().reap(Some(actor.heap.slot()));
             actor.leave();
         });
@@ -398,15 +398,17 @@ fn kept_and_counted() {
         let owner = Actor::new(&world);
         let (at, heap) = (owner.get(HUGE, false), owner.heap);
         let owner = spawn(&world, move |world| Actor::with(world, heap).free(at));
-        let taker = spawn(&world, |world| {
-            let from = world.base.get();
-            if let Some(region) = from.huge().take_kept(from, HUGE, 1) {
-                assert!(from.huge().keep(from, region));
+        let takes = world.base.possess();
+        let taker = spawn(&world, move |world| {
+            let (from, by) = (world.base.get(), takes.claimant());
+            if let Some(region) = from.huge().take_kept(from, by, HUGE, 1) {
+                assert!(from.huge().keep(from, by, region));
             }
         });
         let kept = || world.base.get().huge_figures().kept_bytes().get();
         (0..20).for_each(|_| assert!(kept() <= 2 * HUGE, "{:x} bytes are kept", kept()));
         join([owner, taker]);
+        world.base.get().give_up(takes);
         world.base.get().give_up(heap);
         world.finish();
     });

@@ -174,7 +174,7 @@ fn rung_by_a_huge_free() {
 /// A part of what a kept region holds is given back.
 fn rung_by_a_shrink() {
     let shrink: fn(&Actor, usize) = |actor, _| {
-        actor.from.huge().shrink_kept(actor.from, SLICE);
+        actor.from.huge().shrink_kept(actor.from, actor.heap.claimant(), SLICE);
     };
     beside_a_helper(keep_one, [0, 0], [shrink, |_, _| {}]);
 }

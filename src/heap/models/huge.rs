@@ -90,7 +90,7 @@ fn kept_at_two_lengths() {
 
 /// The same while another thread gives back what is kept.
 fn shrunk_at_two_lengths() {
-    beside_a_change_of_length(|actor| actor.from.drop_kept());
+    beside_a_change_of_length(|actor| actor.from.drop_kept(actor.heap.claimant()));
 }
 
 fn beside_a_change_of_length(body: fn(&Actor)) {

@@ -172,13 +172,14 @@ fn kept_regions() {
     explore(2, || {
         let world = Arc::new((Base::new(), Held::new()));
         let from = world.0.get();
-        let block = from.allocate_huge(world.0.possess().claimant(), 3 * SLICE, 1, false);
+        let by = world.0.possess().claimant();
+        let block = from.allocate_huge(by, 3 * SLICE, 1, false);
         let Ok(Place::Huge(region)) = from.place(block.addr()) else { unreachable!("a huge block") };
         let takers = [(); 2].map(|()| {
             let world = Arc::clone(&world);
             thread::spawn(move || {
                 let from = world.0.get();
-                let taken = from.huge().take_kept(from, 3 * SLICE, 1);
+                let taken = from.huge().take_kept(from, by, 3 * SLICE, 1);
                 if taken.is_some() {
                     world.1.use_it();
                 }
@@ -186,10 +187,10 @@ fn kept_regions() {
             })
         });
         world.1.use_it();
-        assert!(from.huge().keep(from, region));
+        assert!(from.huge().keep(from, by, region));
         let taken = takers.map(|taker| taker.join().unwrap());
         assert!(taken != [true, true], "one region for two");
-        assert_eq!(from.huge().take_kept(from, 3 * SLICE, 1).is_some(), taken == [false, false]);
+        assert_eq!(from.huge().take_kept(from, by, 3 * SLICE, 1).is_some(), taken == [false, false]);
     });
 }
 

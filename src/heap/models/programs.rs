@@ -184,7 +184,7 @@ fn run(world: &World, holder: ThreadId, steps: &[Step]) {
             Step::UnmapEmpty => actor.step(|heap| from.unmap_empty(heap.claimant())),
             Step::Relieve => actor.step(|heap| from.give_back_all(heap.claimant())),
             Step::DropKept => actor.step(|heap| {
-                from.drop_kept();
+                from.drop_kept(heap.claimant());
                 from.space().reap(Some(heap.slot()));
             }),
         }

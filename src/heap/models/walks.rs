@@ -175,7 +175,7 @@ fn sent_and_unmapped() {
             actor.heap.settle::<Checked, _>(actor.from);
             actor.release(actor.get(2 * SLICE, false));
             actor.free(actor.get(HUGE, false));
-            actor.from.drop_kept();
+            actor.from.drop_kept(heap.claimant());
             actor.from.space().reap(Some(heap.slot()));
             actor.from.unmap_empty(heap.claimant());
             actor.leave();

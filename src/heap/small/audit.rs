@@ -218,8 +218,10 @@ impl<P: Platform> Heaps<P> {
             let is_read = !heap.has_mail() || in_child;
             assert!(!self.watch().tidied.has(index as usize) || is_read, "a tidied heap has mail");
         }
-        let hollow = self.pool().each().map(|heap| heap.growth.told()).sum::<usize>();
-        assert!(in_child || hollow == self.hollow().get(), "pages of hollow blocks that all know of");
+        let (known, told) = (self.hollow().get(), self.pool().each().map(|heap| heap.growth.told()).sum());
+        assert!(in_child || known == told, "pages of hollow blocks that all know of");
+        let hollow = self.pool().each().map(|heap| heap.growth.hollow()).sum();
+        assert!(!in_child || known >= hollow, "hollow blocks of vanished threads that nobody knows of");
         let lent = self.pool().each().map(|heap| heap.claimant().spares().lent()).sum::<usize>();
         assert_eq!(lent, self.lent().get(), "slices lent to heaps");
         let mut large = 0;

@@ -161,7 +161,7 @@ impl Heap {
     }
 
     /// Tells all heaps how much of this one's slabs is not resident: that is not in use, though claimed.
-    pub(super) fn tell_hollow<P: Platform>(&self, from: &Heaps<P>) {
+    pub(in crate::heap) fn tell_hollow<P: Platform>(&self, from: &Heaps<P>) {
         self.growth.tell(from.hollow());
     }
 

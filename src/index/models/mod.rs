@@ -5,6 +5,7 @@
 //! `RUSTFLAGS="--cfg loom" cargo test --profile model --lib -p specmalloc index`.
 
 mod current;
+mod hands;
 mod holes;
 mod space;
 mod tree;
@@ -13,6 +14,7 @@ pub(crate) mod watched;
 use crate::sync::SeededBug;
 use crate::sync::checker::models;
 use current::*;
+use hands::*;
 use holes::*;
 use loom::thread;
 use space::*;
@@ -21,6 +23,8 @@ use tree::*;
 
 /// Every place that can be weakened, and the model that must fail then.
 const SEEDED: &[SeededBug] = &[
+    SeededBug::new("index.hand_relaxed", "the acquire of a place for a note", "held_by_turns"),
+    SeededBug::new("index.hand_left_relaxed", "the release of a place for a note", "held_by_turns"),
     SeededBug::new("index.no_grace", "the grace period before an unmap", "readers_and_an_unmap"),
     SeededBug::new("index.undrained", "the wait for pins before an unmap", "readers_and_an_unmap"),
     SeededBug::new("index.unlink_late", "the order of unlinking and grace period", "readers_and_an_unmap"),
@@ -171,7 +175,7 @@ fn on_thread<T: 'static, R: 'static>(
 models! {
     readers_and_an_unmap readers_and_a_reaper unmapped_and_retired claim_and_retire near_and_retire published published_in_granules published_in_a_node folded unfolded
     published_in_pages joined_in_pages neighbours three_neighbours whole_over_cut neighbours_in_pages join_and_leave page_node_reused page_node_comes_back two_leave_and_one_comes
-    holes_linked hole_found hole_held_for_a_moment whole_held_for_a_moment
+    held_by_turns holes_linked hole_found hole_held_for_a_moment whole_held_for_a_moment
     reopened_under_a_guard reopened_beside_a_reaper reopened_under_a_pin closed_under_readers reopened_and_closed
     closed_beside_a_reaper closed_if_unpinned
 }

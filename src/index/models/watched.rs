@@ -60,6 +60,11 @@ unsafe impl Platform for Watched {
         // SAFETY: passed on.
         unsafe { self.system.unmap(addr, len) }
     }
+    unsafe fn empty(&self, addr: usize, len: usize, used: usize) {
+        // SAFETY: passed on.
+        unsafe { self.system.empty(addr, len, used) };
+    }
+
     unsafe fn protect(&self, addr: usize, len: usize, access: Access) -> Result<(), Errno> {
         // SAFETY: passed on.
         unsafe { self.system.protect(addr, len, access) }

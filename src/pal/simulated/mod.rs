@@ -141,6 +141,19 @@ impl Simulated {
         self.state().record.fail_kind.push((kind, errno));
     }
 
+    /// Has the thread that makes the call with this ordinal vanish in the middle of it, before its effect, as the threads
+    /// of a process do for the child of a fork: it never returns.
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    pub fn vanish_at(&self, ordinal: u64) {
+        self.state().record.vanish_at = Some(ordinal);
+    }
+
+    /// Whether nobody has vanished who was to.
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    pub fn waits_for_vanishing(&self) -> bool {
+        self.state().record.vanish_at.is_some()
+    }
+
     /// Ends all failures that were asked for. Limits stay.
     pub fn heal(&self) {
         let mut state = self.state();
@@ -222,6 +235,12 @@ impl Simulated {
     ) -> Result<usize, Errno> {
         self.0.turns.around(|| {
             let mut state = self.state();
+            if state.record.vanishes() {
+                drop(state);
+                loop {
+                    std::thread::park();
+                }
+            }
             let result = match state.record.injected(kind) {
                 Some(errno) => Err(errno),
                 None => act(&mut state, &self.0.reserve),
@@ -276,6 +295,16 @@ unsafe impl Platform for Simulated {
             Ok(addr)
         });
         outcome.map(|_| ())
+    }
+
+    #[track_caller]
+    unsafe fn empty(&self, addr: usize, len: usize, used: usize) {
+        let range = self.range_of(addr, len);
+        let _refused = self.call(CallKind::Empty, addr, used, |state, reserve| {
+            assert!(state.space.is_mapped(&range), "emptying {range:x?}, which is not mapped");
+            reserve.purge(&(addr..addr + used.min(len)));
+            Ok(addr)
+        });
     }
 
     #[track_caller]

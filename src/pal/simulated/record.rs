@@ -10,6 +10,8 @@ pub enum CallKind {
     Map,
     /// `unmap`
     Unmap,
+    /// `empty`
+    Empty,
     /// `protect`
     Protect,
     /// `purge`
@@ -47,6 +49,8 @@ pub(super) struct Record {
     pub(super) fail_at: Option<u64>,
     pub(super) fail_from: Option<u64>,
     pub(super) fail_kind: Vec<(CallKind, Errno)>,
+    /// The call whose caller is to vanish.
+    pub(super) vanish_at: Option<u64>,
 }
 
 impl Record {
@@ -61,6 +65,11 @@ impl Record {
             CallKind::RegisterBarrier | CallKind::HeavyBarrier => libc::EPERM,
             _ => libc::ENOMEM,
         }))
+    }
+
+    /// Whether the caller of the next call is to vanish: once.
+    pub(super) fn vanishes(&mut self) -> bool {
+        self.vanish_at.take_if(|at| *at == self.calls.len() as u64).is_some()
     }
 
     pub(super) fn add(&mut self, call: Call) {
@@ -78,7 +87,7 @@ impl Record {
                 CallKind::Purge => &mut counts.purge,
                 CallKind::Resize | CallKind::Move => &mut counts.remap,
                 CallKind::HeavyBarrier => &mut counts.barrier,
-                CallKind::RegisterBarrier | CallKind::Look | CallKind::Split => continue,
+                CallKind::RegisterBarrier | CallKind::Look | CallKind::Split | CallKind::Empty => continue,
             };
             *counter += 1;
         }

@@ -114,7 +114,10 @@ impl Arenas {
                     // SAFETY: the run is claimed: nobody uses it.
                     _ => unsafe { ground.purge_part(region, base, run.len * SLICE) },
                 };
+                let slices = run.start..run.start + run.len;
+                let held = ground.space().note_in_hand(Some(by.slot()), region, slices);
                 let purged = if !seeded("heap.release_before_purge") { purge() } else { Ok(()) };
+                drop(held);
                 let section = by.section(ground);
                 // Whoever looked meanwhile found no room, and an arena that is not empty.
                 if purged.is_err() && !seeded("heap.purge_unchecked") {

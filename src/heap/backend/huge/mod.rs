@@ -8,20 +8,19 @@
 //! page faults, so it is for memory that is not coming back. A kept region stays in the index with `used` zero, which
 //! is how a second free of it is recognised.
 
-use crate::base::{SLICE, align_down, align_up, is_aligned};
+mod kept;
+
+use crate::base::{align_down, align_up};
 use crate::heap::ground::{Claimant, Ground, HUGE_PAGE, Sampled, clear, is_filled, is_sparse};
 use crate::index::Move;
 use crate::pal::{Call, Errno, Misuse, Platform, broken_contract};
 use crate::region::{Kind, Region};
-use crate::sync::atomic::{AtomicPtr, Ordering};
-use crate::sync::{Exchange, acquire, in_order, release, seeded};
+use crate::sync::atomic::AtomicPtr;
+use crate::sync::{in_order, seeded};
 use crate::{atomic_array, const_unless_model};
 use core::ops::Range;
 use core::ptr;
 
-/// Regions kept at most, and those of them that may be kept without pages, for their address space.
-const KEPT: usize = if cfg!(any(loom, shuttle)) { 2 } else { 512 };
-const KEPT_BARE: usize = if cfg!(any(loom, shuttle)) { 2 } else { 16 };
 /// Regions that a growing block tries to move to before it stays where it is.
 const TRIES: usize = 2;
 /// Bytes of a block that was used before which are cleared by writing at most.
@@ -51,7 +50,7 @@ fn block_of(region: &Region) -> *mut u8 {
 
 /// Freed huge regions that wait to be used again.
 pub struct Huge {
-    kept: [AtomicPtr<Region>; KEPT],
+    kept: [AtomicPtr<Region>; kept::KEPT],
 }
 
 impl Huge {
@@ -59,7 +58,7 @@ impl Huge {
         /// No huge blocks.
         pub(in crate::heap) fn new() -> Huge {
             Huge {
-                kept: atomic_array!(AtomicPtr::new(ptr::null_mut()); KEPT),
+                kept: atomic_array!(AtomicPtr::new(ptr::null_mut()); kept::KEPT),
             }
         }
     }
@@ -69,11 +68,12 @@ impl Huge {
     pub fn allocate<P: Platform>(
         &self,
         ground: &Ground<P>,
+        by: &Claimant,
         [used, colour]: [usize; 2],
         align: usize,
         zero: bool,
     ) -> *mut u8 {
-        let kept = self.take_kept(ground, used, align);
+        let kept = self.take_kept(ground, by, used, align);
         if let Some(region) = kept
             && zero
         {
@@ -195,7 +195,7 @@ impl Huge {
                 notes.set_unit(ground.page_size());
             }
         }
-        let keep = || if self.keep(ground, region) { 0 } else { Huge::retire(ground, region) };
+        let keep = || if self.keep(ground, by, region) { 0 } else { Huge::retire(ground, by, region) };
         let (waiting, ()) = in_order(keep, || ground.ring(), "heap.ring_before_keep");
         if ground.settings().reserves_space() {
             ground.space().reap_in_time(Some(by.slot()), waiting);
@@ -208,14 +208,14 @@ impl Huge {
     /// Has `region`, whose block is freed, unmapped after a grace period. Where others wait for that already, or the
     /// barrier fails by now, or where there is a limit, its pages are not to wait, and go at once: so those of one region
     /// are lost at most where the first barrier fails. Returns how many bytes may be resident meanwhile.
-    fn retire<P: Platform>(ground: &Ground<P>, region: &'static Region) -> usize {
+    fn retire<P: Platform>(ground: &Ground<P>, by: &Claimant, region: &'static Region) -> usize {
         let dirty = region.huge().dirty();
         let rcu = ground.space().rcu().statistics();
         let waits = ground.space().rcu().batch() > 1
             || rcu.stopped
             || rcu.pending > 0
             || ground.settings().has_limit();
-        let purge = || waits && Huge::cut(ground, region, 0).is_ok();
+        let purge = || waits && Huge::cut_in_hand(ground, by, region, 0).is_ok();
         // What is retired may be another's at once.
         let retire = || ground.space().retire_region(region);
         let (is_bare, _retired) = in_order(purge, retire, "heap.purge_retired");
@@ -234,20 +234,16 @@ impl Huge {
         true
     }
 
-    /// Keeps a freed region, with as many of its pages as may stay; `false` if it has to be unmapped.
-    pub(in crate::heap) fn keep<P: Platform>(&self, ground: &Ground<P>, region: &'static Region) -> bool {
-        let dirty = region.huge().dirty();
-        if !ground.settings().keeps_huge() {
-            return false;
-        }
-        if !ground.settings().reserves_space() && region.len() > dirty + dirty / 8 + SLICE {
-            // Where address space is short, what lies behind the block is not for keeping.
-            return false;
-        }
-        let stays = Huge::down_to_units(ground, region, dirty.saturating_sub(ground.excess(dirty)));
-        // Without its pages the address space stays for a while: that saves the grace period of an unmap, and a second
-        // free of the block is still recognised.
-        Huge::cut(ground, region, stays).is_ok() && self.put(ground, region)
+    /// As `cut`, of a region that has no block and is in no list.
+    fn cut_in_hand<P: Platform>(
+        ground: &Ground<P>,
+        by: &Claimant,
+        region: &'static Region,
+        stays: usize,
+    ) -> Result<(), Errno> {
+        let cuts = stays < region.huge().dirty();
+        let _held = cuts.then(|| ground.space().note_in_hand(Some(by.slot()), region, 0..0));
+        Huge::cut(ground, region, stays)
     }
 
     /// Gives back the pages of a region that the caller holds but for the first `stays` bytes.
@@ -257,133 +253,6 @@ impl Huge {
             region.huge().set_dirty(stays);
         }
         Ok(())
-    }
-
-    /// Puts a region that the caller holds among the kept ones; `false` if there is no place.
-    fn put<P: Platform>(&self, ground: &Ground<P>, region: &'static Region) -> bool {
-        let bytes = region.huge().dirty();
-        let (new, kept_bytes) = (ptr::from_ref(region).cast_mut(), ground.huge_figures().kept_bytes());
-        for place in &self.kept[..if bytes == 0 { KEPT_BARE } else { KEPT }] {
-            // Relaxed: a hint that saves the rest.
-            if !place.load(Ordering::Relaxed).is_null() {
-                continue;
-            }
-            // Release: pairs with the Acquire in `take`: who takes the region sees the last owner's accesses done.
-            let order = release("heap.huge_keep");
-            let put = || place.compare_exchange(ptr::null_mut(), new, order, Ordering::Relaxed).is_ok();
-            // Counted before the region can be taken.
-            if in_order(|| kept_bytes.add(bytes), put, "heap.count_kept_late").1 {
-                return true;
-            }
-            kept_bytes.take_off(bytes);
-        }
-        false
-    }
-
-    /// The regions that wait to be used again.
-    pub(in crate::heap) fn each_kept(&self) -> impl Iterator<Item = &'static Region> {
-        // SAFETY: descriptors live forever.
-        // Relaxed: for whoever looks while nobody keeps or takes.
-        self.kept.iter().filter_map(|place| unsafe { place.load(Ordering::Relaxed).as_ref() })
-    }
-
-    /// Demands that the count of what is kept is right, while nobody keeps or takes.
-    #[cfg(any(test, feature = "simulated"))]
-    pub(in crate::heap) fn audit<P: Platform>(&self, ground: &Ground<P>) {
-        let mut bytes = 0;
-        for region in self.each_kept() {
-            let notes = region.huge();
-            assert!(notes.used() == 0 && notes.dirty() <= region.len(), "a region that is kept and used");
-            bytes += notes.dirty();
-        }
-        assert_eq!(ground.huge_figures().kept_bytes().get(), bytes, "bytes that are kept");
-    }
-
-    /// Takes what a place holds.
-    fn take(place: &AtomicPtr<Region>) -> *mut Region {
-        // Acquire: pairs with the Release in `put`.
-        place.replace(ptr::null_mut(), acquire("heap.huge_take"), "heap.huge_take_two_steps")
-    }
-
-    /// Takes the kept region for `used` bytes whose pages come nearest to that. Those that are not wanted are given
-    /// back, for the most part.
-    pub(in crate::heap) fn take_kept<P: Platform>(
-        &self,
-        ground: &Ground<P>,
-        used: usize,
-        align: usize,
-    ) -> Option<&'static Region> {
-        let fits = |region: &Region| region.len() >= used && is_aligned(region.base(), align);
-        let waste = |place: &AtomicPtr<Region>| {
-            // Relaxed: a hint to choose by.
-            // SAFETY: descriptors live forever.
-            let region = unsafe { place.load(Ordering::Relaxed).as_ref() }?;
-            fits(region).then(|| region.huge().dirty().abs_diff(used))
-        };
-        loop {
-            let (_, place) = self
-                .kept
-                .iter()
-                .filter_map(|place| Some((waste(place)?, place)))
-                .min_by_key(|&(waste, _)| waste)?;
-            // Judged again when it is ours: what a place holds may have changed under the look.
-            let found = Huge::take(place);
-            // SAFETY: descriptors live forever, and this one is ours now.
-            let Some(region) = (unsafe { found.as_ref() }) else { continue };
-            ground.huge_figures().kept_bytes().take_off(region.huge().dirty());
-            let most = Huge::whole_units(ground, region, used + used / 8);
-            if fits(region) {
-                // Locked memory stays.
-                let _cut = Huge::cut(ground, region, most);
-                return Some(region);
-            }
-            if !seeded("heap.misfit_dropped") {
-                self.put_back(ground, region, true);
-            }
-        }
-    }
-
-    /// Puts a region back that was taken from among the kept ones, if it `may_stay`.
-    fn put_back<P: Platform>(&self, ground: &Ground<P>, region: &'static Region, may_stay: bool) {
-        if !may_stay || !self.put(ground, region) {
-            let _resident = Huge::retire(ground, region);
-        }
-        // The helper may have looked while the region was in our hands.
-        if !seeded("heap.no_ring_after_put_back") {
-            ground.ring();
-        }
-    }
-
-    /// Gives `bytes` of the pages of kept regions back, and returns how many are left to be given back elsewhere. What
-    /// has no pages left is unmapped.
-    pub(in crate::heap) fn shrink_kept<P: Platform>(&self, ground: &Ground<P>, mut bytes: usize) -> usize {
-        for place in &self.kept {
-            if bytes == 0 {
-                break;
-            }
-            // Relaxed: a hint that saves the swap.
-            let seen = place.load(Ordering::Relaxed);
-            if seen.is_null() {
-                continue;
-            }
-            let found = Huge::take(place);
-            // SAFETY: descriptors live forever, and this one is ours now.
-            let Some(region) = (unsafe { found.as_ref() }) else { continue };
-            // What the place held may have changed under the look.
-            // SAFETY: as above.
-            let counted = if seeded("heap.shrunk_as_seen") { unsafe { &*seen } } else { region };
-            let dirty = counted.huge().dirty();
-            ground.huge_figures().kept_bytes().take_off(dirty);
-            let stays = Huge::down_to_units(ground, region, dirty.saturating_sub(bytes));
-            bytes = bytes.saturating_sub(dirty);
-            self.put_back(ground, region, stays > 0 && Huge::cut(ground, region, stays).is_ok());
-        }
-        bytes
-    }
-
-    /// Unmaps all kept regions.
-    pub fn drop_kept<P: Platform>(&self, ground: &Ground<P>) {
-        let _rest = self.shrink_kept(ground, usize::MAX);
     }
 
     /// Grows or shrinks the block of `region`: the program uses `used` bytes then, whole pages. Null when there is no
@@ -482,12 +351,5 @@ impl Huge {
     fn change_live<P: Platform>(ground: &Ground<P>, old: usize, new: usize) {
         let live_bytes = ground.huge_figures().live_bytes();
         if new >= old { live_bytes.add(new - old) } else { live_bytes.take_off(old - new) }
-    }
-
-    /// In the child of a fork: a thread that vanished may have counted what it did not keep, or kept what it had not
-    /// counted.
-    pub(in crate::heap) fn recount<P: Platform>(&self, ground: &Ground<P>) {
-        let bytes = self.each_kept().map(|region| region.huge().dirty()).sum();
-        ground.huge_figures().kept_bytes().set(bytes);
     }
 }
