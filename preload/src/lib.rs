@@ -12,6 +12,7 @@
 //! - `glibc`: blocks of the malloc beside this one, and `next`: functions under names that this library takes over;
 //! - `launch`: the functions that make threads, so that a thread's start and end are known;
 //! - `process`: those by which a process changes what it is, for which there is something to do before or after;
+//! - `locking`: mlockall, which is not to make memory of address space that holds nothing;
 //! - `guarded`: samples that lie against guard pages, which another library has;
 //! - `samples`: who wants to know of the allocations that are samples;
 //! - `thread`: where a thread keeps its heap, and `raw`: the library's C interface for such threads;
@@ -41,6 +42,7 @@ mod guarded;
 mod launch;
 mod line;
 mod loader;
+mod locking;
 mod next;
 mod operators;
 mod process;

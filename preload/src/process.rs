@@ -1,6 +1,6 @@
 //! The functions by which a process changes what it is: for what wants a process of one thread, `unshare` and `setns`;
-//! for what it does before it shuts itself off, `prctl`; for the limits that it sets itself, `setrlimit` and
-//! `prlimit`; and for memory that is resident as soon as it is mapped, `mlockall`.
+//! for what it does before it shuts itself off, `prctl`; and for the limits that it sets itself, `setrlimit` and
+//! `prlimit`.
 
 use crate::errno;
 use crate::next::Next;
@@ -123,22 +123,6 @@ pub unsafe extern "C" fn prlimit64(
 ) -> c_int {
     // SAFETY: the caller's.
     unsafe { prlimit(process, which, new, old) }
-}
-
-/// POSIX: keeps memory resident. Where that is all that will be mapped, from its mapping on, nothing is reserved behind
-/// blocks: it would be memory. (The C library's is a bare system call, too.)
-///
-/// # Safety
-/// As for the C library's.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
-    let locks = flags & (libc::MCL_FUTURE | libc::MCL_ONFAULT) == libc::MCL_FUTURE;
-    // SAFETY: the caller's.
-    let done = unsafe { system_call(libc::SYS_mlockall, [flags as usize]) };
-    if done.is_ok() && locks {
-        global::reserve_nothing();
-    }
-    errno::returned(done)
 }
 
 /// The function, once the helper is gone, if the program has one thread.

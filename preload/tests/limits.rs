@@ -93,3 +93,14 @@ fn locked_memory_stays_small() {
 fn locked_huge_blocks_have_nothing_behind_them() {
     locked_memory_is_within("locked_huge_blocks_have_nothing_behind_them", 90 << 20);
 }
+
+/// 56 MiB are live, of which hardly any was touched, and all is to be resident from then on: not what lies behind it.
+#[test]
+fn what_is_there_is_locked() {
+    locked_memory_is_within("what_is_there_is_locked", 75 << 20);
+}
+
+#[test]
+fn what_is_there_and_what_comes_is_locked() {
+    locked_memory_is_within("what_is_there_and_what_comes_is_locked", 75 << 20);
+}

@@ -29,7 +29,9 @@ pub use helper::{dismiss_helper, end_thread, start_helper, thread_found, thread_
 pub use lookout::is_shut_off;
 pub use options::{MOST_RATE, OptionError, Options, limit, sample_at};
 pub use pressure::{OnPressure, Pressure, on_pressure, tell_if_due};
-pub use process::{adapt_to_late_limit, environment, has_room, learn_limits, process, reserve_nothing};
+pub use process::{
+    adapt_to_late_limit, environment, has_room, in_use, learn_limits, process, reserve_nothing,
+};
 #[cfg(feature = "files")]
 pub use readers::{attach_reader, possess_reader};
 pub use start::{before_a_filter, get_option, honours_deepbind, set_limits, set_option};

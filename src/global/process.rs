@@ -1,10 +1,12 @@
 //! The allocator of this process, and its environment.
 
-use crate::base::GRANULE;
+use crate::base::{GRANULE, SLICE};
 use crate::heap::Allocator;
 use crate::pal::Linux;
+use crate::region::Kind;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use core::ffi::CStr;
+use core::ops::Range;
 
 static PROCESS: Allocator<Linux> = Allocator::new(Linux::new());
 
@@ -39,6 +41,20 @@ pub fn has_room(len: usize) -> bool {
 /// What the process maps is memory from then on: no address space is reserved.
 pub fn reserve_nothing() {
     process().settings().set_reserve(false);
+}
+
+/// What blocks may lie in of the region of ours that holds `address`, from its start; `None` if there is no such region,
+/// or it is one whose bytes are the program's.
+pub fn in_use(address: usize) -> Option<Range<usize>> {
+    let space = process().space();
+    let section = space.rcu().enter_guest();
+    let region = space.find(address, &section)?;
+    let bytes = match region.kind() {
+        Kind::Arena => region.slices().end_of_claims() * SLICE,
+        Kind::Huge => region.huge().used(),
+        Kind::File | Kind::Heap => return None,
+    };
+    Some(region.base()..region.base() + bytes)
 }
 
 /// The same as [`learn_limits`] if more address space is mapped by now than one arena takes.

@@ -149,6 +149,17 @@ impl SliceMap {
         None
     }
 
+    /// The end of the last slice that is claimed at this moment, among those that can be; that of the first that can be if
+    /// none is.
+    pub fn end_of_claims(&self) -> usize {
+        let end_in = |word: usize| {
+            // Relaxed: a look that is old when it is used.
+            let claimed = self.claimed[word].load(Relaxed) & !self.fixed(word);
+            (claimed != 0).then(|| (word + 1) * BITS - claimed.leading_zeros() as usize)
+        };
+        (0..WORDS).rev().find_map(end_in).unwrap_or(self.usable().start)
+    }
+
     /// Claims the lowest run of `len` slices that starts at a multiple of `align` slices (a power of two). The caller
     /// is in a reader section or otherwise knows that the region stays.
     pub fn claim(&self, len: usize, prefer: Prefer, align: usize) -> Attempt {

@@ -17,6 +17,20 @@ const SHAPE: Shape =
     Shape { kind: Kind::Huge, base: 1 << 30, len: 1 << 20, mapped: 1 << 21, held: 0, mappings: 1 };
 
 #[test]
+fn the_end_of_what_is_claimed_is_that_of_the_last_slice() {
+    let map = SliceMap::new();
+    map.open(3..300);
+    map.reopen();
+    assert_eq!(map.end_of_claims(), 3);
+    for (len, end) in [(1, 4), (60, 64), (1, 65), (200, 265)] {
+        assert!(map.claim(len, Prefer::Any, 1).run.is_some());
+        assert_eq!(map.end_of_claims(), end);
+    }
+    map.release(65, 200);
+    assert_eq!(map.end_of_claims(), 65);
+}
+
+#[test]
 fn each_state_allows_its_transitions_and_no_other() {
     let os = Simulated::new();
     let state = State::new();

@@ -95,6 +95,7 @@ const HOUSES: [House; 8] = [
             "loader",
             "launch",
             "process",
+            "locking",
         ],
     },
 ];

@@ -214,6 +214,53 @@ static void locked_huge_blocks_have_nothing_behind_them(void)
     for (int i = 0; i < 4; i++) free(blocks[i]);
 }
 
+static size_t absent_pages(char *from, size_t bytes)
+{
+    enum { PAGE = 4096 };
+    static unsigned char found[4096];
+    char *first = (char *)((uintptr_t)from & -(uintptr_t)PAGE);
+    size_t pages = (from + bytes - first + PAGE - 1) / PAGE, absent = 0;
+    for (size_t page = 0; page < pages; page += sizeof found) {
+        size_t count = pages - page < sizeof found ? pages - page : sizeof found;
+        CHECK(mincore(first + page * PAGE, count * PAGE, found) == 0);
+        for (size_t i = 0; i < count; i++) absent += !(found[i] & 1);
+    }
+    return absent;
+}
+
+/* Locks what there is, of which blocks of all kinds are to be resident, touched or not, as is a mapping of the program's
+   own; and what comes is locked as the flags say. */
+static void lock(int flags)
+{
+    static const size_t sizes[] = {300, 20000, 100000, 700000, 5000000};
+    static char *blocks[sizeof sizes / sizeof *sizes][10];
+    for (size_t kind = 0; kind < sizeof sizes / sizeof *sizes; kind++)
+        for (int i = 0; i < 10; i++) CHECK((blocks[kind][i] = malloc(sizes[kind])) != NULL);
+    free(blocks[4][9]);
+    char *own = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(own != MAP_FAILED && absent_pages(own, MIB) > 0 && absent_pages(blocks[4][0], 5000000) > 0);
+    errno = 77;
+    if (mlockall(flags) != 0) {
+        CHECK(errno == EPERM || errno == ENOMEM);
+        exit(3);
+    }
+    CHECK(errno == 77);
+    printf("%zu\n", resident());
+    CHECK(absent_pages(own, MIB) == 0);
+    for (size_t kind = 0; kind < sizeof sizes / sizeof *sizes; kind++)
+        for (int i = 0; i < 10 - (kind == 4); i++) CHECK(absent_pages(blocks[kind][i], sizes[kind]) == 0);
+    char *next = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(next != MAP_FAILED && (absent_pages(next, MIB) == 0) == ((flags & MCL_FUTURE) != 0));
+    /* Also what is touched later is locked. */
+    CHECK((blocks[4][9] = malloc(5000000)) != NULL);
+    memset(blocks[4][9], 1, 5000000);
+    CHECK(madvise((void *)(((uintptr_t)blocks[4][9] + 4096) & -4096ul), 4096, MADV_DONTNEED) != 0 && errno == EINVAL);
+    CHECK(munlockall() == 0);
+}
+
+static void what_is_there_is_locked(void) { lock(MCL_CURRENT); }
+static void what_is_there_and_what_comes_is_locked(void) { lock(MCL_CURRENT | MCL_FUTURE); }
+
 static ucontext_t outside, inside;
 
 static void allocates_more_than_an_arena(void)
@@ -271,4 +318,4 @@ MAIN(CASE(at_the_limit_pages_stay), CASE(exhaust_once_with_the_smallest_huge), C
      CASE(limits_are_learned_on_a_small_stack), CASE(exhaust_with_large), CASE(exhaust_with_small), CASE(exhaust_with_huge), CASE(exhaust_the_data_segment),
      CASE(from_small_to_huge_and_back), CASE(threads_exhaust_together), CASE(a_thread_after_all_was_freed),
      CASE(works_in_64_mib),
-     CASE(locked_memory_stays_small), CASE(locked_huge_blocks_have_nothing_behind_them))
+     CASE(what_is_there_is_locked), CASE(what_is_there_and_what_comes_is_locked), CASE(locked_memory_stays_small), CASE(locked_huge_blocks_have_nothing_behind_them))
