@@ -41,13 +41,15 @@ pub(super) fn check_library() -> Finding {
 
 /// A program that is not running.
 pub(super) fn check(name: &OsStr) -> Result<Vec<Finding>, Failure> {
-    let Some(path) = target::program(name) else {
-        let error = io::Error::from_raw_os_error(libc::ENOENT);
-        return Err(Failure::start(name, &error));
+    let failed = |error| Failure::start(name, &io::Error::from_raw_os_error(error));
+    let (Some(named), Some(path)) = (target::file_of(name), target::program(name)) else {
+        return Err(failed(libc::ENOENT));
     };
-    let file = File::open(&path).map_err(|error| Failure::start(name, &error))?;
-    if !target::can_run(&path) {
-        return Err(Failure::start(name, &io::Error::from_raw_os_error(libc::EACCES)));
+    if !named.exists() || !path.exists() {
+        return Err(failed(libc::ENOENT));
+    }
+    if !target::can_run(&named) || !target::can_run(&path) {
+        return Err(failed(libc::EACCES));
     }
     let notices = target::notices(name);
     if !notices.is_empty() {
@@ -57,6 +59,7 @@ pub(super) fn check(name: &OsStr) -> Result<Vec<Finding>, Failure> {
             .map(|notice| Finding::new(TOPIC, State::Act, notice, advice))
             .collect());
     }
+    let file = File::open(&path).map_err(|error| Failure::start(name, &error))?;
     let needed = match elf::read(&file) {
         Ok(Image::Elf { needed, .. }) => needed,
         _ => Vec::new(),
@@ -64,7 +67,11 @@ pub(super) fn check(name: &OsStr) -> Result<Vec<Finding>, Failure> {
     let preloaded = std::env::var("LD_PRELOAD").unwrap_or_default();
     let preloaded = preloaded.split([':', ' ']).find_map(|library| known(library));
     let own = needed.iter().find_map(|library| known(library));
-    let path = path.display();
+    let is_for_shell = File::open(&named).is_ok_and(|file| target::is_for_shell(&file));
+    let path = match is_for_shell {
+        true => format!("{}, which runs what has no #! line", path.display()),
+        false => path.display().to_string(),
+    };
     let found = match (preloaded, own) {
         (Some(preloaded), _) => format!("{preloaded} in {path}: LD_PRELOAD names it"),
         (None, Some(own)) => format!("{own} in {path}, which is linked to it"),
