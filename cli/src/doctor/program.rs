@@ -22,9 +22,15 @@ const LIBRARIES: [(&str, &str); 8] = [
     ("libtbbmalloc_proxy", "tbbmalloc"),
 ];
 
+/// Libraries of ours that have none: they are loaded beside one.
+const BESIDE: [&str; 2] = ["libspecmalloc_profile", "libspecmalloc_record"];
+
 /// The allocator that a library called so has.
 fn known(library: &str) -> Option<&'static str> {
     let name = library.rsplit('/').next().unwrap_or(library);
+    if BESIDE.iter().any(|beside| name.starts_with(beside)) {
+        return None;
+    }
     LIBRARIES.iter().find(|known| name.starts_with(known.0)).map(|known| known.1)
 }
 
@@ -97,8 +103,13 @@ pub(super) fn check_process(machine: &Machine) -> Finding {
         let found = format!("the program brings its own malloc ({name})");
         return Finding::new(TOPIC, State::Note, found, "LD_PRELOAD would change nothing.");
     }
-    let mut paths = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
-    match paths.find_map(|path| known(path).map(|name| (name, path))) {
+    let paths = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
+    let found: Vec<_> = paths.filter_map(|path| known(path).map(|name| (name, path))).collect();
+    // What is preloaded comes before what the program is linked to.
+    let environment = machine.read("/proc/PROCESS/environ").unwrap_or_default();
+    let preloaded = environment.split('\0').find_map(|variable| variable.strip_prefix("LD_PRELOAD="));
+    let first = preloaded.unwrap_or_default().split([':', ' ']).find_map(known);
+    match found.iter().find(|found| Some(found.0) == first).or(found.first()).copied() {
         Some(("specmalloc", path)) => Finding::fine(TOPIC, format!("specmalloc, {path}")),
         Some((name, path)) => {
             let advice = "To have specmalloc instead, start it with:\n$ specmalloc run -- PROGRAM";
@@ -141,6 +152,14 @@ mod tests {
             state("7f00-7f10 r-xp 00000000 00:1f 12   /lib/libjemalloc.so.2\n").found.starts_with("jemalloc")
         );
         assert_eq!(state("55-56 r--p 00000000 00:1f 12   /bin/sh\n").found, "the C library");
+        // The program is linked to one, and started with another.
+        let both = "7e00-7e10 r-xp 00000000 00:1f 12   /lib/libjemalloc.so.2\n".to_owned() + line;
+        let environment = "HOME=/\0LD_PRELOAD=/lib/libspecmalloc.so\0";
+        let files = [("/proc/self/maps", &*both), ("/proc/self/environ", environment)];
+        assert_eq!(check_process(&made(&files).0).found, "specmalloc, /lib/libspecmalloc.so");
+        assert!(state(&both).found.starts_with("jemalloc"));
+        let beside = "7f00-7f10 r-xp 00000000 00:1f 12   /lib/libspecmalloc_record.so\n";
+        assert_eq!(state(beside).found, "the C library");
         assert!(check_process(&made(&[]).0).found.contains("cannot be read"));
     }
 }
