@@ -6,9 +6,8 @@
 use crate::elf::{self, Image};
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 #[cfg(target_arch = "x86_64")]
@@ -39,17 +38,34 @@ pub(crate) fn notices(name: &OsStr) -> Vec<String> {
 pub(crate) const MORE_RIGHTS: &str = "runs with more rights than its caller (setuid, setgid or file \
                                       capabilities), and the dynamic loader ignores LD_PRELOAD there";
 
-/// The file that running `name` loads: for a script, its interpreter's.
+/// The file that running `name` loads: for a script, its interpreter's, and for one that names none, the shell's.
 pub(crate) fn program(name: &OsStr) -> Option<PathBuf> {
     let mut name = name.to_owned();
     for _ in 0..=MAX_INTERPRETERS {
-        let path = resolve(&name, std::env::var_os("PATH"))?;
-        match interpreter(&File::open(&path).ok()?) {
+        let path = file_of(&name)?;
+        // (What may be run need not be readable.)
+        let Ok(file) = File::open(&path) else { return path.exists().then_some(path) };
+        match interpreter(&file) {
             Some(interpreter) => name = interpreter,
+            None if is_for_shell(&file) => return Some(SHELL.into()),
             None => return Some(path),
         }
     }
     None
+}
+
+/// The file that is called `name` as a program.
+pub(crate) fn file_of(name: &OsStr) -> Option<PathBuf> {
+    resolve(name, std::env::var_os("PATH"))
+}
+
+/// What execvp runs a file by that the kernel does not know how to run.
+pub(crate) const SHELL: &str = "/bin/sh";
+
+/// Whether it is such a file: neither a program nor a script that names its interpreter.
+pub(crate) fn is_for_shell(file: &File) -> bool {
+    let is_file = file.metadata().is_ok_and(|about| about.is_file());
+    is_file && interpreter(file).is_none() && elf::read(file).is_ok_and(|image| image == Image::Other)
 }
 
 /// Why a program of this image uses no preloaded malloc, if that is so.
@@ -108,8 +124,9 @@ pub(crate) fn can_run(path: &Path) -> bool {
 /// The program that `#!` in the first line names; for `#!/usr/bin/env NAME`, NAME.
 fn interpreter(file: &File) -> Option<OsString> {
     // The kernel reads 256 bytes.
-    let mut line = Vec::new();
-    file.take(256).read_to_end(&mut line).ok()?;
+    let mut line = [0; 256];
+    let len = file.read_at(&mut line, 0).ok()?;
+    let line = &line[..len];
     let line = line.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
     let mut words = line.split(|byte| b" \t".contains(byte)).filter(|word| !word.is_empty());
     let first = words.next()?;
@@ -174,6 +191,11 @@ mod tests {
         assert_eq!(interpreter("#!/usr/bin/env -S A=1 node -x\n").as_deref(), Some("node"));
         assert_eq!(interpreter("#!/usr/bin/env\n").as_deref(), Some("/usr/bin/env"));
         assert_eq!(interpreter("exit 0\n"), None);
+        for (text, by) in [("exit 0\n", SHELL), ("", SHELL), ("#!/bin/cat\n", "/bin/cat")] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(program(path.as_os_str()), Some(by.into()), "{text}");
+        }
+        assert_eq!(program("/proc".as_ref()), Some("/proc".into()));
         fs::remove_file(path).unwrap();
     }
 }

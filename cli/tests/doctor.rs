@@ -71,3 +71,29 @@ fn what_is_not_there_is_named() {
     assert_eq!(failed(&["--pid", "4194999"]), (125, "specmalloc: there is no process 4194999\n".into()));
     assert_eq!(failed(&["--pid", "x"]).0, 125);
 }
+
+#[test]
+fn of_a_script_it_is_who_serves_the_interpreter() {
+    use std::os::unix::fs::PermissionsExt;
+    let path =
+        std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("script-{}", std::process::id()));
+    let about = |lines: &str, mode| {
+        std::fs::write(&path, lines).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        let output = doctor(&["--json", path.to_str().unwrap()]);
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let findings = document["findings"].as_array().cloned().unwrap_or_default();
+        let found = findings.iter().find(|finding| finding["topic"] == "who serves malloc");
+        found.map_or(output.status.code().unwrap().to_string(), |found| {
+            found["found"].as_str().unwrap().to_owned()
+        })
+    };
+    assert_eq!(about("#!/bin/sh\n", 0o700), "the C library in /bin/sh");
+    // Without an interpreter in it a shell takes it.
+    for lines in ["echo hello\n", ""] {
+        assert_eq!(about(lines, 0o700), "the C library in /bin/sh, which runs what has no #! line");
+    }
+    assert_eq!(about("#!/no/such/program\n", 0o700), "127");
+    assert_eq!(about("#!/bin/sh\n", 0o600), "126");
+    std::fs::remove_file(path).unwrap();
+}

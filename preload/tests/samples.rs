@@ -15,6 +15,7 @@ cases! { passes:
     threads_are_counted,
     freed_by_others,
     a_sample_is_a_block,
+    a_sample_is_told_as_a_block,
     large_samples,
     a_block_that_grows,
     a_million_samples,

@@ -201,7 +201,7 @@ fn note<T: Thread>(block: *mut u8, counted: usize, stands_for: usize, caller: Ca
         place.set_stands_for(stands_for);
         let sample = told(place, block, counted, caller);
         probes::allocated(&sample);
-        place.set_sample(T::allocated(&sample));
+        process().set_sample(place, T::allocated(&sample));
     }
 }
 
@@ -233,7 +233,7 @@ pub(super) fn lift(place: Place, block: *mut u8, caller: Caller) -> Option<Lifte
     let number = place.sample();
     (number != 0).then(|| {
         let sample = told(place, block, 0, caller);
-        place.set_sample(0);
+        process().set_sample(place, 0);
         Lifted(number, sample)
     })
 }
@@ -241,7 +241,7 @@ pub(super) fn lift(place: Place, block: *mut u8, caller: Caller) -> Option<Lifte
 /// The block has stayed as it was.
 pub(super) fn put_back(place: Place, lifted: Option<Lifted>) {
     if let Some(Lifted(number, _)) = lifted {
-        place.set_sample(number);
+        process().set_sample(place, number);
     }
 }
 

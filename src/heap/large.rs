@@ -86,6 +86,18 @@ impl Slab {
         self.shared.bin.store(sample, Ordering::Relaxed);
     }
 
+    /// See [`Place::stands_for`](super::Place::stands_for).
+    pub(super) fn stands_for(&self) -> usize {
+        // Relaxed: the block's holder reads it, and statistics.
+        self.owned.handed_out.load(Ordering::Relaxed) as usize
+    }
+
+    /// Bytes of this large block's run that no memory is held for: behind a sample that stands for a slab's block, which
+    /// can hold no more than that. Others may come to use all of their slices, and nobody is asked.
+    pub fn unheld(&self) -> usize {
+        if self.sample() != 0 && self.stands_for() != 0 { self.last().spared() } else { 0 }
+    }
+
     /// Notes a large block's new extent after it grew or shrank in place.
     pub fn resize_large(&self, slices: u32, requested: usize) {
         if slices > self.slices() {

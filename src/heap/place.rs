@@ -1,6 +1,7 @@
 //! Where an address lies: what a free or a realloc that cannot trust its pointer asks first.
 
 use super::block::Block;
+use super::ground::Count;
 use super::record::{Slab, Usage};
 use super::small::Heaps;
 use crate::base::SLICE;
@@ -49,8 +50,7 @@ impl Place {
     /// would be large or huge without samples, too. Of a block that is no sample anything.
     pub fn stands_for(&self) -> usize {
         match self {
-            // Relaxed: only the block's holder reads it.
-            Place::Large(slab) => slab.owned.handed_out.load(Ordering::Relaxed) as usize,
+            Place::Large(slab) => slab.stands_for(),
             _ => 0,
         }
     }
@@ -82,15 +82,6 @@ impl Place {
         }
     }
 
-    /// Notes which sample the block is.
-    pub fn set_sample(&self, sample: u32) {
-        match self {
-            Place::Slab(_) => {}
-            Place::Large(slab) => slab.set_sample(sample),
-            Place::Huge(region) => region.huge().set_sample(sample),
-        }
-    }
-
     /// The place of a block of this allocator, by arithmetic alone.
     ///
     /// # Safety
@@ -104,6 +95,19 @@ impl Place {
 }
 
 impl<P: Platform> Heaps<P> {
+    /// Notes which sample the block of `place` is, zero for none. Its holder does.
+    pub fn set_sample(&self, place: Place, sample: u32) {
+        match place {
+            Place::Slab(_) => {}
+            Place::Large(slab) => {
+                let before = slab.unheld();
+                slab.set_sample(sample);
+                self.tally().correct(Count::Unheld, before, slab.unheld());
+            }
+            Place::Huge(region) => region.huge().set_sample(sample),
+        }
+    }
+
     /// The record of the slice that `address` lies in, for as long as the section goes on: a pointer that is not a live
     /// block's holds nothing. `None` where the index's near table knows no arena.
     #[inline(always)]

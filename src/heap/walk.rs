@@ -19,6 +19,7 @@
 
 use super::allocator::BlockKind;
 use super::block::{Block, Checks};
+use super::place::Place;
 use super::record::{Slab, Usage};
 use super::small::Heaps;
 use crate::base::{SLICE, class_info};
@@ -141,7 +142,13 @@ impl<P: Platform> Heaps<P> {
             return;
         }
         if is_first && first.usage() == Usage::Large {
-            walk.note(first.start(), first.usable(), BlockKind::Large, 1);
+            let size = Place::Large(first).usable();
+            let kind = match BlockKind::of(size, 1) {
+                // A sample, which is what it stands for.
+                BlockKind::Small(class) => BlockKind::Small(class),
+                BlockKind::Large | BlockKind::Huge => BlockKind::Large,
+            };
+            walk.note(first.start(), size, kind, 1);
         }
         walk.at = end;
     }

@@ -69,7 +69,7 @@ const HOUSES: [House; 8] = [
     House {
         crate_at: "samples/src",
         layer: &["pprof"],
-        rooms: &["messages", "data", "objects", "collect", "separate", "symbols"],
+        rooms: &["messages", "data", "entries", "objects", "collect", "separate", "symbols"],
     },
     House {
         crate_at: "src",

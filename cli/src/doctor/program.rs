@@ -22,9 +22,15 @@ const LIBRARIES: [(&str, &str); 8] = [
     ("libtbbmalloc_proxy", "tbbmalloc"),
 ];
 
+/// Libraries of ours that have none: they are loaded beside one.
+const BESIDE: [&str; 2] = ["libspecmalloc_profile", "libspecmalloc_record"];
+
 /// The allocator that a library called so has.
 fn known(library: &str) -> Option<&'static str> {
     let name = library.rsplit('/').next().unwrap_or(library);
+    if BESIDE.iter().any(|beside| name.starts_with(beside)) {
+        return None;
+    }
     LIBRARIES.iter().find(|known| name.starts_with(known.0)).map(|known| known.1)
 }
 
@@ -41,13 +47,15 @@ pub(super) fn check_library() -> Finding {
 
 /// A program that is not running.
 pub(super) fn check(name: &OsStr) -> Result<Vec<Finding>, Failure> {
-    let Some(path) = target::program(name) else {
-        let error = io::Error::from_raw_os_error(libc::ENOENT);
-        return Err(Failure::start(name, &error));
+    let failed = |error| Failure::start(name, &io::Error::from_raw_os_error(error));
+    let (Some(named), Some(path)) = (target::file_of(name), target::program(name)) else {
+        return Err(failed(libc::ENOENT));
     };
-    let file = File::open(&path).map_err(|error| Failure::start(name, &error))?;
-    if !target::can_run(&path) {
-        return Err(Failure::start(name, &io::Error::from_raw_os_error(libc::EACCES)));
+    if !named.exists() || !path.exists() {
+        return Err(failed(libc::ENOENT));
+    }
+    if !target::can_run(&named) || !target::can_run(&path) {
+        return Err(failed(libc::EACCES));
     }
     let notices = target::notices(name);
     if !notices.is_empty() {
@@ -57,6 +65,7 @@ pub(super) fn check(name: &OsStr) -> Result<Vec<Finding>, Failure> {
             .map(|notice| Finding::new(TOPIC, State::Act, notice, advice))
             .collect());
     }
+    let file = File::open(&path).map_err(|error| Failure::start(name, &error))?;
     let needed = match elf::read(&file) {
         Ok(Image::Elf { needed, .. }) => needed,
         _ => Vec::new(),
@@ -64,7 +73,11 @@ pub(super) fn check(name: &OsStr) -> Result<Vec<Finding>, Failure> {
     let preloaded = std::env::var("LD_PRELOAD").unwrap_or_default();
     let preloaded = preloaded.split([':', ' ']).find_map(|library| known(library));
     let own = needed.iter().find_map(|library| known(library));
-    let path = path.display();
+    let is_for_shell = File::open(&named).is_ok_and(|file| target::is_for_shell(&file));
+    let path = match is_for_shell {
+        true => format!("{}, which runs what has no #! line", path.display()),
+        false => path.display().to_string(),
+    };
     let found = match (preloaded, own) {
         (Some(preloaded), _) => format!("{preloaded} in {path}: LD_PRELOAD names it"),
         (None, Some(own)) => format!("{own} in {path}, which is linked to it"),
@@ -90,8 +103,13 @@ pub(super) fn check_process(machine: &Machine) -> Finding {
         let found = format!("the program brings its own malloc ({name})");
         return Finding::new(TOPIC, State::Note, found, "LD_PRELOAD would change nothing.");
     }
-    let mut paths = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
-    match paths.find_map(|path| known(path).map(|name| (name, path))) {
+    let paths = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
+    let found: Vec<_> = paths.filter_map(|path| known(path).map(|name| (name, path))).collect();
+    // What is preloaded comes before what the program is linked to.
+    let environment = machine.read("/proc/PROCESS/environ").unwrap_or_default();
+    let preloaded = environment.split('\0').find_map(|variable| variable.strip_prefix("LD_PRELOAD="));
+    let first = preloaded.unwrap_or_default().split([':', ' ']).find_map(known);
+    match found.iter().find(|found| Some(found.0) == first).or(found.first()).copied() {
         Some(("specmalloc", path)) => Finding::fine(TOPIC, format!("specmalloc, {path}")),
         Some((name, path)) => {
             let advice = "To have specmalloc instead, start it with:\n$ specmalloc run -- PROGRAM";
@@ -134,6 +152,14 @@ mod tests {
             state("7f00-7f10 r-xp 00000000 00:1f 12   /lib/libjemalloc.so.2\n").found.starts_with("jemalloc")
         );
         assert_eq!(state("55-56 r--p 00000000 00:1f 12   /bin/sh\n").found, "the C library");
+        // The program is linked to one, and started with another.
+        let both = "7e00-7e10 r-xp 00000000 00:1f 12   /lib/libjemalloc.so.2\n".to_owned() + line;
+        let environment = "HOME=/\0LD_PRELOAD=/lib/libspecmalloc.so\0";
+        let files = [("/proc/self/maps", &*both), ("/proc/self/environ", environment)];
+        assert_eq!(check_process(&made(&files).0).found, "specmalloc, /lib/libspecmalloc.so");
+        assert!(state(&both).found.starts_with("jemalloc"));
+        let beside = "7f00-7f10 r-xp 00000000 00:1f 12   /lib/libspecmalloc_record.so\n";
+        assert_eq!(state(beside).found, "the C library");
         assert!(check_process(&made(&[]).0).found.contains("cannot be read"));
     }
 }

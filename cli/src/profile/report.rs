@@ -140,6 +140,9 @@ fn contents(report: &Report, profile: &mut Profile, what: What) -> Result<Vec<u8
         return Ok(firefox::json(profile, what)?.into_bytes());
     }
     let view = View::new(profile, what)?;
+    if let Some(hint) = hint(profile, &view) {
+        tell!("{hint}");
+    }
     let head = text::head(profile, &view);
     Ok(match report.format {
         Format::Tree => (head + "\n" + &text::tree(&view, report.least)).into_bytes(),
@@ -149,9 +152,28 @@ fn contents(report: &Report, profile: &mut Profile, what: What) -> Result<Vec<u8
     })
 }
 
+/// What else to look at, where there is nothing to be seen.
+fn hint(profile: &Profile, view: &View) -> Option<String> {
+    let is_more = |what| View::new(profile, what).is_ok_and(|other| other.sum().0 > 0);
+    (view.sum().0 == 0 && is_more(What::Allocated))
+        .then(|| format!("nothing was {}: --what allocated shows all that there was", view.what.name()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_what_is_empty_it_is_said_where_the_rest_is() {
+        let mut profile = specmalloc_samples::pprof::example();
+        let hint_of = |profile: &Profile, what| hint(profile, &View::new(profile, what).ok().unwrap());
+        assert_eq!(hint_of(&profile, What::Live), None);
+        profile.stacks.iter_mut().for_each(|stack| stack.values[2..4].fill(0));
+        let told = hint_of(&profile, What::Live).unwrap();
+        assert!(told.contains("nothing was live at the end: --what allocated"), "{told}");
+        profile.stacks.clear();
+        assert_eq!(hint_of(&profile, What::Live), None);
+    }
 
     #[test]
     fn lines_fit_the_terminal_and_say_nothing_to_it() {

@@ -10,6 +10,8 @@
 
 #pragma weak specmalloc_on_samples
 #pragma weak specmalloc_set_option
+#pragma weak specmalloc_held_bytes
+#pragma weak specmalloc_walk
 
 enum { SITES = 8, IDS = 1 << 16 };
 
@@ -234,6 +236,41 @@ static void a_sample_is_a_block(void)
     CHECK(errno == EXDEV || errno == ERANGE);
 }
 
+static int is_class(void *context, void *block, size_t size, int class_index)
+{
+    void **known = context;
+    if (block != known[0] && block != known[1]) return 0;
+    CHECK(size == malloc_usable_size(block));
+    known[block == known[0] ? 2 : 3] = (void *)(intptr_t)(class_index + 10);
+    return 0;
+}
+
+/* In figures, too: a walk tells it as what it stands for, and it is held as the page that it takes. */
+static void a_sample_is_told_as_a_block(void)
+{
+    enum { COUNT = 1000 };
+    static const size_t sizes[] = {1, 100, 5000, 32000};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        void *known[4] = {malloc(sizes[i])};
+        sample("1");
+        free(malloc(1));
+        known[1] = malloc(sizes[i]);
+        CHECK(malloc_usable_size(known[0]) == malloc_usable_size(known[1]));
+        CHECK(specmalloc_walk(is_class, known) == 0);
+        CHECK(known[2] == known[3] && known[2] != NULL);
+        free(known[1]);
+        CHECK(specmalloc_set_option("profile", "off") == 0);
+        free(known[0]);
+    }
+    sample("1");
+    free(malloc(1));
+    size_t before = specmalloc_held_bytes();
+    for (int i = 0; i < COUNT; i++) fill(blocks[i] = malloc(100), 100);
+    size_t held = specmalloc_held_bytes() - before;
+    CHECK(held >= COUNT * 4 * KIB && held < COUNT * 4 * KIB + MIB);
+    for (int i = 0; i < COUNT; i++) free(blocks[i]);
+}
+
 /* A block that grows where it is, or whose pages move, counts anew. */
 static void a_block_that_grows(void)
 {
@@ -376,5 +413,6 @@ static void large_samples(void)
 }
 
 MAIN(CASE(large_samples), CASE(what_stays_is_told_from_what_goes), CASE(every_size_counts), CASE(threads_are_counted),
-     CASE(freed_by_others), CASE(a_sample_is_a_block), CASE(a_block_that_grows), CASE(a_million_samples),
+     CASE(freed_by_others), CASE(a_sample_is_a_block), CASE(a_sample_is_told_as_a_block),
+     CASE(a_block_that_grows), CASE(a_million_samples),
      CASE(on_and_off), CASE(in_handlers), CASE(children), CASE(replacements))

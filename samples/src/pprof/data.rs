@@ -21,6 +21,14 @@ pub const KINDS: [(&str, &str); 8] = [
     ("lifetime", "nanoseconds"),
 ];
 
+/// Functions that pprof leaves out, with all that they call, where it finds names itself: see `entries`. (What is ours is
+/// named by file, for other functions of ours call the program.)
+pub(super) const DROP_FRAMES: &str = "(__rustc::)?__(rust|rdl|rg)_(alloc|alloc_zeroed|realloc)\
+    |<?alloc::alloc::.*\
+    |.*core::alloc::global::GlobalAlloc( for .*)?>::(alloc|alloc_zeroed|realloc)\
+    |<?std::sys::alloc::.*\
+    |<?specmalloc::api::(rust|raw|samples)::.*";
+
 /// A function at an address, or one that was inlined there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Line {
@@ -194,6 +202,7 @@ impl Profile {
             period: self.rate,
             period_type: Some(ValueType { r#type: strings.number("space"), unit: strings.number("bytes") }),
             default_sample_type: strings.number(&self.first_kind),
+            drop_frames: strings.number(DROP_FRAMES),
             ..messages::Profile::default()
         };
         for (name, unit) in &self.kinds {

@@ -22,6 +22,9 @@ pub(super) struct Profile {
     /// What all others mean by the numbers of strings; the first is empty.
     #[prost(string, repeated, tag = "6")]
     pub(super) string_table: Vec<String>,
+    /// A regular expression: functions that pprof leaves out where it finds names itself.
+    #[prost(int64, tag = "7")]
+    pub(super) drop_frames: i64,
     #[prost(int64, tag = "9")]
     pub(super) time_nanos: i64,
     #[prost(int64, tag = "10")]

@@ -10,7 +10,7 @@ use addr2line::{Loader, demangle_auto};
 use std::borrow::Cow;
 use std::path::Path;
 
-/// Finds the names of all functions that have none yet. Returns what is worth telling of files that did not help.
+/// Finds the names of all functions that have none yet, and has stacks begin with whoever wanted memory. Returns what is worth telling of files that did not help.
 pub fn resolve(profile: &mut Profile) -> Vec<String> {
     resolve_below(Path::new("/"), profile)
 }
@@ -54,6 +54,7 @@ pub fn resolve_below(root: &Path, profile: &mut Profile) -> Vec<String> {
             }
         }
     }
+    super::entries::leave_out(profile);
     notices
 }
 

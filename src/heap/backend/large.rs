@@ -144,9 +144,23 @@ impl<P: Platform> Backend<P> {
     }
 
     pub(in crate::heap) fn free_large(&self, by: &Claimant, slab: &Slab) {
+        let unheld = slab.unheld();
         self.close_large(by, slab);
         self.see(by, slab.base(), slab.slices() as usize);
         self.keep_slices(by, slab.base(), slab.slices() as usize, slab.requested(), MOST_SPARE);
+        if unheld > 0 {
+            self.hold(by, unheld);
+        }
+    }
+
+    /// What no memory was held for, behind a sample, is a part of a free slice by now: that may have to be given back at
+    /// once, which is enough.
+    #[cold]
+    #[inline(never)]
+    fn hold(&self, by: &Claimant, unheld: usize) {
+        let promised = self.may_take(by, unheld);
+        self.tally().take_off(by, Count::Unheld, unheld);
+        self.has_taken(by, promised.unwrap_or(0));
     }
 
     /// The same, if the heap has room for the run; `false` if it has none: then nothing was done.

@@ -235,8 +235,10 @@ impl<P: Platform> Ground<P> {
     /// Bytes that count against a limit: what is resident, or may be, of slices and huge blocks. See [`Limit`].
     #[inline(never)]
     pub fn held_bytes(&self) -> usize {
-        let [claimed, dirty] = self.tally.sums([Count::Claimed, Count::Dirty]);
-        (claimed + dirty) * SLICE + self.huge.live_bytes.get() + self.huge.kept_bytes.get()
+        let [claimed, dirty, unheld] = self.tally.sums([Count::Claimed, Count::Dirty, Count::Unheld]);
+        ((claimed + dirty) * SLICE).saturating_sub(unheld)
+            + self.huge.live_bytes.get()
+            + self.huge.kept_bytes.get()
     }
 
     /// Slices that slabs and large blocks hold.

@@ -23,14 +23,17 @@ pub enum Count {
     Dirty = 2,
     /// Bytes behind large blocks in their runs that may be resident.
     Soiled = 3,
+    /// Bytes of claimed slices that no memory is held for: behind samples, which have a slice each and need a page of it.
+    Unheld = 4,
 }
 
 impl Count {
     /// All of them.
-    pub const ALL: [Count; COUNTS] = [Count::Usable, Count::Claimed, Count::Dirty, Count::Soiled];
+    pub const ALL: [Count; COUNTS] =
+        [Count::Usable, Count::Claimed, Count::Dirty, Count::Soiled, Count::Unheld];
 }
 
-const COUNTS: usize = 4;
+const COUNTS: usize = 5;
 
 /// See the head of this file.
 pub struct Tally {
@@ -68,6 +71,11 @@ impl Tally {
     /// Takes off `fewer`, which this claimant or another has counted. A shard may fall below zero; their sum does not.
     pub fn take_off(&self, by: &Claimant, count: Count, fewer: usize) {
         self.figure(by, count).take_off(fewer);
+    }
+
+    /// What was counted as `before` is `after`, by whoever has no claimant at hand.
+    pub fn correct(&self, count: Count, before: usize, after: usize) {
+        self.shards[0][count as usize].add(after.wrapping_sub(before));
     }
 
     /// The figure.

@@ -268,13 +268,13 @@ fn a_block_is_no_sample_until_somebody_says_so() {
         assert_eq!(large / SLICE, small / SLICE, "not where the slab was");
         let place = from.place(large).unwrap();
         assert_eq!(place.sample(), 0);
-        place.set_sample(7);
+        from.set_sample(place, 7);
         assert_eq!(place.sample(), 7);
         free(from, heap, large);
         let huge = get(from, heap, 20 << 20);
         let place = from.place(huge).unwrap();
         assert_eq!(place.sample(), 0);
-        place.set_sample(7);
+        from.set_sample(place, 7);
         assert_eq!(place.sample(), 7);
         free(from, heap, huge);
     }

@@ -149,3 +149,42 @@ fn a_huge_block_grows_up_to_the_last_page_of_the_limit() {
         from.settings().set_limits(Some(32 * MIB), None);
     }
 }
+
+/// A sample has a slice to itself, and needs a page of it: that page is what is held.
+#[test]
+fn a_sample_counts_as_its_pages() {
+    const MOST: usize = 4 * MIB;
+    let from = limited(MOST, usize::MAX);
+    let heap = possess(from, 1);
+    let page = from.page_size();
+    for (size, pages) in [(100, 1), (20_000, 5)] {
+        let get_sample = || {
+            let block = from.allocate_apart(heap, size, 1, false);
+            (!block.is_null()).then(|| {
+                let place = from.place(block.expose_provenance()).unwrap();
+                place.set_stands_for(class_size(class_of(size)));
+                from.set_sample(place, 1);
+                block.expose_provenance()
+            })
+        };
+        let mut blocks: Vec<_> = core::iter::from_fn(get_sample).collect();
+        assert_eq!(from.held_bytes(), blocks.len() * pages * page);
+        let least = (MOST - SLICE) / (pages * page);
+        assert!(blocks.len() >= least, "{} samples of {size} bytes", blocks.len());
+        from.audit::<Checked>();
+        // What is no sample any more may use all of its slice.
+        let first = from.place(blocks[0]).unwrap();
+        for (sample, more) in [(0, SLICE - pages * page), (1, 0)] {
+            from.set_sample(first, sample);
+            assert_eq!(from.held_bytes(), blocks.len() * pages * page + more);
+            from.audit::<Checked>();
+        }
+        while let Some(block) = blocks.pop() {
+            free(from, heap, block);
+            assert!(from.held_bytes() <= MOST, "{} after {} are left", from.held_bytes(), blocks.len());
+            from.audit::<Checked>();
+        }
+        from.trim::<Checked>(heap);
+        assert_eq!(from.held_bytes(), 0);
+    }
+}

@@ -31,8 +31,12 @@ impl Arenas {
         let is_whole = ground.space().counts().regions[Kind::Arena as usize] == listed;
         for (count, sum) in Count::ALL.into_iter().zip(sums) {
             let (figure, sum) = (ground.tally().balance(count), sum as isize);
-            // Of an arena that has none it is counted what large blocks soil, and nothing else.
-            let is_right = if is_whole || count != Count::Soiled { figure == sum } else { figure >= sum };
+            // Of an arena that has none it is counted what large blocks soil, and do not hold, and nothing else.
+            let is_right = if is_whole || ![Count::Soiled, Count::Unheld].contains(&count) {
+                figure == sum
+            } else {
+                figure >= sum
+            };
             assert!(is_right, "{count:?}: {figure} in the figures, {sum} counted");
         }
         is_whole

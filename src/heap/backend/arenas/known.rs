@@ -231,13 +231,16 @@ pub struct Beside {
 /// What there is of an arena: its slabs, and what else is counted of it, in the order of [`Count::ALL`]. The caller is in
 /// a section.
 pub(super) fn counted(region: &Region, page: usize) -> (usize, [usize; Count::ALL.len()]) {
-    let (map, mut slabs, mut soiled) = (region.slices(), 0, 0);
+    let (map, mut slabs, mut soiled, mut unheld) = (region.slices(), 0, 0, 0);
     each_run(region, |run| match run.usage() {
         Usage::Slab => slabs += 1,
-        Usage::Large => soiled += run.tail(page).soiled(run.last().spared()),
+        Usage::Large => {
+            soiled += run.tail(page).soiled(run.last().spared());
+            unheld += run.unheld();
+        }
         Usage::Free | Usage::Later => {}
     });
-    (slabs, [map.usable().len(), map.claimed_count(), map.dirty_count(), soiled])
+    (slabs, [map.usable().len(), map.claimed_count(), map.dirty_count(), soiled, unheld])
 }
 
 /// Calls `visit` with the record of every first slice of a slab or large block of an arena. The caller is in a section.
