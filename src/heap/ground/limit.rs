@@ -2,8 +2,9 @@
 //!
 //! *Held* are the bytes of arenas and huge blocks that are resident or may be: slices that slabs and large blocks hold
 //! or heaps keep for their next ones, free slices that may be resident, and huge blocks, live or kept, in whole pages.
-//! Not address space that nobody has touched, as what is behind a sample in its slice; nor the huge page that may be touched ahead of claims; nor what waits for
-//! a grace period to be unmapped; nor the allocator's own records, of which there are a few in a thousand.
+//! Not address space that nobody has touched, as behind a sample in its slice; nor the huge page that may be touched
+//! ahead of claims; nor what waits for a grace period to be unmapped; nor the allocator's own records, of which there are
+//! a few in a thousand.
 //!
 //! Beyond the *hard limit* nothing is held: whoever would take more gives back what is free, and fails if that is not
 //! enough. So that threads which take at the same time do not come beyond it together, each *promises* what it is about
