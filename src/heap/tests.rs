@@ -19,7 +19,7 @@ mod visited;
 
 use super::backend::hints::LOOKS;
 use super::*;
-use crate::base::{CLASSES, GRANULE, SLICE, SMALL_MAX, class_info, class_of, class_size};
+use crate::base::{CLASSES, GRANULE, SLICE, SMALL_MAX, class_info, class_of, class_of_aligned, class_size};
 use crate::heap::small::remote::Inbox;
 use crate::pal::simulated::{Config, Simulated};
 use crate::pal::{Misuse, Platform};
@@ -116,6 +116,12 @@ fn the_tables_of_bins_agree_with_the_arithmetic() {
         assert_eq!(Bin::of_size(size), at.filter(|_| size <= 1024), "request of {size}");
     }
     assert_eq!(Bin::of_granules(SMALL_MAX + 1), None);
+    for align in (0..=16).map(|shift| 1 << shift) {
+        for size in 0..=SMALL_MAX + 1 {
+            let at = class_of_aligned(size, align).map(|class| class * Bin::WORDS);
+            assert_eq!(Bin::of_aligned(size, align), at, "request of {size} at {align}");
+        }
+    }
 }
 
 /// The tags of free blocks are the process's own.

@@ -332,3 +332,26 @@ fn what_is_before_a_block_is_told_as_what_it_is() {
         assert_eq!((heap.spare_slices(), resident()), (0, bytes), "all are free");
     }
 }
+
+/// Blocks of slabs that come after each other do not all begin at the same lines, as long as no more than a line's alignment
+/// is asked for.
+#[test]
+fn slabs_begin_at_different_lines() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    for (size, align, lines) in
+        [(4_600, 1, 3), (6_000, LINE, 11), (30_000, 1, 8), (32 << 10, 1, 16), (6_000, 128, 1)]
+    {
+        let class = class_of_aligned(size, align).expect("a class");
+        let slabs = (0..16 * class_info(class).capacity).map(|_| {
+            // SAFETY: the test possesses its heap.
+            let block = unsafe { from.allocate::<Checked>(heap, size, align, false) }.addr();
+            assert!(block.is_multiple_of(align));
+            slab_of(from, block)
+        });
+        let begin: BTreeSet<usize> = slabs.map(|slab| slab.start() - slab.base()).collect();
+        assert_eq!(begin.len(), lines, "{size} bytes at {align}: {begin:?}");
+        assert!(begin.iter().all(|&at| at < PAGE && at.is_multiple_of(LINE)));
+    }
+    from.audit::<Checked>();
+}
