@@ -163,6 +163,24 @@ fn a_seat_is_inside_of_its_run() {
     }
 }
 
+/// A run has a slice more where its block would leave less than 16 lines of it, but for blocks of less than a slice.
+#[test]
+fn a_run_has_room_for_colours() {
+    let room = 16 * LINE as isize;
+    for slices in 1..4 {
+        for off in [-room - 1, -room, 1 - room, -64, -1, 0, 1, room - 1, room, room + 1] {
+            let size = (slices * SLICE).wrapping_add_signed(off);
+            let first = Seat::first(size, PAGE);
+            for (keeps, may) in [(PAGE - 1, true), (SLICE - 1, true), (PAGE - 1, false)] {
+                let seat = Seat::movable(size, PAGE, keeps, || may);
+                let more = may && size >= SLICE && (first.room() as isize) < room;
+                assert_eq!(seat.slices, first.slices + usize::from(more), "{size} bytes");
+                assert_eq!((seat.colour, seat.size, seat.keeps), (0, size, keeps));
+            }
+        }
+    }
+}
+
 /// Bytes of a block that says that it can hold `size`, and what is behind it to the end of its run or its last page.
 fn demand_room(from: &Allocator<Os>, block: usize, size: usize) {
     let (usable, unit) = match from.place(block).expect("a live block") {

@@ -267,3 +267,50 @@ fn a_process_that_may_not_have_more_keeps_less() {
         }
     }
 }
+
+/// What is free at a tick, and was used since the last, is not what nobody needs.
+#[test]
+fn what_is_used_between_two_ticks_stays() {
+    let mut program = Program::new();
+    program.go(100);
+    program.go(92);
+    program.idle(100);
+    for used in 101..106 {
+        // All that is free, and one more.
+        program.go(used);
+        program.go(92);
+        let before = program.dirty;
+        program.idle(100);
+        assert_eq!((program.dirty, before), ((used - 92) * MIB, (used - 92) * MIB));
+    }
+}
+
+/// Without a helper somebody has to look while more stays than the options say, and no longer.
+#[test]
+fn who_keeps_by_a_proof_is_looked_at_as_long() {
+    let mut program = Program::new();
+    for held in [false, true, true] {
+        program.go(1_000);
+        assert!(!program.retention.is_held());
+        program.go(0);
+        assert_eq!(program.retention.is_held(), held);
+        // One more than there is free.
+        program.go(1_001);
+    }
+}
+
+/// A proof is believed for twice as long as use stayed away before.
+#[test]
+fn a_proof_outlasts_twice_the_time_between() {
+    for (between, after, stays) in [(1_500, 2_500, true), (100, 2_500, false)] {
+        let mut program = Program::new();
+        for _ in 0..3 {
+            program.go(1_000);
+            program.go(0);
+            program.now += between;
+        }
+        program.now += after - between;
+        program.bound();
+        assert_eq!(program.go(1_000) == 0, stays, "{after} ms after {between}");
+    }
+}
