@@ -22,6 +22,12 @@ fn long_blocks_begin_at_different_lines_and_in_different_pages() {
         assert_eq!(kinds(|block| block % PAGE), lines, "lines for {size} bytes");
         assert_eq!(kinds(|block| block % SLICE / PAGE), pages, "pages for {size} bytes");
         assert!(blocks.iter().all(|block| block.is_multiple_of(64)));
+        // A line's alignment is no more than they have.
+        // SAFETY: the test possesses its heap.
+        let at_line = || unsafe { from.allocate::<Checked>(heap, size, LINE, false) }.addr();
+        let aligned: Vec<usize> = (0..16).map(|_| at_line()).collect();
+        assert!(aligned.iter().map(|block| block % PAGE).collect::<BTreeSet<_>>().len() > 8);
+        aligned.iter().for_each(|&block| free(from, heap, block));
         // One that is to be aligned is, and others are where they fill their run.
         for align in [128, PAGE, SLICE] {
             for _ in 0..8 {
