@@ -55,6 +55,9 @@ fn what_fills_its_slices_has_one_more() {
         let limited = allocator(GRANULE);
         limited.settings().set_limits(Some(1 << 30), None);
         assert_eq!(lines(limited, possess(limited, 1), size), (1, 16));
+        let narrow = allocator(GRANULE);
+        narrow.settings().set_reserve(false);
+        assert_eq!(lines(narrow, possess(narrow, 1), size), (1, 16));
         let growing = allocator(GRANULE);
         let heap = possess(growing, 1);
         heap.claimant().colours().grown();
