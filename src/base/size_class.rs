@@ -160,7 +160,7 @@ pub const fn class_of_aligned(size: usize, align: usize) -> Option<usize> {
 /// Whether blocks of `size` bytes, a multiple of `align`, are aligned so in the class that serves any request of that size.
 #[inline(always)]
 pub const fn is_alike(size: usize, align: usize) -> bool {
-    size <= LAST_UNSHIFTED || align <= LINE && size > LAST_SHIFTED_BY_LESS
+    size <= LAST_UNSHIFTED || align <= if size > LAST_SHIFTED_BY_LESS { LINE } else { MIN_BLOCK }
 }
 
 /// `size`, one at least, as a multiple of `align`, a power of two: what a class for aligned blocks has to hold. `None`
@@ -326,6 +326,20 @@ mod tests {
         }
     }
 
+    /// A class that serves any request serves one that is aligned, too, if its blocks are: so one for aligned blocks alone
+    /// is not opened for it, which would be longer.
+    #[test]
+    fn what_is_aligned_shares_a_class_where_it_can() {
+        for align in (0..=15).map(|shift| 1_usize << shift) {
+            for size in 0..=SMALL_MAX {
+                let any = class_of(size.max(1).next_multiple_of(align).min(SMALL_MAX));
+                if class_size(any).is_multiple_of(align) && class_size(any) >= size {
+                    assert_eq!(class_of_aligned(size, align), Some(any), "{size} at {align}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn slabs_hold_eight_blocks_and_waste_little() {
         for class in 0..CLASSES {
@@ -333,7 +347,29 @@ mod tests {
             let bytes = info.slices as usize * SLICE;
             assert!(info.capacity >= 7 && (info.slices == 1) == (info.size as usize <= QUICK_MAX));
             assert!(info.capacity as usize * info.size as usize <= bytes);
-            assert!(bytes - info.capacity as usize * info.size as usize <= bytes / 8, "class {class}");
+            let share = if info.size as usize == QUICK_MAX { 8 } else { 12 };
+            let left = bytes - info.capacity as usize * info.size as usize;
+            assert!(left <= bytes / share, "class {class}");
+        }
+    }
+
+    /// In each slab blocks begin at lines behind those of the slab before it, as far as there is room behind the last block;
+    /// but those of classes that are as long as their step, as what is aligned to more than a line must, begin with the slab.
+    #[test]
+    fn slabs_begin_at_other_lines_within_what_they_do_not_need() {
+        for class in 0..CLASSES {
+            let info = class_info(class);
+            let [size, blocks, slices] =
+                [info.size, info.capacity, info.slices].map(|figure| figure as usize);
+            let is_shifted = size > SHIFTED_BY_LINE && !is_for_aligned(class);
+            let room = if is_shifted { slices * SLICE - blocks * size } else { 0 };
+            let (lines, mut expected) = (room.min(WAY - LINE) / LINE + 1, 0);
+            for slab in 0..GRANULE / SLICE / slices {
+                let base = 5 * GRANULE + slab * slices * SLICE;
+                assert_eq!(info.colour(base), expected % lines * LINE, "class {class}, slab {slab}");
+                assert!((1..slices).all(|slice| info.colour(base + slice * SLICE) == info.colour(base)));
+                expected += blocks;
+            }
         }
     }
 

@@ -20,7 +20,7 @@ mod visited;
 
 use super::backend::hints::LOOKS;
 use super::*;
-use crate::base::{CLASSES, GRANULE, SLICE, SMALL_MAX, class_info, class_of, class_size};
+use crate::base::{CLASSES, GRANULE, SLICE, SMALL_MAX, class_info, class_of, class_of_aligned, class_size};
 use crate::heap::small::remote::Inbox;
 use crate::pal::simulated::{Config, Simulated};
 use crate::pal::{Misuse, Platform};
@@ -117,6 +117,12 @@ fn the_tables_of_bins_agree_with_the_arithmetic() {
         assert_eq!(Bin::of_size(size), at.filter(|_| size <= 1024), "request of {size}");
     }
     assert_eq!(Bin::of_granules(SMALL_MAX + 1), None);
+    for align in (0..=16).map(|shift| 1 << shift) {
+        for size in 0..=SMALL_MAX + 1 {
+            let at = class_of_aligned(size, align).map(|class| class * Bin::WORDS);
+            assert_eq!(Bin::of_aligned(size, align), at, "request of {size} at {align}");
+        }
+    }
 }
 
 /// The tags of free blocks are the process's own.
@@ -130,8 +136,10 @@ fn a_secret_is_chosen_before_the_first_block() {
 fn a_slab_knows_which_of_its_blocks_were_handed_out() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
-    for size in [1 << 10, 20 << 10] {
+    for size in [1 << 10, 2_500, 20 << 10] {
+        let _first = fill(from, heap, size);
         let slab = slab_of(from, get(from, heap, size));
+        assert!(slab.start() > slab.base() || size < 2_000);
         let (base, size, out) = (slab.start(), slab.info().size as usize, slab.handed_out() as usize);
         assert!(out > 0 && out < slab.info().capacity as usize);
         for index in 0..slab.info().capacity as usize {

@@ -463,6 +463,13 @@ mod tests {
         assert!((0..=LONGEST_PAUSE).any(|_| !population.passes_over()));
         population.settle(true);
         assert!(!population.passes_over(), "and at once again when it was won");
+        // What a fault takes stays known until a bet is lost.
+        population.fault.store(7, Ordering::Relaxed);
+        population.settle(true);
+        assert_eq!(population.fault.load(Ordering::Relaxed), 7);
+        population.settle(false);
+        assert_eq!(population.fault.load(Ordering::Relaxed), 0, "faults may have become slower");
+        assert!(population.passes_over() && !population.passes_over(), "all begins anew");
     }
 
     #[test]

@@ -22,6 +22,12 @@ fn long_blocks_begin_at_different_lines_and_in_different_pages() {
         assert_eq!(kinds(|block| block % PAGE), lines, "lines for {size} bytes");
         assert_eq!(kinds(|block| block % SLICE / PAGE), pages, "pages for {size} bytes");
         assert!(blocks.iter().all(|block| block.is_multiple_of(64)));
+        // A line's alignment is no more than they have.
+        // SAFETY: the test possesses its heap.
+        let at_line = || unsafe { from.allocate::<Checked>(heap, size, LINE, false) }.addr();
+        let aligned: Vec<usize> = (0..16).map(|_| at_line()).collect();
+        assert!(aligned.iter().map(|block| block % PAGE).collect::<BTreeSet<_>>().len() > 8);
+        aligned.iter().for_each(|&block| free(from, heap, block));
         // One that is to be aligned is, and others are where they fill their run.
         for align in [128, PAGE, SLICE] {
             for _ in 0..8 {
@@ -49,6 +55,9 @@ fn what_fills_its_slices_has_one_more() {
         let limited = allocator(GRANULE);
         limited.settings().set_limits(Some(1 << 30), None);
         assert_eq!(lines(limited, possess(limited, 1), size), (1, 16));
+        let narrow = allocator(GRANULE);
+        narrow.settings().set_reserve(false);
+        assert_eq!(lines(narrow, possess(narrow, 1), size), (1, 16));
         let growing = allocator(GRANULE);
         let heap = possess(growing, 1);
         heap.claimant().colours().grown();
@@ -158,6 +167,24 @@ fn a_seat_is_inside_of_its_run() {
                 let used = after.colour + 2 * size;
                 assert_eq!((after.colour, after.slices), (seat.colour, used.div_ceil(SLICE)));
                 assert_eq!(after.tail().bytes(), (after.slices * SLICE - used) / PAGE * PAGE);
+            }
+        }
+    }
+}
+
+/// A run has a slice more where its block would leave less than 16 lines of it, but for blocks of less than a slice.
+#[test]
+fn a_run_has_room_for_colours() {
+    let room = 16 * LINE as isize;
+    for slices in 1..4 {
+        for off in [-room - 1, -room, 1 - room, -64, -1, 0, 1, room - 1, room, room + 1] {
+            let size = (slices * SLICE).wrapping_add_signed(off);
+            let first = Seat::first(size, PAGE);
+            for (keeps, may) in [(PAGE - 1, true), (SLICE - 1, true), (PAGE - 1, false)] {
+                let seat = Seat::movable(size, PAGE, keeps, || may);
+                let more = may && size >= SLICE && (first.room() as isize) < room;
+                assert_eq!(seat.slices, first.slices + usize::from(more), "{size} bytes");
+                assert_eq!((seat.colour, seat.size, seat.keeps), (0, size, keeps));
             }
         }
     }
@@ -331,4 +358,27 @@ fn what_is_before_a_block_is_told_as_what_it_is() {
         heap.collect::<Checked, _>(from);
         assert_eq!((heap.spare_slices(), resident()), (0, bytes), "all are free");
     }
+}
+
+/// Blocks of slabs that come after each other do not all begin at the same lines, as long as no more than a line's alignment
+/// is asked for.
+#[test]
+fn slabs_begin_at_different_lines() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    for (size, align, lines) in
+        [(4_600, 1, 3), (6_000, LINE, 11), (30_000, 1, 8), (32 << 10, 1, 16), (6_000, 128, 1)]
+    {
+        let class = class_of_aligned(size, align).expect("a class");
+        let slabs = (0..16 * class_info(class).capacity).map(|_| {
+            // SAFETY: the test possesses its heap.
+            let block = unsafe { from.allocate::<Checked>(heap, size, align, false) }.addr();
+            assert!(block.is_multiple_of(align));
+            slab_of(from, block)
+        });
+        let begin: BTreeSet<usize> = slabs.map(|slab| slab.start() - slab.base()).collect();
+        assert_eq!(begin.len(), lines, "{size} bytes at {align}: {begin:?}");
+        assert!(begin.iter().all(|&at| at < PAGE && at.is_multiple_of(LINE)));
+    }
+    from.audit::<Checked>();
 }

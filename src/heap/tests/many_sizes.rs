@@ -57,3 +57,17 @@ fn a_long_block_takes_the_arena_where_it_lies_best_and_a_short_one_the_lowest() 
         assert_eq!(get_whole(from, heap, size + SLICE), if best { last } else { low });
     }
 }
+
+/// What a heap may spend on tails comes to an end, sooner where others are interrupted, and what it allocates earns more.
+#[test]
+fn a_tail_that_goes_is_paid_for() {
+    let from = allocator(GRANULE);
+    let tails = possess(from, 1).claimant().tails();
+    let times = |interrupted| (0..1_000).take_while(|_| tails.take(interrupted)).count();
+    let [first, then] = [times(false), times(true)];
+    assert!(first > 10 && first < 1_000 && then == 0, "{first}, {then}");
+    for (interrupted, most) in [(false, first), (true, first / 2)] {
+        tails.allocated(64 * GRANULE);
+        assert!((1..=most).contains(&times(interrupted)));
+    }
+}

@@ -44,13 +44,16 @@ fn a_slab_knows_what_was_resident_when_it_was_opened() {
     let from = allocator(GRANULE);
     let heap = possess(from, 1);
     let _stays = get(from, heap, 16);
-    for size in [1 << 10, 20 << 10] {
+    let mut colours = 0;
+    for size in [1 << 10, 2_500, 20 << 10] {
         let info = class_info(class_of(size));
         let all = (info.capacity * info.size) as usize;
         let mut base = None;
+        from.give_back_all(heap.claimant());
         for resident in [0, all, 0] {
             let blocks = fill(from, heap, size);
             let slab = slab_of(from, blocks[0]);
+            colours += slab.start() - slab.base();
             let found = if resident == 0 { 0 } else { slab.start() - slab.base() + resident };
             assert_eq!((slab.base(), slab.found_resident()), (*base.get_or_insert(slab.base()), found));
             let life = slab.life().expect("it is open");
@@ -60,6 +63,28 @@ fn a_slab_knows_what_was_resident_when_it_was_opened() {
             if resident > 0 {
                 from.give_back_all(heap.claimant());
             }
+        }
+    }
+    assert!(colours > 0, "a slab whose blocks begin behind its start");
+}
+
+/// What a slab found resident is so when it is closed, too, though it used less: of blocks so small that not all are linked
+/// at once.
+#[test]
+fn a_slab_that_was_hardly_used_leaves_what_it_found_resident() {
+    let from = allocator(GRANULE);
+    let heap = possess(from, 1);
+    let _stays = get(from, heap, 16);
+    for size in [100, 300] {
+        let mut blocks = fill(from, heap, size);
+        let first = slab_of(from, blocks[0]);
+        let resident = first.start() - first.base() + blocks.len() * first.info().size as usize;
+        for _ in 0..3 {
+            blocks.drain(..).for_each(|block| free(from, heap, block));
+            heap.collect::<Checked, _>(from);
+            blocks.push(get(from, heap, size));
+            let slab = slab_of(from, blocks[0]);
+            assert_eq!((slab.base(), slab.found_resident()), (first.base(), resident));
         }
     }
 }

@@ -67,6 +67,23 @@ fn what_is_warm_and_has_nothing_is_tidied_once() {
     assert!(!from.has_warm(), "the helper would not sleep");
 }
 
+/// Where there is no helper nobody looks later at what a thread leaves.
+#[test]
+fn what_is_free_in_a_heap_goes_back_with_its_thread() {
+    for has_helper in [false, true] {
+        let from = allocator(GRANULE);
+        from.settings().set_helper(has_helper);
+        let owner = possess(from, 1);
+        from.open_gate(owner);
+        let blocks: Vec<usize> = [100, 10_000, 100_000].map(|size| get(from, owner, size)).into();
+        blocks.into_iter().for_each(|block| free(from, owner, block));
+        assert!(owner.needs_collecting() && from.claimed_slices() > 0);
+        from.abandon::<Checked>(owner, ThreadId::new(1));
+        assert_eq!((owner.needs_collecting(), from.claimed_slices() > 0), (has_helper, has_helper));
+        from.audit::<Checked>();
+    }
+}
+
 #[test]
 fn a_heap_that_is_not_used_after_a_look_is_tidied_at_the_next() {
     let from = allocator(GRANULE);

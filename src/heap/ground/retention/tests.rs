@@ -267,3 +267,96 @@ fn a_process_that_may_not_have_more_keeps_less() {
         }
     }
 }
+
+/// What is free at a tick, and was used since the last, is not what nobody needs.
+#[test]
+fn what_is_used_between_two_ticks_stays() {
+    let mut program = Program::new();
+    program.go(100);
+    program.go(92);
+    program.idle(100);
+    for used in 101..106 {
+        // All that is free, and one more.
+        program.go(used);
+        program.go(92);
+        let before = program.dirty;
+        program.idle(100);
+        assert_eq!((program.dirty, before), ((used - 92) * MIB, (used - 92) * MIB));
+    }
+}
+
+/// Without a helper somebody has to look while more stays than the options say, and no longer.
+#[test]
+fn who_keeps_by_a_proof_is_looked_at_as_long() {
+    let mut program = Program::new();
+    for held in [false, true, true] {
+        program.go(1_000);
+        assert!(!program.retention.is_held());
+        program.go(0);
+        assert_eq!(program.retention.is_held(), held);
+        // One more than there is free.
+        program.go(1_001);
+    }
+}
+
+/// A proof is believed for twice as long as use stayed away before.
+#[test]
+fn a_proof_outlasts_twice_the_time_between() {
+    for (between, after, stays) in [(1_500, 2_500, true), (100, 2_500, false)] {
+        let mut program = Program::new();
+        for _ in 0..3 {
+            program.go(1_000);
+            program.go(0);
+            program.now += between;
+        }
+        program.now += after - between;
+        program.bound();
+        assert_eq!(program.go(1_000) == 0, stays, "{after} ms after {between}");
+    }
+}
+
+/// Nor is a proof believed for longer because one before it was, which has faded.
+#[test]
+fn how_long_a_proof_is_believed_fades_with_it() {
+    let mut program = Program::new();
+    for (between, after) in [(1_500, 20_000), (100, 2_500)] {
+        for _ in 0..3 {
+            program.go(1_000);
+            program.go(0);
+            program.now += between;
+        }
+        program.now += after;
+        program.bound();
+        assert!(program.dirty < 500 * MIB, "{} MiB", program.dirty / MIB);
+        program.go(0);
+    }
+}
+
+/// Who rises to where it was a minute ago has not proven that it will again.
+#[test]
+fn what_was_long_ago_proves_nothing() {
+    for (ms, stays) in [(1_000, true), (60_000, false)] {
+        let mut program = Program::new();
+        program.go(1_000);
+        program.go(0);
+        program.idle(ms);
+        program.go(1_000);
+        program.go(0);
+        assert_eq!(program.dirty > program.settings.dirty_limit(0), stays, "after {ms} ms");
+    }
+}
+
+#[test]
+fn a_rise_is_expected_as_long_as_a_proof_is_believed() {
+    let mut program = Program::new();
+    let expects =
+        |program: &Program| program.retention.expects_rise(&program.settings, program.live, program.now);
+    program.go(1_000);
+    program.go(0);
+    assert!(!expects(&program));
+    program.go(1_000);
+    program.go(0);
+    assert!(expects(&program));
+    program.now += 20_000;
+    assert!(!expects(&program));
+}
