@@ -31,5 +31,6 @@ pub(super) fn held_by_turns() {
         // SAFETY: as above.
         let noted = world.1.with(|words| unsafe { *words });
         assert!((1..=3).contains(&noted));
+        assert!(world.0.hold(4, region, 0..0).is_noted(), "a place is lost");
     });
 }
