@@ -19,6 +19,7 @@ use super::ground::Kept;
 use crate::base::{GRANULE, GRANULE_SLICES, SLICE, align_down, align_up};
 use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Cell, acquire, acquire_fence, release, release_fence, seeded};
+use core::ops::Range;
 use core::ptr;
 
 /// What a slice is used for.
@@ -316,6 +317,20 @@ impl Slab {
     /// opened. Roughly, if it is not the caller's.
     fn bytes_touched(&self, page: usize) -> usize {
         align_up(self.end_of_use(), page).unwrap_or(0).max(self.requested()).min(self.bytes())
+    }
+
+    /// Where in a slab's run pages may be resident that no block has that was ever handed out: in bytes from its start.
+    pub(super) fn unborn_pages(&self, page: usize) -> Range<usize> {
+        let end = align_down(self.bytes_touched(page), page);
+        align_up(self.end_of_use(), page).map_or(end, |start| start.min(end))..end
+    }
+
+    /// Notes that these are not resident any more.
+    pub(super) fn forget_unborn_pages(&self) {
+        let end = self.end_of_use();
+        // Relaxed (all): the owner's own stores; figures for others.
+        self.shared.requested.store(self.requested().min(end), Ordering::Relaxed);
+        self.shared.touched.store(self.found_resident().min(end) as u32, Ordering::Relaxed);
     }
 
     /// Notes what of a slab that is about to be closed was never touched, and what was.

@@ -16,6 +16,7 @@ mod sending;
 mod slabs;
 mod staying;
 mod sweeping;
+mod unborn;
 mod visited;
 
 use super::backend::hints::LOOKS;

@@ -15,6 +15,7 @@ use crate::heap::record::Slab;
 use crate::pal::Platform;
 use crate::sync::Cell;
 use crate::sync::atomic::Ordering;
+use core::ops::Range;
 use core::ptr;
 
 /// Bytes that an idle heap may keep in free blocks of its slabs.
@@ -22,6 +23,8 @@ pub(in crate::heap) const LEAST_IDLE: usize = 256 << 10;
 /// A heap that takes slices looks at what it has when they have come to this share of all that is live, and these bytes.
 const LOOK_SHARE: usize = 32;
 const LOOK_BYTES: usize = 1 << 20;
+/// Part of a slab that is worth a call where nobody was handed it.
+const UNBORN_SHARE: usize = 8;
 /// Slabs looked at in one look while a program waits for a block; and those of them that are made hollow, about a system
 /// call for each 16 KiB. If there are more the next look comes after so many bytes.
 const LOOKED_AT_ONCE: usize = 1024;
@@ -138,10 +141,52 @@ impl Heap {
         bytes
     }
 
+    /// Calls `visit` with the slabs that were opened where pages were resident, and have not come to handing them out,
+    /// and with where these are, until it says `false`.
+    fn each_unborn(&self, page: usize, mut visit: impl FnMut(&'static Slab, Range<usize>) -> bool) {
+        for class in 0..CLASSES {
+            for list in [self.current(class), self.available(class)] {
+                let mut next = list.get();
+                // SAFETY: slabs in a list belong to this heap, which holds their arenas.
+                while let Some(slab) = unsafe { next.as_ref() } {
+                    next = if ptr::eq(list, self.current(class)) { ptr::null() } else { slab.next() };
+                    let pages = slab.unborn_pages(page);
+                    if pages.len() >= page.max(slab.bytes() / UNBORN_SHARE) && !visit(slab, pages) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bytes of free blocks that nobody has looked at for pages, and of pages in slabs that nobody was handed.
+    fn idle_bytes(&self, page: usize) -> usize {
+        let mut bytes = self.weedy_bytes(page);
+        self.each_unborn(page, |_, pages| {
+            bytes += pages.len();
+            true
+        });
+        bytes
+    }
+
+    /// Gives back the pages of slabs that nobody was handed, as far as the system takes them.
+    fn give_back_unborn<P: Platform>(&self, from: &Heaps<P>) {
+        self.each_unborn(from.page_size(), |slab, pages| {
+            let arena = from.arena_of(slab.base());
+            // SAFETY: in a slab of this heap, behind all blocks that it has handed out or linked.
+            let purged = unsafe { from.purge_part(arena, slab.base() + pages.start, pages.len()) }.is_ok();
+            if purged {
+                slab.forget_unborn_pages();
+                from.count_purged(pages.len());
+            }
+            purged
+        });
+    }
+
     /// Whether an idle heap has more in free blocks than it may keep. Asked once after the heap was collected: a look at all
     /// its slabs, which those that nobody uses stay as they were seen.
-    pub(super) fn is_roomy(&self, page: usize) -> bool {
-        self.heights.unseen.replace(false) && self.weedy_bytes(page) >= LEAST_IDLE
+    pub(in crate::heap) fn is_roomy(&self, page: usize) -> bool {
+        self.heights.unseen.replace(false) && self.idle_bytes(page) >= LEAST_IDLE
     }
 
     /// Notes that the heap was collected: what is in its slabs has not been seen.
@@ -149,11 +194,12 @@ impl Heap {
         self.heights.unseen.set(true);
     }
 
-    /// Gives back the pages that only free blocks touch, if those that nobody looked at for it have `least` bytes. The caller
-    /// possesses the heap.
+    /// Gives back the pages that only free blocks touch, or none, if those that nobody looked at for it have `least` bytes.
+    /// The caller possesses the heap.
     pub(in crate::heap) fn give_back_pages<C: Checks, P: Platform>(&self, from: &Heaps<P>, least: usize) {
-        if least <= 1 || self.weedy_bytes(from.page_size()) >= least {
+        if least <= 1 || self.idle_bytes(from.page_size()) >= least {
             let _all = self.lay_some_fallow::<C, P>(from, usize::MAX);
+            self.give_back_unborn(from);
         }
         self.heights.unseen.set(false);
         self.tell_hollow(from);

@@ -10,7 +10,7 @@ use std::vec;
 const MOST_LOST: usize = 1 << 20;
 
 /// How much of the named regions is resident, in bytes.
-fn resident_bytes(from: &Allocator<Os>) -> usize {
+pub(super) fn resident_bytes(from: &Allocator<Os>) -> usize {
     let os = from.os();
     let pages_of = |mapping: &Mapping| vec![0; mapping.range.len() / os.page_size()];
     let regions = os.mappings().into_iter().filter(|mapping| mapping.name.is_some());
@@ -23,7 +23,7 @@ fn resident_bytes(from: &Allocator<Os>) -> usize {
     resident.sum()
 }
 
-fn write(block: usize, bytes: usize) {
+pub(super) fn write(block: usize, bytes: usize) {
     // SAFETY: a live block of the test's.
     unsafe { ptr::with_exposed_provenance_mut::<u8>(block).write_bytes(1, bytes) };
 }
