@@ -2,30 +2,18 @@
 //! allocator's own door, is the same in each stack and tells nobody anything, so the innermost frames are left out that
 //! are only that. (Of programs in C the whole allocator is an object of its own, and is never noted.)
 
-use super::data::{Line, Profile};
+use super::data::{DROP_FRAMES, Line, Profile};
+use regex::Regex;
 
-/// Whether a function is one of those: what [`DROP_FRAMES`](super::data::DROP_FRAMES) says, too.
-fn is_entry(function: &str) -> bool {
-    let name = function.trim_start_matches('<');
-    let is_shim = || {
-        let name = name.strip_prefix("__rustc::").unwrap_or(name);
-        let rest = ["__rust_", "__rdl_", "__rg_"].iter().find_map(|shim| name.strip_prefix(shim));
-        rest.is_some_and(|rest| ["alloc", "alloc_zeroed", "realloc"].contains(&rest))
-    };
-    let is_door = || {
-        let (of, method) = function.rsplit_once(">::").unwrap_or_default();
-        ["alloc", "alloc_zeroed", "realloc"].contains(&method)
-            && (of.ends_with("core::alloc::global::GlobalAlloc")
-                || of.contains("core::alloc::global::GlobalAlloc for "))
-    };
-    let ours = ["alloc::alloc::", "std::sys::alloc::"];
-    let files = ["specmalloc::api::rust::", "specmalloc::api::raw::", "specmalloc::api::samples::"];
-    ours.iter().chain(&files).any(|path| name.starts_with(path)) || is_shim() || is_door()
+/// What matches the whole name of such a function, as pprof takes it.
+fn entry() -> Regex {
+    Regex::new(&format!("^(?:{DROP_FRAMES})$")).expect("a regular expression")
 }
 
 /// Leaves such frames out, as far as names are known.
 pub(super) fn leave_out(profile: &mut Profile) {
-    let entries = |lines: &[Line]| lines.iter().take_while(|line| is_entry(&line.function)).count();
+    let entry = entry();
+    let entries = |lines: &[Line]| lines.iter().take_while(|line| entry.is_match(&line.function)).count();
     for stack in &mut profile.stacks {
         let is_only_that = |&&at: &&usize| {
             let lines = &profile.locations[at].lines;
@@ -50,6 +38,7 @@ mod tests {
 
     #[test]
     fn entries_are_known_by_their_names() {
+        let is_entry = |name| entry().is_match(name);
         for entry in [
             "alloc::alloc::alloc",
             "alloc::alloc::exchange_malloc",
@@ -94,7 +83,8 @@ mod tests {
                 at(3, &["main"]),
                 at(4, &[]),
             ],
-            // One that the allocator is entered in again from, by a function of the program's; unknown ones; and nothing else.
+            // One that the allocator is entered in again from, by a function of the program's; unknown ones; and nothing
+            // else.
             stacks: [&[0, 1, 2][..], &[1, 2], &[2, 0, 1, 2], &[3, 0, 2], &[0], &[]].map(stack).to_vec(),
             ..Profile::default()
         };

@@ -10,7 +10,8 @@ use addr2line::{Loader, demangle_auto};
 use std::borrow::Cow;
 use std::path::Path;
 
-/// Finds the names of all functions that have none yet, and has stacks begin with whoever wanted memory. Returns what is worth telling of files that did not help.
+/// Finds the names of all functions that have none yet, and has stacks begin with whoever wanted memory. Returns what is
+/// worth telling of files that did not help.
 pub fn resolve(profile: &mut Profile) -> Vec<String> {
     resolve_below(Path::new("/"), profile)
 }

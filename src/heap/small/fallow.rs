@@ -32,8 +32,8 @@ const PAGES: usize = SLICE / PAGE;
 const _: () = assert!(PAGES <= 16);
 /// All marks of a slab.
 const ALL: u32 = (1 << PAGES) - 1;
-/// What is worth a look, and to be laid fallow, as a part of the slab.
-const WORTH: usize = 8;
+/// What is worth a look, and to be given back, as a part of the slab.
+pub(super) const WORTH: usize = 8;
 /// Frees that go the long way before the slab is tilled: they take as long as faulting in a slab's pages.
 const LONG_FREES: u32 = 64;
 

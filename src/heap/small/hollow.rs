@@ -7,7 +7,10 @@
 //! *Hollow* blocks lie at the end of their slab's list, and the slab says how many these are: what is freed comes in
 //! front of them, and who takes the list takes them last. So none is given back twice, and nothing is asked on the fast
 //! paths.
+//!
+//! A slab may also have found pages resident that it has not come to handing out. They go when the heap idles.
 
+use super::fallow::WORTH;
 use super::{Heap, Heaps};
 use crate::base::{CLASSES, align_down, class_info};
 use crate::heap::block::{Block, Checks};
@@ -23,8 +26,6 @@ pub(in crate::heap) const LEAST_IDLE: usize = 256 << 10;
 /// A heap that takes slices looks at what it has when they have come to this share of all that is live, and these bytes.
 const LOOK_SHARE: usize = 32;
 const LOOK_BYTES: usize = 1 << 20;
-/// Part of a slab that is worth a call where nobody was handed it.
-const UNBORN_SHARE: usize = 8;
 /// Slabs looked at in one look while a program waits for a block; and those of them that are made hollow, about a system
 /// call for each 16 KiB. If there are more the next look comes after so many bytes.
 const LOOKED_AT_ONCE: usize = 1024;
@@ -117,21 +118,38 @@ impl Slab {
 }
 
 impl Heap {
-    /// Calls `visit` with slabs that have blocks of two pages and more, `most` of them.
-    fn each_roomy(&self, page: usize, mut most: usize, mut visit: impl FnMut(&'static Slab)) {
-        // The largest come first: most of a block is pages inside.
-        let classes = (0..CLASSES).rev().take_while(|&class| class_info(class).size as usize >= 2 * page);
+    /// Calls `visit` with the current and the available slabs of those classes, until it says `false`.
+    fn each_giving(
+        &self,
+        classes: impl Iterator<Item = usize>,
+        mut visit: impl FnMut(&'static Slab) -> bool,
+    ) {
         for class in classes {
             for list in [self.current(class), self.available(class)] {
                 let mut next = list.get();
                 // SAFETY: slabs in a list belong to this heap, which holds their arenas.
-                while let Some(slab) = unsafe { next.as_ref() }.filter(|_| most > 0) {
+                while let Some(slab) = unsafe { next.as_ref() } {
                     next = if ptr::eq(list, self.current(class)) { ptr::null() } else { slab.next() };
-                    most -= 1;
-                    visit(slab);
+                    if !visit(slab) {
+                        return;
+                    }
                 }
             }
         }
+    }
+
+    /// Calls `visit` with slabs that have blocks of two pages and more, `most` of them.
+    fn each_roomy(&self, page: usize, mut most: usize, mut visit: impl FnMut(&'static Slab)) {
+        // The largest come first: most of a block is pages inside.
+        let classes = (0..CLASSES).rev().take_while(|&class| class_info(class).size as usize >= 2 * page);
+        self.each_giving(classes, |slab| {
+            let has_left = most > 0;
+            if has_left {
+                most -= 1;
+                visit(slab);
+            }
+            has_left
+        });
     }
 
     /// Bytes of free blocks of two pages and more on the lists of slabs, `most` of these, that are not hollow.
@@ -144,19 +162,10 @@ impl Heap {
     /// Calls `visit` with the slabs that were opened where pages were resident, and have not come to handing them out,
     /// and with where these are, until it says `false`.
     fn each_unborn(&self, page: usize, mut visit: impl FnMut(&'static Slab, Range<usize>) -> bool) {
-        for class in 0..CLASSES {
-            for list in [self.current(class), self.available(class)] {
-                let mut next = list.get();
-                // SAFETY: slabs in a list belong to this heap, which holds their arenas.
-                while let Some(slab) = unsafe { next.as_ref() } {
-                    next = if ptr::eq(list, self.current(class)) { ptr::null() } else { slab.next() };
-                    let pages = slab.unborn_pages(page);
-                    if pages.len() >= page.max(slab.bytes() / UNBORN_SHARE) && !visit(slab, pages) {
-                        return;
-                    }
-                }
-            }
-        }
+        self.each_giving(0..CLASSES, |slab| {
+            let pages = slab.unborn_pages(page);
+            pages.len() < page.max(slab.bytes() / WORTH) || visit(slab, pages)
+        });
     }
 
     /// Bytes of free blocks that nobody has looked at for pages, and of pages in slabs that nobody was handed.
@@ -194,8 +203,8 @@ impl Heap {
         self.heights.unseen.set(true);
     }
 
-    /// Gives back the pages that only free blocks touch, or none, if those that nobody looked at for it have `least` bytes.
-    /// The caller possesses the heap.
+    /// Gives back the pages of slabs that only free blocks touch, or none, if there are `least` bytes of them: of free
+    /// blocks, those that nobody has looked at for pages. The caller possesses the heap.
     pub(in crate::heap) fn give_back_pages<C: Checks, P: Platform>(&self, from: &Heaps<P>, least: usize) {
         if least <= 1 || self.idle_bytes(from.page_size()) >= least {
             let _all = self.lay_some_fallow::<C, P>(from, usize::MAX);

@@ -60,6 +60,7 @@ unsafe impl Platform for Watched {
         // SAFETY: passed on.
         unsafe { self.system.unmap(addr, len) }
     }
+
     unsafe fn empty(&self, addr: usize, len: usize, used: usize) {
         // SAFETY: passed on.
         unsafe { self.system.empty(addr, len, used) };

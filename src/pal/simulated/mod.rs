@@ -19,6 +19,7 @@ mod reserve;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 mod turns;
+mod vanishing;
 
 pub use config::{Barrier, Config, Mapping};
 pub use record::{Call, CallKind};
@@ -141,19 +142,6 @@ impl Simulated {
         self.state().record.fail_kind.push((kind, errno));
     }
 
-    /// Has the thread that makes the call with this ordinal vanish in the middle of it, before its effect, as the threads
-    /// of a process do for the child of a fork: it never returns.
-    #[cfg(all(test, not(any(loom, shuttle))))]
-    pub fn vanish_at(&self, ordinal: u64) {
-        self.state().record.vanish_at = Some(ordinal);
-    }
-
-    /// Whether nobody has vanished who was to.
-    #[cfg(all(test, not(any(loom, shuttle))))]
-    pub fn waits_for_vanishing(&self) -> bool {
-        self.state().record.vanish_at.is_some()
-    }
-
     /// Ends all failures that were asked for. Limits stay.
     pub fn heal(&self) {
         let mut state = self.state();
@@ -237,9 +225,7 @@ impl Simulated {
             let mut state = self.state();
             if state.record.vanishes() {
                 drop(state);
-                loop {
-                    std::thread::park();
-                }
+                vanishing::vanish();
             }
             let result = match state.record.injected(kind) {
                 Some(errno) => Err(errno),
